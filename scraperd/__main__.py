@@ -1,0 +1,9 @@
+"""`python -m scraperd` is the `scraperd` command.
+
+May touch: the cli.
+Must never: do anything else.
+"""
+
+from scraperd.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""The dispatcher's side, for the command line: publish jobs, read results.
+
+May touch: aio_pika.
+Must never: decode a body, or be used by the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aio_pika
+from aio_pika.abc import DeliveryMode
+from aiormq import exceptions as amqp
+from yarl import URL
+
+from scraperd.broker.link import BrokerLost, censored
+from scraperd.broker.topology import TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+
+    from scraperd.broker.topology import Topology
+
+
+@asynccontextmanager
+async def connected(url: str, timeout: float) -> AsyncIterator[AbstractChannel]:
+    """A channel of a connection of its own. Raises BrokerLost, in words, where there is none."""
+    try:
+        connection = await aio_pika.connect(URL(url), timeout=timeout)
+    except (amqp.AMQPError, OSError, TimeoutError) as error:
+        raise BrokerLost(f"no broker at {censored(url)}: {error or type(error).__name__}") from error
+    async with connection:
+        yield await connection.channel(on_return_raises=True)
+
+
+async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
+    """Ready messages and consumers of a queue. Raises TopologyError if it does not exist."""
+    try:
+        found = await channel.declare_queue(queue, passive=True)
+    except amqp.ChannelNotFoundEntity:
+        raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
+    answer = found.declaration_result
+    return answer.message_count or 0, answer.consumer_count or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Publishes jobs, confirmed and mandatory."""
+
+    channel: AbstractChannel
+    topology: Topology
+
+    async def publish(self, body: bytes, ident: str, reply_to: str | None = None) -> None:
+        """Publish one job; returns when the broker has it. Raises TopologyError if unroutable."""
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            delivery_mode=DeliveryMode.PERSISTENT,
+            correlation_id=ident,
+            reply_to=reply_to,
+        )
+        try:
+            await self.channel.default_exchange.publish(message, self.topology.jobs, mandatory=True)
+        except amqp.PublishError:
+            raise TopologyError(
+                f"queue {self.topology.jobs!r} does not exist; start the daemon once"
+            ) from None
+
+
+async def replies(channel: AbstractChannel) -> AbstractQueue:
+    """A queue of our own for results, gone when we are."""
+    return await channel.declare_queue(exclusive=True, auto_delete=True)
+
+
+async def tap(channel: AbstractChannel, topology: Topology, pattern: str) -> AbstractQueue:
+    """A queue of our own with a copy of each result from now on. Raises TopologyError."""
+    queue = await replies(channel)
+    try:
+        await queue.bind(topology.results, pattern)
+    except amqp.ChannelNotFoundEntity:
+        raise TopologyError(
+            f"exchange {topology.results!r} does not exist; start the daemon once"
+        ) from None
+    return queue
+
+
+async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncIterator[Taken]:
+    """Each message of `queue`; it stays the broker's until it is acked. Ends with the broker."""
+    arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+    channel = queue.channel
+    await channel.set_qos(prefetch_count=prefetch)
+    channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
+    tag = await queue.consume(arrived.put)
+    try:
+        while (message := await arrived.get()) is not None:
+            yield Taken(message)
+        raise BrokerLost("the broker closed the connection")
+    finally:
+        if not channel.is_closed:
+            await queue.cancel(tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A message that was read."""
+
+    message: Any
+
+    @property
+    def body(self) -> bytes:
+        """The bytes as they came."""
+        return bytes(self.message.body)
+
+    async def ack(self) -> None:
+        """Remove it from its queue."""
+        await self.message.ack()

@@ -1,0 +1,135 @@
+"""The two ends of the wire: a Message to publish and a Delivery to settle.
+
+May touch: AMQP property types, at the edge.
+Must never: look into a body.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from pamqp import commands as spec
+from pamqp.encode import field_table
+
+if TYPE_CHECKING:
+    from aiormq.abc import DeliveredMessage
+
+    from scraperd.broker.link import Generation
+
+ATTEMPT: Final = "x-scraperd-attempt"
+JOB_ID: Final = "x-scraperd-job-id"
+_BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
+_ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
+_OURS: Final = "x-scraperd-"
+_process: Final = uuid.uuid4().hex
+_serial = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is published, where to, and its properties. Always persistent, confirmed, mandatory."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: dict[str, Any] = field(default_factory=dict)
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    content_type: str | None = "application/json"
+
+    def properties(self) -> spec.Basic.Properties:
+        """AMQP properties with a message id no other publish has: confirms are told apart by it."""
+        return spec.Basic.Properties(
+            content_type=self.content_type,
+            delivery_mode=2,
+            headers=self.headers,
+            correlation_id=self.correlation_id,
+            reply_to=self.reply_to,
+            priority=self.priority,
+            message_id=f"{_process}-{next(_serial)}",
+            timestamp=datetime.now(UTC),
+            app_id="scraperd",
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Delivery:
+    """One delivery of one message. Settled once, by its own generation's channel or not at all."""
+
+    body: bytes
+    headers: dict[str, Any]
+    message_id: str | None
+    correlation_id: str | None
+    reply_to: str | None
+    priority: int | None
+    content_type: str | None
+    redelivered: bool
+    tag: int
+    generation: Generation
+    settled: bool = False
+
+    @property
+    def delivery_count(self) -> int:
+        """How often the broker gave this message out before (quorum queues count)."""
+        count = self.headers.get("x-delivery-count", 0)
+        return count if isinstance(count, int) else 0
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1. A strange header counts as the first."""
+        value = self.headers.get(ATTEMPT, 1)
+        return value if type(value) is int and 1 <= value <= 1_000_000 else 1
+
+    def passed_on(self) -> dict[str, Any]:
+        """The publisher's own headers, fit to travel on with the job or its result."""
+        return {
+            name: value
+            for name, value in self.headers.items()
+            if not name.startswith((*_BROKERS_OWN, _OURS)) and name.lower() not in _ROUTING
+        }
+
+    async def ack(self) -> bool:
+        """Tell the broker that the outcome is safe. False if the generation has ended: then the
+        broker delivers the job again, and this ack must not be sent.
+        """
+        if self.settled:
+            raise RuntimeError(f"delivery {self.tag} is settled already")
+        self.settled = True
+        return await self.generation.ack(self.tag)
+
+
+def delivery_of(message: DeliveredMessage, generation: Generation) -> Delivery:
+    """The client library's delivery as ours."""
+    properties = message.header.properties
+    return Delivery(
+        body=message.body,
+        headers=_sound(properties.headers),
+        message_id=_text(properties.message_id),
+        correlation_id=_text(properties.correlation_id),
+        reply_to=_text(properties.reply_to),
+        priority=properties.priority,
+        content_type=_text(properties.content_type),
+        redelivered=bool(message.redelivered),
+        tag=message.delivery_tag or 0,
+        generation=generation,
+    )
+
+
+def _sound(headers: Any) -> dict[str, Any]:
+    """Headers that can be sent again; those that can't (a strange type) are left behind."""
+    if not headers:
+        return {}
+    try:
+        field_table(headers)
+    except Exception:  # noqa: BLE001 - the library raises whatever a stranger's type provokes
+        return {k: v for k, v in headers.items() if isinstance(v, str | int) and len(str(v)) < 4096}  # noqa: PLR2004
+    return dict(headers)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

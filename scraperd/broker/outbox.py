@@ -1,0 +1,95 @@
+"""Confirmed, mandatory publishes through the generation of the day.
+
+May touch: a generation's publishing channel.
+Must never: ack, drop a message, or treat a timeout as an outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from aiormq import exceptions as amqp
+
+from scraperd.broker.topology import TopologyError, declare
+
+if TYPE_CHECKING:
+    from scraperd.broker.link import Events, Generation
+    from scraperd.broker.message import Message
+    from scraperd.broker.topology import Topology
+
+RETRY_MIN: Final = 0.5  # seconds; the queue is full or gone, and someone must see to it
+RETRY_MAX: Final = 30.0
+UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"
+
+
+class Outbox:
+    """Publishes and does not return before the broker confirmed. Raises BrokerLost otherwise."""
+
+    def __init__(self, topology: Topology, events: Events, *, passive: bool) -> None:
+        self._topology = topology
+        self._events = events
+        self._passive = passive
+
+    async def send(self, generation: Generation, message: Message) -> None:
+        """Publish until it is confirmed: a full queue is waited for, a missing one declared again.
+
+        The wait holds the job's prefetch slot, so a results queue that is full slows the daemon
+        down and loses nothing.
+        """
+        wait = RETRY_MIN
+        while True:
+            try:
+                await _publish(generation, message)
+            except amqp.PublishError:
+                problem = "unroutable"
+                await self._redeclare(generation)
+            except amqp.DeliveryError:
+                problem = "rejected"
+            else:
+                return
+            self._events(
+                "publish_refused",
+                problem=problem,
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                retry_in=round(wait, 1),
+            )
+            await self._pause(generation, wait)
+            wait = min(RETRY_MAX, wait * 2)
+
+    async def reply(self, generation: Generation, message: Message, reply_to: str) -> None:
+        """Publish a result to `reply_to`; one that can't be routed there goes to the results queue,
+        with a header that says so.
+        """
+        if not self._topology.owns(reply_to):
+            try:
+                await _publish(generation, replace(message, exchange="", routing_key=reply_to))
+            except amqp.DeliveryError:  # returned, or rejected by a full queue
+                pass
+            else:
+                return
+        headers = {**message.headers, UNROUTABLE_REPLY: reply_to}
+        await self.send(generation, replace(message, headers=headers))
+
+    async def _redeclare(self, generation: Generation) -> None:
+        """A queue of ours may have been deleted; put it back, unless someone else declares."""
+        if self._passive or generation.lost.done():
+            return
+        try:
+            await declare(self._topology, generation.channel, passive=False)
+        except (amqp.AMQPError, OSError, TopologyError) as error:
+            generation.end(f"declaring again failed: {error!r}")
+
+    @staticmethod
+    async def _pause(generation: Generation, seconds: float) -> None:
+        """Wait, with jitter, but no longer than the generation lives."""
+        await asyncio.wait([generation.lost], timeout=seconds * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+async def _publish(generation: Generation, message: Message) -> None:
+    await generation.publish(
+        message.exchange, message.routing_key, message.body, message.properties()
+    )

@@ -1,0 +1,148 @@
+"""Names and arguments of every exchange, queue and binding: pure data, plus declare().
+
+May touch: a channel, to declare on.
+Must never: publish, consume, or declare a thing that is not in the data.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from aiormq import exceptions as amqp
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiormq.abc import AbstractChannel
+
+DELAYS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds
+_ARGUMENT = re.compile(
+    r"inequivalent arg '(?P<arg>[^']*)' for (?P<what>\w+) '(?P<name>[^']*)' in vhost '[^']*': "
+    r"received (?:the value )?'?(?P<ours>[^']*?)'?(?: of type '[^']*')? but current is "
+    r"(?:the value )?'?(?P<theirs>[^']*?)'?(?: of type '[^']*')?$"
+)
+
+
+class TopologyError(Exception):
+    """The broker's queues are not what they must be; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable quorum queue and the one binding it may have, as (exchange, key)."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    binding: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Every name under one prefix."""
+
+    prefix: str
+    delivery_limit: int
+
+    @property
+    def jobs(self) -> str:
+        """The jobs exchange, its routing key, and the jobs queue: one name for all three."""
+        return f"{self.prefix}.jobs"
+
+    @property
+    def results(self) -> str:
+        """The results exchange (topic) and the results queue."""
+        return f"{self.prefix}.results"
+
+    @property
+    def dead(self) -> str:
+        """The queue of invalid, exhausted and poisonous jobs."""
+        return f"{self.prefix}.dead"
+
+    def delay(self, seconds: float) -> str:
+        """The shortest tier that waits at least `seconds`; the longest for anything above it."""
+        tier = min(bisect_left(DELAYS, seconds), len(DELAYS) - 1)
+        return self._tier(DELAYS[tier])
+
+    def _tier(self, seconds: int) -> str:
+        return f"{self.prefix}.delay.{seconds}"
+
+    def owns(self, queue: str) -> bool:
+        """Whether results must not be sent there: a reply_to that names our own queues."""
+        return queue.startswith(f"{self.prefix}.") and queue != self.results
+
+    @property
+    def exchanges(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of name and type."""
+        return ((self.jobs, "direct"), (self.results, "topic"))
+
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        """Every queue. Dead-lettering is at-least-once, which needs reject-publish."""
+        safe = {
+            "x-queue-type": "quorum",
+            "x-overflow": "reject-publish",
+            "x-dead-letter-strategy": "at-least-once",
+        }
+        to_dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.dead}
+        to_jobs = {"x-dead-letter-exchange": self.jobs, "x-dead-letter-routing-key": self.jobs}
+        plain = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
+        limit = {"x-delivery-limit": self.delivery_limit}
+        return (
+            Queue(self.dead, plain),
+            Queue(self.results, plain, (self.results, "#")),
+            Queue(self.jobs, {**safe, **to_dead, **limit}, (self.jobs, self.jobs)),
+            *(
+                Queue(self._tier(s), {**safe, **to_jobs, "x-message-ttl": s * 1000}) for s in DELAYS
+            ),
+        )
+
+
+async def declare(
+    topology: Topology, open_channel: Callable[[], Awaitable[AbstractChannel]], *, passive: bool
+) -> None:
+    """Declare all of it, or with `passive` only check that it exists.
+
+    Raises TopologyError where the broker has something else by that name.
+    """
+    channel = await open_channel()
+    name = ""
+    try:
+        for name, kind in topology.exchanges:
+            await channel.exchange_declare(name, exchange_type=kind, durable=True, passive=passive)
+        for queue in topology.queues:
+            name = queue.name
+            await channel.queue_declare(
+                name, durable=True, arguments=queue.arguments, passive=passive
+            )
+            if queue.binding and not passive:
+                exchange, key = queue.binding
+                await channel.queue_bind(name, exchange, key)
+    except amqp.ChannelPreconditionFailed as error:
+        raise TopologyError(_conflict(name, str(error))) from error
+    except amqp.ChannelNotFoundEntity as error:
+        raise TopologyError(
+            f"{name!r} does not exist on the broker. Create it as docs/operations.md lists, or set "
+            "passive_declare = false and let scraperd create it."
+        ) from error
+    except amqp.ChannelAccessRefused as error:
+        raise TopologyError(
+            f"the broker's user may not declare {name!r}: {error}. Give it the permission, or "
+            "create the queues by policy and set passive_declare = true."
+        ) from error
+    await channel.close()
+
+
+def _conflict(name: str, text: str) -> str:
+    """The broker's 406 in words: which queue, both values, and the remedy."""
+    match = _ARGUMENT.search(text)
+    if match is None:
+        return f"{name!r} exists and differs from what scraperd needs: {text}"
+    return (
+        f"{match['what']} {match['name']!r} exists with {match['arg']} = {match['theirs']}, but the "
+        f"configuration asks for {match['ours']}. A queue's arguments can't be changed: set the "
+        f"configuration back to {match['theirs']}, choose another prefix, or drain and delete "
+        f"the {match['what']} (rabbitmqctl delete_queue {match['name']}) and start again."
+    )

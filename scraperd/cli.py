@@ -1,0 +1,357 @@
+"""One short function a command.
+
+May touch: everything below, the terminal, the exit code.
+Must never: hold logic of its own, or show a traceback for what a user can cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+import msgspec
+import uvloop
+from msgspec import UNSET
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from scraperd import __version__, daemon
+from scraperd.broker import client
+from scraperd.broker.link import BrokerLost, censored
+from scraperd.broker.topology import Topology, TopologyError
+from scraperd.config import Config, ConfigError, example, load, notify_socket
+from scraperd.contract import Invalid, Job, Result, decode_job, decode_result, encode, schema
+from scraperd.page.extract import RuleError, Rules, compile_rules
+from scraperd.page.fetch import Fetcher
+from scraperd.page.scrape import Scraper, result_of
+from scraperd.systemd import Notifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from aio_pika.abc import AbstractQueue  # the type only; the rule is about the import at run time
+
+EXIT_FAILED: Final = 1  # it ran, and the answer is no: a failed page, an unreachable broker
+EXIT_USAGE: Final = 2
+EXIT_CONFIG: Final = daemon.EXIT_CONFIG
+PUBLISH_WINDOW: Final = 100  # unconfirmed publishes at a time
+
+_EPILOG = """Exit codes: 0 done; 1 it ran and the answer is no (failed page, no broker);
+2 wrong usage or input; 70 internal error; 78 wrong configuration; 128+N ended by signal N."""
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """End with one clear line on standard error for each fault."""
+    for line in message.splitlines():
+        click.echo(f"scraperd: {line}", err=True)
+    sys.exit(code)
+
+
+def _config(path: Path | None) -> Config:
+    try:
+        return load(path)
+    except ConfigError as error:
+        _fail(str(error), EXIT_CONFIG)
+
+
+def _run(main: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run a client command; its expected failures end in one line."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(main)
+    except (BrokerLost, TopologyError) as error:
+        _fail(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        code = EXIT_FAILED  # whoever read our output has gone
+    sys.exit(code)
+
+
+def _with_config(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--config",
+        "-c",
+        "path",
+        type=click.Path(path_type=Path),
+        envvar="SCRAPERD_CONFIG",
+        help="TOML file; without one, the defaults and SCRAPERD_... variables.",
+    )(command)
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="scraperd")
+def main() -> None:
+    """Scrape jobs from a RabbitMQ queue, many at once, and publish the results."""
+
+
+@main.command(epilog=_EPILOG)
+@_with_config
+def run(path: Path | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+    config = _config(path)
+    sys.exit(daemon.run(config, Notifier(*notify_socket())))
+
+
+@main.command(epilog=_EPILOG)
+@_with_config
+def check(path: Path | None) -> None:
+    """Check the configuration, then whether the broker can be reached and has the queues."""
+    config = _config(path)
+    click.echo(f"configuration: good ({path or 'defaults and environment'})")
+    _run(_check(config))
+
+
+async def _check(config: Config) -> int:
+    where, topology = censored(config.broker_url), Topology(config.prefix, config.delivery_limit)
+    async with client.connected(config.broker_url, config.connect_timeout):
+        click.echo(f"broker: reached {where}")
+    for queue in (topology.jobs, topology.results, topology.dead):
+        try:  # a missing queue closes the channel, so each look takes its own connection
+            async with client.connected(config.broker_url, config.connect_timeout) as channel:
+                ready, consumers = await client.count(channel, queue)
+        except TopologyError:
+            what = "must be created first" if config.passive_declare else "the daemon will create it"
+            click.echo(f"queue {queue}: does not exist; {what}")
+            if config.passive_declare:
+                return EXIT_FAILED
+        else:
+            click.echo(f"queue {queue}: {ready} messages, {consumers} consumers")
+    return 0
+
+
+@main.command(epilog=_EPILOG)
+@_with_config
+@click.argument("url")
+@click.option("--extract", "rules", metavar="JSON", help='Rules, like \'{"title": "h1"}\'.')
+@click.option("--extract-file", "rules_file", type=click.Path(path_type=Path), help="Rules in a file.")
+@click.option(
+    "--include",
+    multiple=True,
+    type=click.Choice(["body", "headers", "links", "metadata"]),
+    help="What else to return; may be repeated.",
+)
+@click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header.")
+@click.option("--compact", is_flag=True, help="One line of JSON, as on the queue.")
+def scrape(  # noqa: PLR0917 - click passes each option
+    path: Path | None,
+    url: str,
+    rules: str | None,
+    rules_file: Path | None,
+    include: tuple[str, ...],
+    headers: tuple[str, ...],
+    compact: bool,  # noqa: FBT001 - a flag
+) -> None:
+    """Scrape one URL without a broker and print the result as JSON. Exits 1 if it failed."""
+    config = _config(path)
+    if rules_file is not None:
+        rules = _read(rules_file)
+    job = _job_from_options(url, rules, include, headers)
+    compiled = _compiled(job)
+    _run(_scrape(config, job, compiled, compact=compact))
+
+
+async def _scrape(config: Config, job: Job, rules: Rules | None, *, compact: bool) -> int:
+    async with Fetcher(config) as fetcher:
+        page = await Scraper(config, fetcher).scrape(job, rules)
+    ident = uuid.uuid4().hex if job.id is UNSET else job.id
+    result = result_of(page, ident=ident, attempt=1, worker="scrape", wait=0.0)
+    text = encode(result)
+    click.echo(text if compact else msgspec.json.format(text, indent=2))
+    return 0 if result.status == "ok" else EXIT_FAILED
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        _fail(f"{path}: can't be read: {error.strerror}", EXIT_USAGE)
+    except UnicodeDecodeError as error:
+        _fail(f"{path}: not UTF-8: {error.reason} at byte {error.start}", EXIT_USAGE)
+
+
+def _job_from_options(
+    url: str, rules: str | None, include: tuple[str, ...], headers: tuple[str, ...]
+) -> Job:
+    """The job that a queue message with these values would be, checked the same way."""
+    job: dict[str, Any] = {"url": url}
+    if rules is not None:
+        try:
+            job["extract"] = json.loads(rules)
+        except (ValueError, RecursionError) as error:
+            _fail(f"--extract: not JSON: {error}", EXIT_USAGE)
+    if include:
+        job["include"] = list(include)
+    if headers:
+        pairs = [header.partition(":") for header in headers]
+        job["headers"] = {name.strip(): value.strip() for name, _, value in pairs}
+    return _checked(json.dumps(job).encode(), "job")
+
+
+def _checked(raw: bytes, where: str) -> Job:
+    job = decode_job(raw)
+    if isinstance(job, Invalid):
+        _fail(f"{where}: {job.message}", EXIT_USAGE)
+    return job
+
+
+def _compiled(job: Job) -> Rules | None:
+    try:
+        return None if job.extract is UNSET else compile_rules(bytes(job.extract))
+    except RuleError as error:
+        _fail(str(error), EXIT_USAGE)
+
+
+@main.command(epilog=_EPILOG)
+@_with_config
+@click.argument("sources", nargs=-1, metavar="[URL | FILE | -]...")
+@click.option("--extract", "rules", metavar="JSON", help="Rules for plain URLs.")
+@click.option("--wait", is_flag=True, help="Wait for the results and print them as JSON lines.")
+@click.option("--timeout", type=float, default=None, help="With --wait: give up after SECONDS.")
+def publish(
+    path: Path | None,
+    sources: tuple[str, ...],
+    rules: str | None,
+    wait: bool,  # noqa: FBT001 - a flag
+    timeout: float | None,
+) -> None:
+    """Publish jobs: URLs, or files (- is standard input) with a URL or a JSON job on each line.
+
+    Each line is checked before the first is published; a bad one names its line, and nothing goes.
+    """
+    config = _config(path)
+    jobs = [
+        (job.id if job.id is not UNSET else uuid.uuid4().hex, job)
+        for where, raw in _job_lines(sources or ("-",), rules)
+        for job in [_checked(raw, where)]
+    ]
+    for _, job in jobs:
+        _compiled(job)
+    if not jobs:
+        _fail("no jobs given", EXIT_USAGE)
+    _run(_publish(config, jobs, wait=wait, timeout=timeout))
+
+
+def _job_lines(sources: tuple[str, ...], rules: str | None) -> Iterator[tuple[str, bytes]]:
+    """Pairs of where a job stands and its JSON."""
+    for source in sources:
+        if "://" in source:
+            yield source, _plain(source, rules)
+            continue
+        text = sys.stdin.read() if source == "-" else _read(Path(source))
+        for number, line in enumerate(text.splitlines(), 1):
+            line = line.strip()  # noqa: PLW2901 - the line without its ends
+            if line and not line.startswith("#"):
+                raw = line.encode() if line.startswith("{") else _plain(line, rules)
+                yield f"{source}:{number}", raw
+
+
+def _plain(url: str, rules: str | None) -> bytes:
+    try:
+        extract = {} if rules is None else {"extract": json.loads(rules)}
+    except (ValueError, RecursionError) as error:
+        _fail(f"--extract: not JSON: {error}", EXIT_USAGE)
+    return json.dumps({"url": url, **extract}).encode()
+
+
+async def _publish(
+    config: Config, jobs: list[tuple[str, Job]], *, wait: bool, timeout: float | None
+) -> int:
+    topology = Topology(config.prefix, config.delivery_limit)
+    async with client.connected(config.broker_url, config.connect_timeout) as channel:
+        publisher = client.Publisher(channel, topology)
+        queue = await client.replies(channel) if wait else None
+        slots = asyncio.Semaphore(PUBLISH_WINDOW)
+
+        async def one(ident: str, job: Job) -> None:
+            async with slots:
+                await publisher.publish(encode(job), ident, queue.name if queue else None)
+
+        await _all(one(ident, job) for ident, job in jobs)
+        click.echo(f"published {len(jobs)} jobs to {topology.jobs}", err=True)
+        return await _await_results(queue, jobs, timeout) if queue else 0
+
+
+async def _all(coroutines: Iterator[Coroutine[Any, Any, None]]) -> None:
+    """Run all; the first error is raised as itself."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _await_results(
+    queue: AbstractQueue, jobs: list[tuple[str, Job]], timeout: float | None
+) -> int:
+    """Print results as they come, once each; 1 if any failed or is missing."""
+    waiting = {ident for ident, _ in jobs}
+    failed = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("results", total=len(waiting))
+        try:
+            async with asyncio.timeout(timeout):
+                async for taken in client.messages(queue):
+                    await taken.ack()
+                    result = decode_result(taken.body)
+                    ident = taken.message.correlation_id or result.id
+                    if ident not in waiting:
+                        continue  # a duplicate: delivery is at least once
+                    waiting.discard(ident)
+                    failed += result.status == "failed"
+                    click.echo(taken.body)
+                    progress.update(bar, advance=1, description=f"results ({failed} failed)")
+                    if not waiting:
+                        break
+        except TimeoutError:
+            click.echo(f"scraperd: {len(waiting)} results missing after {timeout:g} s", err=True)
+    return EXIT_FAILED if failed or waiting else 0
+
+
+@main.command(epilog=_EPILOG)
+@_with_config
+@click.option("--key", default="#", show_default=True, help="Topic pattern, like 'failed.#'.")
+@click.option("--consume", is_flag=True, help="Take results off the results queue instead.")
+@click.option("--count", type=int, default=None, help="Stop after this many.")
+def results(path: Path | None, key: str, consume: bool, count: int | None) -> None:  # noqa: FBT001
+    """Print results as JSON lines: a copy of each new one, or with --consume the queue's own."""
+    config = _config(path)
+    if consume and key != "#":
+        raise click.UsageError("--key works on copies; the results queue has them all")
+    _run(_results(config, key, consume=consume, count=count))
+
+
+async def _results(config: Config, key: str, *, consume: bool, count: int | None) -> int:
+    topology = Topology(config.prefix, config.delivery_limit)
+    async with client.connected(config.broker_url, config.connect_timeout) as channel:
+        if consume:
+            await client.count(channel, topology.results)
+            queue = await channel.get_queue(topology.results, ensure=False)
+        else:
+            queue = await client.tap(channel, topology, key)
+        seen = 0
+        async for taken in client.messages(queue, prefetch=count or PUBLISH_WINDOW):
+            click.echo(taken.body)
+            await taken.ack()  # printed first: a result that was not seen is not gone
+            seen += 1
+            if seen == count:
+                break
+    return 0
+
+
+@main.command("schema", epilog=_EPILOG)
+@click.argument("what", type=click.Choice(["job", "result", "config", "example"]), default="job")
+def show_schema(what: str) -> None:
+    """Print the JSON Schema of a job, a result or the config; or an example config."""
+    if what == "example":
+        click.echo(example(), nl=False)
+        return
+    types = {"job": Job, "result": Result, "config": Config}
+    click.echo(json.dumps(schema(types[what]), indent=2))

@@ -1,0 +1,198 @@
+"""The life of the process: start, consume, drain, stop. The composition root.
+
+May touch: everything below it; signals; the process's exit code, as a value.
+Must never: hold logic that a job passes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import uvloop
+
+from scraperd import __version__
+from scraperd.broker.link import BrokerRefused, Link, Settings
+from scraperd.broker.outbox import Outbox
+from scraperd.broker.topology import Topology, TopologyError
+from scraperd.jobs.observe import Observer, configure
+from scraperd.jobs.settle import Settler
+from scraperd.jobs.worker import Worker
+from scraperd.page.fetch import Fetcher
+from scraperd.page.scrape import Scraper
+from scraperd.systemd import Notifier
+
+if TYPE_CHECKING:
+    from scraperd.config import Config
+
+EXIT_OK: Final = 0
+EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
+EXIT_CONFIG: Final = 78  # sysexits.h EX_CONFIG: systemd must not restart us into it
+STATUS_EVERY: Final = 5.0  # seconds
+START_EXTENSION: Final = 30  # seconds systemd grants at a time while the broker is away
+
+
+def run(config: Config, notifier: Notifier) -> int:
+    """Run the daemon until a signal ends it; returns the exit code."""
+    configure(config)
+    observer = Observer()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_main(config, notifier, observer))
+
+
+@dataclass(slots=True)
+class _Services:
+    """What runs, wired together."""
+
+    link: Link
+    worker: Worker
+
+
+async def _main(config: Config, notifier: Notifier, observer: Observer) -> int:
+    """Run, and turn what ended it into an exit code."""
+    try:
+        await _live(config, notifier, observer)
+    except BaseExceptionGroup as group:
+        refused, others = group.split((BrokerRefused, TopologyError))
+        if refused is None or others is not None:
+            observer.trouble("died")  # a service died: say so, exit, let systemd restart us
+            return EXIT_INTERNAL
+        observer.log.error("config", error=_first(refused))
+        return EXIT_CONFIG
+    observer.event("stop", done=observer.tally.done, dead=observer.tally.dead)
+    return EXIT_OK
+
+
+async def _live(config: Config, notifier: Notifier, observer: Observer) -> None:
+    """Start, wait for a signal, drain, stop."""
+    stop = _on_signals(observer)
+    name = config.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+    observer.event("start", version=__version__, worker=name, concurrency=config.concurrency)
+    async with Fetcher(config) as fetcher, asyncio.TaskGroup() as group:
+        services = _wire(config, fetcher, observer, name)
+        worker = group.create_task(services.worker.run(), name="worker")
+        link = group.create_task(services.link.run(), name="link")
+        pulse = group.create_task(_pulse(services, notifier, observer), name="pulse")
+        why = await stop
+        notifier.send(STOPPING=1, STATUS=f"draining {services.worker.in_flight} jobs")
+        await _drain(config, services, observer, why)
+        await worker
+        link.cancel()
+        pulse.cancel()
+
+
+def _wire(config: Config, fetcher: Fetcher, observer: Observer, name: str) -> _Services:
+    """Build the house: each part gets what it needs and no more."""
+    topology = Topology(config.prefix, config.delivery_limit)
+    outbox = Outbox(topology, observer.event, passive=config.passive_declare)
+    settler = Settler(outbox, topology, config.max_result_size)
+    worker = Worker(config, Scraper(config, fetcher), settler, observer, name)
+    link = Link(
+        link_settings(config, name),
+        topology,
+        prefetch=config.prefetch_count,
+        on_delivery=worker.accept,
+        on_lost=worker.abandon,
+        events=observer.event,
+    )
+    return _Services(link, worker)
+
+
+def link_settings(config: Config, name: str) -> Settings:
+    """The broker's part of the configuration."""
+    return Settings(
+        url=config.broker_url,
+        name=f"scraperd {name}",
+        heartbeat=config.heartbeat,
+        connect_timeout=config.connect_timeout,
+        reconnect_min=config.reconnect_min,
+        reconnect_max=config.reconnect_max,
+        confirm_timeout=config.confirm_timeout,
+        passive=config.passive_declare,
+    )
+
+
+def _on_signals(observer: Observer) -> asyncio.Future[str]:
+    """A future for the first SIGTERM or SIGINT; the second ends the process where it stands.
+
+    Nothing is lost by that: what is not acked, the broker delivers again.
+    """
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[str] = loop.create_future()
+
+    def on_signal(number: signal.Signals) -> None:
+        if not first.done():
+            first.set_result(number.name)
+            return
+        observer.event("second_signal", signal=number.name)
+        os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return first
+
+
+async def _drain(config: Config, services: _Services, observer: Observer, why: str) -> None:
+    """Stop consuming, finish what is in flight until the deadline, leave the rest unacked."""
+    started = time.monotonic()
+    observer.event("drain", signal=why, in_flight=services.worker.in_flight)
+    await services.link.cancel()
+    left = await services.worker.drain(config.shutdown_timeout)
+    seconds = round(time.monotonic() - started, 3)
+    if left:
+        observer.event("drain_timeout", left=left, seconds=seconds)
+    else:
+        observer.event("drained", seconds=seconds)
+
+
+async def _pulse(services: _Services, notifier: Notifier, observer: Observer) -> None:
+    """Tell systemd: ready once consuming, alive while the loop turns, and how it goes."""
+    interval = min(STATUS_EVERY, notifier.watchdog_interval or STATUS_EVERY)
+    ready = False
+    while True:
+        consuming = services.link.consuming.is_set()
+        status = _status(services, observer)
+        if ready:
+            notifier.send(WATCHDOG=1, STATUS=status)
+        elif consuming:
+            ready = True
+            notifier.send(READY=1, WATCHDOG=1, STATUS=status)
+        else:
+            # The broker is waited for, for ever; systemd must not take that for a failed start.
+            usec = START_EXTENSION * 1_000_000
+            notifier.send(EXTEND_TIMEOUT_USEC=usec, WATCHDOG=1, STATUS=status)
+        if ready or consuming:
+            await asyncio.sleep(interval)
+        else:
+            await _first_of(services.link.consuming, interval)
+
+
+async def _first_of(event: asyncio.Event, timeout: float) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def _status(services: _Services, observer: Observer) -> str:
+    """One line for `systemctl status`."""
+    tally = observer.tally
+    state = "consuming" if services.link.consuming.is_set() else f"no broker at {services.link.where}"
+    return (
+        f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
+        f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead"
+    )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    """The first leaf of an exception group, in its own words."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

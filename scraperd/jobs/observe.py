@@ -1,0 +1,160 @@
+"""Logs: one canonical line a job, made from the finished record, in one place.
+
+May touch: structlog, standard output through it.
+Must never: change what happens, or write a credential.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+import structlog
+from msgspec import UNSET
+from yarl import URL
+
+from scraperd.contract import host_of
+from scraperd.jobs.verdict import Dead, Done, Retry, Verdict
+
+if TYPE_CHECKING:
+    from scraperd.config import Config
+    from scraperd.contract import Result
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One delivery that came to its end here. Times in seconds."""
+
+    result: Result
+    verdict: Verdict
+    settled: bool
+    publish_time: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts since the start, for the status line."""
+
+    done: int = 0
+    failed: int = 0
+    retried: int = 0
+    dead: int = 0
+    lost: int = 0
+
+
+@dataclass(slots=True)
+class Observer:
+    """Where records and events go."""
+
+    log: Any = field(default_factory=structlog.get_logger)
+    tally: Tally = field(default_factory=Tally)
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Something happened to the process: start, ready, lost broker, drain, stop."""
+        level = "warning" if event in _WARNINGS else "info"
+        getattr(self.log, level)(event, **fields)
+
+    def record(self, record: Record) -> None:
+        """Count one finished delivery and write its line."""
+        result, verdict = record.result, record.verdict
+        match verdict:
+            case Done():
+                self.tally.done += 1
+                self.tally.failed += result.status == "failed"
+            case Retry():
+                self.tally.retried += 1
+            case Dead():
+                self.tally.dead += 1
+        self.tally.lost += not record.settled
+        self.log.info("job", **_line(record))
+
+    def trouble(self, event: str, **fields: Any) -> None:
+        """An error of ours, with its traceback."""
+        self.log.exception(event, **fields)
+
+
+_WARNINGS = frozenset(
+    {
+        "broker_unreachable",
+        "broker_refused",
+        "broker_lost",
+        "broker_blocked",
+        "publish_refused",
+        "drain_timeout",
+        "second_signal",
+    }
+)
+
+
+def _line(record: Record) -> dict[str, Any]:
+    result, verdict = record.result, record.verdict
+    fields: dict[str, Any] = {
+        "id": result.id,
+        "url": without_credentials(result.url) if result.url is not UNSET else None,
+        "host": host_of(result.url),
+        "status": result.status,
+        "verdict": type(verdict).__name__.lower(),
+        "attempt": result.attempt,
+        "publish": round(record.publish_time, 6),
+    }
+    if result.http_status is not UNSET:
+        fields["http_status"] = result.http_status
+    if result.size is not UNSET:
+        fields["bytes"] = result.size
+    if result.error:
+        fields["kind"], fields["error"] = result.error.kind, result.error.message
+    if isinstance(verdict, Retry):
+        fields["retry_in"] = round(verdict.delay, 3)
+    if result.timings is not UNSET:
+        fields |= msgspec.structs.asdict(result.timings)
+    if not record.settled:
+        fields["settled"] = False
+    return {name: value for name, value in fields.items() if value is not UNSET}
+
+
+def without_credentials(url: str) -> str:
+    """`url` without userinfo."""
+    if "@" not in url:
+        return url
+    try:
+        return str(URL(url).with_user(None))
+    except ValueError:
+        return "(not a URL)"
+
+
+def configure(config: Config, stream: TextIO | None = None) -> None:
+    """Set the process's logging up: JSON lines, or colours on a terminal."""
+    stream = stream or sys.stdout
+    pretty = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
+    # The AMQP library logs each failed dial as an error; the link says it once, in our words.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+    logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
+    common: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    factory: Any
+    if pretty:
+        common += [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        factory = structlog.PrintLoggerFactory(file=stream)
+    else:
+        common += [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_json),
+        ]
+        factory = structlog.BytesLoggerFactory(file=stream.buffer)
+    structlog.configure(
+        processors=common,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.log_level]),
+        logger_factory=factory,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _json(value: Any, **_: Any) -> bytes:
+    return msgspec.json.encode(value, enc_hook=repr)

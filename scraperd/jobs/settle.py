@@ -1,0 +1,140 @@
+"""The one place that settles a delivery: publish what the verdict says, confirmed, then ack.
+
+May touch: the outbox, the topology's names, the contract's encoding.
+Must never: ack before the confirm, or settle twice.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET, structs
+
+from scraperd.broker.message import ATTEMPT, JOB_ID, Message
+from scraperd.contract import Failure, Result, encode, host_of, printable
+from scraperd.jobs.verdict import Dead, Done, Retry, Verdict
+
+if TYPE_CHECKING:
+    from scraperd.broker.message import Delivery
+    from scraperd.broker.outbox import Outbox
+    from scraperd.broker.topology import Topology
+
+_MAX_KEY: Final = 255  # bytes of an AMQP short string
+
+
+@dataclass(frozen=True, slots=True)
+class Settler:
+    """Carries a verdict out. `max_result` in bytes."""
+
+    outbox: Outbox
+    topology: Topology
+    max_result: int
+
+    async def settle(self, delivery: Delivery, result: Result, verdict: Verdict) -> bool:
+        """Publish, confirmed and mandatory, then ack. Raises BrokerLost with nothing acked.
+
+        False if the publish was confirmed but the ack came too late: the job
+        will be delivered again, and its result is a duplicate.
+        """
+        generation = delivery.generation
+        match verdict:
+            case Done():
+                await self._result(delivery, result)
+            case Retry(delay):
+                await self.outbox.send(generation, self._retry(delivery, result, delay))
+            case Dead(reason, tell):
+                if tell:
+                    await self._result(delivery, result)
+                await self.outbox.send(generation, self._dead(delivery, result, reason))
+        return await delivery.ack()
+
+    async def _result(self, delivery: Delivery, result: Result) -> None:
+        body = encode(result)
+        if len(body) > self.max_result:
+            result = too_large(result, len(body), self.max_result)
+            body = encode(result)
+        message = Message(
+            self.topology.results,
+            routing_key(result),
+            body,
+            headers={**delivery.passed_on(), **_marks(result)},
+            correlation_id=delivery.correlation_id,
+        )
+        if delivery.reply_to:
+            await self.outbox.reply(delivery.generation, message, delivery.reply_to)
+        else:
+            await self.outbox.send(delivery.generation, message)
+
+    def _retry(self, delivery: Delivery, result: Result, delay: float) -> Message:
+        marks = {ATTEMPT: result.attempt + 1, JOB_ID: result.id}
+        return self._job(delivery, self.topology.delay(delay), marks)
+
+    def _dead(self, delivery: Delivery, result: Result, reason: str) -> Message:
+        failure = result.error or Failure("internal", "no reason given")
+        field, _, _ = failure.message.partition(":")
+        marks = {
+            **_marks(result),
+            "x-scraperd-dead-reason": reason,
+            "x-scraperd-dead-message": printable(failure.message, 500),
+            "x-scraperd-dead-at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "x-scraperd-worker": result.worker or "",
+        }
+        if reason == "invalid_job":
+            marks["x-scraperd-dead-field"] = printable(field)
+        return self._job(delivery, self.topology.dead, marks)
+
+    @staticmethod
+    def _job(delivery: Delivery, queue: str, marks: dict[str, Any]) -> Message:
+        """The job itself, body untouched, on its way to one of our queues."""
+        return Message(
+            "",
+            queue,
+            delivery.body,
+            headers={**delivery.passed_on(), **marks},
+            correlation_id=delivery.correlation_id,
+            reply_to=delivery.reply_to,
+            priority=delivery.priority,
+            content_type=delivery.content_type,
+        )
+
+
+def _marks(result: Result) -> dict[str, Any]:
+    """What a consumer can read without opening the body."""
+    return {JOB_ID: result.id, ATTEMPT: result.attempt, "x-scraperd-status": result.status}
+
+
+def routing_key(result: Result) -> str:
+    """`ok.200.com.example.www`, `failed.timeout.com.example.www`: bind `failed.#`, or one domain."""
+    what = str(result.http_status) if not result.error else result.error.kind
+    words = [result.status, what]
+    if host := host_of(result.url):
+        words += _reversed(host)
+    return ".".join(words).encode()[:_MAX_KEY].decode(errors="ignore")
+
+
+def _reversed(host: str) -> list[str]:
+    """Labels from the top down; an address is one word."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return [label for label in reversed(host.split(".")) if label]
+    return [host.replace(".", "-")]
+
+
+def too_large(result: Result, size: int, limit: int) -> Result:
+    """The failed result that stands for one the broker would not take."""
+    return structs.replace(
+        result,
+        status="failed",
+        error=Failure("too_large", f"the result has {size} bytes, more than {limit}"),
+        body=UNSET,
+        body_encoding=UNSET,
+        data=UNSET,
+        links=UNSET,
+        metadata=UNSET,
+        headers=UNSET,
+        meta=result.meta if result.meta is UNSET or len(bytes(result.meta)) < limit // 2 else UNSET,
+    )

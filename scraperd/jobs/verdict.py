@@ -1,0 +1,75 @@
+"""What becomes of a job: decide(...) -> Done | Retry | Dead. Pure.
+
+May touch: the contract's values.
+Must never: read a clock, draw a random number, or do anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import UNSET
+
+if TYPE_CHECKING:
+    from scraperd.contract import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Publish the result. Also for what the site itself decided, like a 404."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Publish the job to the delay tier that waits at least `delay` seconds, attempt + 1."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Publish the job to the dead queue, and first the failed result if there is anyone to `tell`."""
+
+    reason: str
+    tell: bool = True
+
+
+Verdict: TypeAlias = Done | Retry | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How failures are retried. Times in seconds."""
+
+    max_retries: int
+    backoff: float
+    backoff_max: float
+    retry_after_max: float
+
+
+def decide(
+    failure: Failure | None, attempt: int, policy: Policy, roll: float, *, anonymous: bool = False
+) -> Verdict:
+    """The verdict on attempt number `attempt` (from 1) that ended with `failure` or well.
+
+    `roll` is a random number in [0, 1): full jitter, so that jobs that failed
+    together do not come back together (AWS architecture blog, "Exponential
+    Backoff And Jitter"). An `anonymous` job has no id and no address that a
+    dispatcher would know its result by. A site's Retry-After is a lower bound, up to its cap.
+    """
+    if failure is None:
+        return Done()
+    if failure.kind == "invalid_job":
+        return Dead(failure.kind, tell=not anonymous)
+    if failure.kind == "internal":
+        return Dead(failure.kind)
+    if not failure.retryable:
+        return Done()
+    if attempt > policy.max_retries:
+        return Dead(failure.kind)
+    bound = min(policy.backoff_max, policy.backoff * 2 ** min(attempt - 1, 32))
+    delay = bound * roll
+    if failure.retry_after is not UNSET:
+        delay = max(delay, min(failure.retry_after, policy.retry_after_max))
+    return Retry(delay)

@@ -1,0 +1,213 @@
+"""Decode, scrape, decide, settle, record. Owns the jobs in flight.
+
+May touch: page, broker, contract, verdict; the loop's clock.
+Must never: settle anywhere but in Settler, or let one job's failure reach another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from msgspec import UNSET
+
+from scraperd.broker.link import BrokerLost
+from scraperd.broker.message import JOB_ID
+from scraperd.contract import Failure, Invalid, Job, Result, decode_job, refused
+from scraperd.jobs.observe import Observer, Record
+from scraperd.jobs.verdict import Policy, Verdict, decide
+from scraperd.page.extract import RuleError, Rules, compile_rules
+from scraperd.page.scrape import Page, Scraper, result_of, tightest
+
+if TYPE_CHECKING:
+    from scraperd.broker.link import Generation
+    from scraperd.broker.message import Delivery
+    from scraperd.config import Config
+    from scraperd.jobs.settle import Settler
+
+SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
+
+
+Decoded: TypeAlias = "tuple[Job, Rules | None] | Invalid"
+
+
+@dataclass(slots=True)
+class Flight:
+    """One delivery being worked on, and how far it is."""
+
+    task: asyncio.Task[None]
+    phase: str = "waiting"  # then "scraping", then "settling"
+
+
+class Worker:
+    """Runs every delivery it is given. Concurrency is bounded by one semaphore."""
+
+    def __init__(
+        self, config: Config, scraper: Scraper, settler: Settler, observer: Observer, name: str
+    ) -> None:
+        self._config = config
+        self._scraper = scraper
+        self._settler = settler
+        self._observer = observer
+        self._name = name
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._flights: dict[Delivery, Flight] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._stop = asyncio.Event()
+        self._draining = False
+
+    async def run(self) -> None:
+        """Own the jobs' tasks until `drain` has ended. A service of the daemon."""
+        async with asyncio.TaskGroup() as self._group:
+            await self._stop.wait()
+
+    def accept(self, delivery: Delivery) -> None:
+        """Take a delivery over; called by the consumer, returns at once."""
+        if self._draining or self._group is None:
+            return  # it stays unacked: the broker gives it to someone else
+        task = self._group.create_task(self.handle(delivery), name=f"job {delivery.tag}")
+        self._flights[delivery] = Flight(task)
+        task.add_done_callback(lambda _: self._flights.pop(delivery, None))
+
+    async def handle(self, delivery: Delivery) -> None:
+        """A delivery becomes a Job, a Job a Result, a Result a Verdict; it is published, then acked."""
+        flight = self._flights[delivery]
+        received = time.monotonic()
+        job = self._decode(delivery)
+        ident = _known(delivery, job) or uuid.uuid4().hex
+        async with self._slots:
+            flight.phase = "scraping"
+            result = await self._result(delivery, job, ident, time.monotonic() - received)
+        verdict = self._verdict(delivery, job, result)
+        flight.phase = "settling"
+        started = time.monotonic()
+        try:
+            settled = await self._settler.settle(delivery, result, verdict)
+        except BrokerLost:
+            settled = False
+        self._observer.record(Record(result, verdict, settled, time.monotonic() - started))
+
+    def abandon(self, generation: Generation) -> None:
+        """The generation has ended: its jobs will be delivered again, so stop working on them."""
+        for delivery, flight in list(self._flights.items()):
+            if delivery.generation is generation and flight.phase != "settling":
+                flight.task.cancel()
+
+    async def drain(self, timeout: float) -> int:
+        """Finish what is in flight within `timeout` seconds; returns how many jobs were left.
+
+        What has not started goes back to the broker at once. A result that is
+        being published gets a little longer: cut there, it would be a duplicate.
+        """
+        self._draining = True
+        self._cancel("waiting")
+        tasks = [flight.task for flight in self._flights.values()]
+        left = 0
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+            left = self._cancel("waiting", "scraping")
+            settling = [flight.task for flight in self._flights.values()]
+            if settling:
+                await asyncio.wait(settling, timeout=SETTLE_GRACE)
+                left += self._cancel("settling")
+        self._stop.set()
+        return left
+
+    def _cancel(self, *phases: str) -> int:
+        chosen = [f.task for f in self._flights.values() if f.phase in phases and not f.task.done()]
+        for task in chosen:
+            task.cancel()
+        return len(chosen)
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries taken over and not yet settled."""
+        return len(self._flights)
+
+    def _decode(self, delivery: Delivery) -> Decoded:
+        """The job with its rules compiled, or why it is none."""
+        job = decode_job(delivery.body)
+        if isinstance(job, Invalid):
+            return job
+        if job.extract is UNSET:
+            return job, None
+        try:
+            return job, compile_rules(bytes(job.extract))
+        except RuleError as error:
+            return refused(job, error.path, error.reason)
+
+    def _verdict(self, delivery: Delivery, job: Decoded, result: Result) -> Verdict:
+        return decide(
+            result.error or None,
+            result.attempt,
+            self._policy(job),
+            random.random(),  # noqa: S311 - jitter
+            anonymous=_known(delivery, job) is None and delivery.reply_to is None,
+        )
+
+    async def _result(
+        self, delivery: Delivery, job: Decoded, ident: str, wait: float
+    ) -> Result:
+        """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
+        if isinstance(job, Invalid):
+            return self._refuse(delivery, job, ident)
+        failure = self._reason_not_to(delivery, job[0])
+        page = Page(job[0], failure=failure)
+        if failure is None:
+            try:
+                async with asyncio.timeout(self._config.job_timeout):
+                    page = await self._scraper.scrape(*job)
+            except TimeoutError:
+                limit = f"{self._config.job_timeout:g} s"
+                page.failure = Failure("timeout", f"the job took over {limit}", retryable=True)
+            except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
+                self._observer.trouble("internal_error", id=ident)
+                page.failure = Failure("internal", f"{type(error).__name__} in {self._name}, see its log")
+        return result_of(
+            page, ident=ident, attempt=delivery.attempt, worker=self._name, wait=wait
+        )
+
+    def _reason_not_to(self, delivery: Delivery, job: Job) -> Failure | None:
+        """Expired, or it has taken a process down each time it was tried."""
+        if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
+            return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
+        if delivery.delivery_count >= self._config.delivery_limit:
+            times = delivery.delivery_count
+            return Failure("internal", f"delivered {times} times before, and no outcome each time")
+        return None
+
+    def _refuse(self, delivery: Delivery, invalid: Invalid, ident: str) -> Result:
+        return Result(
+            id=ident,
+            url=invalid.url,
+            status="failed",
+            error=Failure("invalid_job", invalid.message),
+            attempt=delivery.attempt,
+            worker=self._name,
+            meta=invalid.meta,
+        )
+
+    def _policy(self, job: Decoded) -> Policy:
+        config = self._config
+        own = UNSET if isinstance(job, Invalid) else job[0].max_retries
+        return Policy(
+            max_retries=tightest(config.max_retries, own),
+            backoff=config.retry_backoff,
+            backoff_max=config.retry_backoff_max,
+            retry_after_max=config.retry_after_max,
+        )
+
+
+def _known(delivery: Delivery, job: Decoded) -> str | None:
+    """The job's id: its own, else the message id, else the correlation id; None without any."""
+    own = job.id if isinstance(job, Invalid) else job[0].id
+    earlier = delivery.headers.get(JOB_ID)  # a retry travels with a message id of ours
+    for ident in (own, earlier, delivery.message_id, delivery.correlation_id):
+        if isinstance(ident, str) and ident:
+            return ident
+    return None

@@ -1,0 +1,234 @@
+"""(document, rules) -> data. Pure and synchronous.
+
+May touch: selectolax. The tree lives and dies inside one call of `extract`.
+Must never: do I/O, read a clock, import asyncio, or keep a tree (it is 25 times its page).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal
+from urllib.parse import urljoin
+
+import msgspec
+from msgspec import UNSET
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
+
+from scraperd.contract import Link, Metadata
+
+MAX_DEPTH: Final = 16
+MAX_RULES: Final = 500
+MAX_SELECTOR: Final = 1000
+
+_URL_ATTRIBUTES: Final = frozenset(
+    "href src action formaction poster data cite background longdesc manifest ping".split()
+)
+_RULE_KEYS: Final = ("selector", "output", "type")
+
+
+class RuleError(Exception):
+    """A rule that can't be used: `path` names it (`extract.items.output.price.selector`)."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One compiled rule. `output` is "text", "html", an attribute's name, or nested rules."""
+
+    selector: str
+    output: Literal["text", "html"] | Attribute | Rules
+    many: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An `@name` output."""
+
+    name: str
+
+    @property
+    def is_url(self) -> bool:
+        """Whether its value is a URL, which comes back absolute."""
+        return self.name in _URL_ATTRIBUTES
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Compiled rules by name; immutable, so that jobs with the same rules share them."""
+
+    by_name: tuple[tuple[str, Rule], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """What `extract` found; a part that was not asked for is UNSET."""
+
+    data: dict[str, Any] | msgspec.UnsetType = UNSET
+    links: list[Link] | msgspec.UnsetType = UNSET
+    metadata: Metadata | msgspec.UnsetType = UNSET
+
+
+@lru_cache(maxsize=1024)
+def compile_rules(raw: bytes) -> Rules:
+    """Compile rules from their JSON; cached by their bytes. Raises RuleError."""
+    tree = msgspec.json.decode(raw)
+    budget = iter(range(MAX_RULES))
+    return _compile_object(tree, "extract", 1, budget)
+
+
+def extract(
+    page: bytes, base: str, *, rules: Rules | None, links: bool, metadata: bool
+) -> Extract:
+    """Parse `page` (UTF-8) once and take from it what was asked for.
+
+    `base` is the URL the page came from; a `<base href>` in it is obeyed.
+    """
+    tree = LexborHTMLParser(page)
+    base = _document_base(tree, base)
+    return Extract(
+        data=_apply(rules, tree, base) if rules is not None else UNSET,
+        links=_links(tree, base) if links else UNSET,
+        metadata=_metadata(tree, base) if metadata else UNSET,
+    )
+
+
+def _compile_object(tree: Any, path: str, depth: int, budget: Any) -> Rules:
+    if not isinstance(tree, dict):
+        raise RuleError(path, f"must be an object of rules, not {_json_type(tree)}")
+    if depth > MAX_DEPTH:
+        raise RuleError(path, f"nested deeper than {MAX_DEPTH} rules")
+    named = []
+    for name, spec in tree.items():
+        if next(budget, None) is None:
+            raise RuleError(path, f"more than {MAX_RULES} rules")
+        named.append((name, _compile_rule(spec, f"{path}.{name}", depth, budget)))
+    return Rules(tuple(named))
+
+
+def _compile_rule(spec: Any, path: str, depth: int, budget: Any) -> Rule:
+    if isinstance(spec, str):
+        return Rule(_selector(spec, path), "text", many=False)
+    if not isinstance(spec, dict):
+        raise RuleError(path, f"must be a selector or a rule object, not {_json_type(spec)}")
+    for key in spec:
+        if key not in _RULE_KEYS:
+            raise RuleError(f"{path}.{key}", f"unknown; a rule has {', '.join(_RULE_KEYS)}")
+    kind = spec.get("type", "item")
+    if kind not in ("item", "list"):
+        raise RuleError(f"{path}.type", "must be item or list")
+    return Rule(
+        _selector(spec.get("selector"), f"{path}.selector"),
+        _output(spec.get("output", "text"), f"{path}.output", depth, budget),
+        many=kind == "list",
+    )
+
+
+def _output(
+    spec: Any, path: str, depth: int, budget: Any
+) -> Literal["text", "html"] | Attribute | Rules:
+    match spec:
+        case "text" | "html":
+            return spec  # type: ignore[no-any-return]
+        case str() if spec.startswith("@") and len(spec) > 1:
+            return Attribute(spec[1:].lower())
+        case dict():
+            return _compile_object(spec, path, depth + 1, budget)
+    raise RuleError(path, "must be text, html, @attribute or an object of rules")
+
+
+def _selector(spec: Any, path: str) -> str:
+    if spec is None:
+        raise RuleError(path, "is required")
+    if not isinstance(spec, str):
+        raise RuleError(path, f"must be a string, not {_json_type(spec)}")
+    if len(spec) > MAX_SELECTOR:
+        raise RuleError(path, f"longer than {MAX_SELECTOR} characters")
+    try:
+        LexborHTMLParser(b"").css_first(spec)
+    except (SelectolaxError, UnicodeError):
+        raise RuleError(path, "not a CSS selector") from None
+    return spec
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+def _apply(rules: Rules, scope: LexborHTMLParser | LexborNode, base: str) -> dict[str, Any]:
+    return {name: _value(rule, scope, base) for name, rule in rules.by_name}
+
+
+def _value(rule: Rule, scope: LexborHTMLParser | LexborNode, base: str) -> Any:
+    if rule.many:
+        return [_take(rule, node, base) for node in scope.css(rule.selector)]
+    node = scope.css_first(rule.selector)
+    return _take(rule, node, base) if node is not None else None
+
+
+def _take(rule: Rule, node: LexborNode, base: str) -> Any:
+    match rule.output:
+        case "text":
+            return text_of(node)
+        case "html":
+            return node.html
+        case Attribute() as attribute:
+            value = node.attributes.get(attribute.name)
+            return _absolute(base, value) if value and attribute.is_url else value
+        case Rules() as nested:
+            return _apply(nested, node, base)
+
+
+def text_of(node: LexborNode) -> str:
+    """The text with each run of white space as one space, none at the ends."""
+    return " ".join(node.text().split())
+
+
+def _absolute(base: str, reference: str) -> str:
+    """`reference` against `base`; one that can't be resolved comes back as written."""
+    reference = reference.strip()
+    try:
+        return urljoin(base, reference)
+    except ValueError:
+        return reference
+
+
+def _document_base(tree: LexborHTMLParser, url: str) -> str:
+    node = tree.css_first("base[href]")
+    return _absolute(url, node.attributes.get("href") or "") if node is not None else url
+
+
+def _links(tree: LexborHTMLParser, base: str) -> list[Link]:
+    found = []
+    for node in tree.css("a[href], area[href]"):
+        attributes = node.attributes
+        url = _absolute(base, attributes["href"] or "")
+        if url.startswith(("http://", "https://")):
+            found.append(Link(url, text_of(node), attributes.get("rel") or UNSET))
+    return found
+
+
+def _metadata(tree: LexborHTMLParser, base: str) -> Metadata:
+    opengraph = {}
+    for node in tree.css("meta[property^='og:']"):
+        attributes = node.attributes
+        opengraph.setdefault((attributes["property"] or "")[3:], attributes.get("content") or "")
+    title = tree.css_first("title")
+    canonical = _attribute(tree, "link[rel~='canonical' i][href]", "href")
+    return Metadata(
+        title=text_of(title) if title is not None else UNSET,
+        description=_attribute(tree, "meta[name='description' i]", "content") or UNSET,
+        canonical=_absolute(base, canonical) if canonical else UNSET,
+        language=_attribute(tree, "html[lang]", "lang") or UNSET,
+        opengraph=opengraph or UNSET,
+    )
+
+
+def _attribute(tree: LexborHTMLParser, selector: str, name: str) -> str | None:
+    node = tree.css_first(selector)
+    return node.attributes.get(name) if node is not None else None
