@@ -26,6 +26,7 @@ from scraperd.broker.link import BrokerLost, censored
 from scraperd.broker.topology import Topology, TopologyError
 from scraperd.config import Config, ConfigError, example, load, notify_socket
 from scraperd.contract import Invalid, Job, Result, decode_job, decode_result, encode, schema
+from scraperd.jobs.observe import quiet_libraries
 from scraperd.page.extract import RuleError, Rules, compile_rules
 from scraperd.page.fetch import Fetcher
 from scraperd.page.scrape import Scraper, result_of
@@ -34,7 +35,6 @@ from scraperd.systemd import Notifier
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from aio_pika.abc import AbstractQueue  # the type only; the rule is about the import at run time
 
 EXIT_FAILED: Final = 1  # it ran, and the answer is no: a failed page, an unreachable broker
 EXIT_USAGE: Final = 2
@@ -63,7 +63,7 @@ def _run(main: Coroutine[Any, Any, int]) -> NoReturn:
     """Run a client command; its expected failures end in one line."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(main)
+            code: int = runner.run(main)
     except (BrokerLost, TopologyError) as error:
         _fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
@@ -88,6 +88,7 @@ def _with_config(command: Callable[..., None]) -> Callable[..., None]:
 @click.version_option(__version__, prog_name="scraperd")
 def main() -> None:
     """Scrape jobs from a RabbitMQ queue, many at once, and publish the results."""
+    quiet_libraries()
 
 
 @main.command(epilog=_EPILOG)
@@ -116,7 +117,9 @@ async def _check(config: Config) -> int:
             async with client.connected(config.broker_url, config.connect_timeout) as channel:
                 ready, consumers = await client.count(channel, queue)
         except TopologyError:
-            what = "must be created first" if config.passive_declare else "the daemon will create it"
+            what = (
+                "must be created first" if config.passive_declare else "the daemon will create it"
+            )
             click.echo(f"queue {queue}: does not exist; {what}")
             if config.passive_declare:
                 return EXIT_FAILED
@@ -129,14 +132,18 @@ async def _check(config: Config) -> int:
 @_with_config
 @click.argument("url")
 @click.option("--extract", "rules", metavar="JSON", help='Rules, like \'{"title": "h1"}\'.')
-@click.option("--extract-file", "rules_file", type=click.Path(path_type=Path), help="Rules in a file.")
+@click.option(
+    "--extract-file", "rules_file", type=click.Path(path_type=Path), help="Rules in a file."
+)
 @click.option(
     "--include",
     multiple=True,
     type=click.Choice(["body", "headers", "links", "metadata"]),
     help="What else to return; may be repeated.",
 )
-@click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header.")
+@click.option(
+    "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header."
+)
 @click.option("--compact", is_flag=True, help="One line of JSON, as on the queue.")
 def scrape(  # noqa: PLR0917 - click passes each option
     path: Path | None,
@@ -234,7 +241,7 @@ def publish(
         _compiled(job)
     if not jobs:
         _fail("no jobs given", EXIT_USAGE)
-    _run(_publish(config, jobs, wait=wait, timeout=timeout))
+    _run(_publish(config, jobs, wait=wait, within=timeout))
 
 
 def _job_lines(sources: tuple[str, ...], rules: str | None) -> Iterator[tuple[str, bytes]]:
@@ -260,7 +267,7 @@ def _plain(url: str, rules: str | None) -> bytes:
 
 
 async def _publish(
-    config: Config, jobs: list[tuple[str, Job]], *, wait: bool, timeout: float | None
+    config: Config, jobs: list[tuple[str, Job]], *, wait: bool, within: float | None
 ) -> int:
     topology = Topology(config.prefix, config.delivery_limit)
     async with client.connected(config.broker_url, config.connect_timeout) as channel:
@@ -274,7 +281,7 @@ async def _publish(
 
         await _all(one(ident, job) for ident, job in jobs)
         click.echo(f"published {len(jobs)} jobs to {topology.jobs}", err=True)
-        return await _await_results(queue, jobs, timeout) if queue else 0
+        return await _await_results(queue, jobs, within) if queue else 0
 
 
 async def _all(coroutines: Iterator[Coroutine[Any, Any, None]]) -> None:
@@ -287,17 +294,20 @@ async def _all(coroutines: Iterator[Coroutine[Any, Any, None]]) -> None:
             task.cancel()
 
 
-async def _await_results(
-    queue: AbstractQueue, jobs: list[tuple[str, Job]], timeout: float | None
-) -> int:
+async def _await_results(queue: Any, jobs: list[tuple[str, Job]], within: float | None) -> int:
     """Print results as they come, once each; 1 if any failed or is missing."""
     waiting = {ident for ident, _ in jobs}
     failed = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("results", total=len(waiting))
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(within):
                 async for taken in client.messages(queue):
                     await taken.ack()
                     result = decode_result(taken.body)
@@ -311,7 +321,7 @@ async def _await_results(
                     if not waiting:
                         break
         except TimeoutError:
-            click.echo(f"scraperd: {len(waiting)} results missing after {timeout:g} s", err=True)
+            click.echo(f"scraperd: {len(waiting)} results missing after {within:g} s", err=True)
     return EXIT_FAILED if failed or waiting else 0
 
 
@@ -353,5 +363,5 @@ def show_schema(what: str) -> None:
     if what == "example":
         click.echo(example(), nl=False)
         return
-    types = {"job": Job, "result": Result, "config": Config}
+    types: dict[str, type[msgspec.Struct]] = {"job": Job, "result": Result, "config": Config}
     click.echo(json.dumps(schema(types[what]), indent=2))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import msgspec
@@ -19,6 +18,7 @@ from scraperd import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 ENV_PREFIX: Final = "SCRAPERD_"
 ENV_CONFIG_FILE: Final = "SCRAPERD_CONFIG"  # the command line's own; names the file, is no setting
@@ -52,7 +52,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "scraperd"
     passive_declare: Annotated[
         bool,
-        Meta(**_s("true or false", "Only check that the queues exist; for brokers set up by policy.")),
+        Meta(
+            **_s("true or false", "Only check that the queues exist; for brokers set up by policy.")
+        ),
     ] = False
     delivery_limit: Annotated[
         int,
@@ -82,7 +84,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prefetch: Annotated[
         int,
         Meta(
-            **_s("jobs", "Unacked jobs held; 0 means concurrency and a tenth. A crash redelivers all."),
+            **_s(
+                "jobs",
+                "Unacked jobs held; 0 means concurrency and a tenth. A crash redelivers all.",
+            ),
             ge=0,
             le=65535,
         ),
@@ -133,12 +138,17 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = True
     user_agent: Annotated[
         str,
-        Meta(**_s("text", "Empty means `scraperd/VERSION`, with the contact URL."), pattern="^[ -~]*$"),
+        Meta(
+            **_s("text", "Empty means `scraperd/VERSION`, with the contact URL."),
+            pattern="^[ -~]*$",
+        ),
     ] = ""
     contact_url: Annotated[
         str,
-        Meta(**_s("URL", "Where a site's owner reads who you are; sent in the User-Agent."),
-             pattern="^[!-~]*$"),
+        Meta(
+            **_s("URL", "Where a site's owner reads who you are; sent in the User-Agent."),
+            pattern="^[!-~]*$",
+        ),
     ] = ""
 
     log_level: Annotated[
@@ -151,8 +161,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "auto"
     worker_name: Annotated[
         str,
-        Meta(**_s("text", "Names this process in results and logs; empty means HOST:PID."),
-             pattern="^[!-~]{0,100}$"),
+        Meta(
+            **_s("text", "Names this process in results and logs; empty means HOST:PID."),
+            pattern="^[!-~]{0,100}$",
+        ),
     ] = ""
 
     @property
@@ -182,7 +194,10 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     """
     faults: list[str] = []
     values: dict[str, Any] = {}
-    for source, key, raw in [*_from_file(path), *_from_env(os.environ if environ is None else environ)]:
+    for source, key, raw in [
+        *_from_file(path),
+        *_from_env(os.environ if environ is None else environ),
+    ]:
         hint = _HINTS.get(key)
         if hint is None:
             faults.append(f"{source}: unknown setting {key!r}{_nearest(key)}")
@@ -279,7 +294,7 @@ def example() -> str:
     """The text of config.example.toml: every setting, its reason, its unit, its default."""
     lines = [
         "# scraperd: every setting with its default. An unknown key or a wrong type ends the",
-        "# start with exit code 78. Each can be overridden by a variable: SCRAPERD_CONCURRENCY=200.",
+        "# start with exit code 78. A variable overrides each: SCRAPERD_CONCURRENCY=200.",
     ]
     defaults = Config()
     for key in _HINTS:

@@ -194,7 +194,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Invalid(Struct, frozen=True):
-    """A body that is no job: which field, why, and what could be read of its `id`, `url`, `meta`."""
+    """A body that is no job: which field, why, and what could be read of it."""
 
     field: str
     reason: str
@@ -316,18 +316,10 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
     """What the types cannot say: pairs of field and reason, worst first."""
     if fault := check_url(job.url):
         yield "url", fault
-    if job.headers is not UNSET:
-        for name, value in job.headers.items():
-            if fault := _header_fault(name, value):
-                yield f"headers.{printable(name)}", fault
-    if job.cookies is not UNSET:
-        if job.headers is not UNSET and any(name.lower() == "cookie" for name in job.headers):
-            yield "cookies", "given twice: as `cookies` and as a Cookie header"
-        for name, value in job.cookies.items():
-            if not _TOKEN.fullmatch(name):
-                yield f"cookies.{printable(name)}", "not a cookie name (RFC 6265)"
-            if not _COOKIE_VALUE.fullmatch(value):
-                yield f"cookies.{printable(name)}", "holds a character no cookie value may (RFC 6265)"
+    for name, value in (job.headers or {}).items():
+        if fault := _header_fault(name, value):
+            yield f"headers.{printable(name)}", fault
+    yield from _cookie_faults(job)
     bodies = [name for name in ("body", "json", "form") if getattr(job, name) is not UNSET]
     if len(bodies) > 1:
         yield bodies[1], f"at most one of body, json and form; {bodies[0]} is given too"
@@ -335,11 +327,21 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
         yield bodies[0], f"a {job.verb} request has no body"
 
 
+def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:
+    if job.cookies and any(name.lower() == "cookie" for name in job.headers or {}):
+        yield "cookies", "given twice: as `cookies` and as a Cookie header"
+    for name, value in (job.cookies or {}).items():
+        if not _TOKEN.fullmatch(name):
+            yield f"cookies.{printable(name)}", "not a cookie name (RFC 6265)"
+        if not _COOKIE_VALUE.fullmatch(value):
+            yield f"cookies.{printable(name)}", "holds a character no cookie value may (RFC 6265)"
+
+
 _USERINFO: Final = "userinfo (user:password@) is refused; send an Authorization header instead"
 
 
-def check_url(url: str) -> str | None:
-    """Why `url` cannot be scraped, or None: http(s), a host, no userinfo, nothing to be stripped."""
+def check_url(url: str) -> str | None:  # noqa: PLR0911 - one return a fault
+    """Why `url` cannot be scraped, or None: http(s), a host, no userinfo, nothing to strip."""
     if _URL_FORBIDDEN.search(url):
         return "holds a space, a control character or a backslash; percent-encode it"
     scheme, separator, rest = url.partition("://")

@@ -25,10 +25,10 @@ from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
 from scraperd.page.fetch import Fetcher
 from scraperd.page.scrape import Scraper
-from scraperd.systemd import Notifier
 
 if TYPE_CHECKING:
     from scraperd.config import Config
+    from scraperd.systemd import Notifier
 
 EXIT_OK: Final = 0
 EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
@@ -60,9 +60,9 @@ async def _main(config: Config, notifier: Notifier, observer: Observer) -> int:
     except BaseExceptionGroup as group:
         refused, others = group.split((BrokerRefused, TopologyError))
         if refused is None or others is not None:
-            observer.trouble("died")  # a service died: say so, exit, let systemd restart us
+            observer.trouble("died", group)  # a service died: say so, exit, let systemd restart us
             return EXIT_INTERNAL
-        observer.log.error("config", error=_first(refused))
+        observer.event("config", error=_first(refused))
         return EXIT_CONFIG
     observer.event("stop", done=observer.tally.done, dead=observer.tally.dead)
     return EXIT_OK
@@ -172,9 +172,9 @@ async def _pulse(services: _Services, notifier: Notifier, observer: Observer) ->
             await _first_of(services.link.consuming, interval)
 
 
-async def _first_of(event: asyncio.Event, timeout: float) -> None:
+async def _first_of(event: asyncio.Event, seconds: float) -> None:
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             await event.wait()
     except TimeoutError:
         pass
@@ -183,7 +183,9 @@ async def _first_of(event: asyncio.Event, timeout: float) -> None:
 def _status(services: _Services, observer: Observer) -> str:
     """One line for `systemctl status`."""
     tally = observer.tally
-    state = "consuming" if services.link.consuming.is_set() else f"no broker at {services.link.where}"
+    state = (
+        "consuming" if services.link.consuming.is_set() else f"no broker at {services.link.where}"
+    )
     return (
         f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
         f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead"

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def connected(url: str, timeout: float) -> AsyncIterator[AbstractChannel]:
-    """A channel of a connection of its own. Raises BrokerLost, in words, where there is none."""
+async def connected(url: str, within: float) -> AsyncIterator[AbstractChannel]:
+    """A channel of its own connection, dialled `within` seconds. Raises BrokerLost, in words."""
     try:
-        connection = await aio_pika.connect(URL(url), timeout=timeout)
+        connection = await aio_pika.connect(URL(url), timeout=within)
     except (amqp.AMQPError, OSError, TimeoutError) as error:
-        raise BrokerLost(f"no broker at {censored(url)}: {error or type(error).__name__}") from error
+        raise BrokerLost(
+            f"no broker at {censored(url)}: {str(error) or type(error).__name__}"
+        ) from error
     async with connection:
         yield await connection.channel(on_return_raises=True)
 

@@ -12,7 +12,7 @@ import math
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import aio_pika
 from aiormq import exceptions as amqp
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aio_pika.abc import AbstractConnection
-    from aiormq.abc import AbstractChannel, AbstractConnection as Wire, DeliveredMessage
+    from aiormq.abc import AbstractConnection as Wire
+    from aiormq.abc import DeliveredMessage
+    from aiormq.channel import Channel
     from pamqp import commands as spec
 
 SAY_EVERY: Final = 30.0  # seconds between two log lines about a broker that stays away
@@ -44,7 +46,8 @@ class BrokerRefused(Exception):  # noqa: N818 - the same
 class Events(Protocol):
     """What the link tells its owner. Fields are plain values, fit for a log."""
 
-    def __call__(self, event: str, **fields: Any) -> None: ...
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Something happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +74,8 @@ class Generation:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connections: list[AbstractConnection] = []
-        self._consume: AbstractChannel | None = None
-        self._publish: AbstractChannel | None = None
+        self._consume: Channel | None = None
+        self._publish: Channel | None = None
         self._tag = ""
         self._pending: dict[object, float] = {}
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -82,8 +85,8 @@ class Generation:
         for purpose in ("consume", "publish"):
             self._connections.append(await self._dial(purpose))
         consuming, publishing = (_wire(connection) for connection in self._connections)
-        self._consume = await consuming.channel(publisher_confirms=False)
-        self._publish = await publishing.channel(publisher_confirms=True, on_return_raises=True)
+        self._consume = await _open(consuming)
+        self._publish = await _open(publishing, confirms=True)
         for end in (consuming, publishing, self._consume, self._publish):
             end.closing.add_done_callback(self._on_closed)
 
@@ -103,9 +106,9 @@ class Generation:
                 raise BrokerRefused(f"it refused the vhost of broker_url: {error}") from error
             raise OSError(str(error) or "no answer") from error
 
-    async def channel(self) -> AbstractChannel:
+    async def channel(self) -> Channel:
         """A fresh channel for declarations: an error there closes it and nothing else."""
-        return await _wire(self._connections[1]).channel(publisher_confirms=False)
+        return await _open(_wire(self._connections[1]))
 
     async def consume(
         self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
@@ -113,10 +116,10 @@ class Generation:
         """Register as a consumer. `on_delivery` only takes over; it must not wait."""
         channel = self._consume
         assert channel is not None
-        channel.on_consumer_cancel_callbacks.add(self._on_cancelled)  # type: ignore[attr-defined]
+        channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
         await channel.basic_qos(prefetch_count=prefetch)
 
-        async def hand_over(message: DeliveredMessage) -> None:  # noqa: RUF029 - the library awaits
+        async def hand_over(message: DeliveredMessage) -> None:
             on_delivery(delivery_of(message, self))
 
         answer = await channel.basic_consume(queue, hand_over)
@@ -167,7 +170,9 @@ class Generation:
         except amqp.DeliveryError:
             raise
         except (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
-            _reraise_own_cancel(error)  # aiormq cancels pending publishes when a heartbeat is missed
+            _reraise_own_cancel(
+                error
+            )  # aiormq cancels pending publishes when a heartbeat is missed
             self.end(f"publish failed: {error!r}")
             raise BrokerLost from error
         finally:
@@ -296,9 +301,7 @@ class Link:
                     blocked_since = time.monotonic()
                     self._events("broker_blocked", broker=self.where)
             elif blocked_since is not None:
-                self._events(
-                    "broker_unblocked", seconds=round(time.monotonic() - blocked_since, 1)
-                )
+                self._events("broker_unblocked", seconds=round(time.monotonic() - blocked_since, 1))
                 blocked_since = None
             elif generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
@@ -332,13 +335,19 @@ def censored(url: str) -> str:
 
 
 def _wire(connection: AbstractConnection) -> Wire:
-    """The connection beneath aio-pika's: its channels raise on a returned publish, cost less, and
-    let us own the tasks.
+    """The connection beneath aio-pika's.
+
+    Its channels raise on a returned publish, cost less, and let us own the tasks.
     """
     transport = connection.transport
     if transport is None:
         raise BrokerLost
     return transport.connection
+
+
+async def _open(wire: Wire, *, confirms: bool = False) -> Channel:
+    """A channel; with `confirms` a returned publish raises instead of passing for a success."""
+    return cast("Channel", await wire.channel(publisher_confirms=confirms, on_return_raises=True))
 
 
 def _reraise_own_cancel(error: BaseException) -> None:
@@ -349,5 +358,3 @@ def _reraise_own_cancel(error: BaseException) -> None:
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
         raise error
-
-

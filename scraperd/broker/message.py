@@ -25,6 +25,7 @@ JOB_ID: Final = "x-scraperd-job-id"
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
 _OURS: Final = "x-scraperd-"
+_MAX_ATTEMPT: Final = 1_000_000  # above it a header is a joke or an attack
 _process: Final = uuid.uuid4().hex
 _serial = itertools.count(1)
 
@@ -83,7 +84,7 @@ class Delivery:
     def attempt(self) -> int:
         """Which attempt this is, from 1. A strange header counts as the first."""
         value = self.headers.get(ATTEMPT, 1)
-        return value if type(value) is int and 1 <= value <= 1_000_000 else 1
+        return value if type(value) is int and 1 <= value <= _MAX_ATTEMPT else 1
 
     def passed_on(self) -> dict[str, Any]:
         """The publisher's own headers, fit to travel on with the job or its result."""
@@ -94,8 +95,10 @@ class Delivery:
         }
 
     async def ack(self) -> bool:
-        """Tell the broker that the outcome is safe. False if the generation has ended: then the
-        broker delivers the job again, and this ack must not be sent.
+        """Tell the broker that the outcome is safe.
+
+        False if the generation has ended: then the broker delivers the job
+        again, and this ack must not be sent.
         """
         if self.settled:
             raise RuntimeError(f"delivery {self.tag} is settled already")

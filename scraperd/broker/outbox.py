@@ -61,8 +61,10 @@ class Outbox:
             wait = min(RETRY_MAX, wait * 2)
 
     async def reply(self, generation: Generation, message: Message, reply_to: str) -> None:
-        """Publish a result to `reply_to`; one that can't be routed there goes to the results queue,
-        with a header that says so.
+        """Publish a result to `reply_to`.
+
+        One that can't be routed there goes to the results queue, with a header
+        that says so.
         """
         if not self._topology.owns(reply_to):
             try:

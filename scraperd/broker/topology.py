@@ -16,7 +16,7 @@ from aiormq import exceptions as amqp
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiormq.abc import AbstractChannel
+    from aiormq.channel import Channel
 
 DELAYS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds
 _ARGUMENT = re.compile(
@@ -94,14 +94,12 @@ class Topology:
             Queue(self.dead, plain),
             Queue(self.results, plain, (self.results, "#")),
             Queue(self.jobs, {**safe, **to_dead, **limit}, (self.jobs, self.jobs)),
-            *(
-                Queue(self._tier(s), {**safe, **to_jobs, "x-message-ttl": s * 1000}) for s in DELAYS
-            ),
+            *(Queue(self._tier(s), {**safe, **to_jobs, "x-message-ttl": s * 1000}) for s in DELAYS),
         )
 
 
 async def declare(
-    topology: Topology, open_channel: Callable[[], Awaitable[AbstractChannel]], *, passive: bool
+    topology: Topology, open_channel: Callable[[], Awaitable[Channel]], *, passive: bool
 ) -> None:
     """Declare all of it, or with `passive` only check that it exists.
 
@@ -141,8 +139,8 @@ def _conflict(name: str, text: str) -> str:
     if match is None:
         return f"{name!r} exists and differs from what scraperd needs: {text}"
     return (
-        f"{match['what']} {match['name']!r} exists with {match['arg']} = {match['theirs']}, but the "
-        f"configuration asks for {match['ours']}. A queue's arguments can't be changed: set the "
+        f"{match['what']} {match['name']!r} exists with {match['arg']} = {match['theirs']}, but "
+        f"the configuration asks for {match['ours']}. Arguments can't be changed: set the "
         f"configuration back to {match['theirs']}, choose another prefix, or drain and delete "
         f"the {match['what']} (rabbitmqctl delete_queue {match['name']}) and start again."
     )

@@ -56,7 +56,7 @@ class Observer:
 
     def event(self, event: str, **fields: Any) -> None:
         """Something happened to the process: start, ready, lost broker, drain, stop."""
-        level = "warning" if event in _WARNINGS else "info"
+        level = "error" if event == "config" else "warning" if event in _WARNINGS else "info"
         getattr(self.log, level)(event, **fields)
 
     def record(self, record: Record) -> None:
@@ -73,9 +73,9 @@ class Observer:
         self.tally.lost += not record.settled
         self.log.info("job", **_line(record))
 
-    def trouble(self, event: str, **fields: Any) -> None:
+    def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
-        self.log.exception(event, **fields)
+        self.log.error(event, exc_info=error, **fields)
 
 
 _WARNINGS = frozenset(
@@ -131,9 +131,7 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     """Set the process's logging up: JSON lines, or colours on a terminal."""
     stream = stream or sys.stdout
     pretty = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
-    # The AMQP library logs each failed dial as an error; the link says it once, in our words.
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
-    logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
+    quiet_libraries()
     common: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -154,6 +152,12 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+
+
+def quiet_libraries() -> None:
+    """The AMQP library logs each failed dial as an error; we say it once, in our words."""
+    for name in ("aiormq", "aio_pika"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _json(value: Any, **_: Any) -> bytes:

@@ -107,7 +107,7 @@ def _marks(result: Result) -> dict[str, Any]:
 
 
 def routing_key(result: Result) -> str:
-    """`ok.200.com.example.www`, `failed.timeout.com.example.www`: bind `failed.#`, or one domain."""
+    """`ok.200.com.example.www`, `failed.dns.com.example.www`: bind `failed.#`, or one domain."""
     what = str(result.http_status) if not result.error else result.error.kind
     words = [result.status, what]
     if host := host_of(result.url):

@@ -29,7 +29,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Publish the job to the dead queue, and first the failed result if there is anyone to `tell`."""
+    """Publish the failed result, if there is anyone to `tell`, and the job to the dead queue."""
 
     reason: str
     tell: bool = True

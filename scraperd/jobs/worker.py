@@ -75,7 +75,7 @@ class Worker:
         task.add_done_callback(lambda _: self._flights.pop(delivery, None))
 
     async def handle(self, delivery: Delivery) -> None:
-        """A delivery becomes a Job, a Job a Result, a Result a Verdict; it is published, then acked."""
+        """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
         flight = self._flights[delivery]
         received = time.monotonic()
         job = self._decode(delivery)
@@ -98,8 +98,8 @@ class Worker:
             if delivery.generation is generation and flight.phase != "settling":
                 flight.task.cancel()
 
-    async def drain(self, timeout: float) -> int:
-        """Finish what is in flight within `timeout` seconds; returns how many jobs were left.
+    async def drain(self, within: float) -> int:
+        """Finish what is in flight `within` seconds; returns how many jobs were left.
 
         What has not started goes back to the broker at once. A result that is
         being published gets a little longer: cut there, it would be a duplicate.
@@ -109,7 +109,7 @@ class Worker:
         tasks = [flight.task for flight in self._flights.values()]
         left = 0
         if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
+            await asyncio.wait(tasks, timeout=within)
             left = self._cancel("waiting", "scraping")
             settling = [flight.task for flight in self._flights.values()]
             if settling:
@@ -150,9 +150,7 @@ class Worker:
             anonymous=_known(delivery, job) is None and delivery.reply_to is None,
         )
 
-    async def _result(
-        self, delivery: Delivery, job: Decoded, ident: str, wait: float
-    ) -> Result:
+    async def _result(self, delivery: Delivery, job: Decoded, ident: str, wait: float) -> Result:
         """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
         if isinstance(job, Invalid):
             return self._refuse(delivery, job, ident)
@@ -166,11 +164,11 @@ class Worker:
                 limit = f"{self._config.job_timeout:g} s"
                 page.failure = Failure("timeout", f"the job took over {limit}", retryable=True)
             except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
-                self._observer.trouble("internal_error", id=ident)
-                page.failure = Failure("internal", f"{type(error).__name__} in {self._name}, see its log")
-        return result_of(
-            page, ident=ident, attempt=delivery.attempt, worker=self._name, wait=wait
-        )
+                self._observer.trouble("internal_error", error, id=ident)
+                page.failure = Failure(
+                    "internal", f"{type(error).__name__} in {self._name}, see its log"
+                )
+        return result_of(page, ident=ident, attempt=delivery.attempt, worker=self._name, wait=wait)
 
     def _reason_not_to(self, delivery: Delivery, job: Job) -> Failure | None:
         """Expired, or it has taken a process down each time it was tried."""

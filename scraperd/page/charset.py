@@ -40,7 +40,7 @@ def declared(content_type: str) -> str | None:
 
 def to_text(body: bytes, name: str) -> str:
     """Decode; what is malformed becomes U+FFFD, a byte order mark is dropped."""
-    return webencodings.decode(body, webencodings.lookup(name))[0]
+    return str(webencodings.decode(body, name)[0])
 
 
 def to_utf8(body: bytes, name: str) -> bytes:

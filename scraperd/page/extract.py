@@ -81,9 +81,7 @@ def compile_rules(raw: bytes) -> Rules:
     return _compile_object(tree, "extract", 1, budget)
 
 
-def extract(
-    page: bytes, base: str, *, rules: Rules | None, links: bool, metadata: bool
-) -> Extract:
+def extract(page: bytes, base: str, *, rules: Rules | None, links: bool, metadata: bool) -> Extract:
     """Parse `page` (UTF-8) once and take from it what was asked for.
 
     `base` is the URL the page came from; a `<base href>` in it is obeyed.
@@ -214,7 +212,7 @@ def _links(tree: LexborHTMLParser, base: str) -> list[Link]:
 
 
 def _metadata(tree: LexborHTMLParser, base: str) -> Metadata:
-    opengraph = {}
+    opengraph: dict[str, str] = {}
     for node in tree.css("meta[property^='og:']"):
         attributes = node.attributes
         opengraph.setdefault((attributes["property"] or "")[3:], attributes.get("content") or "")

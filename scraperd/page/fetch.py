@@ -7,6 +7,7 @@ Must never: follow a redirect, retry, keep cookies, log, or raise for what a sit
 from __future__ import annotations
 
 import email.utils
+import errno
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 
 ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 REDIRECT_BODY: Final = 64 * 1024  # bytes read of a redirect's body, to keep its connection
+_ERRNO: Final = {  # asyncio hides the system's word for it behind an address
+    errno.ECONNREFUSED: "connection refused",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.ENETUNREACH: "network unreachable",
+    errno.ECONNRESET: "connection reset",
+    errno.EMFILE: "this process is out of file descriptors (raise LimitNOFILE)",
+}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -150,7 +158,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return max(0.0, (then - (now or datetime.now(UTC))).total_seconds())
 
 
-def _failure(error: Exception, timeout: float) -> Failure:  # noqa: PLR0911 - a table
+def _failure(error: Exception, timeout: float) -> Failure:  # noqa: C901, PLR0911 - a table
     """Translate the library's error into the contract's kind. Most specific first."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
@@ -164,7 +172,7 @@ def _failure(error: Exception, timeout: float) -> Failure:  # noqa: PLR0911 - a 
         case TimeoutError():
             return Failure("timeout", f"not finished within {timeout:g} s", retryable=True)
         case aiohttp.ClientConnectorError():
-            reason = error.os_error.strerror or "connection failed"
+            reason = _reason(error.os_error)
             return Failure("connect", f"{error.host}:{error.port}: {reason}", retryable=True)
         case aiohttp.ClientPayloadError() if _is_encoding(error):
             return Failure("decode", f"content encoding: {_text(error)}")
@@ -191,6 +199,10 @@ def _certificate(error: aiohttp.ClientConnectorCertificateError) -> str:
     return getattr(cause, "verify_message", "") or str(cause)
 
 
+def _reason(error: OSError) -> str:
+    return _ERRNO.get(error.errno or 0) or error.strerror or "connection failed"
+
+
 def _text(error: BaseException) -> str:
     return printable(str(error) or type(error).__name__)
 
@@ -206,5 +218,3 @@ def failure_of(response: Response, retry_codes: tuple[int, ...]) -> Failure | No
         retryable=response.status in retry_codes,
         retry_after=UNSET if wait is None else wait,
     )
-
-
