@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import uuid
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -307,8 +308,8 @@ async def _await_results(queue: Any, jobs: list[tuple[str, Job]], within: float 
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("results", total=len(waiting))
         try:
-            async with asyncio.timeout(within):
-                async for taken in client.messages(queue):
+            async with asyncio.timeout(within), aclosing(client.messages(queue)) as stream:
+                async for taken in stream:
                     await taken.ack()
                     result = decode_result(taken.body)
                     ident = taken.message.correlation_id or result.id
@@ -346,13 +347,15 @@ async def _results(config: Config, key: str, *, consume: bool, count: int | None
             queue = await channel.get_queue(topology.results, ensure=False)
         else:
             queue = await client.tap(channel, topology, key)
+            click.echo(f"copies of new results ({key}); Ctrl-C ends", err=True)
         seen = 0
-        async for taken in client.messages(queue, prefetch=count or PUBLISH_WINDOW):
-            click.echo(taken.body)
-            await taken.ack()  # printed first: a result that was not seen is not gone
-            seen += 1
-            if seen == count:
-                break
+        async with aclosing(client.messages(queue, prefetch=count or PUBLISH_WINDOW)) as stream:
+            async for taken in stream:
+                click.echo(taken.body)
+                await taken.ack()  # printed first: a result that was not seen is not gone
+                seen += 1
+                if seen == count:
+                    break
     return 0
 
 

@@ -116,13 +116,15 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
 class Failure(Struct, frozen=True, omit_defaults=True):
     """Why a job failed. A value, not an exception: expected failures travel in the Result.
 
-    `retry_after` is what the site asked for, in seconds.
+    `retry_after` is what the site asked for, in seconds; `field` names what is
+    wrong in an invalid job, empty where it can't be told.
     """
 
     kind: Kind
     message: str
     retryable: bool = False
     retry_after: float | UnsetType = UNSET
+    field: str | UnsetType = UNSET
 
     def __bool__(self) -> Literal[True]:
         """A failure is always something."""

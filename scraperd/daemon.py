@@ -140,6 +140,7 @@ def _on_signals(observer: Observer) -> asyncio.Future[str]:
 async def _drain(config: Config, services: _Services, observer: Observer, why: str) -> None:
     """Stop consuming, finish what is in flight until the deadline, leave the rest unacked."""
     started = time.monotonic()
+    services.worker.close()
     observer.event("drain", signal=why, in_flight=services.worker.in_flight)
     await services.link.cancel()
     left = await services.worker.drain(config.shutdown_timeout)

@@ -20,7 +20,7 @@ from scraperd.broker.link import BrokerLost, censored
 from scraperd.broker.topology import TopologyError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
@@ -91,7 +91,7 @@ async def tap(channel: AbstractChannel, topology: Topology, pattern: str) -> Abs
     return queue
 
 
-async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncIterator[Taken]:
+async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncGenerator[Taken]:
     """Each message of `queue`; it stays the broker's until it is acked. Ends with the broker."""
     arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
     channel = queue.channel

@@ -104,6 +104,11 @@ class Generation:
         except (amqp.AMQPError, TimeoutError) as error:
             if getattr(error, "reply_code", None) == NOT_ALLOWED:
                 raise BrokerRefused(f"it refused the vhost of broker_url: {error}") from error
+            if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
+                raise OSError(
+                    "it closed the connection when the vhost was opened; does the vhost of "
+                    "broker_url exist, and may this user enter it?"
+                ) from error
             raise OSError(str(error) or "no answer") from error
 
     async def channel(self) -> Channel:

@@ -143,6 +143,7 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     else:
         common += [
             structlog.processors.format_exc_info,
+            _head_first,
             structlog.processors.JSONRenderer(serializer=_json),
         ]
         factory = structlog.BytesLoggerFactory(file=stream.buffer)
@@ -152,6 +153,12 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+
+
+def _head_first(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """When, how grave, and what, before the details: a line is read from the left."""
+    head = {name: fields.pop(name) for name in ("timestamp", "level", "event")}
+    return head | fields
 
 
 def quiet_libraries() -> None:

@@ -74,7 +74,6 @@ class Settler:
 
     def _dead(self, delivery: Delivery, result: Result, reason: str) -> Message:
         failure = result.error or Failure("internal", "no reason given")
-        field, _, _ = failure.message.partition(":")
         marks = {
             **_marks(result),
             "x-scraperd-dead-reason": reason,
@@ -82,8 +81,8 @@ class Settler:
             "x-scraperd-dead-at": datetime.now(UTC).isoformat(timespec="seconds"),
             "x-scraperd-worker": result.worker or "",
         }
-        if reason == "invalid_job":
-            marks["x-scraperd-dead-field"] = printable(field)
+        if failure.field is not UNSET:
+            marks["x-scraperd-dead-field"] = printable(failure.field)
         return self._job(delivery, self.topology.dead, marks)
 
     @staticmethod

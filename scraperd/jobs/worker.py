@@ -98,14 +98,18 @@ class Worker:
             if delivery.generation is generation and flight.phase != "settling":
                 flight.task.cancel()
 
-    async def drain(self, within: float) -> int:
-        """Finish what is in flight `within` seconds; returns how many jobs were left.
-
-        What has not started goes back to the broker at once. A result that is
-        being published gets a little longer: cut there, it would be a duplicate.
-        """
+    def close(self) -> None:
+        """Start nothing more: what has not begun stays unacked, for another worker."""
         self._draining = True
         self._cancel("waiting")
+
+    async def drain(self, within: float) -> int:
+        """Finish what is in flight within `within` seconds; returns how many jobs were left.
+
+        A result that is being published gets a little longer: cut there, it
+        would be a duplicate.
+        """
+        self.close()
         tasks = [flight.task for flight in self._flights.values()]
         left = 0
         if tasks:
@@ -184,7 +188,7 @@ class Worker:
             id=ident,
             url=invalid.url,
             status="failed",
-            error=Failure("invalid_job", invalid.message),
+            error=Failure("invalid_job", invalid.message, field=invalid.field),
             attempt=delivery.attempt,
             worker=self._name,
             meta=invalid.meta,

@@ -1,0 +1,58 @@
+# Every target works in a fresh clone: each makes .venv/ first, if it is not there yet.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test demo run corpus bench pins clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv/ with everything pinned, and the daemon in it
+
+$(READY): requirements/run.txt requirements/dev.txt pyproject.toml
+	sh tests/rig/venv.sh "$(PYTHON)" .venv
+	$(PIP) --require-hashes -r requirements/run.txt -r requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+check: setup  ## lint, format, types, and which floor imports which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy -p tests.rig
+	$(BIN)/lint-imports
+# a check of the functions' length goes here
+
+format: setup  ## format the code and fix what can be fixed by machine
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup  ## run all tests; they bring their own RabbitMQ and nginx
+	$(BIN)/python -m pytest
+
+demo: setup  ## one job through a private RabbitMQ, end to end
+	$(BIN)/python -m examples.demo
+
+run: setup  ## the daemon in the foreground, on a private RabbitMQ
+	$(BIN)/python -m examples.run_private
+
+corpus: setup  ## the extraction rules on 1,700 real pages
+	$(BIN)/python -m benchmarks.corpus
+
+bench: setup  ## pages a second on this machine
+	$(BIN)/python -m benchmarks.bench
+
+pins: setup  ## write requirements/*.txt anew from requirements/*.in
+	$(PIP) uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    --generate-hashes --upgrade requirements/run.in -o requirements/run.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    --generate-hashes --upgrade requirements/dev.in -o requirements/dev.txt
+
+clean:  ## remove everything that make made
+	rm -rf .venv .cache build dist .coverage .coverage.* htmlcov
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

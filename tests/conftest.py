@@ -1,0 +1,88 @@
+"""What the tests share: one private RabbitMQ node, a site of real pages, a queue prefix each.
+
+May touch: the rig, pytest's temporary folders.
+Must never: skip a test because a server is missing (that is a failure), or hold a test's logic.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import pika
+import pytest
+
+from scraperd.broker.topology import Topology
+from tests.rig.daemon import Dispatcher
+from tests.rig.hostel import Hostel
+from tests.rig.nginx import Nginx
+from tests.rig.node import Node
+from tests.rig.pages import python_docs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pika.adapters.blocking_connection import BlockingChannel
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One private RabbitMQ node for the whole session. A test that stops it starts it again."""
+    broker = Node(tmp_path_factory.mktemp("rabbitmq")).start()
+    yield broker
+    broker.close()  # its data is thrown away, so nothing is gained by waiting
+
+
+@pytest.fixture
+def broker_url(node: Node) -> str:
+    """The shared node's URL; the node runs, even if the test before this one left it dead."""
+    if node.running:
+        node.resume()
+    else:
+        node.start()
+    return node.url
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix for this test's queues, so that tests can share the node."""
+    return f"t{secrets.token_hex(3)}"
+
+
+@pytest.fixture
+def amqp(broker_url: str) -> Iterator[BlockingChannel]:
+    """A dispatcher's view of the broker: a channel of another client, with confirms on."""
+    parameters = pika.URLParameters(broker_url)
+    parameters.heartbeat = 0  # nobody services this connection between a test's own calls
+    connection = pika.BlockingConnection(parameters)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    yield channel
+    if connection.is_open:
+        connection.close()
+
+
+@pytest.fixture
+def dispatcher(amqp: BlockingChannel, prefix: str) -> Iterator[Dispatcher]:
+    """A dispatcher on this test's queues, which are deleted at the end: a node's queues add up."""
+    yield Dispatcher(amqp, prefix)
+    topology = Topology(prefix, 1)
+    channel = amqp.connection.channel()
+    for queue in topology.queues:
+        channel.queue_delete(queue.name)
+    for name, _ in topology.exchanges:
+        channel.exchange_delete(name)
+
+
+@pytest.fixture
+def hostel() -> Iterator[Hostel]:
+    """A small site whose pages can be held."""
+    with Hostel() as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def docs_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """Python's manual, about 500 real pages, served by a real web server."""
+    with Nginx(python_docs(), tmp_path_factory.mktemp("nginx")) as site:
+        yield site

@@ -1,0 +1,88 @@
+"""Certificates for the tests' TLS sites: one good, and each of the bad ones.
+
+May touch: a folder it is given, for the authority's certificate.
+Must never: make an authority that any other machine trusts.
+"""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+class Certificates:
+    """Server contexts of an authority of our own; `authority` is the file a client trusts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ca = trustme.CA()
+        self.authority = folder / "authority.pem"
+        self._ca.cert_pem.write_to_path(self.authority)
+
+    @cached_property
+    def good(self) -> ssl.SSLContext:
+        return _context(self._ca.issue_cert(HOST, "localhost"))
+
+    @cached_property
+    def expired(self) -> ssl.SSLContext:
+        now = datetime.now(UTC)
+        return _context(
+            self._ca.issue_cert(
+                HOST, not_before=now - timedelta(days=30), not_after=now - timedelta(days=1)
+            )
+        )
+
+    @cached_property
+    def wrong_host(self) -> ssl.SSLContext:
+        return _context(self._ca.issue_cert("elsewhere.example"))
+
+    @cached_property
+    def stranger(self) -> ssl.SSLContext:
+        """Of an authority that nobody trusts."""
+        return _context(trustme.CA().issue_cert(HOST))
+
+    @cached_property
+    def self_signed(self) -> ssl.SSLContext:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .sign(key, hashes.SHA256())
+        )
+        path = self._folder / "self-signed.pem"
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            + certificate.public_bytes(serialization.Encoding.PEM)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+
+def _context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context

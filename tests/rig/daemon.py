@@ -1,0 +1,119 @@
+"""The real daemon as a child process, and the dispatcher's side of its queues by pika.
+
+May touch: child processes, the private broker.
+Must never: import the daemon's code to drive it; it is used as a user would.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+import pika
+
+from tests.rig.process import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pika.adapters.blocking_connection import BlockingChannel
+
+
+class Daemon(Process):
+    """`scraperd run`, configured by variables only. Quick retries unless told otherwise."""
+
+    def __init__(
+        self, broker_url: str, prefix: str, env: dict[str, str] | None = None, **settings: Any
+    ) -> None:
+        quick = {
+            "retry_backoff": 0.1,
+            "retry_backoff_max": 1,
+            "reconnect_min": 0.1,
+            "log_format": "json",
+        }
+        values = {**quick, **settings, "broker_url": broker_url, "prefix": prefix}
+        variables = {f"SCRAPERD_{k.upper()}": _env(v) for k, v in values.items()}
+        super().__init__(
+            [sys.executable, "-m", "scraperd", "run"], env={**variables, **(env or {})}
+        )
+
+    def ready(self) -> Self:
+        """Wait until it consumes."""
+        self.wait_for_line('"event":"ready"')
+        return self
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of one kind so far."""
+        lines = [json.loads(line.text) for line in self.lines if line.text.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    def drain(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.send_signal(signal.SIGTERM)
+        return self.wait(60)
+
+
+def _env(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class Dispatcher:
+    """Publishes jobs and reads results, by pika."""
+
+    def __init__(self, channel: BlockingChannel, prefix: str) -> None:
+        self.channel = channel
+        self.prefix = prefix
+
+    def publish(self, job: dict[str, Any] | bytes, **properties: Any) -> None:
+        """Publish one job, confirmed and mandatory."""
+        body = job if isinstance(job, bytes) else json.dumps(job).encode()
+        properties.setdefault("delivery_mode", 2)
+        self.channel.basic_publish(
+            "", f"{self.prefix}.jobs", body, pika.BasicProperties(**properties), mandatory=True
+        )
+
+    def publish_many(self, urls: list[str], **job: Any) -> list[str]:
+        """Publish a job for each URL and return their ids."""
+        idents = [uuid.uuid4().hex for _ in urls]
+        for ident, url in zip(idents, urls, strict=True):
+            self.publish({"url": url, "id": ident, **job})
+        return idents
+
+    def take(self, queue: str, timeout: float = 20) -> tuple[Any, bytes]:
+        """Wait for one message of `prefix.queue`; its properties and its body."""
+        for message in self.stream(queue, timeout):
+            return message
+        raise AssertionError(f"nothing in {self.prefix}.{queue} within {timeout} s")
+
+    def results(self, count: int, timeout: float = 60) -> list[dict[str, Any]]:
+        """Wait for `count` results."""
+        found = []
+        for _, body in self.stream("results", timeout):
+            found.append(json.loads(body))
+            if len(found) == count:
+                return found
+        raise AssertionError(f"{len(found)} of {count} results within {timeout} s")
+
+    def stream(self, queue: str, timeout: float) -> Iterator[tuple[Any, bytes]]:
+        """Messages as they come, acked, until `timeout` seconds have passed in all."""
+        deadline = time.monotonic() + timeout
+        name = queue if queue.startswith("amq.") else f"{self.prefix}.{queue}"
+        consumer = self.channel.consume(name, inactivity_timeout=0.1)
+        try:
+            for method, properties, body in consumer:
+                if method is not None:
+                    self.channel.basic_ack(method.delivery_tag)
+                    yield properties, body
+                elif time.monotonic() > deadline:
+                    return
+        finally:
+            self.channel.cancel()
+
+    def depth(self, queue: str) -> int:
+        """Ready messages of `prefix.queue`."""
+        found = self.channel.queue_declare(f"{self.prefix}.{queue}", passive=True)
+        return int(found.method.message_count)

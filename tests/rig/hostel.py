@@ -1,0 +1,102 @@
+"""A small site in a thread, for tests that drive the daemon from outside: pages that can be held.
+
+May touch: a port of its own on 127.0.0.1.
+Must never: be slow by a clock; it answers at once or when it is told to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Hostel:
+    """Paths: /page/N is a page; /status/CODE answers so; /hold/N waits for `release`;
+    /flaky/K/N answers 503 K times, then as /page; /size/BYTES is a page that large.
+    """
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._hits: list[str] = []
+        self._open = False
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}{path}"
+
+    @property
+    def hits(self) -> Counter[str]:
+        """How often each path was asked for."""
+        with self._news:
+            return Counter(self._hits)
+
+    def wait_for(self, wanted: Callable[[Counter[str]], bool], timeout: float = 20) -> None:
+        """Wait until `wanted` holds of `hits`."""
+        with self._news:
+            if not self._news.wait_for(lambda: wanted(Counter(self._hits)), timeout):
+                raise AssertionError(f"not seen within {timeout} s: {self._hits[-20:]}")
+
+    def release(self) -> None:
+        """Let every held page go, now and from now on."""
+        with self._news:
+            self._open = True
+            self._news.notify_all()
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        """Note the hit, and say what to answer; /hold blocks here."""
+        _, kind, value, *_ = [*path.split("/"), ""]
+        with self._news:
+            self._hits.append(path)
+            self._news.notify_all()
+            if kind == "hold":
+                self._news.wait_for(lambda: self._open, 120)
+            seen = self._hits.count(path)
+        if kind == "status":
+            return int(value), b"<title>status</title>"
+        if kind == "flaky" and seen <= int(value):
+            return 503, b"<title>busy</title>"
+        filler = b"x" * int(value) if kind == "size" else b""
+        return 200, b"<title>%s</title><h1>A page</h1><p>%s</p>" % (path.encode(), filler)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed resets its connections; that is the test, no error."""
+
+
+def _handler(site: Hostel) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, body = site.answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    return Handler

@@ -1,0 +1,35 @@
+"""Real web pages to scrape: the manuals of Python and PostgreSQL, as Debian packages them.
+
+May touch: the packages unpacked in the checkout's .cache/, to read.
+Must never: change a page, or hand out a folder that is not full of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.rig.debs import DebsError, debs
+
+
+def python_docs() -> Path:
+    """Return the folder of Python's manual: about 500 pages of 60 kB on average."""
+    return _manual("python3-doc", "python3*", "library/index.html", at_least=400)
+
+
+def postgres_docs() -> Path:
+    """Return the folder of PostgreSQL's manual: about 1,170 pages of 20 kB on average."""
+    return _manual("postgresql-doc", "postgresql-doc-*", "index.html", at_least=1000)
+
+
+def html_files(root: Path) -> list[Path]:
+    """Return every HTML page under `root`, sorted."""
+    return sorted(path for path in root.rglob("*.html") if path.is_file())
+
+
+def _manual(package: str, folder: str, landmark: str, *, at_least: int) -> Path:
+    """Find the manual, among the unpacked files or, if the machine has the package, there."""
+    for base in (debs(package), Path("/")):
+        for html in sorted(base.glob(f"usr/share/doc/{folder}/html")):
+            if (html / landmark).is_file() and len(html_files(html.resolve())) >= at_least:
+                return html.resolve()
+    raise DebsError(f"the package {package} holds no manual of {at_least} pages or more")

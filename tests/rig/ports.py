@@ -1,0 +1,48 @@
+"""Free TCP ports on loopback for the rig's servers.
+
+May touch: sockets on 127.0.0.1, bound for an instant.
+Must never: hand out a port that an outgoing connection could be given by the kernel.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+
+HOST = "127.0.0.1"
+
+# Below the kernel's ephemeral range (32768 and up): while a killed broker is down, no client
+# that retries can be given the broker's own port as its source port and connect to itself.
+_FIRST, _LAST = 20_000, 32_000
+_given: set[int] = set()
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """Return a port nobody listens on, never the same one twice in this process."""
+    chooser = random.SystemRandom()
+    for _ in range(1000):
+        port = chooser.randint(_FIRST, _LAST)
+        if port not in _given and is_free(port):
+            _given.add(port)
+            return port
+    raise RuntimeError(f"no free port between {_FIRST} and {_LAST} on {HOST}")
+
+
+def answers(port: int) -> bool:
+    """Whether somebody accepts connections on this port now."""
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True

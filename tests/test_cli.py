@@ -1,0 +1,246 @@
+"""The commands as a user types them: what they print, how they end, and never a traceback.
+
+May touch: the `scraperd` command as a subprocess, a private broker.
+Must never: call a command's function directly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.rig.daemon import Daemon
+from tests.rig.ports import free_port
+from tests.rig.process import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.rig.daemon import Dispatcher
+    from tests.rig.hostel import Hostel
+
+    Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def scraperd(tmp_path: Path) -> Command:
+    """Run a command to its end, in an empty folder, with only the given variables of ours."""
+
+    def run(*args: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        others = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "scraperd", *args],
+            input=stdin,
+            env={**others, **env},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    """JSON lines as objects."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_scrape_prints_the_result(scraperd: Command, hostel: Hostel) -> None:
+    """No broker is needed: rules, includes and headers work, and the exit code is 0."""
+    rules = '{"title": "h1"}'
+    done = scraperd(
+        "scrape", hostel.url("/page/1"), "--extract", rules, "--include", "metadata", "-H", "X-A: b"
+    )
+    assert done.returncode == 0
+    result = json.loads(done.stdout)
+    assert result["data"] == {"title": "A page"}
+    assert result["metadata"] == {"title": "/page/1"}
+
+
+def test_scrape_reads_rules_from_a_file(scraperd: Command, hostel: Hostel, tmp_path: Path) -> None:
+    """--extract-file is --extract from a file; --compact is one line."""
+    (tmp_path / "rules.json").write_text('{"t": "title"}')
+    done = scraperd("scrape", hostel.url("/page/1"), "--extract-file", "rules.json", "--compact")
+    assert lines(done.stdout)[0]["data"] == {"t": "/page/1"}
+
+
+def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
+    """The result of a failure is printed all the same."""
+    done = scraperd("scrape", hostel.url("/status/404"))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["kind"] == "http_status"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["scrape", "ftp://x/"], "url: must start with http:// or https://"),
+        (["scrape", "http://user:hunter2@x/"], "userinfo"),
+        (["scrape", "http://x/", "--extract", "{"], "--extract: not JSON"),
+        (["scrape", "http://x/", "--extract", '{"a": ":x("}'], "extract.a: not a CSS selector"),
+        (["scrape", "http://x/", "--extract-file", "nope.json"], "nope.json: can't be read"),
+        (["scrape", "http://x/", "-H", "A B: c"], "headers.A B: not a header name"),
+        (["publish", "nope.txt"], "nope.txt: can't be read"),
+        (["publish", "-"], "no jobs given"),
+        (["frobnicate"], "No such command"),
+        (["results", "--consume", "--key", "x"], "--key works on copies"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(value)[:40],
+)
+def test_wrong_usage_exits_2_in_words(scraperd: Command, args: list[str], words: str) -> None:
+    """What a user can get wrong is one line that says what and where, and the exit code is 2."""
+    done = scraperd(*args)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_publish_names_the_bad_line_and_sends_nothing(
+    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """One bad line among good ones: it is named, and no job of the file is published."""
+    with Daemon(broker_url, prefix).ready():
+        pass
+    text = '# a comment\nhttp://127.0.0.1:1/\n\n{"url": "http://x/", "ulr": 1}\n'
+    done = scraperd(
+        "publish", "-", stdin=text, SCRAPERD_BROKER_URL=broker_url, SCRAPERD_PREFIX=prefix
+    )
+    assert done.returncode == 2
+    assert "-:4: ulr: unknown field" in done.stderr
+    assert dispatcher.depth("jobs") == 0
+
+
+def test_publish_and_wait(
+    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """URLs as arguments, and a file of URLs and jobs: each result comes back as a JSON line, none
+    of them through the shared results queue; a failed one makes the exit code 1.
+    """
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    job = json.dumps({"url": hostel.url("/page/2"), "id": "mine", "meta": 7})
+    text = f"{hostel.url('/page/1')}\n{job}\n"
+    with Daemon(broker_url, prefix).ready():
+        done = scraperd("publish", "-", "--wait", "--timeout", "30", stdin=text, **env)
+        assert done.returncode == 0, done.stderr
+        found = {result["url"]: result for result in lines(done.stdout)}
+        assert found[hostel.url("/page/2")]["id"] == "mine"
+        assert found[hostel.url("/page/2")]["meta"] == 7
+        assert len(found) == 2
+        args = [hostel.url("/status/404"), "--extract", '{"t": "title"}', "--wait"]
+        assert scraperd("publish", *args, **env).returncode == 1
+    assert dispatcher.depth("results") == 0
+
+
+def test_publish_gives_up_waiting(
+    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """With nobody to scrape, --timeout ends the wait, says how many are missing, and exits 1."""
+    with Daemon(broker_url, prefix).ready():
+        pass
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    done = scraperd("publish", hostel.url("/page/1"), "--wait", "--timeout", "0.5", **env)
+    assert done.returncode == 1
+    assert "1 results missing after 0.5 s" in done.stderr
+    assert dispatcher.depth("jobs") == 1
+
+
+def test_results_tails_copies(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """`results` shows what comes by and by and takes nothing; --key picks."""
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    command = [sys.executable, "-m", "scraperd", "results", "--key", "failed.#", "--count", "1"]
+    with Daemon(broker_url, prefix).ready(), Process(command, env=env) as tail:
+        tail.wait_for_line("copies of new results")
+        dispatcher.publish({"url": hostel.url("/page/1"), "id": "good"})
+        dispatcher.publish({"url": hostel.url("/status/404"), "id": "bad"})
+        assert tail.wait() == 0
+        assert [line["id"] for line in lines(tail.stdout)] == ["bad"]
+        assert sorted(result["id"] for result in dispatcher.results(2)) == ["bad", "good"]
+
+
+def test_results_consumes_when_asked(
+    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """--consume takes results off the queue: as many as --count says, and no more."""
+    with Daemon(broker_url, prefix).ready() as daemon:
+        dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(3)])
+        hostel.wait_for(lambda hits: len(hits) == 3)
+        assert daemon.drain() == 0  # and with it three results are in the queue
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    done = scraperd("results", "--consume", "--count", "2", **env)
+    assert done.returncode == 0
+    assert len(lines(done.stdout)) == 2
+    assert dispatcher.depth("results") == 1
+
+
+def test_check_says_what_is_there(
+    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """Before the first start the queues are missing and that is fine; then they are counted."""
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    done = scraperd("check", **env)
+    assert done.returncode == 0
+    assert f"queue {prefix}.jobs: does not exist; the daemon will create it" in done.stdout
+    assert "guest" not in done.stdout
+    with Daemon(broker_url, prefix).ready():
+        dispatcher.depth("jobs")
+        assert f"queue {prefix}.jobs: 0 messages, 1 consumers" in scraperd("check", **env).stdout
+
+
+def test_check_without_a_broker_exits_1(scraperd: Command) -> None:
+    """An unreachable broker is one line that names it, without its password."""
+    url = f"amqp://guest:hunter2@127.0.0.1:{free_port()}/"
+    done = scraperd("check", SCRAPERD_BROKER_URL=url)
+    assert done.returncode == 1
+    assert done.stderr.startswith("scraperd: no broker at amqp://127.0.0.1:")
+    assert len(done.stderr.splitlines()) == 1
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check", "scrape http://x/", "publish http://x/"])
+def test_a_bad_configuration_exits_78(scraperd: Command, tmp_path: Path, command: str) -> None:
+    """Every fault at once, a line each, and the exit code that systemd does not restart."""
+    (tmp_path / "bad.toml").write_text('concurency = 5\nprefix = "a b"\n')
+    name, *rest = command.split()
+    done = scraperd(name, "--config", "bad.toml", *rest, SCRAPERD_HEARTBEAT="soon")
+    assert done.returncode == 78
+    assert "did you mean 'concurrency'?" in done.stderr
+    assert len(done.stderr.splitlines()) == 3
+
+
+@pytest.mark.parametrize("what", ["job", "result", "config"])
+def test_schemas_are_valid(scraperd: Command, what: str) -> None:
+    """What `schema` prints is a JSON Schema by its own metaschema."""
+    import jsonschema
+
+    schema = json.loads(scraperd("schema", what).stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$defs"]
+
+
+def test_the_example_configuration_is_accepted(scraperd: Command, tmp_path: Path) -> None:
+    """`schema example` prints a file that `check` takes, as far as the broker."""
+    (tmp_path / "example.toml").write_text(scraperd("schema", "example").stdout)
+    url = f"amqp://127.0.0.1:{free_port()}/"
+    done = scraperd("check", "--config", "example.toml", SCRAPERD_BROKER_URL=url)
+    assert "configuration: good (example.toml)" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["", "run", "check", "scrape", "publish", "results", "schema"])
+def test_help_tells_the_exit_codes(scraperd: Command, command: str) -> None:
+    """Each command explains itself and how it ends."""
+    done = scraperd(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "Exit codes: 0 done" in done.stdout
+    assert "--help" in done.stdout
