@@ -18,13 +18,13 @@ $(READY): requirements/run.txt requirements/dev.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-check: setup  ## lint, format, types, and which floor imports which
+check: setup  ## lint, format, types, which floor imports which, and the house rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy -p tests.rig
 	$(BIN)/lint-imports
-# a check of the functions' length goes here
+	$(BIN)/python -m tests.rig.house
 
 format: setup  ## format the code and fix what can be fixed by machine
 	$(BIN)/ruff format .
@@ -33,7 +33,7 @@ format: setup  ## format the code and fix what can be fixed by machine
 test: setup  ## run all tests; they bring their own RabbitMQ and nginx
 	$(BIN)/python -m pytest
 
-demo: setup  ## one job through a private RabbitMQ, end to end
+demo: setup  ## 500 real pages through a private RabbitMQ and the daemon, with a table of results
 	$(BIN)/python -m examples.demo
 
 run: setup  ## the daemon in the foreground, on a private RabbitMQ

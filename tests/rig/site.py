@@ -227,7 +227,7 @@ async def full_backlog() -> AsyncIterator[int]:
         listener.listen(0)
         for _ in range(4):  # Linux takes backlog + 1; the others make sure
             filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)  # noqa: FBT003 - the socket's own call
+            filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         yield listener.getsockname()[1]
 
