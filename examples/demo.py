@@ -84,7 +84,7 @@ def daemon(broker_url: str) -> Process:
 
 
 def run_jobs(broker_url: str, urls: list[str]) -> tuple[dict[str, dict[str, Any]], float]:
-    """Publish a job for each URL and consume the results; they come with the seconds it took."""
+    """Publish a job a URL and consume the results; with the seconds until the last good page."""
     connection = pika.BlockingConnection(pika.URLParameters(broker_url))
     channel = connection.channel()
     channel.confirm_delivery()
@@ -95,18 +95,21 @@ def run_jobs(broker_url: str, urls: list[str]) -> tuple[dict[str, dict[str, Any]
         job = {"id": ident, "url": url, "extract": RULES}
         persistent = pika.BasicProperties(delivery_mode=2)
         channel.basic_publish("", "scraperd.jobs", json.dumps(job), persistent, mandatory=True)
+    say(f"published in {time.monotonic() - started:.1f} s, each one confirmed")
     results: dict[str, dict[str, Any]] = {}
+    good_after = 0.0
     for method, _, body in channel.consume("scraperd.results", inactivity_timeout=60):
         if method is None:
             break  # a minute without a result: `main` says that some are missing
         result = json.loads(body)
         results[result["id"]] = result
+        if result["status"] == "ok":
+            good_after = time.monotonic() - started
         channel.basic_ack(method.delivery_tag)
         if len(results) == len(urls):
             break
-    seconds = time.monotonic() - started
     connection.close()
-    return results, seconds
+    return results, good_after
 
 
 def show(results: dict[str, dict[str, Any]], seconds: float, expected: int) -> None:
@@ -124,9 +127,9 @@ def show(results: dict[str, dict[str, Any]], seconds: float, expected: int) -> N
     console.print(table)
     took = sorted(result["timings"]["total"] for result in good)
     console.print(
-        f"{len(results)} of {expected} jobs came back in {seconds:.1f} s "
-        f"({len(results) / seconds:.0f} a second): {len(good)} ok, {len(failed)} failed, "
-        f"median page {1000 * took[len(took) // 2]:.0f} ms"
+        f"{len(results)} of {expected} jobs came back: {len(good)} ok in {seconds:.1f} s from the "
+        f"first publish ({len(good) / seconds:.0f} pages a second, median "
+        f"{1000 * took[len(took) // 2]:.0f} ms), {len(failed)} failed"
     )
 
 

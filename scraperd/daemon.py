@@ -90,7 +90,7 @@ def _wire(config: Config, fetcher: Fetcher, observer: Observer, name: str) -> _S
     """Build the house: each part gets what it needs and no more."""
     topology = Topology(config.prefix, config.delivery_limit)
     outbox = Outbox(topology, observer.event, passive=config.passive_declare)
-    settler = Settler(outbox, topology, config.max_result_size)
+    settler = Settler(outbox, topology)
     worker = Worker(config, Scraper(config, fetcher), settler, observer, name)
     link = Link(
         link_settings(config, name),

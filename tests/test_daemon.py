@@ -280,6 +280,7 @@ def test_a_broker_that_dies_under_load(
         urls = [hostel.url(f"/page/{n}") for n in range(2000)]
         idents = dispatcher.publish_many(urls, include=[])
         hostel.wait_for(lambda hits: len(hits) > 200)
+        node.settle()  # RabbitMQ 3.10 forgets a quorum queue that is younger than its last sync
         node.kill()
         daemon.wait_for_line("broker_lost")
         node.start()

@@ -258,9 +258,12 @@ class Link:
         failures, said, first = 0, -math.inf, True
         while not self._stopping:
             generation = Generation(self._settings)
+            started = time.monotonic()
             try:
                 await self._live(generation)
-                failures, first = 0, False
+                first = False
+                lasted = time.monotonic() - started >= self._settings.reconnect_max
+                failures = 0 if lasted else failures + 1  # one that ends at once is no success
             except OSError as error:
                 failures += 1
                 if time.monotonic() - said >= SAY_EVERY:

@@ -69,7 +69,6 @@ class Delivery:
     reply_to: str | None
     priority: int | None
     content_type: str | None
-    redelivered: bool
     tag: int
     generation: Generation
     settled: bool = False
@@ -117,7 +116,6 @@ def delivery_of(message: DeliveredMessage, generation: Generation) -> Delivery:
         reply_to=_text(properties.reply_to),
         priority=properties.priority,
         content_type=_text(properties.content_type),
-        redelivered=bool(message.redelivered),
         tag=message.delivery_tag or 0,
         generation=generation,
     )

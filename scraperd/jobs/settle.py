@@ -26,41 +26,53 @@ _MAX_KEY: Final = 255  # bytes of an AMQP short string
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """A result and its JSON: what is decided on, logged and published is one and the same."""
+
+    result: Result
+    body: bytes
+
+    @classmethod
+    def of(cls, result: Result, limit: int) -> Outcome:
+        """Encode `result`; one of more than `limit` bytes becomes a failed one that says so."""
+        body = encode(result)
+        if len(body) > limit:
+            result = too_large(result, len(body), limit)
+            body = encode(result)
+        return cls(result, body)
+
+
+@dataclass(frozen=True, slots=True)
 class Settler:
-    """Carries a verdict out. `max_result` in bytes."""
+    """Carries a verdict out."""
 
     outbox: Outbox
     topology: Topology
-    max_result: int
 
-    async def settle(self, delivery: Delivery, result: Result, verdict: Verdict) -> bool:
+    async def settle(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> bool:
         """Publish, confirmed and mandatory, then ack. Raises BrokerLost with nothing acked.
 
         False if the publish was confirmed but the ack came too late: the job
         will be delivered again, and its result is a duplicate.
         """
-        generation = delivery.generation
+        generation, result = delivery.generation, outcome.result
         match verdict:
             case Done():
-                await self._result(delivery, result)
+                await self._result(delivery, outcome)
             case Retry(delay):
                 await self.outbox.send(generation, self._retry(delivery, result, delay))
             case Dead(reason, tell):
                 if tell:
-                    await self._result(delivery, result)
+                    await self._result(delivery, outcome)
                 await self.outbox.send(generation, self._dead(delivery, result, reason))
         return await delivery.ack()
 
-    async def _result(self, delivery: Delivery, result: Result) -> None:
-        body = encode(result)
-        if len(body) > self.max_result:
-            result = too_large(result, len(body), self.max_result)
-            body = encode(result)
+    async def _result(self, delivery: Delivery, outcome: Outcome) -> None:
         message = Message(
             self.topology.results,
-            routing_key(result),
-            body,
-            headers={**delivery.passed_on(), **_marks(result)},
+            routing_key(outcome.result),
+            outcome.body,
+            headers={**delivery.passed_on(), **_marks(outcome.result)},
             correlation_id=delivery.correlation_id,
         )
         if delivery.reply_to:

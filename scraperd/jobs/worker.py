@@ -12,7 +12,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET
 
@@ -20,6 +20,7 @@ from scraperd.broker.link import BrokerLost
 from scraperd.broker.message import JOB_ID
 from scraperd.contract import Failure, Invalid, Job, Result, decode_job, refused
 from scraperd.jobs.observe import Observer, Record
+from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Policy, Verdict, decide
 from scraperd.page.extract import RuleError, Rules, compile_rules
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
@@ -82,15 +83,16 @@ class Worker:
         ident = _known(delivery, job) or uuid.uuid4().hex
         async with self._slots:
             flight.phase = "scraping"
-            result = await self._result(delivery, job, ident, time.monotonic() - received)
-        verdict = self._verdict(delivery, job, result)
+            outcome = await self._outcome(delivery, job, ident, time.monotonic() - received)
+        verdict = self._verdict(delivery, job, outcome.result)
         flight.phase = "settling"
         started = time.monotonic()
         try:
-            settled = await self._settler.settle(delivery, result, verdict)
+            settled = await self._settler.settle(delivery, outcome, verdict)
         except BrokerLost:
             settled = False
-        self._observer.record(Record(result, verdict, settled, time.monotonic() - started))
+        took = time.monotonic() - started
+        self._observer.record(Record(outcome.result, verdict, settled, took))
 
     def abandon(self, generation: Generation) -> None:
         """The generation has ended: its jobs will be delivered again, so stop working on them."""
@@ -154,25 +156,34 @@ class Worker:
             anonymous=_known(delivery, job) is None and delivery.reply_to is None,
         )
 
-    async def _result(self, delivery: Delivery, job: Decoded, ident: str, wait: float) -> Result:
+    async def _outcome(self, delivery: Delivery, job: Decoded, ident: str, wait: float) -> Outcome:
         """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
+        about: dict[str, Any] = {
+            "ident": ident,
+            "attempt": delivery.attempt,
+            "worker": self._name,
+            "wait": wait,
+        }
+        limit = self._config.max_result_size
         if isinstance(job, Invalid):
-            return self._refuse(delivery, job, ident)
-        failure = self._reason_not_to(delivery, job[0])
-        page = Page(job[0], failure=failure)
-        if failure is None:
-            try:
-                async with asyncio.timeout(self._config.job_timeout):
-                    page = await self._scraper.scrape(*job)
-            except TimeoutError:
-                limit = f"{self._config.job_timeout:g} s"
-                page.failure = Failure("timeout", f"the job took over {limit}", retryable=True)
-            except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
-                self._observer.trouble("internal_error", error, id=ident)
-                page.failure = Failure(
-                    "internal", f"{type(error).__name__} in {self._name}, see its log"
-                )
-        return result_of(page, ident=ident, attempt=delivery.attempt, worker=self._name, wait=wait)
+            return Outcome.of(self._refused(delivery, job, ident), limit)
+        try:
+            page = Page(job[0], failure=self._reason_not_to(delivery, job[0]))
+            if page.failure is None:
+                page = await self._scrape(*job)
+            return Outcome.of(result_of(page, **about), limit)
+        except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
+            self._observer.trouble("internal_error", error, id=ident)
+            failure = Failure("internal", f"{type(error).__name__} in {self._name}; see its log")
+            return Outcome.of(result_of(Page(job[0], failure=failure), **about), limit)
+
+    async def _scrape(self, job: Job, rules: Rules | None) -> Page:
+        try:
+            async with asyncio.timeout(self._config.job_timeout):
+                return await self._scraper.scrape(job, rules)
+        except TimeoutError:
+            over = f"the job took over {self._config.job_timeout:g} s"
+            return Page(job, failure=Failure("timeout", over, retryable=True))
 
     def _reason_not_to(self, delivery: Delivery, job: Job) -> Failure | None:
         """Expired, or it has taken a process down each time it was tried."""
@@ -183,7 +194,7 @@ class Worker:
             return Failure("internal", f"delivered {times} times before, and no outcome each time")
         return None
 
-    def _refuse(self, delivery: Delivery, invalid: Invalid, ident: str) -> Result:
+    def _refused(self, delivery: Delivery, invalid: Invalid, ident: str) -> Result:
         return Result(
             id=ident,
             url=invalid.url,
