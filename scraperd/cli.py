@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import uuid
 from contextlib import aclosing
@@ -70,7 +71,9 @@ def _run(main: Coroutine[Any, Any, int]) -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        code = EXIT_FAILED  # whoever read our output has gone
+        # Whoever read our output has gone; the interpreter's last flush must not meet that again.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - to the end
+        code = EXIT_FAILED
     sys.exit(code)
 
 
@@ -79,7 +82,7 @@ def _with_config(command: Callable[..., None]) -> Callable[..., None]:
         "--config",
         "-c",
         "path",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),  # `load` says what is wrong, with 78
         envvar="SCRAPERD_CONFIG",
         help="TOML file; without one, the defaults and SCRAPERD_... variables.",
     )(command)

@@ -34,6 +34,7 @@ EXIT_OK: Final = 0
 EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
 EXIT_CONFIG: Final = 78  # sysexits.h EX_CONFIG: systemd must not restart us into it
 STATUS_EVERY: Final = 5.0  # seconds
+STOP_MARGIN: Final = 15.0  # seconds past shutdown_timeout: settling, and closing the connections
 START_EXTENSION: Final = 30  # seconds systemd grants at a time while the broker is away
 
 
@@ -79,7 +80,10 @@ async def _live(config: Config, notifier: Notifier, observer: Observer) -> None:
         link = group.create_task(services.link.run(), name="link")
         pulse = group.create_task(_pulse(services, notifier, observer), name="pulse")
         why = await stop
-        notifier.send(STOPPING=1, STATUS=f"draining {services.worker.in_flight} jobs")
+        services.worker.close()
+        # However long the drain is set to be, systemd must not cut it short.
+        usec = round((config.shutdown_timeout + STOP_MARGIN) * 1_000_000)
+        notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=usec, STATUS=_status(services, observer))
         await _drain(config, services, observer, why)
         await worker
         link.cancel()
@@ -134,13 +138,14 @@ def _on_signals(observer: Observer) -> asyncio.Future[str]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    # Its default would end the process undrained, and systemd would take that for a clean exit.
+    loop.add_signal_handler(signal.SIGHUP, observer.event, "hangup_ignored")
     return first
 
 
 async def _drain(config: Config, services: _Services, observer: Observer, why: str) -> None:
     """Stop consuming, finish what is in flight until the deadline, leave the rest unacked."""
     started = time.monotonic()
-    services.worker.close()
     observer.event("drain", signal=why, in_flight=services.worker.in_flight)
     await services.link.cancel()
     left = await services.worker.drain(config.shutdown_timeout)
@@ -184,9 +189,12 @@ async def _first_of(event: asyncio.Event, seconds: float) -> None:
 def _status(services: _Services, observer: Observer) -> str:
     """One line for `systemctl status`."""
     tally = observer.tally
-    state = (
-        "consuming" if services.link.consuming.is_set() else f"no broker at {services.link.where}"
-    )
+    if services.worker.draining:
+        state = "draining"
+    elif services.link.consuming.is_set():
+        state = "consuming"
+    else:
+        state = f"no broker at {services.link.where}"
     return (
         f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
         f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead"

@@ -219,6 +219,21 @@ def test_a_bad_configuration_exits_78(scraperd: Command, tmp_path: Path, command
     assert len(done.stderr.splitlines()) == 3
 
 
+def test_a_configuration_that_is_not_there_exits_78(scraperd: Command) -> None:
+    """Wrong configuration has one exit code, whatever is wrong with it."""
+    done = scraperd("run", "--config", "nope.toml")
+    assert done.returncode == 78
+    assert done.stderr == "scraperd: nope.toml: can't be read: No such file or directory\n"
+
+
+def test_a_closed_pipe_is_quiet(scraperd: Command, tmp_path: Path) -> None:
+    """`scraperd ... | head` ends without a traceback when the reader leaves."""
+    command = f"{sys.executable} -m scraperd schema config | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize("what", ["job", "result", "config"])
 def test_schemas_are_valid(scraperd: Command, what: str) -> None:
     """What `schema` prints is a JSON Schema by its own metaschema."""

@@ -217,6 +217,14 @@ def test_sigterm_with_a_site_that_hangs(
         assert dispatcher.results(1)[0]["id"] == "a"
 
 
+def test_sighup_is_ignored(broker_url: str, prefix: str, dispatcher: Dispatcher) -> None:
+    """A hangup neither ends the daemon nor goes unsaid."""
+    with Daemon(broker_url, prefix).ready() as daemon:
+        daemon.send_signal(signal.SIGHUP)
+        daemon.wait_for_line("hangup_ignored")
+        assert daemon.drain() == 0
+
+
 def test_a_second_signal_ends_at_once(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
@@ -402,8 +410,14 @@ def test_systemd_is_told(
             dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
             dispatcher.results(1)
             list(_told(listener, "1 done"))
+            dispatcher.publish({"url": hostel.url("/hold/1"), "id": "b"})
+            hostel.wait_for(lambda hits: hits["/hold/1"] == 1)
             daemon.terminate()
-            list(_told(listener, "STOPPING=1"))
+            stopping = list(_told(listener, "STOPPING=1"))[-1]
+            assert "EXTEND_TIMEOUT_USEC=45000000" in stopping
+            assert "STATUS=draining; 1 in flight" in stopping
+            assert "STATUS=draining" in list(_told(listener, "WATCHDOG=1"))[-1]
+            hostel.release()
             assert daemon.wait() == 0
 
 

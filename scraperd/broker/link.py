@@ -100,13 +100,17 @@ class Generation:
                 client_properties={"connection_name": f"{settings.name} {purpose}"},
             )
         except (amqp.AuthenticationError, amqp.ProbableAuthenticationError) as error:
-            raise BrokerRefused("it refused the user name or the password of broker_url") from error
+            raise BrokerRefused(
+                "the broker refused the user name or the password of broker_url"
+            ) from error
         except (amqp.AMQPError, TimeoutError) as error:
             if getattr(error, "reply_code", None) == NOT_ALLOWED:
-                raise BrokerRefused(f"it refused the vhost of broker_url: {error}") from error
+                raise BrokerRefused(
+                    f"the broker refused the vhost of broker_url: {error}"
+                ) from error
             if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
                 raise OSError(
-                    "it closed the connection when the vhost was opened; does the vhost of "
+                    "the broker closed the connection when the vhost was opened; does the vhost of "
                     "broker_url exist, and may this user enter it?"
                 ) from error
             raise OSError(str(error) or "no answer") from error

@@ -60,7 +60,7 @@ class Worker:
         self._flights: dict[Delivery, Flight] = {}
         self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
-        self._draining = False
+        self.draining = False  # no further delivery is started
 
     async def run(self) -> None:
         """Own the jobs' tasks until `drain` has ended. A service of the daemon."""
@@ -69,7 +69,7 @@ class Worker:
 
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery over; called by the consumer, returns at once."""
-        if self._draining or self._group is None:
+        if self.draining or self._group is None:
             return  # it stays unacked: the broker gives it to someone else
         task = self._group.create_task(self.handle(delivery), name=f"job {delivery.tag}")
         self._flights[delivery] = Flight(task)
@@ -102,7 +102,7 @@ class Worker:
 
     def close(self) -> None:
         """Start nothing more: what has not begun stays unacked, for another worker."""
-        self._draining = True
+        self.draining = True
         self._cancel("waiting")
 
     async def drain(self, within: float) -> int:
