@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
+from yarl import URL
 
 from scraperd import __version__
 
@@ -26,6 +28,11 @@ ENV_CONFIG_FILE: Final = "SCRAPERD_CONFIG"  # the command line's own; names the 
 
 def _s(unit: str, why: str) -> dict[str, Any]:
     return {"description": why, "extra": {"unit": unit}}
+
+
+def _whole(pattern: str) -> str:
+    """A pattern for the whole text: Python's `$` alone lets a line break follow."""
+    return f"^{pattern}$(?!\\n)"
 
 
 _Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -46,8 +53,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prefix: Annotated[
         str,
         Meta(
-            **_s("name", "Starts every exchange and queue name, so that teams can share a broker."),
-            pattern="^[A-Za-z0-9_.-]{1,100}$",
+            **_s(
+                "letters, digits, _ . and -, 1 to 100",
+                "Starts every exchange and queue name, so that teams can share a broker.",
+            ),
+            pattern=_whole("[A-Za-z0-9_.-]{1,100}"),
         ),
     ] = "scraperd"
     passive_declare: Annotated[
@@ -139,15 +149,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     user_agent: Annotated[
         str,
         Meta(
-            **_s("text", "Empty means `scraperd/VERSION`, with the contact URL."),
-            pattern="^[ -~]*$",
+            **_s("printable ASCII", "Empty means `scraperd/VERSION`, with the contact URL."),
+            pattern=_whole("[ -~]*"),
         ),
     ] = ""
     contact_url: Annotated[
         str,
         Meta(
-            **_s("URL", "Where a site's owner reads who you are; sent in the User-Agent."),
-            pattern="^[!-~]*$",
+            **_s("URL in ASCII", "Where a site's owner reads who you are; sent in the User-Agent."),
+            pattern=_whole("[!-~]*"),
         ),
     ] = ""
 
@@ -162,8 +172,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     worker_name: Annotated[
         str,
         Meta(
-            **_s("text", "Names this process in results and logs; empty means HOST:PID."),
-            pattern="^[!-~]{0,100}$",
+            **_s(
+                "printable ASCII, no spaces, up to 100",
+                "Names this process in results and logs; empty means HOST:PID.",
+            ),
+            pattern=_whole("[!-~]{0,100}"),
         ),
     ] = ""
 
@@ -194,6 +207,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     """
     faults: list[str] = []
     values: dict[str, Any] = {}
+    bad: set[str] = set()
     for source, key, raw in [
         *_from_file(path),
         *_from_env(os.environ if environ is None else environ),
@@ -204,10 +218,11 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
             continue
         try:
             values[key] = msgspec.convert(raw, hint)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:
             faults.append(f"{source}: {key}: {_reason(key, error)}")
+            bad.add(key)
     config = msgspec.structs.replace(Config(), **values)
-    faults.extend(_impossible(config))
+    faults.extend(fault for keys, fault in _impossible(config) if bad.isdisjoint(keys))
     if faults:
         raise ConfigError(faults)
     return config
@@ -218,20 +233,29 @@ def notify_socket(environ: Mapping[str, str] | None = None) -> tuple[str, int]:
     environ = os.environ if environ is None else environ
     usec = environ.get("WATCHDOG_USEC", "0")
     ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return environ.get("NOTIFY_SOCKET", ""), int(usec) if ours and usec.isdigit() else 0
+    sound = re.fullmatch("[0-9]{1,20}", usec)  # 64 bits
+    return environ.get("NOTIFY_SOCKET", ""), int(usec) if ours and sound else 0
 
 
 def _from_file(path: Path | None) -> Iterator[tuple[str, str, Any]]:
     if path is None:
         return
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = _toml_table(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # that of TOML, of UTF-8, or of a number with 5,000 digits
         raise ConfigError([f"{path}: not TOML: {error}"]) from error
     for key, raw in table.items():
         yield str(path), key, raw
+
+
+def _toml_table(text: str) -> dict[str, Any]:
+    """TOML as a table. Raises ValueError."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _from_env(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
@@ -246,8 +270,8 @@ def _env_value(key: str, text: str) -> Any:
     if isinstance(getattr(Config(), key, None), str):
         return text
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return _toml_table(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 
@@ -256,14 +280,23 @@ def _nearest(key: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; `config.example.toml` lists them all"
 
 
-def _reason(key: str, error: msgspec.ValidationError) -> str:
+def _reason(key: str, error: ValueError) -> str:
     """What is wrong and what is allowed. Never the value: it may be a URL with a password."""
     unit = _meta(key)["extra"]["unit"]
-    return f"{str(error).partition(' - at')[0]} ({unit})"
+    not_utf8 = isinstance(error, UnicodeError)  # a variable can hold any bytes
+    reason = "not UTF-8" if not_utf8 else str(error).partition(" - at")[0]
+    return f"must be: {unit}" if "matching regex" in reason else f"{reason} ({unit})"
 
 
-def _impossible(config: Config) -> Iterator[str]:
-    """Pairs of values that can't hold together."""
+def _impossible(config: Config) -> Iterator[tuple[set[str], str]]:
+    """What no type can say, and the settings it is about. Never the broker's URL itself."""
+    try:
+        URL(config.broker_url)
+    except ValueError:
+        yield (
+            {"broker_url"},
+            "broker_url: not a URL; percent-encode special characters in user name and password",
+        )
     ordered = [
         ("reconnect_min", "reconnect_max"),
         ("connect_timeout", "download_timeout"),
@@ -273,12 +306,14 @@ def _impossible(config: Config) -> Iterator[str]:
     for small, large in ordered:
         low, high = getattr(config, small), getattr(config, large)
         if low > high:
-            yield f"{small} ({low:g}) must not be greater than {large} ({high:g})"
+            fault = f"{small} ({low:g}) must not be greater than {large} ({high:g})"
+            yield {small, large}, fault
     if 0 < config.prefetch < config.concurrency:
-        yield (
+        fault = (
             f"prefetch ({config.prefetch}) must be 0 or at least concurrency "
             f"({config.concurrency}): fewer jobs would be held than scraped at once"
         )
+        yield {"prefetch", "concurrency"}, fault
 
 
 def _meta(key: str) -> dict[str, Any]:

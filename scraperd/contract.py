@@ -7,6 +7,7 @@ Must never: do I/O, read a clock, know AMQP, or import anything of ours.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from datetime import datetime  # noqa: TC003 - msgspec resolves the annotation at run time
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_args
@@ -37,7 +38,7 @@ Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 Include: TypeAlias = Literal["body", "headers", "links", "metadata"]
 
 MAX_URL: Final = 8192
-MAX_ID: Final = 255  # also an AMQP short string, so that it fits a correlation id
+MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
 
 _RULE_SCHEMA: Final[dict[str, Any]] = {
     "description": "Extraction rules: a name maps to a CSS selector or to a rule object.",
@@ -68,6 +69,28 @@ _RULE_SCHEMA: Final[dict[str, Any]] = {
 JsonValue = Annotated[Raw, Meta(extra_json_schema={"description": "any JSON value"})]
 Rules = Annotated[Raw, Meta(extra_json_schema=_RULE_SCHEMA)]
 Seconds = Annotated[float, Meta(gt=0)]
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110 section 5.5, tab allowed
+_COOKIE_OCTETS = r"[!#-+\--:<-\[\]-~]*"  # RFC 6265 section 4.1.1
+_COOKIE_VALUE = re.compile(f'{_COOKIE_OCTETS}|"{_COOKIE_OCTETS}"')
+
+
+def _said(pattern: str, **more: Any) -> Meta:
+    """What a check in this file refuses, told to the readers of the schema."""
+    return Meta(extra_json_schema={"pattern": f"^(?:{pattern})$"}, **more)
+
+
+_Url = Annotated[
+    str,
+    _said(
+        r"[Hh][Tt][Tt][Pp][Ss]?://[^\x00-\x20\x7f\\/?#@]+(?:[/?#][^\x00-\x20\x7f\\]*)?",
+        max_length=MAX_URL,
+        description="http or https, absolute, without userinfo",
+    ),
+]
+_Token = Annotated[str, _said(_TOKEN.pattern)]
+_FieldValue = Annotated[str, _said(_FIELD_VALUE.pattern)]
+_CookieValue = Annotated[str, _said(_COOKIE_VALUE.pattern)]
 
 
 class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -77,11 +100,11 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     `expires_at` an RFC 3339 date with its zone.
     """
 
-    url: Annotated[str, Meta(max_length=MAX_URL, description="http or https, absolute")]
+    url: _Url
     id: Annotated[str, Meta(min_length=1, max_length=MAX_ID)] | UnsetType = UNSET
     method: Method | UnsetType = UNSET
-    headers: dict[str, str] | UnsetType = UNSET
-    cookies: dict[str, str] | UnsetType = UNSET
+    headers: dict[_Token, _FieldValue] | UnsetType = UNSET
+    cookies: dict[_Token, _CookieValue] | UnsetType = UNSET
     body: str | UnsetType = UNSET
     json: JsonValue | UnsetType = UNSET
     form: dict[str, str] | UnsetType = UNSET
@@ -227,10 +250,13 @@ _PATH = re.compile(r"^(?P<reason>.*?) - at `\$\.?(?P<path>[^`]*)`$", re.DOTALL)
 _NAMED = re.compile(
     r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*)`", re.DOTALL
 )
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110 section 5.5, tab allowed
-_COOKIE_VALUE = re.compile(r"[^\x00-\x20\x7f\",;\\]*")  # RFC 6265 section 4.1.1
 _URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
+_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>.*))?", re.DOTALL)
+_PORT = re.compile(r"0*[1-9][0-9]{0,4}|")  # may be empty (RFC 3986 section 3.2.3)
+_HOST = re.compile(r"(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")  # as in DNS
+_LONE_SURROGATE = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 _OURS = frozenset(  # framing and routing belong to the client; a stranger must not set them
     "host content-length transfer-encoding connection keep-alive te trailer upgrade expect "
     "proxy-authorization proxy-connection".split()
@@ -247,9 +273,9 @@ def decode_job(raw: bytes) -> Job | Invalid:
     except RecursionError:
         return Invalid("", "nested too deeply")
     except msgspec.ValidationError as error:
-        return _invalid(raw, *_where(str(error)))
+        return _invalid(raw, *_where(raw, str(error)))
     except msgspec.DecodeError as error:
-        return Invalid("", f"not JSON: {error}")
+        return Invalid("", f"not JSON: {_why_not(raw) or error}")
     for field, reason in _faults(job):
         return _invalid(raw, field, reason)
     return job
@@ -278,6 +304,17 @@ def schema(what: type[Struct]) -> dict[str, Any]:
     }
 
 
+def _why_not(raw: bytes) -> str | None:
+    """What is wrong with `raw` where the decoder's own words would not help."""
+    if not raw.strip():
+        return "the body is empty"
+    if raw.startswith(b"\xef\xbb\xbf"):
+        return "it starts with a byte order mark, leave that out (RFC 8259 section 8.1)"
+    if _LONE_SURROGATE.search(raw):
+        return "it holds half a surrogate pair, which is no character"
+    return None
+
+
 def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
     try:
         seen = _glimpse_decoder.decode(raw)
@@ -290,34 +327,46 @@ def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
     return Invalid(field, reason, id=ident, url=url, meta=seen.meta)
 
 
-def _where(message: str) -> tuple[str, str]:
-    """Split msgspec's message into the field's path and the reason."""
+def _where(raw: bytes, message: str) -> tuple[str, str]:
+    """The field's path and the reason, out of msgspec's message."""
+    if named := _NAMED.fullmatch(message):
+        if named["what"] == "missing required":
+            return named["field"], "is required"
+        return printable(named["field"], 100), f"unknown field{_nearest(named['field'])}"
     match = _PATH.match(message)
     path, reason = (match["path"], match["reason"]) if match else ("", message)
-    path = path.replace("[...]", ".*")
-    named = _NAMED.fullmatch(reason)
-    if named and named["what"] == "missing required":
-        return named["field"], "is required"
-    if named:
-        return named["field"], f"unknown field{_nearest(named['field'])}"
     if not path and reason.startswith("Expected `object`"):
         return "", f"a job is a JSON object, not {reason.rpartition(' ')[2].strip('`')}"
     if path.startswith("include"):
         reason += f" (one of {', '.join(get_args(Include))})"
     if path == "method":
         reason += f" (one of {', '.join(get_args(Method))})"
+    if path.endswith("[...]"):
+        path = _named(raw, path.removesuffix("[...]"))
     return path, reason
 
 
+def _named(raw: bytes, field: str) -> str:
+    """`headers.X-Name` for the first value in `headers` that is no string."""
+    try:
+        job = msgspec.json.decode(raw, type=dict[str, Any])
+        names = [name for name, value in job[field].items() if not isinstance(value, str)]
+    except (msgspec.DecodeError, RecursionError, AttributeError):
+        return field  # broken further on, or given twice
+    return f"{field}.{printable(names[0], 100)}" if names else field
+
+
 def _nearest(field: str) -> str:
-    close = difflib.get_close_matches(field, Job.__struct_fields__, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(field[:100].lower(), Job.__struct_fields__, n=1)
+    return f"; did you mean {close[0]}?" if close else "; `scraperd schema job` lists them all"
 
 
 def _faults(job: Job) -> Iterator[tuple[str, str]]:
     """What the types cannot say: pairs of field and reason, worst first."""
     if fault := check_url(job.url):
         yield "url", fault
+    if job.id is not UNSET and len(job.id.encode()) > MAX_ID:
+        yield "id", f"longer than {MAX_ID} bytes in UTF-8"
     for name, value in (job.headers or {}).items():
         if fault := _header_fault(name, value):
             yield f"headers.{printable(name)}", fault
@@ -336,33 +385,53 @@ def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:
         if not _TOKEN.fullmatch(name):
             yield f"cookies.{printable(name)}", "not a cookie name (RFC 6265)"
         if not _COOKIE_VALUE.fullmatch(value):
-            yield f"cookies.{printable(name)}", "holds a character no cookie value may (RFC 6265)"
+            yield f"cookies.{printable(name)}", _BAD_COOKIE
 
 
+_BAD_COOKIE: Final = (
+    "holds a character no cookie value may (RFC 6265); a Cookie header takes what browsers send"
+)
 _USERINFO: Final = "userinfo (user:password@) is refused; send an Authorization header instead"
+_NO_HOST_NAME: Final = "names neither a host nor an address"
 
 
-def check_url(url: str) -> str | None:  # noqa: PLR0911 - one return a fault
+def check_url(url: str) -> str | None:
     """Why `url` cannot be scraped, or None: http(s), a host, no userinfo, nothing to strip."""
     if _URL_FORBIDDEN.search(url):
         return "holds a space, a control character or a backslash; percent-encode it"
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         return "must start with http:// or https://"
-    if "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
-        return _USERINFO
+    if fault := _authority_fault(re.split(r"[/?#]", rest, maxsplit=1)[0]):
+        return fault
     try:
-        parsed = URL(url)
-        port = parsed.port
+        host = URL(url).raw_host or ""
     except ValueError as error:
         return f"not a URL: {printable(str(error))}"
-    if parsed.user is not None or parsed.password is not None:
+    return None if ":" in host or _HOST.fullmatch(host) else _NO_HOST_NAME
+
+
+def _authority_fault(authority: str) -> str | None:
+    """What is wrong between `//` and the path. yarl would let a port of `+80` or `8_0` pass."""
+    if "@" in authority:
         return _USERINFO
-    if not parsed.raw_host:
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        return _NO_HOST_NAME
+    host, port = match["host"], match["port"]
+    if not host:
         return "has no host"
-    if port is None or not 0 < port < 65536:  # noqa: PLR2004 - TCP's range
+    if port and (not _PORT.fullmatch(port) or int(port) > 65535):  # noqa: PLR2004 - TCP's range
         return "the port must be 1 to 65535"
-    return None
+    return None if host[0] != "[" or _is_ipv6(host[1:-1]) else _NO_HOST_NAME
+
+
+def _is_ipv6(text: str) -> bool:
+    """Whether it is an IPv6 address; one with a zone (`%eth0`) means nothing to a stranger."""
+    try:
+        return ipaddress.IPv6Address(text).scope_id is None
+    except ValueError:
+        return False
 
 
 def host_of(url: str | UnsetType) -> str | None:

@@ -30,7 +30,7 @@ class Notifier:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to,
         ):
             to.setblocking(False)
-            to.sendto(text.encode(), address)
+            to.sendto(text.encode(errors="replace"), address)
 
     @property
     def watchdog_interval(self) -> float | None:

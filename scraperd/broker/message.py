@@ -13,16 +13,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pamqp import commands as spec
+from pamqp import decode
 from pamqp.encode import field_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiormq.abc import DeliveredMessage
 
     from scraperd.broker.link import Generation
 
 ATTEMPT: Final = "x-scraperd-attempt"
 JOB_ID: Final = "x-scraperd-job-id"
-_BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
+_COUNT: Final = "x-delivery-count"
+_BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
 _OURS: Final = "x-scraperd-"
 _MAX_ATTEMPT: Final = 1_000_000  # above it a header is a joke or an attack
@@ -76,8 +80,8 @@ class Delivery:
     @property
     def delivery_count(self) -> int:
         """How often the broker gave this message out before (quorum queues count)."""
-        count = self.headers.get("x-delivery-count", 0)
-        return count if isinstance(count, int) else 0
+        count = self.headers.get(_COUNT, 0)
+        return count if type(count) is int and count > 0 else 0
 
     @property
     def attempt(self) -> int:
@@ -108,9 +112,12 @@ class Delivery:
 def delivery_of(message: DeliveredMessage, generation: Generation) -> Delivery:
     """The client library's delivery as ours."""
     properties = message.header.properties
+    headers = _sound(properties.headers)
+    if not message.redelivered:  # RabbitMQ counts from the second delivery on; this is from
+        headers.pop(_COUNT, None)  # the publisher, or from before someone moved the message
     return Delivery(
         body=message.body,
-        headers=_sound(properties.headers),
+        headers=headers,
         message_id=_text(properties.message_id),
         correlation_id=_text(properties.correlation_id),
         reply_to=_text(properties.reply_to),
@@ -125,12 +132,42 @@ def _sound(headers: Any) -> dict[str, Any]:
     """Headers that can be sent again; those that can't (a strange type) are left behind."""
     if not headers:
         return {}
+    if _can_be_sent(headers):
+        return dict(headers)
+    return {name: value for name, value in headers.items() if _can_be_sent({name: value})}
+
+
+def _can_be_sent(headers: Any) -> bool:
     try:
         field_table(headers)
     except Exception:  # noqa: BLE001 - the library raises whatever a stranger's type provokes
-        return {k: v for k, v in headers.items() if isinstance(v, str | int) and len(str(v)) < 4096}  # noqa: PLR2004
-    return dict(headers)
+        return False
+    return True
 
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _tolerant(
+    decoder: Callable[[bytes], tuple[int, Any]], size: Callable[[bytes], int]
+) -> Callable[[bytes], tuple[int, Any]]:
+    """`decoder`, but what it can't read is None, and is stepped over by its `size`."""
+
+    def read(value: bytes) -> tuple[int, Any]:
+        try:
+            return decoder(value)
+        except (ValueError, OverflowError, OSError, RecursionError):
+            return size(value), None
+
+    return read
+
+
+# The library lets one property that it can't read (a correlation id that is not UTF-8, a timestamp
+# beyond the year 9999) end the connection: the job comes back, ends it again, and takes every job
+# in flight along until the delivery limit kills them all. Such a property is as good as absent.
+decode.METHODS["shortstr"] = _tolerant(decode.short_str, lambda value: 1 + value[0])
+decode.METHODS["table"] = _tolerant(
+    decode.field_table, lambda value: 4 + int.from_bytes(value[:4], "big")
+)
+decode.METHODS["timestamp"] = decode.TABLE_MAPPING[b"T"] = _tolerant(decode.timestamp, lambda _: 8)

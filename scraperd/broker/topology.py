@@ -7,6 +7,7 @@ Must never: publish, consume, or declare a thing that is not in the data.
 from __future__ import annotations
 
 import re
+import shlex
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from aiormq.channel import Channel
 
 DELAYS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds
-_ARGUMENT = re.compile(
-    r"inequivalent arg '(?P<arg>[^']*)' for (?P<what>\w+) '(?P<name>[^']*)' in vhost '[^']*': "
-    r"received (?:the value )?'?(?P<ours>[^']*?)'?(?: of type '[^']*')? but current is "
-    r"(?:the value )?'?(?P<theirs>[^']*?)'?(?: of type '[^']*')?$"
+_ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, or none
+    r"inequivalent arg '(?P<arg>[^']*)' for (?P<what>queue|exchange) '(?P<name>[^']*)' "
+    r"in vhost '(?P<vhost>.*)': received (?P<ours>.*) but current is (?P<theirs>.*)"
 )
+_VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '[^']*')?|none")
 
 
 class TopologyError(Exception):
@@ -134,13 +135,29 @@ async def declare(
 
 
 def _conflict(name: str, text: str) -> str:
-    """The broker's 406 in words: which queue, both values, and the remedy."""
+    """The broker's 406 in words: which queue or exchange, both values, and the remedy."""
     match = _ARGUMENT.search(text)
     if match is None:
         return f"{name!r} exists and differs from what scraperd needs: {text}"
+    what, name, vhost = match["what"], match["name"], shlex.quote(match["vhost"])
+    ours, theirs = _value(match["ours"]), _value(match["theirs"])
+    if what == "queue":
+        delete = f"drain and delete it (rabbitmqctl delete_queue --vhost {vhost} {name})"
+    else:
+        delete = f"delete it (rabbitmqadmin --vhost={vhost} delete exchange name={name})"
+    back = f"set delivery_limit back to {theirs}, " if _is_limit(match["arg"], theirs) else ""
     return (
-        f"{match['what']} {match['name']!r} exists with {match['arg']} = {match['theirs']}, but "
-        f"the configuration asks for {match['ours']}. Arguments can't be changed: set the "
-        f"configuration back to {match['theirs']}, choose another prefix, or drain and delete "
-        f"the {match['what']} (rabbitmqctl delete_queue {match['name']}) and start again."
+        f"{what} {name!r} exists with {match['arg']} = {theirs}, but scraperd asks for "
+        f"{ours}. That can't be changed: {back}choose another prefix, or {delete} and start again."
     )
+
+
+def _value(text: str) -> str:
+    """A value as the broker's messages quote it; `nothing` where the argument is not set."""
+    match = _VALUE.fullmatch(text)
+    return text if match is None else match["value"] or "nothing"
+
+
+def _is_limit(argument: str, value: str) -> bool:
+    """Whether it is the one argument a setting decides."""
+    return argument == "x-delivery-limit" and value.isdigit()

@@ -1,4 +1,4 @@
-"""Which encoding a page is in, by the WHATWG order: BOM, header, meta prescan, fallback.
+"""Which encoding a page is in, by the WHATWG order: BOM, header, prescan, fallback.
 
 May touch: bytes and a Content-Type value. Pure.
 Must never: guess from the text itself; the same bytes give the same answer every time.
@@ -12,16 +12,33 @@ from typing import Final
 import webencodings
 
 FALLBACK: Final = "windows-1252"
-PRESCAN: Final = 1024  # bytes; where the HTML standard stops looking for a <meta>
+PRESCAN: Final = 1024  # bytes; where the HTML standard stops looking for a declaration
 
 _BOMS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16le"), (b"\xfe\xff", "utf-16be"))
+_XML16: Final = ((b"<\0?\0x\0", "utf-16le"), (b"\0<\0?\0x", "utf-16be"))
 _PARAMETER = re.compile(r";\s*charset\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^;\s]+))", re.IGNORECASE)
-_SKIPPED = re.compile(rb"<!--.*?-->|<(?:[!/?])[^>]*>", re.DOTALL)
-_META = re.compile(rb"<meta[\s/]([^>]*)", re.IGNORECASE)
-_ATTRIBUTE = re.compile(
-    rb"([^\s=/>\"']+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>]+)))?", re.DOTALL
+
+# HTML standard, "prescan a byte stream to determine its encoding". A comment may be as short
+# as `<!-->`; a tag's name ends at white space or `>`; `<meta` must be followed by one or `/`.
+_MARKUP = re.compile(
+    rb"<!--(?:-?>|.*?-->)|(?P<open><!--)"
+    rb"|(?P<meta><meta(?=[\t\n\f\r /]))|(?P<tag></?[a-z][^\t\n\f\r >]*)"
+    rb"|<[!/?][^>]*>|(?P<bogus><[!/?])",
+    re.IGNORECASE | re.DOTALL,
 )
-_IN_CONTENT = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s;\"']+)", re.IGNORECASE)
+# The same, "get an attribute": name, then a value in quotes, or bare, or none.
+_ATTRIBUTE = re.compile(
+    rb"[\t\n\f\r /]*(?:(?P<end>>)|([^\t\n\f\r />][^\t\n\f\r />=]*)"
+    rb"(?:[\t\n\f\r ]*=[\t\n\f\r ]*"
+    rb"(?:\"([^\"]*)\"|'([^']*)'|(?P<cut>[\"'])|([^\t\n\f\r >]*)))?)"
+)
+# The same, "extracting a character encoding from a meta element".
+_IN_CONTENT = re.compile(
+    rb"charset[\t\n\f\r ]*=[\t\n\f\r ]*(?:\"([^\"]*)\"|'([^']*)'|[\"']|([^\t\n\f\r ;]*))",
+    re.IGNORECASE,
+)
+# The same, "get an XML encoding".
+_XML = re.compile(rb"<\?xml[^>]*?encoding[\0- ]*=[\0- ]*(?:\"([^\">]*)\"|'([^'>]*)')")
 
 
 def sniff(body: bytes, content_type: str) -> str:
@@ -52,33 +69,71 @@ def to_utf8(body: bytes, name: str) -> bytes:
 
 def _canonical(label: str) -> str | None:
     """Resolve a label by the Encoding Standard's table; None where it isn't in it."""
+    if not label.isascii():  # aiohttp hands odd bytes on as surrogates, which can't be looked up
+        return None
     encoding = webencodings.lookup(label)
     return str(encoding.name) if encoding is not None else None
 
 
 def _prescan(head: bytes) -> str | None:
-    """HTML standard, "prescan a byte stream": the first <meta> that names an encoding."""
-    for match in _META.finditer(_SKIPPED.sub(b"", head)):
-        name = _from_meta(match[1])
-        if name in ("utf-16le", "utf-16be"):
-            return "utf-8"  # the page could not have been read this far
-        if name == "x-user-defined":
-            return FALLBACK
-        if name is not None:
+    """What the page's first bytes declare: the first <meta> that does, else its XML declaration."""
+    for mark, name in _XML16:
+        if head.startswith(mark):
+            return name
+    return _meta(head) or _xml(head)
+
+
+def _meta(head: bytes) -> str | None:
+    """The encoding of the first <meta> that names one; markup that is cut short ends the search."""
+    at = 0
+    while markup := _MARKUP.search(head, at):
+        at = markup.end()
+        if markup["open"] or markup["bogus"]:
+            return None
+        if not (markup["meta"] or markup["tag"]):
+            continue
+        attributes, at = _attributes(head, at)
+        if at < 0:
+            return None
+        if markup["meta"] and (name := _from_meta(attributes)):
             return name
     return None
 
 
-def _from_meta(attributes: bytes) -> str | None:
+def _attributes(head: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
+    """A tag's attributes, the first of a name counting, and where it ends; -1 if it is cut off."""
     found: dict[bytes, bytes] = {}
-    for key, *values in _ATTRIBUTE.findall(attributes):
-        found.setdefault(key.lower(), next(filter(None, values), b""))
-    if b"charset" in found:
-        return _canonical(found[b"charset"].decode("latin-1"))
-    if found.get(b"http-equiv", b"").lower() == b"content-type":
-        match = _IN_CONTENT.search(found.get(b"content", b""))
-        return _canonical(match[1].decode("latin-1")) if match else None
+    while attribute := _ATTRIBUTE.match(head, at):
+        at = attribute.end()
+        if attribute["end"]:
+            return found, at
+        if attribute["cut"] or at == len(head):
+            break
+        _, name, double, single, _, bare = attribute.groups()
+        found.setdefault(name.lower(), double or single or bare or b"")
+    return found, -1
+
+
+def _from_meta(attributes: dict[bytes, bytes]) -> str | None:
+    if b"charset" in attributes:
+        return _readable(attributes[b"charset"])
+    if attributes.get(b"http-equiv", b"").lower() == b"content-type":
+        match = _IN_CONTENT.search(attributes.get(b"content", b""))
+        return _readable(next(filter(None, match.groups()), b"")) if match else None
     return None
+
+
+def _xml(head: bytes) -> str | None:
+    match = _XML.match(head)
+    return _readable(match[1] or match[2] or b"") if match else None
+
+
+def _readable(label: bytes) -> str | None:
+    """The encoding of a label that was read as ASCII, so that the page can't be in UTF-16."""
+    name = _canonical(label.decode("latin-1"))
+    return {"utf-16le": "utf-8", "utf-16be": "utf-8", "x-user-defined": FALLBACK}.get(
+        name or "", name
+    )
 
 
 def _utf8_or_fallback(body: bytes) -> str:

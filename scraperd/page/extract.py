@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
-from scraperd.contract import Link, Metadata
+from scraperd.contract import Link, Metadata, printable
 
 MAX_DEPTH: Final = 16
 MAX_RULES: Final = 500
@@ -25,6 +25,8 @@ _URL_ATTRIBUTES: Final = frozenset(
     "href src action formaction poster data cite background longdesc manifest ping".split()
 )
 _RULE_KEYS: Final = ("selector", "output", "type")
+_WEB: Final = ("http://", "https://")
+_AROUND_A_URL: Final = "".join(map(chr, range(0x21)))  # URL standard: C0 controls and space
 
 
 class RuleError(Exception):
@@ -76,7 +78,12 @@ class Extract:
 @lru_cache(maxsize=1024)
 def compile_rules(raw: bytes) -> Rules:
     """Compile rules from their JSON; cached by their bytes. Raises RuleError."""
-    tree = msgspec.json.decode(raw)
+    try:
+        tree = msgspec.json.decode(raw)
+    except RecursionError:
+        raise RuleError("extract", f"nested deeper than {MAX_DEPTH} rules") from None
+    except msgspec.DecodeError as error:
+        raise RuleError("extract", f"not JSON: {error}") from None
     budget = iter(range(MAX_RULES))
     return _compile_object(tree, "extract", 1, budget)
 
@@ -104,7 +111,7 @@ def _compile_object(tree: Any, path: str, depth: int, budget: Any) -> Rules:
     for name, spec in tree.items():
         if next(budget, None) is None:
             raise RuleError(path, f"more than {MAX_RULES} rules")
-        named.append((name, _compile_rule(spec, f"{path}.{name}", depth, budget)))
+        named.append((name, _compile_rule(spec, f"{path}.{_shown(name)}", depth, budget)))
     return Rules(tuple(named))
 
 
@@ -115,7 +122,8 @@ def _compile_rule(spec: Any, path: str, depth: int, budget: Any) -> Rule:
         raise RuleError(path, f"must be a selector or a rule object, not {_json_type(spec)}")
     for key in spec:
         if key not in _RULE_KEYS:
-            raise RuleError(f"{path}.{key}", f"unknown; a rule has {', '.join(_RULE_KEYS)}")
+            reason = f"unknown; a rule has {', '.join(_RULE_KEYS)}"
+            raise RuleError(f"{path}.{_shown(key)}", reason)
     kind = spec.get("type", "item")
     if kind not in ("item", "list"):
         raise RuleError(f"{path}.type", "must be item or list")
@@ -153,6 +161,11 @@ def _selector(spec: Any, path: str) -> str:
     return spec
 
 
+def _shown(name: str) -> str:
+    """A stranger's name as part of a path."""
+    return printable(name, 60)
+
+
 def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
     return "null" if value is None else names.get(type(value), "a number")
@@ -177,7 +190,9 @@ def _take(rule: Rule, node: LexborNode, base: str) -> Any:
             return node.html
         case Attribute() as attribute:
             value = node.attributes.get(attribute.name)
-            return _absolute(base, value) if value and attribute.is_url else value
+            if not attribute.is_url or value is None:
+                return value
+            return _absolute(base, value)
         case Rules() as nested:
             return _apply(nested, node, base)
 
@@ -188,17 +203,33 @@ def text_of(node: LexborNode) -> str:
 
 
 def _absolute(base: str, reference: str) -> str:
-    """`reference` against `base`; one that can't be resolved comes back as written."""
-    reference = reference.strip()
+    """`reference` against `base`; one that can't be resolved comes back as written.
+
+    Spaces in an http(s) URL are percent-encoded, so that a link can be the next job's `url`.
+    """
+    reference = reference.strip(_AROUND_A_URL)
     try:
-        return urljoin(base, reference)
+        url = urljoin(base, reference)
     except ValueError:
         return reference
+    if not url[:8].lower().startswith(_WEB):
+        return url
+    scheme, _, rest = url.partition(":")
+    return f"{scheme.lower()}:{rest}".replace(" ", "%20")
 
 
 def _document_base(tree: LexborHTMLParser, url: str) -> str:
+    """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL")."""
     node = tree.css_first("base[href]")
-    return _absolute(url, node.attributes.get("href") or "") if node is not None else url
+    base = _absolute(url, node.attributes.get("href") or "") if node is not None else url
+    return base if base.startswith(_WEB) and _is_url(base) else url
+
+
+def _is_url(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).netloc)
+    except ValueError:
+        return False
 
 
 def _links(tree: LexborHTMLParser, base: str) -> list[Link]:
@@ -206,7 +237,7 @@ def _links(tree: LexborHTMLParser, base: str) -> list[Link]:
     for node in tree.css("a[href], area[href]"):
         attributes = node.attributes
         url = _absolute(base, attributes["href"] or "")
-        if url.startswith(("http://", "https://")):
+        if url.startswith(_WEB):
             found.append(Link(url, text_of(node), attributes.get("rel") or UNSET))
     return found
 
@@ -216,7 +247,7 @@ def _metadata(tree: LexborHTMLParser, base: str) -> Metadata:
     for node in tree.css("meta[property^='og:']"):
         attributes = node.attributes
         opengraph.setdefault((attributes["property"] or "")[3:], attributes.get("content") or "")
-    title = tree.css_first("title")
+    title = tree.css_first("title:not(svg title)")  # an icon has one too
     canonical = _attribute(tree, "link[rel~='canonical' i][href]", "href")
     return Metadata(
         title=text_of(title) if title is not None else UNSET,

@@ -1,13 +1,16 @@
 """One URL, one hop, once: a request goes out, a bounded body or a Failure comes back.
 
-May touch: the network, through one shared aiohttp session.
-Must never: follow a redirect, retry, keep cookies, log, or raise for what a site does.
+May touch: the network, through one shared aiohttp session; the wall clock, for `Retry-After`.
+Must never: follow a redirect, keep cookies, log, or raise for what a site does.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import email.utils
 import errno
+import io
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +20,8 @@ import aiohttp
 from msgspec import UNSET
 
 from scraperd.contract import Failure, printable
+from scraperd.page.connection import Connector
+from scraperd.page.inflate import Undecodable, inflater
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +33,9 @@ if TYPE_CHECKING:
     from scraperd.config import Config
 
 ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+MAX_FIELD: Final = 64 * 1024  # bytes of one header; real sites outgrow aiohttp's 8 KiB
 REDIRECT_BODY: Final = 64 * 1024  # bytes read of a redirect's body, to keep its connection
+REDIRECT_WAIT: Final = 0.5  # seconds for the same
 _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
     errno.ECONNREFUSED: "connection refused",
     errno.EHOSTUNREACH: "no route to host",
@@ -36,16 +43,17 @@ _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
     errno.ECONNRESET: "connection reset",
     errno.EMFILE: "this process is out of file descriptors (raise LimitNOFILE)",
 }
+_NO_TYPE: Final = ("Content-Type",)
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One hop. `timeout` in seconds for all of it, `max_body` in bytes after decompression."""
 
     method: str
     url: URL
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     body: bytes | None
     timeout: float
     max_body: int
@@ -53,17 +61,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came back: any status, with the whole body. `set_cookies` are raw header values."""
+    """What came back: any status, with the whole body. A redirect's body is not kept."""
 
     status: int
     url: URL
     headers: CIMultiDictProxy[str]
     body: bytes
 
-    @property
-    def location(self) -> str | None:
-        """Where a redirect points; None if this is none (RFC 9110 section 15.4)."""
-        return self.headers.get("Location") if self.status in _REDIRECTS else None
+
+def location_of(answer: Response | aiohttp.ClientResponse) -> str | None:
+    """Where a redirect points; None if this is none (RFC 9110 section 15.4)."""
+    return (answer.headers.get("Location") or None) if answer.status in _REDIRECTS else None
 
 
 class Fetcher:
@@ -75,7 +83,7 @@ class Fetcher:
 
     async def __aenter__(self) -> Self:
         config = self._config
-        connector = aiohttp.TCPConnector(
+        connector = Connector(
             limit=0,  # the worker bounds concurrency; a second bound would queue in the dark
             ttl_dns_cache=60,
             ssl=ssl.create_default_context() if config.verify_tls else False,
@@ -89,7 +97,8 @@ class Fetcher:
                 "Accept-Encoding": "gzip, deflate, br, zstd",
             },
             trust_env=False,
-            auto_decompress=True,
+            auto_decompress=False,  # aiohttp passes a stream that ends early off as a whole one
+            max_field_size=MAX_FIELD,
         )
         return self
 
@@ -103,46 +112,77 @@ class Fetcher:
         await self._session.close()
 
     async def fetch(self, request: Request) -> Response | Failure:
-        """Send `request` and read the answer. What goes wrong comes back as a Failure."""
+        """Send `request` and read the answer. What goes wrong comes back as a Failure.
+
+        aiohttp itself sends an idempotent request a second time if its connection
+        was closed before any answer: a kept one may have been closed meanwhile.
+        """
         assert self._session is not None
-        timeout = aiohttp.ClientTimeout(
-            total=request.timeout,
-            connect=min(self._config.connect_timeout, request.timeout),
-        )
+        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=self._config.connect_timeout)
         try:
             async with self._session.request(
                 request.method,
                 request.url,
                 headers=request.headers,
-                data=request.body,
+                data=None if request.body is None else io.BytesIO(request.body),
+                # aiohttp would give a POST without a body a Content-Type all the same
+                skip_auto_headers=None if request.method == "GET" else _NO_TYPE,
                 timeout=timeout,
                 allow_redirects=False,
-            ) as response:
-                return await _read(response, request.max_body)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            ) as answer:
+                if location_of(answer) is not None:
+                    await _pass_over(answer.content)
+                    body: bytes | Failure = b""
+                else:
+                    body = await _read(answer, request.max_body)
+        except (aiohttp.ClientError, Undecodable, TimeoutError, OSError, ValueError) as error:
             return _failure(error, request.timeout)
+        if isinstance(body, Failure):
+            return body
+        return Response(answer.status, request.url, answer.headers, body)
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> Response | Failure:
-    """Stream the body, counting decompressed bytes; past `limit` the connection is dropped."""
-    redirect = response.status in _REDIRECTS and "Location" in response.headers
-    limit = min(limit, REDIRECT_BODY) if redirect else limit
-    chunks: list[bytes] = []
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes | Failure:
+    """The body, undone as it comes. Past `limit` nothing more is read or undone.
+
+    Leaving with the body unread closes the connection.
+    """
+    coding = None
+    if "Content-Encoding" in answer.headers:
+        coding = inflater(",".join(answer.headers.getall("Content-Encoding")))
+    elif not answer.content.is_eof() and (answer.content_length or 0) > limit:
+        return _too_large(limit)
+    pieces: list[bytes] = []
     size = 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            response.close()
-            if not redirect:
-                return Failure("too_large", f"the body is larger than {limit} bytes")
-            break
-        chunks.append(chunk)
-    return Response(
-        response.status,
-        response.url,
-        response.headers,
-        chunks[0] if len(chunks) == 1 else b"".join(chunks),
-    )
+    async for data in answer.content.iter_any():
+        for piece in (data,) if coding is None else coding.feed(data):
+            size += len(piece)
+            if size > limit:
+                return _too_large(limit)
+            pieces.append(piece)
+    if coding is not None and not coding.ended:
+        return Failure("decode", f"content encoding {coding.coding}: it ends early", retryable=True)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(limit: int) -> Failure:
+    return Failure("too_large", f"the body is larger than {limit} bytes")
+
+
+async def _pass_over(content: aiohttp.StreamReader) -> None:
+    """Read what there is of a redirect's body, so that its connection can be kept.
+
+    Whatever is wrong with it is no matter: nobody will see it.
+    """
+    if content.is_eof():
+        return
+    size = 0
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(REDIRECT_WAIT):
+            async for data in content.iter_any():
+                size += len(data)
+                if size > REDIRECT_BODY:
+                    return
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -150,12 +190,17 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
+    then = http_date(value)
+    return None if then is None else max(0.0, (then - (now or datetime.now(UTC))).total_seconds())
+
+
+def http_date(text: str) -> datetime | None:
+    """A date in any of the forms of RFC 9110 section 5.6.7, or None."""
     try:
-        then = email.utils.parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+        date = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
         return None
-    then = then if then.tzinfo else then.replace(tzinfo=UTC)
-    return max(0.0, (then - (now or datetime.now(UTC))).total_seconds())
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _failure(error: Exception, timeout: float) -> Failure:  # noqa: C901, PLR0911 - a table
@@ -170,27 +215,21 @@ def _failure(error: Exception, timeout: float) -> Failure:  # noqa: C901, PLR091
         case aiohttp.ConnectionTimeoutError():
             return Failure("timeout", "no connection within the connect timeout", retryable=True)
         case TimeoutError():
-            return Failure("timeout", f"not finished within {timeout:g} s", retryable=True)
+            return Failure("timeout", f"not finished within {timeout:.3g} s", retryable=True)
         case aiohttp.ClientConnectorError():
             reason = _reason(error.os_error)
             return Failure("connect", f"{error.host}:{error.port}: {reason}", retryable=True)
-        case aiohttp.ClientPayloadError() if _is_encoding(error):
-            return Failure("decode", f"content encoding: {_text(error)}")
+        case Undecodable():
+            return Failure("decode", f"content encoding {_text(error)}")
         case aiohttp.ClientPayloadError():
-            return Failure("protocol", f"the body broke off: {_text(error)}", retryable=True)
+            return Failure("protocol", f"the body broke off: {_cause(error)}", retryable=True)
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
         case aiohttp.ClientResponseError():
-            return Failure("protocol", f"not HTTP: {printable(error.message)}")
+            return Failure("protocol", f"malformed response: {_one_line(error.message)}")
         case aiohttp.InvalidURL() | ValueError():
             return Failure("protocol", f"not a request: {_text(error)}")
     return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
-
-
-def _is_encoding(error: aiohttp.ClientPayloadError) -> bool:
-    return isinstance(error, aiohttp.http_exceptions.ContentEncodingError) or isinstance(
-        error.__cause__, aiohttp.http_exceptions.ContentEncodingError
-    )
 
 
 def _certificate(error: aiohttp.ClientConnectorCertificateError) -> str:
@@ -200,11 +239,21 @@ def _certificate(error: aiohttp.ClientConnectorCertificateError) -> str:
 
 
 def _reason(error: OSError) -> str:
-    return _ERRNO.get(error.errno or 0) or error.strerror or "connection failed"
+    return _ERRNO.get(error.errno or 0) or error.strerror or "closed during the TLS handshake"
+
+
+def _cause(error: BaseException) -> str:
+    """The reason, without aiohttp's wrapping: `<ContentLengthError: 400, message='...'>`."""
+    return _one_line(getattr(error.__cause__, "message", "")) or _text(error)
 
 
 def _text(error: BaseException) -> str:
-    return printable(str(error) or type(error).__name__)
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    """The parser draws an arrow under the fault, on a line of its own."""
+    return printable(" ".join(text.removesuffix("^").split()))
 
 
 def failure_of(response: Response, retry_codes: tuple[int, ...]) -> Failure | None:

@@ -7,29 +7,35 @@ Must never: know AMQP, log, or raise for what a site does.
 from __future__ import annotations
 
 import base64
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-import aiohttp
 from msgspec import UNSET
-from yarl import URL
 
 from scraperd.contract import Failure, Redirect, Result, Timings, check_url, printable
 from scraperd.page import charset
+from scraperd.page.cookies import Cookies, given
 from scraperd.page.extract import Rules, extract
-from scraperd.page.fetch import Fetcher, Request, Response, failure_of
+from scraperd.page.fetch import Fetcher, Request, Response, failure_of, location_of
+from scraperd.page.urls import exact, origin_of, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from yarl import URL
+
     from scraperd.config import Config
     from scraperd.contract import Job
 
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 _TEXT: Final = ("text/", "application/json", "application/xml", "application/javascript")
 _TEXT_SUFFIXES: Final = ("+xml", "+json")
-_SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
+_SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
 
 
 @dataclass(slots=True)
@@ -76,25 +82,25 @@ class Scraper:
         config = self._config
         limit = tightest(config.max_redirects, job.max_redirects)
         deadline = time.monotonic() + tightest(config.download_timeout, job.timeout)
-        cookies = _Cookies(job)
-        request = _first_request(job, tightest(config.download_maxsize, job.max_body_size))
+        request, cookies = _first(job, tightest(config.download_maxsize, job.max_body_size))
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            request.timeout = deadline - time.monotonic()
+            if request.timeout <= 0:
                 return Failure("timeout", "redirects took up the timeout", retryable=True)
-            answer = await self._fetcher.fetch(
-                _replace(request, headers=cookies.added(request), timeout=left)
-            )
-            if isinstance(answer, Failure) or answer.location is None:
+            request.headers.pop("Cookie", None)
+            if line := cookies.header(request.url):
+                request.headers["Cookie"] = line
+            answer = await self._fetcher.fetch(request)
+            if isinstance(answer, Failure) or (location := location_of(answer)) is None:
                 return answer
             if len(page.redirects) >= limit:
                 return Failure("too_many_redirects", f"more than {limit} redirects")
-            cookies.learn(answer)
-            target = _target(answer)
+            target = _target(request.url, location)
             if isinstance(target, Failure):
                 return target
             page.redirects.append(Redirect(answer.status, str(target)))
-            request = _next_request(request, answer.status, target)
+            cookies.learn(request.url, answer.headers.getall("Set-Cookie", ()))
+            _redirect(request, answer.status, target)
 
 
 def tightest(ours: Any, theirs: Any) -> Any:
@@ -128,9 +134,10 @@ def result_of(page: Page, *, ident: str, attempt: int, worker: str, wait: float)
     )
 
 
-def _first_request(job: Job, max_body: int) -> Request:
-    headers = dict(job.headers) if job.headers is not UNSET else {}
-    named = {name.lower() for name in headers}
+def _first(job: Job, max_body: int) -> tuple[Request, Cookies]:
+    """The job's request, and its cookies, which travel apart from the other headers."""
+    headers = dict(job.headers or ())
+    named = {name.lower(): name for name in headers}
     body: bytes | None = None
     kind = ""
     if job.body is not UNSET:
@@ -141,71 +148,46 @@ def _first_request(job: Job, max_body: int) -> Request:
         body, kind = urlencode(job.form).encode(), "application/x-www-form-urlencoded"
     if kind and "content-type" not in named:
         headers["Content-Type"] = kind
-    return Request(job.verb, URL(job.url).with_fragment(None), headers, body, 0.0, max_body)
+    url = exact(job.url)
+    line = headers.pop(named["cookie"]) if "cookie" in named else ""
+    cookies = Cookies(url, given(job.cookies or {}, line) if job.cookies or line else [])
+    return Request(job.verb, url, headers, body, 0.0, max_body), cookies
 
 
-def _next_request(request: Request, status: int, target: URL) -> Request:
-    """The request after a redirect: method by RFC 9110 15.4, credentials only within an origin."""
-    headers, method, body = request.headers, request.method, request.body
-    if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):  # noqa: PLR2004
-        method, body = "GET", None
-        headers = {k: v for k, v in headers.items() if not k.lower().startswith("content-")}
-    if target.origin() != request.url.origin():
-        headers = {k: v for k, v in headers.items() if k.lower() not in _SECRET_HEADERS}
-    return _replace(request, url=target, method=method, body=body, headers=headers)
+def _redirect(request: Request, status: int, target: URL) -> None:
+    """Make it the request after a redirect: method by RFC 9110 15.4, secrets only in one origin."""
+    if (status == 303 and request.method not in ("GET", "HEAD")) or (  # noqa: PLR2004
+        status in (301, 302) and request.method == "POST"
+    ):
+        request.method, request.body = "GET", None
+        _drop(request, lambda name: name.startswith("content-"))
+    if origin_of(target) != origin_of(request.url):
+        _drop(request, lambda name: name == "authorization")
+    request.url = target
 
 
-def _replace(request: Request, **changes: Any) -> Request:
-    values = {name: getattr(request, name) for name in Request.__slots__}
-    return Request(**{**values, **changes})
+def _drop(request: Request, unwanted: Callable[[str], bool]) -> None:
+    kept = {name: value for name, value in request.headers.items() if not unwanted(name.lower())}
+    request.headers = kept
 
 
-def _target(answer: Response) -> URL | Failure:
-    """Where a redirect leads; userinfo is dropped, anything but http(s) refused."""
-    location = answer.location or ""
+def _target(base: URL, location: str) -> URL | Failure:
+    """Where a redirect leads; anything but http(s) is refused."""
     try:
-        target = answer.url.join(URL(location)).with_fragment(None)
-        target = target.with_user(None) if target.user or target.password else target
+        target = resolve(base, location)
+        fault = check_url(str(target))
     except ValueError:
-        return Failure("protocol", f"redirected to no URL: {printable(location)}")
-    if fault := check_url(str(target)):
-        return Failure("protocol", f"redirected to a URL that {printable(fault)}")
+        fault = "not a URL"
+    if fault:
+        return Failure("protocol", f"redirected to {printable(location)}: {fault}")
     return target
-
-
-class _Cookies:
-    """The cookies of one job: its own go to the first origin only, set ones by RFC 6265."""
-
-    def __init__(self, job: Job) -> None:
-        self._own = job.cookies if job.cookies is not UNSET else {}
-        self._origin = URL(job.url).origin() if self._own else None
-        self._jar: aiohttp.CookieJar | None = None
-
-    def added(self, request: Request) -> Any:
-        """The request's headers, with a Cookie header if any cookie goes there."""
-        pairs = dict(self._own) if self._own and request.url.origin() == self._origin else {}
-        if self._jar is not None:
-            pairs |= {k: m.value for k, m in self._jar.filter_cookies(request.url).items()}
-        if not pairs:
-            return request.headers
-        given = next((v for k, v in request.headers.items() if k.lower() == "cookie"), None)
-        others = {k: v for k, v in request.headers.items() if k.lower() != "cookie"}
-        line = "; ".join(f"{name}={value}" for name, value in pairs.items())
-        return {**others, "Cookie": f"{given}; {line}" if given else line}
-
-    def learn(self, answer: Response) -> None:
-        """Keep what a redirect sets: the next hop may depend on it."""
-        lines = answer.headers.getall("Set-Cookie", ())
-        if lines:
-            self._jar = self._jar or aiohttp.CookieJar(unsafe=True)
-            self._jar.update_cookies_from_headers(lines, answer.url)
 
 
 def _content(
     job: Job, rules: Rules | None, response: Response, *, ok: bool
 ) -> tuple[dict[str, Any], Failure | None]:
     """What the job asked for, as fields of the Result. A failed page is not extracted from."""
-    media = response.headers.get("Content-Type", "")
+    media = _clean(response.headers.get("Content-Type", ""))
     mime = media.partition(";")[0].strip().lower()
     found: dict[str, Any] = {"size": len(response.body)}
     if mime:
@@ -213,8 +195,10 @@ def _content(
     if job.wants("headers"):
         found["headers"] = _headers(response)
     parsed = rules is not None or job.wants("links") or job.wants("metadata")
-    is_html = mime in _HTML or (not mime and response.body.lstrip()[:1] == b"<")
+    start = response.body[:_SNIFFED]
+    is_html = mime in _HTML or (not mime and start.lstrip()[:1] == b"<")
     is_text = is_html or mime.startswith(_TEXT) or mime.endswith(_TEXT_SUFFIXES)
+    is_text = is_text or (not mime and bool(start) and not _BINARY.search(start))
     name = charset.sniff(response.body, media) if is_text else ""
     if name:
         found["charset"] = name
@@ -223,7 +207,9 @@ def _content(
     if not (ok and parsed):
         return found, None
     if not is_html:
-        return found, Failure("extract", f"the response is {printable(mime) or 'empty'}, not HTML")
+        return found, Failure(
+            "extract", f"the response is {printable(mime) or 'of no type'}, not HTML"
+        )
     taken = extract(
         charset.to_utf8(response.body, name),
         str(response.url),
@@ -237,12 +223,22 @@ def _content(
 def _headers(response: Response) -> dict[str, list[str]]:
     headers: dict[str, list[str]] = {}
     for name, value in response.headers.items():
-        text = value.encode("utf-8", "replace").decode()  # aiohttp smuggles odd bytes as surrogates
-        headers.setdefault(name.lower(), []).append(text)
+        headers.setdefault(name.lower(), []).append(_clean(value))
     return headers
 
 
+def _clean(value: str) -> str:
+    """A header's text: UTF-8, or else Latin-1; aiohttp hands odd bytes on as surrogates."""
+    if value.isascii():
+        return value
+    raw = value.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 def _body(body: bytes, name: str) -> dict[str, str]:
-    if name:
-        return {"body": charset.to_text(body, name)}
+    if name or not body:
+        return {"body": charset.to_text(body, name) if name else ""}
     return {"body": base64.b64encode(body).decode(), "body_encoding": "base64"}

@@ -1,0 +1,159 @@
+"""Content codings (gzip, deflate, br, zstd) undone in steps of bounded size.
+
+May touch: bytes. Pure.
+Must never: undo more than it is asked for, or pass a stream that ends early off as a whole one.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import brotli  # type: ignore[import-untyped]
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STEP: Final = 64 * 1024  # bytes that one step undoes; brotli rounds it up by a half
+MAX_MEMBERS: Final = 1000  # of a gzip or zstd stream; an empty one costs its sender 20 bytes
+_WINDOW_LOG: Final = 23  # RFC 9659: no larger zstd window on the web than 8 MiB
+
+_ERRORS: Final = (zlib.error, brotli.error, zstd.ZstdError, EOFError)
+
+
+class Undecodable(Exception):  # noqa: N818 - said of the data, not of the program
+    """The body is not what its Content-Encoding says."""
+
+
+class _Stream(Protocol):
+    """One member, as Python's own zstd has it: at most `max_length` bytes come out of a call."""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+
+class _Zlib:
+    """zlib hands back the input it had no room for; keep it for the next step."""
+
+    def __init__(self, window: int) -> None:
+        self._stream = zlib.decompressobj(window)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+
+class _Brotli:
+    """Brotli has one member, and other names."""
+
+    unused_data = b""
+
+    def __init__(self) -> None:
+        self._stream: Any = brotli.Decompressor()
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._stream.process(data, output_buffer_limit=max_length)  # type: ignore[no-any-return]
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.is_finished()  # type: ignore[no-any-return]
+
+
+def _deflate(data: bytes) -> _Stream:
+    """By the RFC it is zlib's format; some servers send the bare stream, and browsers take both."""
+    is_zlib = data[0] & 0x0F == 8  # noqa: PLR2004 - RFC 1950 section 2.2
+    return _Zlib(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
+
+
+def _zstd(_: bytes) -> _Stream:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
+
+
+# By name: how a member is opened, given its first bytes, and how a further one starts.
+_CODINGS: Final[dict[str, tuple[Callable[[bytes], _Stream], bytes]]] = {
+    "gzip": (lambda _: _Zlib(16 + zlib.MAX_WBITS), b"\x1f\x8b"),
+    "deflate": (_deflate, b""),
+    "br": (lambda _: _Brotli(), b""),
+    "zstd": (_zstd, b"\x28\xb5"),
+}
+
+
+def inflater(content_encoding: str) -> Inflater | None:
+    """What undoes this Content-Encoding; None if there is nothing to undo.
+
+    A name that is no coding is passed over, as browsers do: sites send `utf-8`
+    or `none` there. Raises Undecodable for one coding over another.
+    """
+    names = [name.strip().lower().removeprefix("x-") for name in content_encoding.split(",")]
+    known = [name for name in names if name in _CODINGS]
+    if len(known) > 1:
+        raise Undecodable(f"{', '.join(known)}: one coding over another is not supported")
+    return Inflater(known[0]) if known else None
+
+
+class Inflater:
+    """Undoes one coding. `feed` it the bytes as they come; at the end look at `ended`."""
+
+    def __init__(self, coding: str) -> None:
+        self.coding = coding
+        self._open, self._mark = _CODINGS[coding]
+        self._stream: _Stream | None = None
+        self._members = 0
+        self._rest = b""  # what follows a member, while it is too short to tell
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream is whole; one of no bytes at all is."""
+        return self._stream is None or self._stream.eof
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The pieces that `data` stands for. Stop asking, and no more is undone."""
+        more = False
+        while data or more:
+            stream = self._stream
+            if stream is None or stream.eof:
+                data = self._next_member(data)
+                if not data or (stream := self._stream) is None:
+                    return
+            try:
+                piece = stream.decompress(data, STEP)
+            except _ERRORS as error:
+                raise Undecodable(f"{self.coding}: {error}") from None
+            if piece:
+                yield piece
+            more = len(piece) >= STEP and not stream.eof
+            data = stream.unused_data if stream.eof else b""
+
+    def _next_member(self, data: bytes) -> bytes:
+        """Open the first member or a further one; of anything else after the end, ignore it all."""
+        if self._stream is not None:
+            data = self._rest + data
+            self._rest = data[:1] if len(data) < len(self._mark) else b""
+            if self._rest:
+                return b""
+            if not self._mark or not data.startswith(self._mark):
+                self._mark = b""
+                return b""
+        self._members += 1
+        if self._members > MAX_MEMBERS:
+            raise Undecodable(f"{self.coding}: more than {MAX_MEMBERS} members")
+        self._stream = self._open(data)
+        return data

@@ -1,0 +1,181 @@
+"""Every queue's name and arguments, and the broker's refusals in words.
+
+May touch: the data; messages that RabbitMQ 3.10.8 really sent.
+Must never: need a broker (test_daemon.py declares the same things on one).
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from scraperd.broker.topology import DELAYS, Topology, _conflict
+
+TOPOLOGY = Topology("team", 7)
+QUEUES = {queue.name: queue for queue in TOPOLOGY.queues}
+
+
+def test_every_name_is_under_the_prefix() -> None:
+    """Teams can share a broker: no exchange or queue is outside the prefix, and none is twice."""
+    assert len(QUEUES) == len(TOPOLOGY.queues) == 3 + len(DELAYS)
+    assert {TOPOLOGY.jobs, TOPOLOGY.results, TOPOLOGY.dead} < set(QUEUES)
+    assert TOPOLOGY.exchanges == (("team.jobs", "direct"), ("team.results", "topic"))
+    assert all(name.startswith("team.") for name in QUEUES)
+
+
+def test_no_queue_can_lose_a_message() -> None:
+    """Every queue is replicated and refuses when full; every dead-lettering one does it safely."""
+    for queue in TOPOLOGY.queues:
+        assert queue.arguments["x-queue-type"] == "quorum"
+        assert queue.arguments["x-overflow"] == "reject-publish"
+        dead_letters = "x-dead-letter-exchange" in queue.arguments
+        safely = queue.arguments.get("x-dead-letter-strategy") == "at-least-once"
+        assert dead_letters == safely
+
+
+def test_the_bindings() -> None:
+    """Jobs come through their exchange by their own name, results of all kinds into one queue."""
+    bindings = {queue.name: queue.binding for queue in TOPOLOGY.queues if queue.binding}
+    assert bindings == {
+        "team.jobs": ("team.jobs", "team.jobs"),
+        "team.results": ("team.results", "#"),
+    }
+
+
+def test_where_a_job_goes_that_takes_its_process_down() -> None:
+    """After the configured number of redeliveries the broker itself puts it into the dead queue."""
+    arguments = QUEUES["team.jobs"].arguments
+    assert arguments["x-delivery-limit"] == 7
+    assert arguments["x-dead-letter-exchange"] == ""
+    assert arguments["x-dead-letter-routing-key"] == "team.dead"
+    assert "x-dead-letter-exchange" not in QUEUES["team.dead"].arguments
+
+
+@pytest.mark.parametrize("seconds", DELAYS)
+def test_a_tier_waits_and_gives_back(seconds: int) -> None:
+    """Each tier holds a job for its own time and then hands it to the jobs exchange."""
+    arguments = QUEUES[f"team.delay.{seconds}"].arguments
+    assert arguments["x-message-ttl"] == seconds * 1000
+    assert arguments["x-dead-letter-exchange"] == "team.jobs"
+    assert arguments["x-dead-letter-routing-key"] == "team.jobs"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tier"),
+    [(0.0, 1), (0.2, 1), (1.0, 1), (1.001, 2), (7, 10), (299.9, 300), (3600, 3600), (1e9, 3600)],
+)
+def test_a_delay_is_rounded_up_to_a_tier(seconds: float, tier: int) -> None:
+    """A job never comes back before its time, as far as the longest tier goes."""
+    assert TOPOLOGY.delay(seconds) == f"team.delay.{tier}"
+
+
+@given(seconds=st.floats(0, 3600))
+@settings(max_examples=100, deadline=None)
+def test_every_delay_has_a_tier_that_exists(seconds: float) -> None:
+    """The tier that a delay names is declared, waits long enough, and none shorter would do."""
+    queue = TOPOLOGY.delay(seconds)
+    waits = QUEUES[queue].arguments["x-message-ttl"] / 1000
+    assert seconds <= waits
+    assert not [tier for tier in DELAYS if seconds <= tier < waits]
+
+
+@pytest.mark.parametrize(
+    ("queue", "owned"),
+    [
+        ("team.jobs", True),
+        ("team.dead", True),
+        ("team.delay.5", True),
+        ("team.delay.mine", True),
+        ("team.results", False),
+        ("team", False),
+        ("teams.jobs", False),
+        ("amq.gen-x", False),
+        ("amq.rabbitmq.reply-to.x", False),
+        ("", False),
+    ],
+)
+def test_results_are_not_sent_where_jobs_are_kept(queue: str, owned: bool) -> None:  # noqa: FBT001 - a column
+    """A reply_to that names one of our own queues would turn results into jobs."""
+    assert TOPOLOGY.owns(queue) is owned
+
+
+DELETE_QUEUE = "drain and delete it (rabbitmqctl delete_queue --vhost / a)"
+DELETE_EXCHANGE = "delete it (rabbitmqadmin --vhost=/ delete exchange name=a)"
+BACK = "set delivery_limit back to 5, "
+
+
+# What of which kind, received, current; what is shown of both; the remedies beside another prefix.
+@pytest.mark.parametrize(
+    ("arg", "what", "received", "current", "ours", "theirs", "back", "delete"),
+    [
+        ("x-delivery-limit", "queue", "'6'", "'5'", "6", "5", BACK, DELETE_QUEUE),
+        (
+            *("x-delivery-limit", "queue", "the value '5' of type 'byte'", "none"),
+            *("5", "nothing", "", DELETE_QUEUE),
+        ),
+        (
+            *("x-delivery-limit", "queue", "none", "the value '5' of type 'byte'"),
+            *("nothing", "5", BACK, DELETE_QUEUE),
+        ),
+        (
+            *("x-queue-type", "queue", "the value 'quorum' of type 'longstr'", "none"),
+            *("quorum", "nothing", "", DELETE_QUEUE),
+        ),
+        ("x-queue-type", "queue", "'quorum'", "'classic'", "quorum", "classic", "", DELETE_QUEUE),
+        ("x-message-ttl", "queue", "'2000'", "'1000'", "2000", "1000", "", DELETE_QUEUE),
+        ("durable", "queue", "'true'", "'false'", "true", "false", "", DELETE_QUEUE),
+        ("type", "exchange", "'topic'", "'direct'", "topic", "direct", "", DELETE_EXCHANGE),
+        (
+            *("alternate-exchange", "exchange", "none", "the value 'y' of type 'longstr'"),
+            *("nothing", "y", "", DELETE_EXCHANGE),
+        ),
+    ],
+)
+def test_a_conflict_is_told_in_words(
+    *,
+    arg: str,
+    what: str,
+    received: str,
+    current: str,
+    ours: str,
+    theirs: str,
+    back: str,
+    delete: str,
+) -> None:
+    """The broker's 406 becomes which queue, which argument, both values, and what to do."""
+    text = (
+        f"PRECONDITION_FAILED - inequivalent arg '{arg}' for {what} 'a' in vhost '/': "
+        f"received {received} but current is {current}"
+    )
+    assert _conflict("a", text) == (
+        f"{what} 'a' exists with {arg} = {theirs}, but scraperd asks for {ours}. That can't be "
+        f"changed: {back}choose another prefix, or {delete} and start again."
+    )
+
+
+def test_the_remedy_can_be_pasted() -> None:
+    """A vhost with a quote or a space in its name is quoted for the shell."""
+    text = (
+        "inequivalent arg 'x' for queue 'a' in vhost 'it's here': received '1' but current is '2'"
+    )
+    assert "delete_queue --vhost 'it'\"'\"'s here' a)" in _conflict("a", text)
+
+
+OTHER_TEXT = (
+    "PRECONDITION_FAILED - invalid arg 'x-dead-letter-routing-key' for queue 'f' in vhost '/': "
+    "routing_key_but_no_dlx_defined"
+)
+
+
+@given(
+    text=st.text(max_size=80)
+    | st.builds("inequivalent arg '{}' for queue '{}'".format, st.text(), st.text())
+)
+@settings(max_examples=100, deadline=None)
+@example(text=OTHER_TEXT)
+def test_an_unknown_refusal_is_passed_on(text: str) -> None:
+    """A message of another kind is shown as it is, with the name that was declared."""
+    assert _conflict("team.jobs", text) == (
+        f"'team.jobs' exists and differs from what scraperd needs: {text}"
+    )
