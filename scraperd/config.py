@@ -280,7 +280,7 @@ def _nearest(key: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; `config.example.toml` lists them all"
 
 
-def _reason(key: str, error: ValueError) -> str:
+def _reason(key: str, error: Exception) -> str:
     """What is wrong and what is allowed. Never the value: it may be a URL with a password."""
     unit = _meta(key)["extra"]["unit"]
     not_utf8 = isinstance(error, UnicodeError)  # a variable can hold any bytes

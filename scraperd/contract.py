@@ -154,14 +154,14 @@ class Failure(Struct, frozen=True, omit_defaults=True):
         return True
 
 
-class Redirect(Struct, frozen=True):
+class Redirect(Struct, frozen=True, gc=False):
     """One hop on the way: the status and the absolute URL it pointed to."""
 
     status: int
     url: str
 
 
-class Link(Struct, frozen=True, omit_defaults=True):
+class Link(Struct, frozen=True, gc=False, omit_defaults=True):
     """A hyperlink of the page: absolute URL, its text, its `rel` if there is one."""
 
     url: str
@@ -179,7 +179,7 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     opengraph: dict[str, str] | UnsetType = UNSET
 
 
-class Timings(Struct, frozen=True, omit_defaults=True):
+class Timings(Struct, frozen=True, gc=False, omit_defaults=True):
     """Seconds. `wait` is for a slot here, `fetch` until the last body byte (redirects included)."""
 
     total: float
@@ -456,5 +456,7 @@ def _header_fault(name: str, value: str) -> str | None:
 
 def printable(text: str, limit: int = 200) -> str:
     """`text` fit for a message or an AMQP header: no control characters, bounded."""
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    clean = text
+    if not text.isprintable():
+        clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return clean if len(clean) <= limit else clean[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -16,13 +16,14 @@ import structlog
 from msgspec import UNSET
 from yarl import URL
 
-from scraperd.contract import host_of
+from scraperd.contract import MAX_URL, host_of, printable
 from scraperd.jobs.verdict import Dead, Done, Retry, Verdict
 
 if TYPE_CHECKING:
     from scraperd.config import Config
     from scraperd.contract import Result
 
+_LONGEST = MAX_URL
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -71,7 +72,8 @@ class Observer:
             case Dead():
                 self.tally.dead += 1
         self.tally.lost += not record.settled
-        self.log.info("job", **_line(record))
+        if self.log.is_enabled_for(logging.INFO):
+            self.log.info("job", **_line(record))
 
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
@@ -114,7 +116,12 @@ def _line(record: Record) -> dict[str, Any]:
         fields |= msgspec.structs.asdict(result.timings)
     if not record.settled:
         fields["settled"] = False
-    return {name: value for name, value in fields.items() if value is not UNSET}
+    return {name: _fit(value) for name, value in fields.items() if value is not UNSET}
+
+
+def _fit(value: Any) -> Any:
+    """A stranger's text can hold terminal escapes and half characters; a log must hold neither."""
+    return printable(value, _LONGEST) if isinstance(value, str) else value
 
 
 def without_credentials(url: str) -> str:

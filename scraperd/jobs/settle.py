@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, structs
@@ -126,6 +127,7 @@ def routing_key(result: Result) -> str:
     return ".".join(words).encode()[:_MAX_KEY].decode(errors="ignore")
 
 
+@lru_cache(maxsize=4096)
 def _reversed(host: str) -> list[str]:
     """Labels from the top down; an address is one word."""
     try:

@@ -7,6 +7,7 @@ Must never: guess from the text itself; the same bytes give the same answer ever
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import webencodings
@@ -49,6 +50,7 @@ def sniff(body: bytes, content_type: str) -> str:
     return declared(content_type) or _prescan(body[:PRESCAN]) or _utf8_or_fallback(body)
 
 
+@lru_cache(maxsize=256)
 def declared(content_type: str) -> str | None:
     """The encoding the Content-Type header names, if it names a known one."""
     match = _PARAMETER.search(content_type)

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.config import Config
-from scraperd.contract import Failure, Result, Timings, check_url
+from scraperd.contract import Failure, Result, Timings, check_url, printable
 from scraperd.jobs.observe import Observer, Record, Tally, configure, without_credentials
 from scraperd.jobs.verdict import Dead, Done, Retry, Verdict
 
@@ -211,7 +211,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 @settings(max_examples=100, deadline=None)
 @example(ident="\x1b[31m\r\n", url="http://\u2028\x85@/", message='"}\n{"')
 def test_whatever_a_stranger_writes_is_one_json_line(ident: str, url: str, message: str) -> None:
-    """No id, URL or message can start a second line or break the first."""
+    """No id, URL or message can start a second line, break the first, or reach a terminal."""
     log = Log()
     entry = record(
         Dead("invalid_job"),
@@ -224,7 +224,8 @@ def test_whatever_a_stranger_writes_is_one_json_line(ident: str, url: str, messa
     structlog.reset_defaults()
     assert log.text.count("\n") == 1
     [line] = [json.loads(line) for line in log.text.split("\n") if line]
-    assert (line["id"], line["error"]) == (ident, message)
+    assert (line["id"], line["error"]) == (printable(ident), printable(message))
+    assert all(value.isprintable() for value in line.values() if isinstance(value, str))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,9 @@ class Log:
 
     error = info
 
+    def is_enabled_for(self, _level: int) -> bool:
+        return True
+
 
 async def turns_until(condition: Callable[[], object]) -> None:
     """Let the loop turn until `condition` holds; the test's own timeout bounds it."""

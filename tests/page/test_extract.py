@@ -23,6 +23,8 @@ from scraperd.page.extract import (
     MAX_SELECTOR,
     Extract,
     RuleError,
+    _absolute,
+    _Base,
     compile_rules,
     extract,
 )
@@ -576,3 +578,23 @@ def test_the_comparison_can_see_a_difference() -> None:
     """The parser compared with finds what is on the page, so that agreement means something."""
     assert read(PAGE, URL).h1 == ["Shop one, two"]
     assert len(read(PAGE, URL).links) == 2
+
+
+@given(
+    base=st.sampled_from(
+        ["http://h", "http://h/", "http://h/a/b.html", "http://h/a/?q#f", "https://h:8443/x//y"]
+    ),
+    references=st.lists(
+        st.text(alphabet="ab./#?%:@é \t&=2e;~-_", max_size=12)
+        | st.sampled_from(
+            ["//x/y", "http://z/../q", "mailto:a@b", "?q", "#", "x#", "../../up", "."]
+        )
+    ),
+)
+def test_the_quick_way_to_resolve_agrees_with_the_standard_one(
+    base: str, references: list[str]
+) -> None:
+    """A page's references resolved through its cache are what urljoin makes of each alone."""
+    quick = _Base(base)
+    for reference in references * 2:
+        assert quick.resolve(reference) == _absolute(base.partition("#")[0], reference)
