@@ -39,11 +39,11 @@ demo: setup  ## 500 real pages through a private RabbitMQ and the daemon, with a
 run: setup  ## the daemon in the foreground, on a private RabbitMQ
 	$(BIN)/python -m examples.run_private
 
-corpus: setup  ## the extraction rules on 1,700 real pages
+corpus: setup  ## 1,700 real pages through the daemon, each result checked by another parser
 	$(BIN)/python -m benchmarks.corpus
 
-bench: setup  ## pages a second on this machine
-	$(BIN)/python -m benchmarks.bench
+bench: setup  ## pages a second and CPU time a page, beside a bare loop with no features
+	$(BIN)/python -m benchmarks.throughput
 
 pins: setup  ## write requirements/*.txt anew from requirements/*.in
 	$(PIP) uv

@@ -317,6 +317,7 @@ async def test_what_is_no_http(site: Site, fetcher: Fetcher, answer: bytes) -> N
     assert (found.kind, found.retryable) == ("protocol", False)
     assert found.message.startswith("malformed response: ")
     assert found.message.isprintable()
+    assert not found.message.endswith("^")
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
@@ -511,9 +512,12 @@ async def test_the_limit_is_exact(
         assert answer.body == text
 
 
-async def test_a_head_may_speak_of_any_length(site: Site, fetcher: Fetcher) -> None:
+@pytest.mark.parametrize("more", [[], ["Content-Encoding: gzip"]])
+async def test_a_head_may_speak_of_any_length(
+    site: Site, fetcher: Fetcher, more: list[str]
+) -> None:
     """The Content-Length of a HEAD is what a GET would bring; nothing comes, nothing is large."""
-    url = site.at("/", head("Content-Length: 99999999999", "Content-Encoding: gzip"))
+    url = site.at("/", head("Content-Length: 99999999999", *more))
     assert await body(fetcher, url, method="HEAD") == b""
 
 
@@ -744,14 +748,19 @@ async def redirect_that_drips(visit: Visit) -> None:
     await visit.drip(chunk(b"a"))
 
 
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+def sockets() -> int:
+    """How many sockets this process has open."""
+    count = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += str(descriptor.readlink()).startswith("socket:")
+    return count
 
 
 async def closed_down_to(count: int) -> bool:
-    """Whether only `count` descriptors stay open; the resolver closes its own in a thread."""
+    """Whether no more than `count` sockets stay open; the resolver closes its own in a thread."""
     for _ in range(200):
-        if descriptors() == count:
+        if sockets() <= count:
             return True
         await asyncio.sleep(0.01)
     return False
@@ -766,7 +775,7 @@ async def test_a_cancelled_scrape_leaves_nothing_open(
     site: Site, config: Config, handler: Callable[[Visit], Awaitable[None]]
 ) -> None:
     """In whatever state it is: CancelledError comes out, and its connection is closed."""
-    before = descriptors()
+    before = sockets()
     job = decode_job(f'{{"url": "{site.at("/", handler)}"}}'.encode())
     async with Fetcher(config) as fetcher:
         tasks = [asyncio.create_task(Scraper(config, fetcher).scrape(job, None)) for _ in range(10)]
@@ -782,12 +791,12 @@ async def test_a_cancelled_scrape_leaves_nothing_open(
 
 async def test_cancelled_while_connecting() -> None:
     """Neither a handshake nor a connection attempt outlives its scrape."""
-    before = descriptors()
+    before = sockets()
     async with full_backlog() as port, Fetcher(Config()) as fetcher:
-        open_before = descriptors()
+        open_before = sockets()
         fetching = asyncio.create_task(fetcher.fetch(request(f"http://127.0.0.1:{port}/")))
         await asyncio.sleep(0.05)
-        assert descriptors() > open_before
+        assert sockets() > open_before
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
@@ -807,7 +816,7 @@ async def test_a_deadline_from_outside_is_no_failure_of_the_site(
 async def test_a_closed_fetcher_leaves_no_descriptor(trusted: Certificates) -> None:
     """Kept connections, with and without TLS, end with the session; names were resolved too."""
     async with Site() as plain, Site(trusted.good, host="localhost") as secure:
-        before = descriptors()
+        before = sockets()
         async with Fetcher(Config()) as fetcher:
             for _ in range(5):
                 await body(fetcher, plain.at("/", page()))

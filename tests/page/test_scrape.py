@@ -404,7 +404,8 @@ async def test_the_body_of_a_redirect_does_no_harm(
     started = time.monotonic()
     result = await scrape(site.at("/", handler), max_body_size=1000)
     assert (result.status, result.body) == ("ok", "end")
-    assert time.monotonic() - started < REDIRECT_WAIT + 0.4
+    patience = 0 if handler is flood else REDIRECT_WAIT  # too large is seen at once
+    assert time.monotonic() - started < patience + 0.4
 
 
 @pytest.mark.parametrize("size", [0, 1000, REDIRECT_BODY])

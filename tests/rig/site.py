@@ -49,7 +49,9 @@ class Visit:
         return values[0] if values else None
 
     async def send(self, *parts: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes as they are; ConnectionResetError once the client is gone."""
+        if self.writer.is_closing():  # asyncio would swallow them, uvloop has an error of its own
+            raise ConnectionResetError
         self.writer.write(b"".join(parts))
         await self.writer.drain()
 
