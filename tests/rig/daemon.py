@@ -105,8 +105,8 @@ class Dispatcher:
         consumer = self.channel.consume(name, inactivity_timeout=0.1)
         try:
             for method, properties, body in consumer:
-                if method is not None:
-                    self.channel.basic_ack(method.delivery_tag)
+                if method is not None and body is not None:
+                    self.channel.basic_ack(method.delivery_tag or 0)
                     yield properties, body
                 elif time.monotonic() > deadline:
                     return

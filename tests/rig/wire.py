@@ -152,7 +152,7 @@ def settling(seen: list[Seen]) -> list[str]:
 
     `publish KEY` and `ack` are the client's; `confirm`, `return` and `refuse` the broker's.
     """
-    words = {
+    words: dict[tuple[bool, str], Callable[[Any], str]] = {
         (True, "Basic.Publish"): lambda f: f"publish {f.routing_key}",
         (True, "Basic.Ack"): lambda _: "ack",
         (False, "Basic.Ack"): lambda _: "confirm",
