@@ -125,17 +125,23 @@ def _window(stage: Stage, child: Child, pages: int) -> tuple[Sample, Sample]:
 
 def summary(rounds: list[dict[str, Figures]]) -> None:
     """The medians, and the median of each round's ratio to the bare loop of the same round."""
-    print(f"medians of {len(rounds)} rounds; the ratio is to the bare loop of the same round")
+    print(f"medians of {len(rounds)} rounds")
     for name in rounds[0]:
         mine = [figures[name] for figures in rounds]
-        ratio = statistics.median(r[name].rate / r[BARE.name].rate for r in rounds)
-        cpu = statistics.median(r[BARE.name].cpu / r[name].cpu for r in rounds)
         median = Figures(
             statistics.median(f.rate for f in mine),
             statistics.median(f.cpu for f in mine),
             statistics.median(f.rss for f in mine),
         )
-        print(f"  {_row(median)}  {ratio:5.0%} of its rate, {cpu:5.0%} of its thrift  {name}")
+        print(f"  {_row(median)}  {name}")
+    for base in (BARE.name, ABSOLUTE.name):
+        if base not in rounds[0]:
+            continue
+        print(f"medians of the ratio to the same round's {base}")
+        for name in [n for n in rounds[0] if n not in (BARE.name, ABSOLUTE.name)]:
+            rate = statistics.median(r[name].rate / r[base].rate for r in rounds)
+            cpu = statistics.median(r[name].cpu / r[base].cpu for r in rounds)
+            print(f"  {rate:5.0%} of its pages/s, {cpu:5.0%} of its CPU time a page  {name}")
 
 
 def _row(figures: Figures) -> str:

@@ -278,13 +278,18 @@ async def _publish(
         publisher = client.Publisher(channel, topology)
         queue = await client.replies(channel) if wait else None
         slots = asyncio.Semaphore(PUBLISH_WINDOW)
+        confirmed = 0
 
         async def one(ident: str, job: Job) -> None:
+            nonlocal confirmed
             async with slots:
                 await publisher.publish(encode(job), ident, queue.name if queue else None)
+                confirmed += 1
 
-        await _all(one(ident, job) for ident, job in jobs)
-        click.echo(f"published {len(jobs)} jobs to {topology.jobs}", err=True)
+        try:
+            await _all(one(ident, job) for ident, job in jobs)
+        finally:
+            click.echo(f"published {confirmed} of {len(jobs)} jobs to {topology.jobs}", err=True)
         return await _await_results(queue, jobs, within) if queue else 0
 
 

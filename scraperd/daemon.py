@@ -198,9 +198,10 @@ def _status(services: _Services, observer: Observer) -> str:
         state = "consuming"
     else:
         state = f"no broker at {services.link.where}"
+    unlogged = f"; {tally.unlogged} log lines lost" if tally.unlogged else ""
     return (
         f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
-        f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead"
+        f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead{unlogged}"
     )
 
 

@@ -6,6 +6,7 @@ Must never: call a command's function directly.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from tests.rig.daemon import Daemon
 from tests.rig.ports import free_port
 from tests.rig.process import Process
+from tests.rig.wire import Seen, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from tests.rig.daemon import Dispatcher
     from tests.rig.hostel import Hostel
+    from tests.rig.node import Node
 
     Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -152,6 +155,37 @@ def test_publish_gives_up_waiting(
     assert done.returncode == 1
     assert "1 results missing after 0.5 s" in done.stderr
     assert dispatcher.depth("jobs") == 1
+
+
+def test_publish_says_how_far_it_came(
+    node: Node, broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """The connection is cut amid 5,000 jobs: one line says so, one how many the broker has."""
+    with Daemon(broker_url, prefix).ready():
+        pass
+    published = itertools.count()
+
+    def at_the_300th(seen: Seen) -> int | None:
+        return 0 if seen.name == "Basic.Publish" and next(published) == 300 else None
+
+    with Wire(node.port) as wire:
+        wire.cut_when = at_the_300th
+        env = {"SCRAPERD_BROKER_URL": wire.url, "SCRAPERD_PREFIX": prefix}
+        urls = "".join(f"http://127.0.0.1:1/{n}\n" for n in range(5000))
+        command = [sys.executable, "-m", "scraperd", "publish", "-"]
+        done = subprocess.run(
+            command,
+            input=urls,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    said, lost = done.stderr.splitlines()
+    assert lost.startswith("scraperd: lost the broker at amqp://127.0.0.1")
+    assert int(said.split()[1]) <= dispatcher.depth("jobs") <= 301
 
 
 def test_results_tails_copies(

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pika
@@ -21,7 +22,8 @@ from tests.rig.daemon import Daemon, Dispatcher
 from tests.rig.debs import debs, libraries
 from tests.rig.node import Node
 from tests.rig.ports import free_port
-from tests.rig.wire import Wire
+from tests.rig.process import Process
+from tests.rig.wire import Seen, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,6 +152,99 @@ def test_properties_travel(
     assert properties.headers["n"] == 7
     assert "CC" not in properties.headers
     assert dispatcher.depth("dead") == 0
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"reply_to": "amq.rabbitmq.reply-to.%%%.k"},
+        {"headers": {"a": "x" * 131_000}},
+        {"headers": {"n" * 200: 1, "m" * 255: 2}},
+        {"headers": {"x-scraperd-job-id": "x" * 120_000}},
+        {"headers": {"x-scraperd-attempt": "many", "x-delivery-count": 99}},
+    ],
+    ids=["direct reply-to", "headers", "names", "job id", "marks"],
+)
+def test_hostile_properties_end_with_their_own_job(
+    broker_url: str,
+    prefix: str,
+    dispatcher: Dispatcher,
+    hostel: Hostel,
+    properties: dict[str, Any],
+) -> None:
+    """What the broker or the library would end the connection over costs no other job anything:
+    five held pages are finished in their first delivery, and the evil job has its one result.
+    """
+    with Daemon(broker_url, prefix).ready() as daemon:
+        idents = dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(5)])
+        hostel.wait_for(lambda hits: len(hits) == 5)
+        dispatcher.publish({"url": hostel.url("/page/1"), "id": "evil"}, **properties)
+        [evil] = dispatcher.results(1)
+        hostel.release()
+        innocent = dispatcher.results(5)
+        assert daemon.drain() == 0
+    assert (evil["id"], evil["status"]) == ("evil", "ok")
+    assert ids(innocent) == sorted(idents)
+    assert {result["status"] for result in innocent} == {"ok"}
+    assert not daemon.logged("broker_lost")
+    assert daemon.stderr == ""
+
+
+def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """What in its reply_to or headers ended each delivery before is left out of the last one."""
+    own = dispatcher.channel.queue_declare("", exclusive=True).method.queue
+    with Daemon(broker_url, prefix, delivery_limit=1).ready() as daemon:
+        job = {"url": hostel.url("/hold/1"), "id": "a"}
+        dispatcher.publish(job, reply_to=own, headers={"traceparent": "t"})
+        hostel.wait_for(lambda hits: len(hits) == 1)
+        daemon.kill()
+    with Daemon(broker_url, prefix, delivery_limit=1).ready():
+        properties, body = dispatcher.take("results")
+        dead, untouched = dispatcher.take("dead")
+    assert json.loads(body)["error"]["kind"] == "internal"
+    assert "traceparent" not in properties.headers
+    assert (json.loads(untouched), dead.reply_to) == (job, None)
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """With its log on a full disk the daemon works, drains, and exits with 0."""
+    with Daemon(broker_url, prefix).ready():
+        pass
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    command = f"exec {sys.executable} -m scraperd run > /dev/full"
+    with Process(["sh", "-c", command], env=env) as daemon:
+        idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(20)])
+        assert ids(dispatcher.results(20)) == sorted(idents)
+        daemon.terminate()
+        assert daemon.wait() == 0, daemon.stderr
+
+
+def test_a_consumer_lost_while_connecting_is_waited_for(
+    node: Node, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """The consuming connection is cut while the other one declares: again and again, the daemon
+    tries anew instead of dying, shows no password, and works in the end.
+    """
+
+    def consumer_of_a_declaring(seen: Seen) -> int | None:
+        """Of each pair, the consuming connection is the first."""
+        declares = seen.sent and seen.name == "Queue.Declare" and seen.connection < 6
+        return seen.connection - 1 if declares else None
+
+    with Wire(node.port) as wire:
+        wire.cut_when = consumer_of_a_declaring
+        with Daemon(wire.url, prefix, log_format="console", reconnect_max=0.5) as daemon:
+            daemon.wait_for_line("ready")
+            dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
+            assert dispatcher.results(1)[0]["id"] == "a"
+            assert daemon.drain() == 0
+    assert max(seen.connection for seen in wire.seen) >= 7
+    assert "Traceback" not in daemon.stdout + daemon.stderr
+    assert "guest" not in daemon.stdout + daemon.stderr
 
 
 def test_expired_and_too_large(

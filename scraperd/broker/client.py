@@ -16,7 +16,7 @@ from aio_pika.abc import DeliveryMode
 from aiormq import exceptions as amqp
 from yarl import URL
 
-from scraperd.broker.link import BrokerLost, censored
+from scraperd.broker.link import LOST, BrokerLost, censored, reraise_own_cancel
 from scraperd.broker.topology import TopologyError
 
 if TYPE_CHECKING:
@@ -36,8 +36,14 @@ async def connected(url: str, within: float) -> AsyncIterator[AbstractChannel]:
         raise BrokerLost(
             f"no broker at {censored(url)}: {str(error) or type(error).__name__}"
         ) from error
-    async with connection:
-        yield await connection.channel(on_return_raises=True)
+    try:
+        async with connection:
+            yield await connection.channel(on_return_raises=True)
+    except (BrokerLost, BrokenPipeError):
+        raise  # the second is about our own output
+    except LOST as error:
+        reraise_own_cancel(error)
+        raise BrokerLost(f"lost the broker at {censored(url)}: {error!r}") from error
 
 
 async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
@@ -72,6 +78,8 @@ class Publisher:
             raise TopologyError(
                 f"queue {self.topology.jobs!r} does not exist; start the daemon once"
             ) from None
+        except amqp.DeliveryError:
+            raise TopologyError(f"queue {self.topology.jobs!r} refuses jobs; it is full") from None
 
 
 async def replies(channel: AbstractChannel) -> AbstractQueue:

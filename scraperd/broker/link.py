@@ -7,7 +7,6 @@ Must never: reconnect inside a generation, or settle a delivery of an older one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 import time
@@ -32,10 +31,13 @@ if TYPE_CHECKING:
 
 SAY_EVERY: Final = 30.0  # seconds between two log lines about a broker that stays away
 CLOSE_TIMEOUT: Final = 5.0
+# What a library call raises once its connection is gone: a closed channel is a RuntimeError, and
+# calls that were pending when a heartbeat was missed end with a CancelledError of the library's.
+LOST: Final = (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError)
 NOT_ALLOWED: Final = 530  # AMQP 0-9-1 reply code: no such vhost, or no right to it
 
 
-class BrokerLost(Exception):  # noqa: N818 - a state of the world, not a mistake
+class BrokerLost(ConnectionError):  # noqa: N818 - a state of the world, not a mistake
     """The generation ended: what is unacked in it will be delivered again."""
 
 
@@ -139,8 +141,8 @@ class Generation:
         if self._tag and self._consume is not None and not self.lost.done():
             try:
                 await self._consume.basic_cancel(self._tag, timeout=CLOSE_TIMEOUT)
-            except (amqp.AMQPError, TimeoutError, asyncio.CancelledError) as error:
-                _reraise_own_cancel(error)
+            except LOST as error:
+                reraise_own_cancel(error)
                 self.end(f"cancelling the consumer failed: {error!r}")
 
     async def ack(self, tag: int) -> bool:
@@ -149,8 +151,8 @@ class Generation:
             return False
         try:
             await self._consume.basic_ack(tag, wait=False)
-        except (amqp.AMQPError, RuntimeError, asyncio.CancelledError) as error:
-            _reraise_own_cancel(error)
+        except LOST as error:
+            reraise_own_cancel(error)
             self.end(f"ack failed: {error!r}")
             return False
         return True
@@ -178,10 +180,8 @@ class Generation:
             )
         except amqp.DeliveryError:
             raise
-        except (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
-            _reraise_own_cancel(
-                error
-            )  # aiormq cancels pending publishes when a heartbeat is missed
+        except LOST as error:
+            reraise_own_cancel(error)
             self.end(f"publish failed: {error!r}")
             raise BrokerLost from error
         finally:
@@ -212,8 +212,10 @@ class Generation:
         A healthy channel is closed first: its close-ok tells that every ack before it arrived.
         """
         if self._consume is not None and not self.lost.done():
-            with contextlib.suppress(amqp.AMQPError, TimeoutError, asyncio.CancelledError):
+            try:
                 await self._consume.close(timeout=CLOSE_TIMEOUT)
+            except LOST as error:
+                reraise_own_cancel(error)
         self.end("closed")
         closing = [asyncio.ensure_future(connection.close()) for connection in self._connections]
         if closing:
@@ -289,8 +291,10 @@ class Link:
             await generation.connect()
             await declare(self._topology, generation.channel, passive=self._settings.passive)
             await generation.consume(self._topology.jobs, self._prefetch, self._on_delivery)
-        except (amqp.AMQPError, asyncio.CancelledError) as error:
-            _reraise_own_cancel(error)
+        except LOST as error:
+            reraise_own_cancel(error)
+            if isinstance(error, OSError):
+                raise
             raise OSError(f"lost while starting: {error!r}") from error
         self.generation = generation
         self.consuming.set()
@@ -362,7 +366,7 @@ async def _open(wire: Wire, *, confirms: bool = False) -> Channel:
     return cast("Channel", await wire.channel(publisher_confirms=confirms, on_return_raises=True))
 
 
-def _reraise_own_cancel(error: BaseException) -> None:
+def reraise_own_cancel(error: BaseException) -> None:
     """A CancelledError is ours only if someone cancelled this task; else the library lost a broker.
 
     Under a frozen broker aiormq ends pending calls with a CancelledError of its own.

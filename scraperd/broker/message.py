@@ -29,6 +29,9 @@ _COUNT: Final = "x-delivery-count"
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
 _OURS: Final = "x-scraperd-"
+_MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
+_MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
+_MAX_MARK: Final = 1024  # bytes of one header of ours or the broker's
 _MAX_ATTEMPT: Final = 1_000_000  # above it a header is a joke or an attack
 _process: Final = uuid.uuid4().hex
 _serial = itertools.count(1)
@@ -76,6 +79,7 @@ class Delivery:
     tag: int
     generation: Generation
     settled: bool = False
+    bare: bool = False
 
     @property
     def delivery_count(self) -> int:
@@ -90,7 +94,13 @@ class Delivery:
         return value if type(value) is int and 1 <= value <= _MAX_ATTEMPT else 1
 
     def passed_on(self) -> dict[str, Any]:
-        """The publisher's own headers, fit to travel on with the job or its result."""
+        """The publisher's own headers, fit to travel on with the job or its result.
+
+        A `bare` delivery has none: whatever of a stranger's properties ended the
+        connection each time before must not do so when the job gets its outcome.
+        """
+        if self.bare:
+            return {}
         return {
             name: value
             for name, value in self.headers.items()
@@ -129,20 +139,29 @@ def delivery_of(message: DeliveredMessage, generation: Generation) -> Delivery:
 
 
 def _sound(headers: Any) -> dict[str, Any]:
-    """Headers that can be sent again; those that can't (a strange type) are left behind."""
+    """Headers that can be sent again; those that can't (a strange type) are left behind.
+
+    A content header is one frame: where they are too large for it, only ours stay.
+    """
     if not headers:
         return {}
-    if _can_be_sent(headers):
+    if len(max(headers, key=len)) > _MAX_NAME:
+        headers = {name: v for name, v in headers.items() if len(name.encode()) <= _MAX_NAME}
+    if 0 < _size(headers) <= _MAX_HEADERS:
         return dict(headers)
-    return {name: value for name, value in headers.items() if _can_be_sent({name: value})}
+    sound = {name: v for name, v in headers.items() if _size({name: v}) > 0}
+    if _size(sound) <= _MAX_HEADERS:
+        return sound
+    ours = {name: v for name, v in sound.items() if name.startswith((_OURS, _COUNT))}
+    return {name: v for name, v in ours.items() if _size({name: v}) <= _MAX_MARK}
 
 
-def _can_be_sent(headers: Any) -> bool:
+def _size(headers: Any) -> int:
+    """Bytes on the wire; 0 for what can't be encoded."""
     try:
-        field_table(headers)
+        return len(field_table(headers))
     except Exception:  # noqa: BLE001 - the library raises whatever a stranger's type provokes
-        return False
-    return True
+        return 0
 
 
 def _text(value: Any) -> str | None:

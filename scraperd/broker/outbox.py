@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiormq import exceptions as amqp
 
+from scraperd.broker.link import LOST, reraise_own_cancel
 from scraperd.broker.topology import TopologyError, declare
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Outbox:
         One that can't be routed there goes to the results queue, with a header
         that says so.
         """
-        if not self._topology.owns(reply_to):
+        if not self._topology.refuses(reply_to):
             try:
                 await _publish(generation, replace(message, exchange="", routing_key=reply_to))
             except amqp.DeliveryError:  # returned, or rejected by a full queue
@@ -82,7 +83,8 @@ class Outbox:
             return
         try:
             await declare(self._topology, generation.channel, passive=False)
-        except (amqp.AMQPError, OSError, TopologyError) as error:
+        except (*LOST, TopologyError) as error:
+            reraise_own_cancel(error)
             generation.end(f"declaring again failed: {error!r}")
 
     @staticmethod

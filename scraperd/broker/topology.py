@@ -70,9 +70,14 @@ class Topology:
     def _tier(self, seconds: int) -> str:
         return f"{self.prefix}.delay.{seconds}"
 
-    def owns(self, queue: str) -> bool:
-        """Whether results must not be sent there: a reply_to that names our own queues."""
-        return queue.startswith(f"{self.prefix}.") and queue != self.results
+    def refuses(self, queue: str) -> bool:
+        """Whether a reply_to must not be used: our own queues, and RabbitMQ's direct reply-to.
+
+        That is no queue: the broker returns a mandatory publish to it though it
+        delivers it, and 3.10 ends the connection over a malformed one.
+        """
+        ours = queue.startswith(f"{self.prefix}.") and queue != self.results
+        return ours or queue.startswith("amq.rabbitmq.")
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:

@@ -46,6 +46,7 @@ class Tally:
     retried: int = 0
     dead: int = 0
     lost: int = 0
+    unlogged: int = 0
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Observer:
     def event(self, event: str, **fields: Any) -> None:
         """Something happened to the process: start, ready, lost broker, drain, stop."""
         level = "error" if event == "config" else "warning" if event in _WARNINGS else "info"
-        getattr(self.log, level)(event, **fields)
+        self._write(level, event, fields)
 
     def record(self, record: Record) -> None:
         """Count one finished delivery and write its line."""
@@ -73,11 +74,18 @@ class Observer:
                 self.tally.dead += 1
         self.tally.lost += not record.settled
         if self.log.is_enabled_for(logging.INFO):
-            self.log.info("job", **_line(record))
+            self._write("info", "job", _line(record))
 
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
-        self.log.error(event, exc_info=error, **fields)
+        self._write("error", event, {"exc_info": error, **fields})
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        """Write a line; a full disk or a reader that left must not end a job or the process."""
+        try:
+            getattr(self.log, level)(event, **fields)
+        except (OSError, ValueError):
+            self.tally.unlogged += 1
 
 
 _WARNINGS = frozenset(
@@ -145,7 +153,13 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     ]
     factory: Any
     if pretty:
-        common += [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        common += [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(),
+                # The default prints local variables, and with them passwords and cookies.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         factory = structlog.PrintLoggerFactory(file=stream)
     else:
         common += [
@@ -153,7 +167,8 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
             _head_first,
             structlog.processors.JSONRenderer(serializer=_json),
         ]
-        factory = structlog.BytesLoggerFactory(file=stream.buffer)
+        # Unbuffered: what a full disk refused must not be tried again at the process's end.
+        factory = structlog.BytesLoggerFactory(file=getattr(stream.buffer, "raw", stream.buffer))
     structlog.configure(
         processors=common,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.log_level]),
@@ -169,8 +184,8 @@ def _head_first(_logger: object, _method: str, fields: dict[str, Any]) -> dict[s
 
 
 def quiet_libraries() -> None:
-    """The AMQP library logs each failed dial as an error; we say it once, in our words."""
-    for name in ("aiormq", "aio_pika"):
+    """The AMQP libraries log failed dials and strangers' header names; we say it in our words."""
+    for name in ("aiormq", "aio_pika", "pamqp"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 

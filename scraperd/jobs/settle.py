@@ -76,7 +76,7 @@ class Settler:
             headers={**delivery.passed_on(), **_marks(outcome.result)},
             correlation_id=delivery.correlation_id,
         )
-        if delivery.reply_to:
+        if delivery.reply_to and not delivery.bare:
             await self.outbox.reply(delivery.generation, message, delivery.reply_to)
         else:
             await self.outbox.send(delivery.generation, message)
@@ -107,7 +107,7 @@ class Settler:
             delivery.body,
             headers={**delivery.passed_on(), **marks},
             correlation_id=delivery.correlation_id,
-            reply_to=delivery.reply_to,
+            reply_to=None if delivery.bare else delivery.reply_to,
             priority=delivery.priority,
             content_type=delivery.content_type,
         )

@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from scraperd.broker.link import BrokerLost
 from scraperd.broker.message import JOB_ID
-from scraperd.contract import Failure, Invalid, Job, Result, decode_job, refused
+from scraperd.contract import MAX_ID, Failure, Invalid, Job, Result, decode_job, refused
 from scraperd.jobs.observe import Observer, Record
 from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Policy, Verdict, decide
@@ -71,6 +71,7 @@ class Worker:
         """Take a delivery over; called by the consumer, returns at once."""
         if self.draining or self._group is None:
             return  # it stays unacked: the broker gives it to someone else
+        delivery.bare = delivery.delivery_count >= self._config.delivery_limit
         task = self._group.create_task(self.handle(delivery), name=f"job {delivery.tag}")
         self._flights[delivery] = Flight(task)
         task.add_done_callback(lambda _: self._flights.pop(delivery, None))
@@ -189,7 +190,7 @@ class Worker:
         """Expired, or it has taken a process down each time it was tried."""
         if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
             return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
-        if delivery.delivery_count >= self._config.delivery_limit:
+        if delivery.bare:
             times = delivery.delivery_count
             return Failure("internal", f"delivered {times} times before, and no outcome each time")
         return None
@@ -221,6 +222,6 @@ def _known(delivery: Delivery, job: Decoded) -> str | None:
     own = job.id if isinstance(job, Invalid) else job[0].id
     earlier = delivery.headers.get(JOB_ID)  # a retry travels with a message id of ours
     for ident in (own, earlier, delivery.message_id, delivery.correlation_id):
-        if isinstance(ident, str) and ident:
+        if isinstance(ident, str) and 0 < len(ident.encode()) <= MAX_ID:
             return ident
     return None

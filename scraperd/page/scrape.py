@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 _TEXT: Final = ("text/", "application/json", "application/xml", "application/javascript")
 _TEXT_SUFFIXES: Final = ("+xml", "+json")
+_USERINFO = re.compile(r"//[^/?#]*@")
 _SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
 
@@ -179,7 +180,8 @@ def _target(base: URL, location: str) -> URL | Failure:
     except ValueError:
         fault = "not a URL"
     if fault:
-        return Failure("protocol", f"redirected to {printable(location)}: {fault}")
+        shown = printable(_USERINFO.sub("//", location))
+        return Failure("protocol", f"redirected to {shown}: {fault}")
     return target
 
 

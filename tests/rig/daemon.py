@@ -116,4 +116,4 @@ class Dispatcher:
     def depth(self, queue: str) -> int:
         """Ready messages of `prefix.queue`."""
         found = self.channel.queue_declare(f"{self.prefix}.{queue}", passive=True)
-        return int(found.method.message_count)
+        return int(found.method.message_count or 0)

@@ -40,10 +40,12 @@ class Wire:
         self._news = threading.Condition()
         self._seen: list[Seen] = []
         self._connections = 0
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._writers: dict[asyncio.StreamWriter, int] = {}
         self._open_gate = asyncio.Event()
         self._server: asyncio.Server | None = None
         self.port = 0
+        self.cut_when: Callable[[Seen], int | None] = lambda _: None
+        """Asked of each frame before it is passed on: the number of a connection to reset."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -104,15 +106,16 @@ class Wire:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _abort(self) -> None:
-        for writer in list(self._writers):
-            writer.transport.abort()
+    async def _abort(self, connection: int | None = None) -> None:
+        for writer, number in list(self._writers.items()):
+            if connection is None or number == connection:
+                writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self._connections = self._connections, self._connections + 1
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._broker_port)
-            self._writers |= {writer, to_writer}
+            self._writers |= {writer: number, to_writer: number}
             to_writer.write(await reader.readexactly(_PROTOCOL_HEADER))
             await asyncio.gather(
                 self._pass(number, reader, to_writer, sent=True),
@@ -120,7 +123,7 @@ class Wire:
             )
         for end in (writer, *([to_writer] if "to_writer" in locals() else [])):
             end.transport.abort()
-            self._writers.discard(end)
+            self._writers.pop(end, None)
 
     async def _pass(
         self,
@@ -140,9 +143,12 @@ class Wire:
             if not sent and name in ("Basic.Ack", "Basic.Nack"):
                 await self._open_gate.wait()
             if name and name not in ("ContentHeader", "ContentBody", "Heartbeat"):
+                seen = Seen(number, sent, name, frame)
                 with self._news:
-                    self._seen.append(Seen(number, sent, name, frame))
+                    self._seen.append(seen)
                     self._news.notify_all()
+                if (connection := self.cut_when(seen)) is not None:
+                    await self._abort(connection)
             writer.write(raw)
             await writer.drain()
 
