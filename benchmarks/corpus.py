@@ -173,7 +173,7 @@ def differences(result: dict[str, Any], truth: Truth) -> Iterator[tuple[str, Any
     yield from _each("h1", data["h1"], truth.h1)
     yield from _each("a", data["links"], truth.anchors)
     yield from _each("link", links, truth.links)
-    for name in sorted({*metadata, *truth.metadata} - {"opengraph"}):
+    for name in sorted({*metadata, *truth.metadata}):
         if metadata.get(name) != truth.metadata.get(name):
             yield f"metadata.{name}", metadata.get(name), truth.metadata.get(name)
 

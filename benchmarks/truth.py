@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import html5lib
 
@@ -30,7 +30,7 @@ class Truth:
     h1: list[str]
     anchors: list[str | None]
     links: list[tuple[str, str, str | None]]
-    metadata: dict[str, str]
+    metadata: dict[str, Any]
 
 
 def read(page: bytes, url: str) -> Truth:
@@ -59,19 +59,22 @@ def _links(tree: Element, base: str) -> Iterator[tuple[str, str, str | None]]:
                 yield target, _text(element), element.get("rel") or None
 
 
-def _metadata(tree: Element, base: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _metadata(tree: Element, base: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    graph: dict[str, str] = {}
     for element in tree.iter(f"{_HTML}title"):
         found.setdefault("title", _text(element))
     for element in tree.iter(f"{_HTML}meta"):
         if element.get("name", "").lower() == "description" and element.get("content"):
             found.setdefault("description", element.attrib["content"])
+        if element.get("property", "").startswith("og:"):
+            graph.setdefault(element.attrib["property"][3:], element.get("content", ""))
     for element in tree.iter(f"{_HTML}link"):
         if "canonical" in element.get("rel", "").lower().split() and element.get("href"):
             found.setdefault("canonical", resolve(base, element.attrib["href"]))
     if tree.get("lang"):
         found["language"] = tree.attrib["lang"]
-    return found
+    return found | ({"opengraph": graph} if graph else {})
 
 
 def _text(element: Element) -> str:
