@@ -179,7 +179,7 @@ async def _scrape(config: Config, job: Job, rules: Rules | None, *, compact: boo
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows editors begin with a mark
     except OSError as error:
         _fail(f"{path}: can't be read: {error.strerror}", EXIT_USAGE)
     except UnicodeDecodeError as error:

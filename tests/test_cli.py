@@ -71,8 +71,8 @@ def test_scrape_prints_the_result(scraperd: Command, hostel: Hostel) -> None:
 
 
 def test_scrape_reads_rules_from_a_file(scraperd: Command, hostel: Hostel, tmp_path: Path) -> None:
-    """--extract-file is --extract from a file; --compact is one line."""
-    (tmp_path / "rules.json").write_text('{"t": "title"}')
+    """--extract-file is --extract from a file, even from Windows; --compact is one line."""
+    (tmp_path / "rules.json").write_text('{"t": "title"}\r\n', encoding="utf-8-sig")
     done = scraperd("scrape", hostel.url("/page/1"), "--extract-file", "rules.json", "--compact")
     assert lines(done.stdout)[0]["data"] == {"t": "/page/1"}
 
