@@ -211,11 +211,20 @@ def _checked(raw: bytes, where: str) -> Job:
     return job
 
 
-def _compiled(job: Job) -> Rules | None:
+def _refuse_twins(idents: list[str]) -> None:
+    """Results are matched by id: with two jobs of one id, one result would pass for both."""
+    seen: set[str] = set()
+    for ident in idents:
+        if ident in seen:
+            _fail(f"id {ident!r} is given to more than one job; ids must differ", EXIT_USAGE)
+        seen.add(ident)
+
+
+def _compiled(job: Job, where: str = "") -> Rules | None:
     try:
         return None if job.extract is UNSET else compile_rules(bytes(job.extract))
     except RuleError as error:
-        _fail(str(error), EXIT_USAGE)
+        _fail(f"{where}{error}", EXIT_USAGE)
 
 
 @main.command(epilog=_EPILOG)
@@ -223,7 +232,12 @@ def _compiled(job: Job) -> Rules | None:
 @click.argument("sources", nargs=-1, metavar="[URL | FILE | -]...")
 @click.option("--extract", "rules", metavar="JSON", help="Rules for plain URLs.")
 @click.option("--wait", is_flag=True, help="Wait for the results and print them as JSON lines.")
-@click.option("--timeout", type=float, default=None, help="With --wait: give up after SECONDS.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=None,
+    help="With --wait: give up after SECONDS.",
+)
 def publish(
     path: Path | None,
     sources: tuple[str, ...],
@@ -236,13 +250,12 @@ def publish(
     Each line is checked before the first is published; a bad one names its line, and nothing goes.
     """
     config = _config(path)
-    jobs = [
-        (job.id if job.id is not UNSET else uuid.uuid4().hex, job)
-        for where, raw in _job_lines(sources or ("-",), rules)
-        for job in [_checked(raw, where)]
-    ]
-    for _, job in jobs:
-        _compiled(job)
+    jobs = []
+    for where, raw in _job_lines(sources or ("-",), rules):
+        job = _checked(raw, where)
+        _compiled(job, f"{where}: ")
+        jobs.append((job.id if job.id is not UNSET else uuid.uuid4().hex, job))
+    _refuse_twins([ident for ident, _ in jobs])
     if not jobs:
         _fail("no jobs given", EXIT_USAGE)
     _run(_publish(config, jobs, wait=wait, within=timeout))
@@ -338,7 +351,7 @@ async def _await_results(queue: Any, jobs: list[tuple[str, Job]], within: float 
 @_with_config
 @click.option("--key", default="#", show_default=True, help="Topic pattern, like 'failed.#'.")
 @click.option("--consume", is_flag=True, help="Take results off the results queue instead.")
-@click.option("--count", type=int, default=None, help="Stop after this many.")
+@click.option("--count", type=click.IntRange(min=1), default=None, help="Stop after this many.")
 def results(path: Path | None, key: str, consume: bool, count: int | None) -> None:  # noqa: FBT001
     """Print results as JSON lines: a copy of each new one, or with --consume the queue's own."""
     config = _config(path)
@@ -357,7 +370,9 @@ async def _results(config: Config, key: str, *, consume: bool, count: int | None
             queue = await client.tap(channel, topology, key)
             click.echo(f"copies of new results ({key}); Ctrl-C ends", err=True)
         seen = 0
-        async with aclosing(client.messages(queue, prefetch=count or PUBLISH_WINDOW)) as stream:
+        async with aclosing(
+            client.messages(queue, prefetch=min(count or PUBLISH_WINDOW, PUBLISH_WINDOW))
+        ) as stream:
             async for taken in stream:
                 click.echo(taken.body)
                 await taken.ack()  # printed first: a result that was not seen is not gone

@@ -95,6 +95,8 @@ def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
         (["scrape", "http://x/", "-H", "A B: c"], "headers.A B: not a header name"),
         (["publish", "nope.txt"], "nope.txt: can't be read"),
         (["publish", "-"], "no jobs given"),
+        (["results", "--count", "-1"], "is not in the range x>=1"),
+        (["publish", "http://x/", "--timeout", "-1"], "is not in the range x>=0"),
         (["frobnicate"], "No such command"),
         (["results", "--consume", "--key", "x"], "--key works on copies"),
     ],
@@ -121,6 +123,21 @@ def test_publish_names_the_bad_line_and_sends_nothing(
     assert done.returncode == 2
     assert "-:4: ulr: unknown field" in done.stderr
     assert dispatcher.depth("jobs") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"url": "http://x/", "extract": {"a": ":x("}}\n', "-:1: extract.a: not a CSS selector"),
+        ('{"url": "http://x/", "id": "a"}\n' * 2, "id 'a' is given to more than one job"),
+    ],
+    ids=["rule", "twins"],
+)
+def test_publish_checks_every_job_first(scraperd: Command, text: str, words: str) -> None:
+    """A bad rule names its line, and two jobs of one id are refused, before a broker is asked."""
+    done = scraperd("publish", "-", "--wait", stdin=text)
+    assert done.returncode == 2
+    assert words in done.stderr
 
 
 def test_publish_and_wait(
