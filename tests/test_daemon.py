@@ -340,7 +340,6 @@ def test_a_job_that_never_ends_is_dead_by_the_limit(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job whose process is killed each time gets its outcome once delivery_limit is reached."""
-    dead = None
     with Daemon(broker_url, prefix, delivery_limit=2).ready():
         pass
     dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
