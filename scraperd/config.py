@@ -7,16 +7,19 @@ Must never: log, exit, or swallow a key it does not know.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
+import ssl
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from yarl import URL
 
 from scraperd import __version__
+from scraperd.contract import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,8 +39,26 @@ def _whole(pattern: str) -> str:
 
 
 _Seconds = Annotated[float, Meta(gt=0, le=86400)]
+_SecondsOrNone = Annotated[float, Meta(ge=0, le=86400)]
+_Pages = Annotated[int, Meta(ge=1, le=100_000)]
+_Name = Annotated[str, Meta(pattern=_whole("[a-z0-9_-]{1,50}"))]
+_HOST = r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[?[0-9a-f:.]*:[0-9a-f:.]*\]?"
+_HostPattern = Annotated[str, Meta(pattern=_whole(f"({_HOST})"))]
+_PortRange = Annotated[str, Meta(pattern=_whole("[0-9]{1,5}-[0-9]{1,5}"))]
+_Port = Annotated[int, Meta(ge=1, le=65535)] | _PortRange
+_SERVER = r"[0-9.]+(:[0-9]{1,5})?|[0-9a-f:.]+|\[[0-9a-f:.]+\](:[0-9]{1,5})?"
+_Server = Annotated[str, Meta(pattern=_whole(f"({_SERVER})"))]
 _UpToAnHour = Annotated[float, Meta(gt=0, le=3600)]  # the longest delay tier
 _Bytes = Annotated[int, Meta(ge=1)]
+
+
+class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may differ for a host or the hosts of a domain; UNSET where the setting itself holds."""
+
+    per_host_concurrency: _Pages | UnsetType = UNSET
+    per_host_delay: _SecondsOrNone | UnsetType = UNSET
+    robotstxt_obey: bool | UnsetType = UNSET
+    proxy: Annotated[str, Meta(pattern=_whole("[a-z0-9_-]{0,50}"))] | UnsetType = UNSET
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,7 +117,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             **_s(
                 "jobs",
-                "Unacked jobs held; 0 means concurrency and a tenth. A crash redelivers all.",
+                "Unacked jobs held; 0 means twice concurrency. A crash redelivers all.",
             ),
             ge=0,
             le=65535,
@@ -143,9 +164,70 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_redirects: Annotated[
         int, Meta(**_s("hops", "A longer chain fails as too_many_redirects."), ge=0, le=100)
     ] = 10
+    transfer_maxsize: Annotated[
+        _Bytes, Meta(**_s("bytes", "Largest body as it is sent, before decompression."))
+    ] = 10 * 1024 * 1024
+    max_headers: Annotated[
+        int, Meta(**_s("headers", "A response with more fails as protocol."), ge=1, le=10_000)
+    ] = 200
+    max_header_size: Annotated[
+        int,
+        Meta(
+            **_s("bytes", "A longer header of a response, or its status line, fails as protocol."),
+            ge=1024,
+            le=1024 * 1024,
+        ),
+    ] = 64 * 1024
+    max_connections: Annotated[
+        int,
+        Meta(
+            **_s(
+                "connections",
+                "Open to sites, idle ones included; 0 means twice concurrency.",
+            ),
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0
+    memory_budget: Annotated[
+        int,
+        Meta(
+            **_s(
+                "bytes",
+                "All bodies and results in flight; past it, fetches wait for memory.",
+            ),
+            ge=1024 * 1024,
+        ),
+    ] = 256 * 1024 * 1024
+    nameservers: Annotated[
+        tuple[_Server, ...],
+        Meta(
+            **_s(
+                "addresses, with :PORT if it is not 53",
+                "Asked for names; none means those of /etc/resolv.conf.",
+            )
+        ),
+    ] = ()
+    dns_cache_ttl: Annotated[
+        _SecondsOrNone,
+        Meta(**_s("seconds", "A name is looked up again after this, or its own TTL if shorter.")),
+    ] = 300.0
     verify_tls: Annotated[
         bool, Meta(**_s("true or false", "Check certificates against the system's authorities."))
     ] = True
+    ca_file: Annotated[
+        str,
+        Meta(
+            **_s(
+                "path of a PEM file",
+                "Authorities to trust instead of the system's; empty means the system's.",
+            )
+        ),
+    ] = ""
+    tls_minimum: Annotated[
+        Literal["1.2", "1.3"],
+        Meta(**_s("1.2, 1.3", "The oldest TLS version that is spoken.")),
+    ] = "1.2"
     user_agent: Annotated[
         str,
         Meta(
@@ -158,6 +240,96 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             **_s("URL in ASCII", "Where a site's owner reads who you are; sent in the User-Agent."),
             pattern=_whole("[!-~]*"),
+        ),
+    ] = ""
+
+    robotstxt_obey: Annotated[
+        bool, Meta(**_s("true or false", "Ask robots.txt before a page (RFC 9309)."))
+    ] = True
+    robots_agent: Annotated[
+        str,
+        Meta(
+            **_s(
+                "letters, _ and -",
+                "The name robots.txt knows us by; empty means the first word of the User-Agent.",
+            ),
+            pattern=_whole("[A-Za-z_-]*"),
+        ),
+    ] = ""
+    robots_cache_ttl: Annotated[
+        _Seconds,
+        Meta(**_s("seconds", "How long a robots.txt is kept; RFC 9309 says a day at most.")),
+    ] = 86400.0
+    max_crawl_delay: Annotated[
+        _SecondsOrNone,
+        Meta(**_s("seconds", "A longer Crawl-delay is cut to this; throttling goes no further.")),
+    ] = 30.0
+    per_host_concurrency: Annotated[
+        _Pages, Meta(**_s("pages", "How many pages of one host are fetched at once."))
+    ] = 8
+    per_host_delay: Annotated[
+        _SecondsOrNone,
+        Meta(**_s("seconds", "Between two fetches from one host; each varies by half.")),
+    ] = 0.0
+    autothrottle: Annotated[
+        bool,
+        Meta(
+            **_s("true or false", "Slow down for a host that answers 429 or 503, or ever slower.")
+        ),
+    ] = True
+    park_after: Annotated[
+        Annotated[float, Meta(ge=0, le=60)],
+        Meta(**_s("seconds", "A job whose host's turn is further off waits in a delay queue.")),
+    ] = 2.0
+    hosts: Annotated[
+        dict[_HostPattern, HostSettings],
+        Meta(
+            **_s(
+                "table by host, *.domain or *",
+                "Other values of per_host_concurrency, per_host_delay, robotstxt_obey and proxy.",
+            )
+        ),
+    ] = {}
+
+    allow_ports: Annotated[
+        tuple[_Port, ...],
+        Meta(**_s('ports and "FIRST-LAST" ranges', "Where a URL may lead; none means any port.")),
+    ] = (80, 443, 8080, 8443)
+    allow_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            **_s(
+                "addresses and networks",
+                "Non-public ones that may be fetched from; metadata services by address only.",
+            )
+        ),
+    ] = ()
+    deny_networks: Annotated[
+        tuple[str, ...],
+        Meta(**_s("addresses and networks", "Public ones that may not. Wins over allow_networks.")),
+    ] = ()
+    allow_hosts: Annotated[
+        tuple[_HostPattern, ...],
+        Meta(**_s("hosts, *.domain", "If there are any, no other host is fetched from.")),
+    ] = ()
+    deny_hosts: Annotated[
+        tuple[_HostPattern, ...],
+        Meta(**_s("hosts, *.domain", "Never fetched from. Wins over allow_hosts.")),
+    ] = ()
+    proxies: Annotated[
+        dict[_Name, Annotated[str, Meta(pattern="^(http|socks5)://")]],
+        Meta(
+            **_s(
+                "table of http:// or socks5:// URLs by name",
+                "Proxies that a job, a host or `proxy` can choose by name.",
+            )
+        ),
+    ] = {}
+    proxy: Annotated[
+        str,
+        Meta(
+            **_s("name of a proxy", "Used where neither job nor host names one; empty means none."),
+            pattern=_whole("[a-z0-9_-]{0,50}"),
         ),
     ] = ""
 
@@ -182,8 +354,23 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def prefetch_count(self) -> int:
-        """What the broker is asked for: `prefetch`, or concurrency and a tenth more."""
-        return self.prefetch or min(65535, self.concurrency + max(2, self.concurrency // 10))
+        """What the broker is asked for: `prefetch`, or twice the concurrency.
+
+        What is more than concurrency is for jobs that don't fetch: those that wait for
+        their host's turn, and those on their way to a delay queue or to the results.
+        """
+        return self.prefetch or min(65535, self.concurrency + max(4, self.concurrency))
+
+    @property
+    def waiting_room(self) -> int:
+        """How many jobs may wait here for a host's turn: a quarter of those that don't fetch."""
+        return max(2, (self.prefetch_count - self.concurrency) // 4)
+
+    @property
+    def robots_name(self) -> str:
+        """The product token robots.txt knows us by (RFC 9309 section 2.2.1)."""
+        word = re.match("[A-Za-z_-]*", self.agent)
+        return self.robots_agent or (word and word[0]) or "scraperd"
 
     @property
     def agent(self) -> str:
@@ -297,6 +484,14 @@ def _impossible(config: Config) -> Iterator[tuple[set[str], str]]:
             {"broker_url"},
             "broker_url: not a URL; percent-encode special characters in user name and password",
         )
+    yield from _out_of_order(config)
+    yield from _unusable(config)
+    yield from _no_authorities(config)
+    yield from _proxy_faults(config)
+
+
+def _out_of_order(config: Config) -> Iterator[tuple[set[str], str]]:
+    """Pairs of settings of which one must not be greater than the other."""
     ordered = [
         ("reconnect_min", "reconnect_max"),
         ("connect_timeout", "download_timeout"),
@@ -314,6 +509,80 @@ def _impossible(config: Config) -> Iterator[tuple[set[str], str]]:
             f"({config.concurrency}): fewer jobs would be held than scraped at once"
         )
         yield {"prefetch", "concurrency"}, fault
+    if 0 < config.max_connections < config.concurrency:
+        fault = (
+            f"max_connections ({config.max_connections}) must be 0 or at least concurrency "
+            f"({config.concurrency}): each page that is fetched needs one"
+        )
+        yield {"max_connections", "concurrency"}, fault
+
+
+def _unusable(config: Config) -> Iterator[tuple[set[str], str]]:
+    """Networks, ports and servers that are none."""
+    for key in ("allow_networks", "deny_networks"):
+        for text in getattr(config, key):
+            try:
+                ipaddress.ip_network(text)
+            except ValueError as error:
+                yield {key}, f"{key}: {error}"
+    for port in config.allow_ports:
+        first, _, last = str(port).partition("-")
+        if not 1 <= int(first) <= int(last or first) <= 65535:  # noqa: PLR2004 - TCP's range
+            yield {"allow_ports"}, f"allow_ports: {port} is no port or range of ports"
+    for server in config.nameservers:
+        if not _is_server(server):
+            yield {"nameservers"}, f"nameservers: {server} is no address, or its port is none"
+
+
+def _no_authorities(config: Config) -> Iterator[tuple[set[str], str]]:
+    """A file that does not hold certificates."""
+    if config.ca_file:
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except (OSError, ValueError) as error:
+            why = "not a file of PEM certificates"
+            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+                why = error.strerror or why
+            yield {"ca_file"}, f"ca_file: {printable(config.ca_file)}: {why}"
+
+
+def _is_server(text: str) -> bool:
+    """Whether it is ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT."""
+    match = re.fullmatch(r"(?:([0-9.]+)|\[([0-9a-f:.]+)\])(?::([0-9]+))?|([0-9a-f:.]+)", text)
+    if match is None:
+        return False
+    v4, bracketed, port, bare = match.groups()
+    try:
+        ipaddress.ip_address(v4 or bracketed or bare)
+    except ValueError:
+        return False
+    return port is None or 1 <= int(port) <= 65535  # noqa: PLR2004 - UDP's range
+
+
+def _proxy_faults(config: Config) -> Iterator[tuple[set[str], str]]:
+    """Proxies that are none, or are named and not there. Never a proxy's URL itself."""
+    for name, url in config.proxies.items():
+        if fault := _proxy_fault(url):
+            yield {"proxies"}, f"proxies.{name}: {fault}"
+    chosen = {f'hosts."{pattern}".proxy': own.proxy for pattern, own in config.hosts.items()}
+    for where, proxy in {"proxy": config.proxy, **chosen}.items():
+        if proxy and proxy not in config.proxies:
+            yield {"proxies", where.partition(".")[0]}, f"{where}: no proxy {proxy!r} in proxies"
+
+
+def _proxy_fault(text: str) -> str | None:
+    try:
+        url = URL(text)
+    except ValueError:
+        return "not a URL; percent-encode special characters in user name and password"
+    if not url.host or url.explicit_port is None:
+        return "must be http://[USER:PASSWORD@]HOST:PORT or socks5://[USER:PASSWORD@]HOST:PORT"
+    if url.path not in ("", "/") or url.query_string:
+        return "must end after the port"
+    secrets = [part for part in (url.user, url.password) if part]
+    if url.scheme == "socks5" and not all(len(s) < 256 and s.isascii() for s in secrets):  # noqa: PLR2004
+        return "SOCKS5 takes a user name and password of up to 255 ASCII characters (RFC 1929)"
+    return None
 
 
 def _meta(key: str) -> dict[str, Any]:
@@ -349,7 +618,10 @@ def _toml(value: Any) -> str:
         case str():
             return f'"{value}"'
         case tuple():
-            return f"[{', '.join(str(item) for item in value)}]"
+            items = (f'"{item}"' if isinstance(item, str) else str(item) for item in value)
+            return f"[{', '.join(items)}]"
+        case dict():
+            return "{}"
         case _:
             return f"{value:g}" if isinstance(value, float) else f"{value:_}"
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal[
     "invalid_job",
+    "blocked_address",
+    "robots_denied",
     "dns",
     "connect",
     "tls",
@@ -32,6 +34,7 @@ Kind: TypeAlias = Literal[
     "decode",
     "extract",
     "expired",
+    "proxy",
     "internal",
 ]
 Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -90,6 +93,8 @@ _Url = Annotated[
 ]
 _Token = Annotated[str, _said(_TOKEN.pattern)]
 _FieldValue = Annotated[str, _said(_FIELD_VALUE.pattern)]
+_ENTITY_TAG = re.compile(r'(?:W/)?"[^\x00-\x20\x22\x7f]*"')  # RFC 9110 section 8.8.3
+_EntityTag = Annotated[str, _said(_ENTITY_TAG.pattern)]
 _CookieValue = Annotated[str, _said(_COOKIE_VALUE.pattern)]
 
 
@@ -97,7 +102,8 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     """One page to scrape. Nothing but `url` is required; limits only tighten the configured ones.
 
     `timeout` is in seconds, `max_body_size` in bytes after decompression,
-    `expires_at` an RFC 3339 date with its zone.
+    `expires_at` an RFC 3339 date with its zone. `etag` and `last_modified` are
+    a former result's; `proxy` is the name of a configured one.
     """
 
     url: _Url
@@ -114,6 +120,9 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     max_retries: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     max_body_size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     max_redirects: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    etag: _EntityTag | UnsetType = UNSET
+    last_modified: _FieldValue | UnsetType = UNSET
+    proxy: Annotated[str, Meta(min_length=1, max_length=50)] | UnsetType = UNSET
     expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
     meta: JsonValue | UnsetType = UNSET
 
@@ -191,7 +200,8 @@ class Timings(Struct, frozen=True, gc=False, omit_defaults=True):
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a job. What was not asked for, or never came to be, is absent, not null.
 
-    `size` is the body in bytes after decompression. `body` is text, or base64
+    `size` is the body in bytes after decompression, `content_hash` its SHA-256
+    as `sha256:HEX`. `not_modified` is there only if true. `body` is text, or base64
     where `body_encoding` says so. `data` is what the extraction rules found.
     """
 
@@ -206,6 +216,10 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     content_type: str | UnsetType = UNSET
     charset: str | UnsetType = UNSET
     size: int | UnsetType = UNSET
+    etag: str | UnsetType = UNSET
+    last_modified: str | UnsetType = UNSET
+    content_hash: str | UnsetType = UNSET
+    not_modified: bool | UnsetType = UNSET
     body: str | UnsetType = UNSET
     body_encoding: Literal["base64"] | UnsetType = UNSET
     data: dict[str, Any] | UnsetType = UNSET
@@ -371,11 +385,29 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
         if fault := _header_fault(name, value):
             yield f"headers.{printable(name)}", fault
     yield from _cookie_faults(job)
+    yield from _condition_faults(job)
     bodies = [name for name in ("body", "json", "form") if getattr(job, name) is not UNSET]
     if len(bodies) > 1:
         yield bodies[1], f"at most one of body, json and form; {bodies[0]} is given too"
     if bodies and job.verb in ("GET", "HEAD"):
         yield bodies[0], f"a {job.verb} request has no body"
+
+
+def _condition_faults(job: Job) -> Iterator[tuple[str, str]]:
+    named = {name.lower() for name in job.headers or {}}
+    if job.etag is not UNSET:
+        if not _ENTITY_TAG.fullmatch(job.etag):
+            yield "etag", 'not an entity tag: "..." or W/"...", with the quotes (RFC 9110 8.8.3)'
+        if "if-none-match" in named:
+            yield "etag", "given twice: as `etag` and as an If-None-Match header"
+    if job.last_modified is not UNSET:
+        if not _FIELD_VALUE.fullmatch(job.last_modified):
+            yield "last_modified", "holds a line break or another control character"
+        if "if-modified-since" in named:
+            yield "last_modified", "given twice: as `last_modified` and as If-Modified-Since"
+    for field in ("etag", "last_modified"):
+        if getattr(job, field) is not UNSET and job.verb not in ("GET", "HEAD"):
+            yield field, f"only a GET or HEAD can be conditional, not {job.verb}"
 
 
 def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 import pytest
@@ -73,6 +74,11 @@ def test_every_setting_says_its_unit_and_its_reason() -> None:
         assert " = " in setting
 
 
+def certifi() -> str:
+    """A file of certificates; the system's own is there on any machine with TLS."""
+    return ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+
+
 def changed(key: str, value: Any) -> Any:
     """Another good value for a setting, as TOML reads it."""
     others = {
@@ -80,29 +86,96 @@ def changed(key: str, value: Any) -> Any:
         "log_level": "debug",
         "log_format": "json",
         "prefetch": 500,
+        "max_connections": 500,
+        "nameservers": ["127.0.0.53", "[::1]:5353"],
+        "ca_file": certifi(),
+        "tls_minimum": "1.3",
+        "per_host_delay": 0.5,
+        "hosts": {"*.example.com": {"per_host_delay": 1.5}},
+        "allow_networks": ["10.0.0.0/8", "::1"],
+        "deny_networks": ["192.0.2.0/24"],
+        "allow_hosts": ["example.com", "*.example.org"],
+        "deny_hosts": ["*.example.com"],
+        "proxies": {"office": "http://user:password@proxy.example:3128"},
     }
+    if key in others:
+        return others[key]
     match value:
         case bool():
             return not value
         case int():
-            return others.get(key, value + 1)
+            return value + 1
         case float():
             return value * 0.75
         case str():
-            return others.get(key, "x")
+            return "x"
     return [500]
 
 
-@pytest.mark.parametrize("key", Config.__struct_fields__)
+@pytest.mark.parametrize("key", [k for k in Config.__struct_fields__ if k != "proxy"])
 def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], Path]) -> None:
     """Every setting can be set by the file and by a variable, with the same effect."""
     value = changed(key, getattr(DEFAULT, key))
-    by_file = load(write(f"{key} = {json.dumps(value)}"), {})
-    text = value if isinstance(value, str) else json.dumps(value)
+    by_file = load(write(f"{key} = {toml(value)}"), {})
+    text = value if isinstance(value, str) else toml(value)
     assert load(None, {f"SCRAPERD_{key.upper()}": text}) == by_file
-    expected = tuple(value) if isinstance(value, list) else value
+    expected = msgspec.convert(value, get_type_hints(Config, include_extras=True)[key])
     assert by_file == msgspec.structs.replace(DEFAULT, **{key: expected})
     assert by_file != DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('proxy = "office"', "proxy: no proxy 'office' in proxies"),
+        ('hosts = {"a.b" = {proxy = "x"}}', """hosts."a.b".proxy: no proxy 'x' in proxies"""),
+        ('proxies = {a = "http://u:hunter2@h"}', "proxies.a: must be http://[USER:PASSWORD@]HOST:"),
+        ('proxies = {a = "socks5://u:hunter2@h:1/x"}', "proxies.a: must end after the port"),
+        ('proxies = {a = "http://u:hunter2[@h:1"}', "proxies.a: not a URL; percent-encode"),
+        ('proxies = {a = "ftp://u:hunter2@h:1"}', "proxies: must be: table of http:// or socks5"),
+        ('hosts = {"a.b" = {delay = 1}}', "unknown field `delay`"),
+        ('hosts = {"a.*" = {}}', "hosts: must be: table by host, *.domain or *"),
+        ('allow_networks = ["10.0.0.1/8"]', "allow_networks: 10.0.0.1/8 has host bits set"),
+        ('deny_networks = ["300.0.0.1"]', "deny_networks: '300.0.0.1' does not appear to be"),
+        ('allow_ports = ["90-80"]', "allow_ports: 90-80 is no port or range of ports"),
+        ("allow_ports = [0]", "allow_ports: "),
+        ('deny_hosts = ["HTTP://x"]', "deny_hosts: must be: hosts, *.domain"),
+        ('nameservers = ["dns.example"]', "nameservers: must be: addresses, with :PORT"),
+        ('nameservers = ["999.0.0.1"]', "nameservers: 999.0.0.1 is no address"),
+        ('nameservers = ["[::1]:99999"]', "nameservers: [::1]:99999 is no address, or its port"),
+        ('proxies = {a = "socks5://\u00e9:hunter2@h:1"}', "proxies.a: SOCKS5 takes a user name"),
+        ('ca_file = "/nowhere/ca.pem"', "ca_file: /nowhere/ca.pem: No such file or directory"),
+        ("ca_file = '/etc/passwd'", "ca_file: /etc/passwd: not a file of PEM certificates"),
+        ("max_connections = 50", "max_connections (50) must be 0 or at least concurrency (100)"),
+    ],
+)
+def test_what_is_no_host_network_or_proxy(
+    text: str, fault: str, write: Callable[[str], Path]
+) -> None:
+    """Each is one line that says what and where; a proxy's password is in none of them."""
+    [said] = faults_of(write(text), {})
+    assert fault in said
+    assert "hunter2" not in said
+
+
+def test_a_proxy_is_chosen_by_its_name(write: Callable[[str], Path]) -> None:
+    """For everything, for a host, or for none of a domain's hosts."""
+    config = load(
+        write(
+            'proxies = {office = "socks5://u:p@h:1080"}\nproxy = "office"\n'
+            '[hosts."*.example.com"]\nproxy = ""\n'
+        ),
+        {},
+    )
+    assert config.proxy == "office"
+    assert config.hosts["*.example.com"].proxy == ""
+
+
+def toml(value: Any) -> str:
+    """JSON is TOML, but for tables."""
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return f"{{{', '.join(f'{json.dumps(k)} = {toml(v)}' for k, v in value.items())}}}"
 
 
 @pytest.mark.parametrize(
@@ -340,15 +413,15 @@ def test_no_variable_raises_anything_else(text: str, key: str) -> None:
 @pytest.mark.parametrize(
     ("settings_", "count"),
     [
-        ({}, 110),
-        ({"concurrency": 1}, 3),
-        ({"concurrency": 30}, 33),
+        ({}, 200),
+        ({"concurrency": 1}, 5),
+        ({"concurrency": 30}, 60),
         ({"concurrency": 100_000}, 65535),
         ({"prefetch": 500}, 500),
     ],
 )
 def test_prefetch_is_concurrency_and_a_little_more(settings_: dict[str, int], count: int) -> None:
-    """Unless it is set, the broker keeps a tenth more jobs ready than are scraped at once."""
+    """Unless it is set, as many jobs again as are fetched at once may wait or be on the move."""
     assert msgspec.structs.replace(DEFAULT, **settings_).prefetch_count == count
 
 
