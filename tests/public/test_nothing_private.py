@@ -1,0 +1,132 @@
+"""Tests of the guard as it ships: by no way does a stranger's URL lead to a private address.
+
+May touch: the namespace's own addresses.
+Must never: run outside of it, or open a network in `allow_networks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from scraperd.config import Config
+from scraperd.contract import Failure
+from scraperd.page.fetch import Fetcher, Request, Response
+from scraperd.page.netguard import Blocked
+from tests.rig import public
+from tests.rig.site import page, redirect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.public.conftest import Canary, Command, PublicSite
+    from tests.rig.dns import Nameserver
+
+BLOCKED = "blocked_address"
+
+
+@pytest.fixture(autouse=True)
+async def nothing_heard(canary: Canary) -> AsyncIterator[None]:
+    """Whatever a test here does, the canary sees no connection."""
+    yield
+    assert [site.url() for site in canary.sites if site.connections] == []
+
+
+async def fetch(config: Config, *urls: str) -> dict[str, Response | Failure]:
+    """Each URL's one hop, by one Fetcher, whatever the decoding of a job would say to it."""
+    async with Fetcher(config) as fetcher:
+        requests = [Request("GET", URL(url), {}, None, 5.0, 1 << 20) for url in urls]
+        answers = await asyncio.gather(*(fetcher.fetch(one) for one in requests))
+    return dict(zip(urls, answers, strict=True))
+
+
+async def test_no_spelling_of_an_address_gets_through() -> None:
+    """Dotted, decimal, hexadecimal, octal, short, full-width, IPv6 with IPv4 inside."""
+    hosts = """
+        127.0.0.1 127.0.0.1. 2130706433 0x7f000001 0x7f.1 0177.0.0.1 127.1 0 0.0.0.0 127.255.0.1
+        １２７.０.０.１ ①②⑦.0.0.1 [::1] [::] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1]
+        [64:ff9b::7f00:1] [2002:7f00:1::] 169.254.169.254 2852039166 0xa9fea9fe 169.254.43518
+        [::ffff:169.254.169.254] 10.0.0.1 10.1 167772161 [fd00:ec2::254] [fe80::1%25lo]
+    """.split()  # noqa: RUF001 - full-width, as IDNA folds it to ASCII
+    urls = [f"{scheme}://{host}/" for host in hosts for scheme in ("http", "https")]
+    answers = await fetch(Config(), *urls)
+    assert {url for url, answer in answers.items() if not is_blocked(answer)} == set()
+
+
+async def test_no_name_leads_to_a_private_address(names: Nameserver) -> None:
+    """A record, AAAA record, alias and the hosts file are judged by what they lead to."""
+    urls = [f"http://{name}/" for name in names.records if not name.startswith(("public", "mixed"))]
+    config = Config(nameservers=(names.address,))
+    answers = await fetch(config, *urls, "http://localhost/", "http://localhost./")
+    assert {url for url, answer in answers.items() if not is_blocked(answer)} == set()
+    shown = " ".join(answer.message for answer in answers.values() if isinstance(answer, Failure))
+    assert not any(secret in shown for secret in ("127.0.0.1", "::1", "169.254", "10.0.0", "ec2"))
+
+
+def is_blocked(answer: Response | Failure) -> bool:
+    return isinstance(answer, Failure) and answer.kind == BLOCKED
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", public.METADATA])
+async def test_the_dial_itself_is_guarded(host: str) -> None:
+    """The last line: a literal that nobody looked at before, and that no resolver ever sees."""
+    async with Fetcher(Config()) as fetcher:
+        with pytest.raises(aiohttp.ClientConnectorError) as caught:
+            await fetcher._sessions[""].get(f"http://{host}/")
+    assert isinstance(caught.value.os_error, Blocked)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://[::ffff:7f00:1]/",
+        "//169.254.169.254/latest/meta-data/",
+        "http://10.0.0.1/",
+        "https://loopback.test/",
+    ],
+)
+async def test_no_redirect_leads_to_a_private_address(
+    scrape: Command, site: PublicSite, target: str
+) -> None:
+    """Each hop is judged anew."""
+    site.at("/away", redirect(target))
+    result = await scrape(f"http://{public.SITE}/away")
+    assert result["error"]["kind"] == BLOCKED, result
+    assert site.seen("/away")
+
+
+async def test_a_name_with_a_private_address_too_is_fetched_from_the_public_one(
+    scrape: Command, site: PublicSite
+) -> None:
+    """Happy Eyeballs gets no private address to try."""
+    result = await scrape("http://mixed.test/")
+    assert result["status"] == "ok", result
+    assert site.seen("/")
+
+
+async def test_a_name_that_changes_its_mind_gets_nowhere(
+    scrape: Command, site: PublicSite, names: Nameserver
+) -> None:
+    """DNS rebinding: first a public address, then loopback, with a TTL of 0."""
+    names.sequences["rebind.test"] = [[("A", public.SITE, 0)], [("A", "127.0.0.1", 0)]]
+    site.at("/first", redirect("/second", headers=["Connection: close"]))
+    site.at("/second", page(b"never asked for"))
+    result = await scrape("http://rebind.test/first", dns_cache_ttl=0, robotstxt_obey=False)
+    assert result["error"]["kind"] == BLOCKED, result
+    assert names.asked("rebind.test") == 2
+    assert site.seen("/first")
+    assert not site.seen("/second")
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1/robots.txt", "http://metadata.test/"])
+async def test_robots_txt_may_not_redirect_to_a_private_address(
+    scrape: Command, site: PublicSite, target: str
+) -> None:
+    """It is fetched under the same guard as the page."""
+    site.at("/robots.txt", redirect(target))
+    await scrape(f"http://{public.SITE}/", robotstxt_obey=True)
+    assert site.seen("/robots.txt")
