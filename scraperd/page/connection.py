@@ -1,31 +1,177 @@
-"""aiohttp's client connection, without three faults that a site can use (aiohttp 3.14).
+"""aiohttp's client connections: three faults mended (aiohttp 3.14), bounded in number, proxied.
 
 May touch: internals of aiohttp; this is the one place that does.
-Must never: change what a well-behaved site sees, or cost anything on a page that is in order.
+Must never: change what a well-behaved site sees, or cost much on a page that is in order.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from typing import Any, Final
+import socket
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
+from scraperd.page.proxies import UNAUTHORISED, UNREACHABLE, ProxyFailed, Socks
+
+if TYPE_CHECKING:
+    from scraperd.page.netguard import Guard
+
 MAX_QUEUED: Final = 32  # responses that came at once; one is due, and perhaps some 1xx before it
+RECEIVE_BUFFER: Final = 128 * 1024  # bytes; the kernel alone would let each grow to megabytes
+_UNAUTHORISED: Final = (407, 401)  # tinyproxy says 401 to a wrong password
+
+
+class Bound:
+    """How many connections all connectors together keep open. Idle ones give way, oldest first.
+
+    A fetch never waits here: what is not idle belongs to other fetches, whose
+    number is the worker's to bound.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._connectors: list[Connector] = []
+        self.idle: dict[ResponseHandler, tuple[Connector, Any]] = {}
+
+    def join(self, connector: Connector) -> None:
+        """Count this one's connections too."""
+        self._connectors.append(connector)
+
+    @property
+    def open(self) -> int:
+        """How many there are: idle, in use, or being made."""
+        return len(self.idle) + sum(one.busy for one in self._connectors)
+
+    async def make_room(self) -> None:
+        """Close what is idle for the sake of a new connection, which counts already."""
+        closed = False
+        while self.idle and self.open > self._limit:
+            connection = next(iter(self.idle))
+            connector, key = self.idle.pop(connection)
+            connector.forget(key, connection)
+            connection.abort()
+            closed = True
+        if closed:
+            await asyncio.sleep(0)  # the loop closes the sockets only now
 
 
 class Connector(aiohttp.TCPConnector):
-    """Makes connections of the kind below."""
+    """Makes connections of the kind below, no more than `bound` says."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        make = functools.partial(_Connection, loop=self._loop)
+    def __init__(self, bound: Bound, **options: Any) -> None:
+        new = options.pop("socket_factory", _new)
+        options["socket_factory"] = lambda info: _frugal(new(info))
+        super().__init__(limit=0, use_dns_cache=False, **options)
+        make = functools.partial(_Connection, loop=self._loop, idle=bound.idle)
         self._factory = make  # type: ignore[assignment]
+        self._bound = bound
+        bound.join(self)
+
+    @property
+    def busy(self) -> int:
+        """How many connections are in use or being made."""
+        return len(self._acquired)
+
+    def forget(self, key: Any, connection: ResponseHandler) -> None:
+        """Take an idle connection out of the pool, and those that were closed before it."""
+        waiting = self._conns.get(key)
+        while waiting and waiting.popleft()[0] is not connection:
+            pass
+        if not waiting:
+            self._conns.pop(key, None)
+
+    async def _get(self, *args: Any) -> Any:
+        taken = await super()._get(*args)
+        if taken is not None and taken.protocol is not None:
+            self._bound.idle.pop(taken.protocol, None)
+        return taken
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        if protocol.transport is not None and not self._closed:
+            self._bound.idle[protocol] = self, key
+
+    async def _create_connection(self, *args: Any) -> ResponseHandler:
+        await self._bound.make_room()
+        return await super()._create_connection(*args)
+
+
+def _new(info: Any) -> socket.socket:
+    family, kind, protocol, *_ = info
+    return socket.socket(family, kind, protocol)
+
+
+def _frugal(sock: socket.socket) -> socket.socket:
+    """Let what waits unread in the kernel be little: no budget of ours counts it.
+
+    With hundreds of large bodies waiting, TCP's own memory ran out, and all stalled.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    return sock
+
+
+class HttpProxyConnector(Connector):
+    """Its session's requests go through an HTTP proxy. What that fails in is a ProxyFailed."""
+
+    async def _create_proxy_connection(self, *args: Any) -> Any:
+        try:
+            return await super()._create_proxy_connection(*args)
+        except aiohttp.ClientHttpProxyError as error:
+            if error.status in _UNAUTHORISED:
+                raise ProxyFailed(UNAUTHORISED, passing=False) from None
+            raise ProxyFailed(f"it answered {error.status} to CONNECT", passing=True) from None
+        except (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError):
+            raise ProxyFailed(UNREACHABLE, passing=True) from None
+        except aiohttp.ClientConnectorError:
+            raise  # TLS with the site, in the tunnel
+        except aiohttp.ClientResponseError:
+            raise ProxyFailed("its answer to CONNECT is malformed", passing=True) from None
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise ProxyFailed("it closed the connection", passing=True) from None
+
+
+class SocksConnector(Connector):
+    """Its connections go through a SOCKS5 proxy, which is told an address that was checked."""
+
+    def __init__(self, socks: Socks, guard: Guard, bound: Bound, **options: Any) -> None:
+        super().__init__(bound, **options)
+        self._socks = socks
+        self._guard = guard
+
+    async def _wrap_create_connection(
+        self,
+        *args: Any,
+        addr_infos: list[Any],
+        req: Any,
+        timeout: Any,  # noqa: ASYNC109 - the signature is aiohttp's
+        client_error: Any = aiohttp.ClientConnectorError,
+        **kwargs: Any,
+    ) -> Any:
+        while True:  # aiohttp's own way round is to try one address of each family only
+            target = addr_infos.pop(0)
+            try:
+                self._guard.socket(target).close()  # only for its judgement
+                sock = _frugal(await self._socks.dial(*target[4][:2]))
+                break
+            except OSError as error:
+                if not addr_infos:
+                    raise client_error(req.connection_key, error) from error
+        return await self._wrap_existing_connection(
+            *args, req=req, timeout=timeout, client_error=client_error, sock=sock, **kwargs
+        )
 
 
 class _Connection(ResponseHandler):
+    def __init__(self, loop: asyncio.AbstractEventLoop, idle: dict[Any, Any]) -> None:
+        super().__init__(loop)
+        self._idle = idle
+
     def is_connected(self) -> bool:
         """Whether it may be used again.
 
@@ -33,6 +179,15 @@ class _Connection(ResponseHandler):
         be taken for the answer to the next job's request (RFC 9112 section 6.3).
         """
         return super().is_connected() and not self._buffer
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """An idle connection that the site closed is open no longer."""
+        self._idle.pop(self, None)
+        super().connection_lost(exc)
+
+    def close(self) -> None:
+        """Close at once. Gently would wait for a site to read an upload or to end TLS in order."""
+        self.abort()
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Tell the body's reader too: of a broken chunk it would learn at its timeout only."""

@@ -1,6 +1,6 @@
 """One URL, one hop, once: a request goes out, a bounded body or a Failure comes back.
 
-May touch: the network, through one shared aiohttp session; the wall clock, for `Retry-After`.
+May touch: the network, through aiohttp sessions (one, and one a proxy); the clocks.
 Must never: follow a redirect, keep cookies, log, or raise for what a site does.
 """
 
@@ -11,29 +11,34 @@ import contextlib
 import email.utils
 import errno
 import io
+import ipaddress
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 from msgspec import UNSET
+from yarl import URL
 
 from scraperd.contract import Failure, printable
-from scraperd.page.connection import Connector
-from scraperd.page.inflate import Undecodable, inflater
+from scraperd.page.connection import Bound, Connector, HttpProxyConnector, SocksConnector
+from scraperd.page.inflate import Inflater, Undecodable, inflater
+from scraperd.page.netguard import Blocked, Guard
+from scraperd.page.proxies import TIMEOUT, UNAUTHORISED, ProxyFailed, Socks
+from scraperd.page.resolver import LookupFailed, Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
     from multidict import CIMultiDictProxy
-    from yarl import URL
 
     from scraperd.config import Config
+    from scraperd.page.budget import Claim
 
 ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-MAX_FIELD: Final = 64 * 1024  # bytes of one header; real sites outgrow aiohttp's 8 KiB
+READ_BUFFER: Final = 16 * 1024  # bytes a connection reads ahead, outside of the memory budget
 REDIRECT_BODY: Final = 64 * 1024  # bytes read of a redirect's body, to keep its connection
 REDIRECT_WAIT: Final = 0.5  # seconds for the same
 _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
@@ -41,15 +46,24 @@ _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
     errno.EHOSTUNREACH: "no route to host",
     errno.ENETUNREACH: "network unreachable",
     errno.ECONNRESET: "connection reset",
+    errno.ETIMEDOUT: "timed out",
     errno.EMFILE: "this process is out of file descriptors (raise LimitNOFILE)",
 }
 _NO_TYPE: Final = ("Content-Type",)
+_PROXY_AUTHENTICATION: Final = 407
+_NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
+_STRANGER: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(slots=True)
 class Request:
-    """One hop. `timeout` in seconds for all of it, `max_body` in bytes after decompression."""
+    """One hop. `timeout` in seconds for all of it, `max_body` in bytes after decompression.
+
+    `claim` is what the body's bytes are taken from. `proxy` is a configured
+    name, empty for none. With `truncate`, a body past a limit is cut off there
+    instead of failing.
+    """
 
     method: str
     url: URL
@@ -57,6 +71,9 @@ class Request:
     body: bytes | None
     timeout: float
     max_body: int
+    claim: Claim | None = None
+    proxy: str = ""
+    truncate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +92,45 @@ def location_of(answer: Response | aiohttp.ClientResponse) -> str | None:
 
 
 class Fetcher:
-    """The shared session. An async context manager; `fetch` may run any number of times at once."""
+    """The shared sessions. An async context manager; `fetch` may run any number of times at once.
+
+    `guard` knows where no connection may lead.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._session: aiohttp.ClientSession | None = None
+        self.guard = Guard(config)
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._http_proxies: set[str] = set()
 
     async def __aenter__(self) -> Self:
         config = self._config
-        connector = Connector(
-            limit=0,  # the worker bounds concurrency; a second bound would queue in the dark
-            ttl_dns_cache=60,
-            ssl=ssl.create_default_context() if config.verify_tls else False,
-        )
-        self._session = aiohttp.ClientSession(
+        bound = Bound(config.max_connections or 2 * config.concurrency)
+        self._resolver = Resolver(config, self.guard)
+        tls = _tls(config)
+        direct: dict[str, Any] = {
+            "resolver": self._resolver,
+            "socket_factory": self.guard.socket,
+            "ssl": tls,
+        }
+        self._sessions[""] = self._session(Connector(bound, **direct))
+        for name, text in config.proxies.items():
+            url = URL(text)
+            if url.scheme == "http":
+                self._http_proxies.add(name)
+                # the operator named it: neither the guard nor the nameservers for strangers' names
+                own = HttpProxyConnector(bound, resolver=aiohttp.ThreadedResolver(), ssl=tls)
+                self._sessions[name] = self._session(own, proxy=url)
+            else:
+                socks = Socks(url, config.connect_timeout)
+                self._sessions[name] = self._session(
+                    SocksConnector(socks, self.guard, bound, resolver=self._resolver, ssl=tls)
+                )
+        return self
+
+    def _session(self, connector: Connector, **options: Any) -> aiohttp.ClientSession:
+        config = self._config
+        return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),  # cookies belong to one job, never to the process
             headers={
@@ -98,9 +140,12 @@ class Fetcher:
             },
             trust_env=False,
             auto_decompress=False,  # aiohttp passes a stream that ends early off as a whole one
-            max_field_size=MAX_FIELD,
+            read_bufsize=READ_BUFFER,
+            max_headers=config.max_headers,
+            max_field_size=config.max_header_size,
+            max_line_size=config.max_header_size,
+            **options,
         )
-        return self
 
     async def __aexit__(
         self,
@@ -108,8 +153,9 @@ class Fetcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._session is not None
-        await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
+        await self._resolver.close()
 
     async def fetch(self, request: Request) -> Response | Failure:
         """Send `request` and read the answer. What goes wrong comes back as a Failure.
@@ -117,56 +163,147 @@ class Fetcher:
         aiohttp itself sends an idempotent request a second time if its connection
         was closed before any answer: a kept one may have been closed meanwhile.
         """
-        assert self._session is not None
-        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=self._config.connect_timeout)
+        refused = self.guard.refuses(request.url)
+        if refused is not None:
+            return Failure("blocked_address", refused)
+        session = self._sessions.get(request.proxy)
+        if session is None:
+            return Failure("proxy", f"no proxy is named {printable(request.proxy)}")
+        deadline = asyncio.get_running_loop().time() + request.timeout
         try:
-            async with self._session.request(
-                request.method,
-                request.url,
-                headers=request.headers,
-                data=None if request.body is None else io.BytesIO(request.body),
-                # aiohttp would give a POST without a body a Content-Type all the same
-                skip_auto_headers=None if request.method == "GET" else _NO_TYPE,
-                timeout=timeout,
-                allow_redirects=False,
-            ) as answer:
-                if location_of(answer) is not None:
-                    await _pass_over(answer.content)
-                    body: bytes | Failure = b""
-                else:
-                    body = await _read(answer, request.max_body)
-        except (aiohttp.ClientError, Undecodable, TimeoutError, OSError, ValueError) as error:
-            return _failure(error, request.timeout)
+            if request.proxy in self._http_proxies:
+                await self._look_up(request)
+            return await self._send(session, request, deadline)
+        except _ERRORS as error:
+            return _failure(error, request, self._config)
+
+    async def _look_up(self, request: Request) -> None:
+        """Ask whether the target's name leads where we may go; the proxy will ask for itself.
+
+        Raises as the connector would.
+        """
+        host = request.url.raw_host or ""
+        try:
+            ipaddress.ip_address(host)  # the guard has seen it
+        except ValueError:
+            limit = min(self._config.connect_timeout, request.timeout)
+            try:
+                async with asyncio.timeout(limit):
+                    await self._resolver.resolve(host)
+            except TimeoutError:
+                raise LookupFailed("no nameserver answered in time", passing=True) from None
+
+    async def _send(
+        self, session: aiohttp.ClientSession, request: Request, deadline: float
+    ) -> Response | Failure:
+        left = request.timeout
+        if request.proxy:
+            left = max(0.001, deadline - asyncio.get_running_loop().time())
+        async with session.request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            data=None if request.body is None else io.BytesIO(request.body),
+            # aiohttp would give a POST without a body a Content-Type all the same
+            skip_auto_headers=None if request.method == "GET" else _NO_TYPE,
+            timeout=aiohttp.ClientTimeout(total=left, connect=self._config.connect_timeout),
+            allow_redirects=False,
+        ) as answer:
+            if answer.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
+                raise ProxyFailed(UNAUTHORISED, passing=False)
+            if location_of(answer) is not None:
+                await _pass_over(answer.content)
+                body: bytes | Failure = b""
+            else:
+                body = await self._read(answer, request, deadline)
         if isinstance(body, Failure):
             return body
         return Response(answer.status, request.url, answer.headers, body)
 
+    async def _read(
+        self, answer: aiohttp.ClientResponse, request: Request, deadline: float
+    ) -> bytes | Failure:
+        """The body. Leaving with some of it unread closes the connection."""
+        coding = None
+        if "Content-Encoding" in answer.headers:
+            coding = inflater(",".join(answer.headers.getall("Content-Encoding")))
+        if not request.truncate:
+            beyond = _declared(answer, coding, request, self._config.transfer_maxsize)
+            if beyond is not None:
+                return beyond
+        pieces, beyond = await self._collect(answer.content, coding, request, deadline)
+        if beyond is not None:
+            return b"".join(pieces) if request.truncate else beyond
+        if coding is not None and not coding.ended:
+            message = f"content encoding {coding.coding}: it ends early"
+            return Failure("decode", message, retryable=True)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes | Failure:
-    """The body, undone as it comes. Past `limit` nothing more is read or undone.
+    async def _collect(
+        self,
+        content: aiohttp.StreamReader,
+        coding: Inflater | None,
+        request: Request,
+        deadline: float,
+    ) -> tuple[list[bytes], Failure | None]:
+        """The body, undone as it comes, up to the limit it is beyond, if any."""
+        pieces: list[bytes] = []
+        claim, limit, transfer = request.claim, request.max_body, self._config.transfer_maxsize
+        beyond = _too_large
+        if coding is None and transfer < limit:
+            limit, beyond = transfer, _too_much_sent
+        size = sent = 0
+        async for data in content.iter_any():
+            sent += len(data)
+            excess = 0 if coding is None else max(0, sent - transfer)
+            kept = data[: len(data) - excess] if excess else data
+            for piece in (kept,) if coding is None else coding.feed(kept):
+                size += len(piece)
+                if size > limit:
+                    pieces.append(piece[: limit - size])
+                    return pieces, beyond(limit)
+                if claim is not None and not claim.try_grow(len(piece)):
+                    async with asyncio.timeout_at(deadline):
+                        await claim.grow(len(piece))
+                pieces.append(piece)
+            if excess:
+                return pieces, _too_much_sent(transfer)
+        return pieces, None
 
-    Leaving with the body unread closes the connection.
-    """
-    coding = None
-    if "Content-Encoding" in answer.headers:
-        coding = inflater(",".join(answer.headers.getall("Content-Encoding")))
-    elif not answer.content.is_eof() and (answer.content_length or 0) > limit:
-        return _too_large(limit)
-    pieces: list[bytes] = []
-    size = 0
-    async for data in answer.content.iter_any():
-        for piece in (data,) if coding is None else coding.feed(data):
-            size += len(piece)
-            if size > limit:
-                return _too_large(limit)
-            pieces.append(piece)
-    if coding is not None and not coding.ended:
-        return Failure("decode", f"content encoding {coding.coding}: it ends early", retryable=True)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def _is_forwarded(self, request: Request) -> bool:
+        """Whether a proxy reads and writes the messages, so that some answers are its own."""
+        return request.proxy in self._http_proxies and request.url.scheme == "http"
+
+
+def _tls(config: Config) -> ssl.SSLContext:
+    """What is asked of a site's TLS; `ca_file` as curl has it, the same on every Python."""
+    context = ssl.create_default_context(cafile=config.ca_file or None)
+    context.minimum_version = (
+        ssl.TLSVersion.TLSv1_3 if config.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
+    )
+    context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
+    if not config.verify_tls:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _declared(
+    answer: aiohttp.ClientResponse, coding: Inflater | None, request: Request, transfer: int
+) -> Failure | None:
+    """Which limit the Content-Length is beyond."""
+    length = 0 if answer.content.is_eof() else answer.content_length or 0
+    if coding is None and length > request.max_body:
+        return _too_large(request.max_body)
+    return _too_much_sent(transfer) if length > transfer else None
 
 
 def _too_large(limit: int) -> Failure:
     return Failure("too_large", f"the body is larger than {limit} bytes")
+
+
+def _too_much_sent(limit: int) -> Failure:
+    return Failure("too_large", f"the body is larger than {limit} bytes as sent (transfer_maxsize)")
 
 
 async def _pass_over(content: aiohttp.StreamReader) -> None:
@@ -203,19 +340,40 @@ def http_date(text: str) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _failure(error: Exception, timeout: float) -> Failure:  # noqa: C901, PLR0911 - a table
+_ERRORS: Final = (
+    aiohttp.ClientError,
+    Undecodable,
+    ProxyFailed,
+    TimeoutError,
+    OSError,
+    ValueError,
+)
+
+
+def _failure(  # noqa: C901, PLR0911, PLR0912 - a table
+    error: Exception, request: Request, config: Config
+) -> Failure:
     """Translate the library's error into the contract's kind. Most specific first."""
     match error:
+        case ProxyFailed():
+            return _of_proxy(request, str(error), passing=error.passing)
+        case aiohttp.ConnectionTimeoutError() if request.proxy:
+            return _of_proxy(request, TIMEOUT, passing=True)
         case aiohttp.ClientConnectorCertificateError():
             return Failure("tls", f"certificate: {printable(_certificate(error))}")
         case aiohttp.ClientConnectorSSLError():
-            return Failure("tls", f"handshake: {_text(error.os_error)}", retryable=True)
-        case aiohttp.ClientConnectorDNSError():
-            return Failure("dns", f"no address for {error.host}", retryable=True)
+            return _handshake(error.os_error, config)
         case aiohttp.ConnectionTimeoutError():
             return Failure("timeout", "no connection within the connect timeout", retryable=True)
         case TimeoutError():
-            return Failure("timeout", f"not finished within {timeout:.3g} s", retryable=True)
+            message = f"not finished within {request.timeout:.3g} s"
+            return Failure("timeout", message, retryable=True)
+        case Blocked() | LookupFailed():
+            return _unresolved(error)
+        case aiohttp.ClientConnectorError(os_error=(Blocked() | LookupFailed()) as cause):
+            return _unresolved(cause)
+        case aiohttp.ClientConnectorDNSError():
+            return Failure("dns", f"no address for {error.host}", retryable=True)
         case aiohttp.ClientConnectorError():
             reason = _reason(error.os_error)
             return Failure("connect", f"{error.host}:{error.port}: {reason}", retryable=True)
@@ -226,20 +384,54 @@ def _failure(error: Exception, timeout: float) -> Failure:  # noqa: C901, PLR091
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
         case aiohttp.ClientResponseError():
-            return Failure("protocol", f"malformed response: {_one_line(error.message)}")
+            return Failure("protocol", f"malformed response: {_malformed(error, config)}")
         case aiohttp.InvalidURL() | ValueError():
             return Failure("protocol", f"not a request: {_text(error)}")
     return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
 
 
+def _of_proxy(request: Request, reason: str, *, passing: bool) -> Failure:
+    return Failure("proxy", f"proxy {request.proxy}: {reason}", retryable=passing)
+
+
+def _unresolved(error: Blocked | LookupFailed) -> Failure:
+    if isinstance(error, Blocked):
+        return Failure("blocked_address", printable(str(error)))
+    return Failure("dns", printable(str(error)), retryable=error.passing)
+
+
+def _handshake(error: OSError, config: Config) -> Failure:
+    if getattr(error, "reason", None) in _NO_VERSION:
+        minimum = config.tls_minimum
+        return Failure("tls", f"handshake: the site does not speak TLS {minimum} (tls_minimum)")
+    return Failure("tls", f"handshake: {_text(error)}", retryable=True)
+
+
 def _certificate(error: aiohttp.ClientConnectorCertificateError) -> str:
     """OpenSSL's own words: expired, self-signed, hostname mismatch."""
     cause = error.certificate_error
-    return getattr(cause, "verify_message", "") or str(cause)
+    words = getattr(cause, "verify_message", "") or str(cause)
+    unknown = getattr(cause, "verify_code", 0) in _STRANGER
+    return f"unknown authority: {words}" if unknown else words
+
+
+def _malformed(error: aiohttp.ClientResponseError, config: Config) -> str:
+    """Which limit it was, or the parser's own words."""
+    if error.message.startswith("Got more than "):
+        return (
+            f"a header or the status line is longer than max_header_size ({config.max_header_size})"
+        )
+    if error.message.startswith("Too many headers"):
+        return f"more headers than max_headers ({config.max_headers})"
+    return _one_line(error.message)
 
 
 def _reason(error: OSError) -> str:
-    return _ERRNO.get(error.errno or 0) or error.strerror or "closed during the TLS handshake"
+    """The system's word. Never the error's own text: it names the address that was dialled."""
+    if error.errno is None:  # aiohttp's own, or several addresses that failed differently
+        several = str(error).startswith("Multiple exceptions")
+        return "no address answers" if several else "closed during the TLS handshake"
+    return _ERRNO.get(error.errno) or errno.errorcode.get(error.errno, "no connection")
 
 
 def _cause(error: BaseException) -> str:

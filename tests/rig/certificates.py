@@ -36,6 +36,21 @@ class Certificates:
         return _context(self._ca.issue_cert(HOST, "localhost"))
 
     @cached_property
+    def tls_1_2(self) -> ssl.SSLContext:
+        """Good, of a server that speaks nothing newer than TLS 1.2."""
+        context = _context(self._ca.issue_cert(HOST))
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    @cached_property
+    def intermediate(self) -> tuple[Path, ssl.SSLContext]:
+        """The certificate of an authority under another one, and a server certified by it."""
+        below = self._ca.create_child_ca()
+        path = self._folder / "intermediate.pem"
+        below.cert_pem.write_to_path(path)
+        return path, _context(below.issue_cert(HOST))
+
+    @cached_property
     def expired(self) -> ssl.SSLContext:
         now = datetime.now(UTC)
         return _context(

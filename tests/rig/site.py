@@ -94,9 +94,12 @@ class Site:
     An error of a handler, other than its client leaving, is raised at the end.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None, *, host: str = HOST) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext | None = None, *, host: str = HOST, listen: str = HOST
+    ) -> None:
         self._tls = tls
         self._host = host
+        self._listen = listen  # 0.0.0.0 makes it as many hosts as 127.0.0.0/8 has
         self._handlers: dict[str, Handler] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,7 +112,9 @@ class Site:
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, HOST, 0, ssl=self._tls, backlog=2048)
+        self._server = await asyncio.start_server(
+            self._serve, self._listen, 0, ssl=self._tls, backlog=2048
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
