@@ -21,6 +21,7 @@ import pika
 from pika.exceptions import ChannelClosedByBroker
 
 from tests.rig import process
+from tests.rig.daemon import variables
 from tests.rig.nginx import Nginx
 from tests.rig.node import Node
 from tests.rig.pages import html_files, postgres_docs, python_docs
@@ -84,9 +85,7 @@ class Stage:
     def child(self, *module: str, tree: Path = CHECKOUT, **settings: Any) -> Iterator[Child]:
         """`python -m MODULE` in `tree`, its output in a file; ended by SIGTERM, which must do."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("SCRAPERD_", "PYTHONPATH"))}
-        values = {"broker_url": self.node.url, "prefix": PREFIX, **settings}
-        env |= {f"SCRAPERD_{k.upper()}": v if isinstance(v, str) else json.dumps(v)
-                for k, v in values.items()}  # fmt: skip
+        env |= variables({"broker_url": self.node.url, "prefix": PREFIX, **settings})
         log = self.folder / "child.log"
         with log.open("wb") as output:
             popen = process.spawn([sys.executable, "-m", *module], env=env, cwd=tree, stdout=output)
@@ -99,7 +98,13 @@ class Stage:
     @contextmanager
     def daemon(self, tree: Path = CHECKOUT, **settings: Any) -> Iterator[Child]:
         """The real daemon, JSON lines to a file."""
-        values = {"concurrency": CONCURRENCY, "prefetch": CONCURRENCY, "log_format": "json"}
+        values = {
+            "concurrency": CONCURRENCY,
+            "per_host_concurrency": CONCURRENCY,  # it is one host that everything comes from
+            "allow_networks": ["127.0.0.0/8"],
+            "allow_ports": [],
+            "log_format": "json",
+        }
         with self.child("scraperd", "run", tree=tree, **{**values, **settings}) as child:
             yield child
 

@@ -79,6 +79,9 @@ def daemon(broker_url: str) -> Process:
         "SCRAPERD_BROKER_URL": broker_url,
         "SCRAPERD_MAX_RETRIES": "1",
         "SCRAPERD_RETRY_BACKOFF": "1",
+        "SCRAPERD_ALLOW_NETWORKS": '["127.0.0.1"]',  # without it, this machine is out of bounds
+        "SCRAPERD_ALLOW_PORTS": "[]",
+        "SCRAPERD_PER_HOST_CONCURRENCY": "100",
     }
     return Process([sys.executable, "-m", "scraperd", "run"], env=env)
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 import uuid
 from contextlib import aclosing
 from pathlib import Path
@@ -31,6 +32,7 @@ from scraperd.contract import Invalid, Job, Result, decode_job, decode_result, e
 from scraperd.jobs.observe import quiet_libraries
 from scraperd.page.extract import RuleError, Rules, compile_rules
 from scraperd.page.fetch import Fetcher
+from scraperd.page.politeness import Later
 from scraperd.page.scrape import Scraper, result_of
 from scraperd.systemd import Notifier
 
@@ -168,10 +170,17 @@ def scrape(  # noqa: PLR0917 - click passes each option
 
 
 async def _scrape(config: Config, job: Job, rules: Rules | None, *, compact: bool) -> int:
-    async with Fetcher(config) as fetcher:
-        page = await Scraper(config, fetcher).scrape(job, rules)
+    started = time.monotonic()
+    async with Fetcher(config) as fetcher, Scraper(config, fetcher) as scraper:
+        page = scraper.page(job)
+        await scraper.scrape(page, rules)
+        while page.later is not None:  # here is no queue to wait in
+            await asyncio.sleep(page.later.seconds)
+            page = scraper.page(job, Later(page.later.host, 0.0))
+            await scraper.scrape(page, rules)
     ident = uuid.uuid4().hex if job.id is UNSET else job.id
-    result = result_of(page, ident=ident, attempt=1, worker="scrape", wait=0.0)
+    total = time.monotonic() - started
+    result = result_of(page, ident=ident, attempt=1, worker="scrape", total=total)
     text = encode(result)
     click.echo(text if compact else msgspec.json.format(text, indent=2))
     return 0 if result.status == "ok" else EXIT_FAILED

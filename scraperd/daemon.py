@@ -77,8 +77,12 @@ async def _live(config: Config, notifier: Notifier, observer: Observer) -> None:
     stop = _on_signals(observer)
     name = config.worker_name or f"{socket.gethostname()}:{os.getpid()}"
     observer.event("start", version=__version__, worker=name, concurrency=config.concurrency)
-    async with Fetcher(config) as fetcher, asyncio.TaskGroup() as group:
-        services = _wire(config, fetcher, observer, name)
+    async with (
+        Fetcher(config) as fetcher,
+        Scraper(config, fetcher) as scraper,
+        asyncio.TaskGroup() as group,
+    ):
+        services = _wire(config, scraper, observer, name)
         worker = group.create_task(services.worker.run(), name="worker")
         link = group.create_task(services.link.run(), name="link")
         pulse = group.create_task(_pulse(services, notifier, observer), name="pulse")
@@ -93,12 +97,12 @@ async def _live(config: Config, notifier: Notifier, observer: Observer) -> None:
         pulse.cancel()
 
 
-def _wire(config: Config, fetcher: Fetcher, observer: Observer, name: str) -> _Services:
+def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _Services:
     """Build the house: each part gets what it needs and no more."""
     topology = Topology(config.prefix, config.delivery_limit)
     outbox = Outbox(topology, observer.event, passive=config.passive_declare)
     settler = Settler(outbox, topology)
-    worker = Worker(config, Scraper(config, fetcher), settler, observer, name)
+    worker = Worker(config, scraper, settler, observer, name)
     link = Link(
         link_settings(config, name),
         topology,
@@ -201,7 +205,8 @@ def _status(services: _Services, observer: Observer) -> str:
     unlogged = f"; {tally.unlogged} log lines lost" if tally.unlogged else ""
     return (
         f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
-        f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead{unlogged}"
+        f"({tally.failed} failed), {tally.retried} retried, {tally.parked} parked, "
+        f"{tally.dead} dead{unlogged}"
     )
 
 

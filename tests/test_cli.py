@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.rig.daemon import Daemon
+from tests.rig.daemon import LOOPBACK, Daemon, variables
 from tests.rig.ports import free_port
 from tests.rig.process import Process
 from tests.rig.wire import Seen, Wire
@@ -40,7 +40,7 @@ def scraperd(tmp_path: Path) -> Command:
         done = subprocess.run(
             [sys.executable, "-m", "scraperd", *args],
             input=stdin,
-            env={**others, **env},
+            env={**others, **variables(LOOPBACK), **env},
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -7,6 +7,7 @@ Must never: look into a body.
 from __future__ import annotations
 
 import itertools
+import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ATTEMPT: Final = "x-scraperd-attempt"
 JOB_ID: Final = "x-scraperd-job-id"
+TURN: Final = "x-scraperd-turn"  # seconds since 1970, a space, the host whose turn it is then
+PARKS: Final = "x-scraperd-parks"  # how often the job waited for a turn in a delay queue
 _COUNT: Final = "x-delivery-count"
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
@@ -33,6 +36,7 @@ _MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_MARK: Final = 1024  # bytes of one header of ours or the broker's
 _MAX_ATTEMPT: Final = 1_000_000  # above it a header is a joke or an attack
+_TURN = re.compile(r"(?P<at>[0-9]{1,10}\.[0-9]{3}) (?P<host>[!-~]{1,255})")
 _process: Final = uuid.uuid4().hex
 _serial = itertools.count(1)
 
@@ -92,6 +96,19 @@ class Delivery:
         """Which attempt this is, from 1. A strange header counts as the first."""
         value = self.headers.get(ATTEMPT, 1)
         return value if type(value) is int and 1 <= value <= _MAX_ATTEMPT else 1
+
+    @property
+    def parks(self) -> int:
+        """How often the job was parked, in all its attempts."""
+        value = self.headers.get(PARKS, 0)
+        return value if type(value) is int and 0 <= value <= _MAX_ATTEMPT else 0
+
+    @property
+    def turn(self) -> tuple[str, float] | None:
+        """The host and the time (seconds since 1970) of the turn it was parked for, if it was."""
+        value = self.headers.get(TURN)
+        match = _TURN.fullmatch(value) if isinstance(value, str) else None
+        return (match["host"], float(match["at"])) if match else None
 
     def passed_on(self) -> dict[str, Any]:
         """The publisher's own headers, fit to travel on with the job or its result.

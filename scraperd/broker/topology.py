@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from aiormq.channel import Channel
 
-DELAYS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds
+# Seconds, each about 1.6 times the one before: a job that waits for a time in the future gets near
+# it in few moves (docs/decisions/0010-fairness.md).
+DELAYS: Final = (
+    *(1, 2, 4, 6, 10, 15, 25, 40, 60),
+    *(100, 150, 250, 400, 600, 1000, 1500, 2500, 3600),
+)
 _ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, or none
     r"inequivalent arg '(?P<arg>[^']*)' for (?P<what>queue|exchange) '(?P<name>[^']*)' "
     r"in vhost '(?P<vhost>.*)': received (?P<ours>.*) but current is (?P<theirs>.*)"
@@ -66,6 +71,10 @@ class Topology:
         """The shortest tier that waits at least `seconds`; the longest for anything above it."""
         tier = min(bisect_left(DELAYS, seconds), len(DELAYS) - 1)
         return self._tier(DELAYS[tier])
+
+    def delay_within(self, seconds: float) -> str:
+        """The longest tier of at most `seconds`; the shortest for anything below it."""
+        return self._tier(DELAYS[max(0, bisect_right(DELAYS, seconds) - 1)])
 
     def _tier(self, seconds: int) -> str:
         return f"{self.prefix}.delay.{seconds}"

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from yarl import URL
 
 from scraperd.contract import MAX_URL, host_of, printable
-from scraperd.jobs.verdict import Dead, Done, Retry, Verdict
+from scraperd.jobs.verdict import Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
     from scraperd.config import Config
@@ -29,12 +29,16 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One delivery that came to its end here. Times in seconds."""
+    """One delivery that came to its end here. Times in seconds.
+
+    A parked job has no result yet: the one given only says which job it is.
+    """
 
     result: Result
     verdict: Verdict
     settled: bool
     publish_time: float
+    parks: int = 0
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     retried: int = 0
+    parked: int = 0
     dead: int = 0
     lost: int = 0
     unlogged: int = 0
@@ -70,11 +75,14 @@ class Observer:
                 self.tally.failed += result.status == "failed"
             case Retry():
                 self.tally.retried += 1
+            case Park():
+                self.tally.parked += 1
             case Dead():
                 self.tally.dead += 1
         self.tally.lost += not record.settled
-        if self.log.is_enabled_for(logging.INFO):
-            self._write("info", "job", _line(record))
+        level = logging.DEBUG if isinstance(verdict, Park) else logging.INFO
+        if self.log.is_enabled_for(level):
+            self._write(logging.getLevelName(level).lower(), "job", _line(record))
 
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
@@ -107,7 +115,7 @@ def _line(record: Record) -> dict[str, Any]:
         "id": result.id,
         "url": without_credentials(result.url) if result.url is not UNSET else None,
         "host": host_of(result.url),
-        "status": result.status,
+        "status": UNSET if isinstance(verdict, Park) else result.status,
         "verdict": type(verdict).__name__.lower(),
         "attempt": result.attempt,
         "publish": round(record.publish_time, 6),
@@ -120,6 +128,10 @@ def _line(record: Record) -> dict[str, Any]:
         fields["kind"], fields["error"] = result.error.kind, result.error.message
     if isinstance(verdict, Retry):
         fields["retry_in"] = round(verdict.delay, 3)
+    if isinstance(verdict, Park):
+        fields["turn_of"], fields["turn_in"] = verdict.host, round(verdict.delay, 3)
+    if record.parks:
+        fields["parks"] = record.parks
     if result.timings is not UNSET:
         fields |= msgspec.structs.asdict(result.timings)
     if not record.settled:

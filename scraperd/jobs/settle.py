@@ -1,12 +1,13 @@
 """The one place that settles a delivery: publish what the verdict says, confirmed, then ack.
 
-May touch: the outbox, the topology's names, the contract's encoding.
+May touch: the outbox, the topology's names, the contract's encoding, the wall clock.
 Must never: ack before the confirm, or settle twice.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, structs
 
-from scraperd.broker.message import ATTEMPT, JOB_ID, Message
+from scraperd.broker.message import ATTEMPT, JOB_ID, PARKS, TURN, Message
 from scraperd.contract import Failure, Result, encode, host_of, printable
-from scraperd.jobs.verdict import Dead, Done, Retry, Verdict
+from scraperd.jobs.verdict import Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
     from scraperd.broker.message import Delivery
     from scraperd.broker.outbox import Outbox
     from scraperd.broker.topology import Topology
 
+LARGE: Final = 16 * 1024  # bytes of a result whose parts are not kept beside its JSON
 _MAX_KEY: Final = 255  # bytes of an AMQP short string
 
 
@@ -31,7 +33,7 @@ class Outcome:
     """A result and its JSON: what is decided on, logged and published is one and the same."""
 
     result: Result
-    body: bytes
+    body: bytes = b""
 
     @classmethod
     def of(cls, result: Result, limit: int) -> Outcome:
@@ -40,6 +42,8 @@ class Outcome:
         if len(body) > limit:
             result = too_large(result, len(body), limit)
             body = encode(result)
+        if len(body) > LARGE:
+            result = _light(result)
         return cls(result, body)
 
 
@@ -62,6 +66,8 @@ class Settler:
                 await self._result(delivery, outcome)
             case Retry(delay):
                 await self.outbox.send(generation, self._retry(delivery, result, delay))
+            case Park(host, delay):
+                await self.outbox.send(generation, self._park(delivery, result, host, delay))
             case Dead(reason, tell):
                 if tell:
                     await self._result(delivery, outcome)
@@ -73,7 +79,7 @@ class Settler:
             self.topology.results,
             routing_key(outcome.result),
             outcome.body,
-            headers={**delivery.passed_on(), **_marks(outcome.result)},
+            headers={**delivery.passed_on(), **_parks(delivery), **_marks(outcome.result)},
             correlation_id=delivery.correlation_id,
         )
         if delivery.reply_to and not delivery.bare:
@@ -82,8 +88,18 @@ class Settler:
             await self.outbox.send(delivery.generation, message)
 
     def _retry(self, delivery: Delivery, result: Result, delay: float) -> Message:
-        marks = {ATTEMPT: result.attempt + 1, JOB_ID: result.id}
+        marks = {ATTEMPT: result.attempt + 1, JOB_ID: result.id, **_parks(delivery)}
         return self._job(delivery, self.topology.delay(delay), marks)
+
+    def _park(self, delivery: Delivery, result: Result, host: str, delay: float) -> Message:
+        """Rather back too early than too late: then it is parked again, for the rest."""
+        marks = {
+            ATTEMPT: result.attempt,
+            JOB_ID: result.id,
+            PARKS: delivery.parks + 1,
+            TURN: f"{time.time() + delay:.3f} {host}",
+        }
+        return self._job(delivery, self.topology.delay_within(delay), marks)
 
     def _dead(self, delivery: Delivery, result: Result, reason: str) -> Message:
         failure = result.error or Failure("internal", "no reason given")
@@ -113,6 +129,10 @@ class Settler:
         )
 
 
+def _parks(delivery: Delivery) -> dict[str, Any]:
+    return {PARKS: delivery.parks} if delivery.parks else {}
+
+
 def _marks(result: Result) -> dict[str, Any]:
     """What a consumer can read without opening the body."""
     return {JOB_ID: result.id, ATTEMPT: result.attempt, "x-scraperd-status": result.status}
@@ -140,14 +160,21 @@ def _reversed(host: str) -> list[str]:
 def too_large(result: Result, size: int, limit: int) -> Result:
     """The failed result that stands for one the broker would not take."""
     return structs.replace(
-        result,
+        _light(result),
         status="failed",
         error=Failure("too_large", f"the result has {size} bytes, more than {limit}"),
+        meta=result.meta if result.meta is UNSET or len(bytes(result.meta)) < limit // 2 else UNSET,
+    )
+
+
+def _light(result: Result) -> Result:
+    """`result` without what can be large."""
+    return structs.replace(
+        result,
         body=UNSET,
         body_encoding=UNSET,
         data=UNSET,
         links=UNSET,
         metadata=UNSET,
         headers=UNSET,
-        meta=result.meta if result.meta is UNSET or len(bytes(result.meta)) < limit // 2 else UNSET,
     )

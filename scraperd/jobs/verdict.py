@@ -1,4 +1,4 @@
-"""What becomes of a job: decide(...) -> Done | Retry | Dead. Pure.
+"""What becomes of a job: decide(...) -> Done | Retry | Dead, or Park. Pure.
 
 May touch: the contract's values.
 Must never: read a clock, draw a random number, or do anything.
@@ -28,6 +28,14 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Park:
+    """Publish the job to a delay tier, same attempt: `host` has its turn in `delay` seconds."""
+
+    host: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """Publish the failed result, if there is anyone to `tell`, and the job to the dead queue."""
 
@@ -35,7 +43,7 @@ class Dead:
     tell: bool = True
 
 
-Verdict: TypeAlias = Done | Retry | Dead
+Verdict: TypeAlias = Done | Retry | Park | Dead
 
 
 @dataclass(frozen=True, slots=True)

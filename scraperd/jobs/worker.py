@@ -12,17 +12,27 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import UNSET
 
 from scraperd.broker.link import BrokerLost
 from scraperd.broker.message import JOB_ID
-from scraperd.contract import MAX_ID, Failure, Invalid, Job, Result, decode_job, refused
+from scraperd.contract import (
+    MAX_ID,
+    Failure,
+    Invalid,
+    Job,
+    Result,
+    decode_job,
+    printable,
+    refused,
+)
 from scraperd.jobs.observe import Observer, Record
 from scraperd.jobs.settle import Outcome
-from scraperd.jobs.verdict import Policy, Verdict, decide
+from scraperd.jobs.verdict import Park, Policy, Verdict, decide
 from scraperd.page.extract import RuleError, Rules, compile_rules
+from scraperd.page.politeness import Later
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
 
 if TYPE_CHECKING:
@@ -31,6 +41,8 @@ if TYPE_CHECKING:
     from scraperd.config import Config
     from scraperd.jobs.settle import Settler
 
+FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
+MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
 
@@ -42,11 +54,19 @@ class Flight:
     """One delivery being worked on, and how far it is."""
 
     task: asyncio.Task[None]
-    phase: str = "waiting"  # then "scraping", then "settling"
+    page: Page | None = None
+    settling: bool = False
+
+    @property
+    def phase(self) -> str:
+        """`waiting` until its first fetch, then `scraping`, then `settling`."""
+        if self.settling:
+            return "settling"
+        return "scraping" if self.page is not None and self.page.begun else "waiting"
 
 
 class Worker:
-    """Runs every delivery it is given. Concurrency is bounded by one semaphore."""
+    """Runs every delivery it is given; the scraper bounds how many are fetched at once."""
 
     def __init__(
         self, config: Config, scraper: Scraper, settler: Settler, observer: Observer, name: str
@@ -56,7 +76,6 @@ class Worker:
         self._settler = settler
         self._observer = observer
         self._name = name
-        self._slots = asyncio.Semaphore(config.concurrency)
         self._flights: dict[Delivery, Flight] = {}
         self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
@@ -79,21 +98,26 @@ class Worker:
     async def handle(self, delivery: Delivery) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
         flight = self._flights[delivery]
-        received = time.monotonic()
         job = self._decode(delivery)
         ident = _known(delivery, job) or uuid.uuid4().hex
-        async with self._slots:
-            flight.phase = "scraping"
-            outcome = await self._outcome(delivery, job, ident, time.monotonic() - received)
-        verdict = self._verdict(delivery, job, outcome.result)
-        flight.phase = "settling"
+        page = flight.page = self._page(delivery, job)
+        try:
+            outcome = await self._outcome(delivery, job, page, ident)
+            verdict = self._verdict(delivery, job, page, outcome.result)
+            flight.settling = True
+            await self._settle(delivery, outcome, verdict)
+        finally:
+            if page is not None:
+                page.close()
+
+    async def _settle(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> None:
         started = time.monotonic()
         try:
             settled = await self._settler.settle(delivery, outcome, verdict)
         except BrokerLost:
             settled = False
         took = time.monotonic() - started
-        self._observer.record(Record(outcome.result, verdict, settled, took))
+        self._observer.record(Record(outcome.result, verdict, settled, took, delivery.parks))
 
     def abandon(self, generation: Generation) -> None:
         """The generation has ended: its jobs will be delivered again, so stop working on them."""
@@ -141,6 +165,8 @@ class Worker:
         job = decode_job(delivery.body)
         if isinstance(job, Invalid):
             return job
+        if job.proxy and job.proxy not in self._config.proxies:
+            return refused(job, "proxy", f"no proxy is named {printable(job.proxy)} here")
         if job.extract is UNSET:
             return job, None
         try:
@@ -148,7 +174,20 @@ class Worker:
         except RuleError as error:
             return refused(job, error.path, error.reason)
 
-    def _verdict(self, delivery: Delivery, job: Decoded, result: Result) -> Verdict:
+    def _page(self, delivery: Delivery, job: Decoded) -> Page | None:
+        """What the job begins with, and the turn it was promised if it comes back for one."""
+        if isinstance(job, Invalid):
+            return None
+        if (turn := delivery.turn) is None or delivery.bare:
+            return self._scraper.page(job[0])
+        host, at = turn
+        return self._scraper.page(job[0], Later(host, min(at - time.time(), FURTHEST)))
+
+    def _verdict(
+        self, delivery: Delivery, job: Decoded, page: Page | None, result: Result
+    ) -> Verdict:
+        if page is not None and page.later is not None:
+            return Park(page.later.host, _until(page.job, page.later.seconds))
         return decide(
             result.error or None,
             result.attempt,
@@ -157,42 +196,54 @@ class Worker:
             anonymous=_known(delivery, job) is None and delivery.reply_to is None,
         )
 
-    async def _outcome(self, delivery: Delivery, job: Decoded, ident: str, wait: float) -> Outcome:
+    async def _outcome(
+        self, delivery: Delivery, job: Decoded, page: Page | None, ident: str
+    ) -> Outcome:
         """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
-        about: dict[str, Any] = {
-            "ident": ident,
-            "attempt": delivery.attempt,
-            "worker": self._name,
-            "wait": wait,
-        }
+        started = time.monotonic()
         limit = self._config.max_result_size
-        if isinstance(job, Invalid):
+        if isinstance(job, Invalid) or page is None:
+            assert isinstance(job, Invalid)
             return Outcome.of(self._refused(delivery, job, ident), limit)
         try:
-            page = Page(job[0], failure=self._reason_not_to(delivery, job[0]))
+            page.failure = self._reason_not_to(delivery, job[0])
             if page.failure is None:
-                page = await self._scrape(*job)
-            return Outcome.of(result_of(page, **about), limit)
+                await self._scrape(page, job[1])
+            result = self._result(delivery, page, ident, time.monotonic() - started)
+            outcome = Outcome(result) if page.later else Outcome.of(result, limit)
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
             self._observer.trouble("internal_error", error, id=ident)
             failure = Failure("internal", f"{type(error).__name__} in {self._name}; see its log")
-            return Outcome.of(result_of(Page(job[0], failure=failure), **about), limit)
+            bare = Page(page.job, failure=failure)
+            result = self._result(delivery, bare, ident, time.monotonic() - started)
+            outcome = Outcome.of(result, limit)
+        page.became(len(outcome.body))
+        return outcome
 
-    async def _scrape(self, job: Job, rules: Rules | None) -> Page:
+    def _result(self, delivery: Delivery, page: Page, ident: str, total: float) -> Result:
+        attempt = delivery.attempt
+        return result_of(page, ident=ident, attempt=attempt, worker=self._name, total=total)
+
+    async def _scrape(self, page: Page, rules: Rules | None) -> None:
         try:
             async with asyncio.timeout(self._config.job_timeout):
-                return await self._scraper.scrape(job, rules)
+                await self._scraper.scrape(page, rules)
         except TimeoutError:
             over = f"the job took over {self._config.job_timeout:g} s"
-            return Page(job, failure=Failure("timeout", over, retryable=True))
+            page.failure = Failure("timeout", over, retryable=True)
 
     def _reason_not_to(self, delivery: Delivery, job: Job) -> Failure | None:
-        """Expired, or it has taken a process down each time it was tried."""
+        """Expired, has taken a process down each time it was tried, or goes in circles."""
         if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
             return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
         if delivery.bare:
             times = delivery.delivery_count
             return Failure("internal", f"delivered {times} times before, and no outcome each time")
+        if delivery.parks >= MAX_PARKS:
+            waited = (
+                f"its host's turn did not come, though it was waited for {delivery.parks} times"
+            )
+            return Failure("timeout", waited)
         return None
 
     def _refused(self, delivery: Delivery, invalid: Invalid, ident: str) -> Result:
@@ -215,6 +266,13 @@ class Worker:
             backoff_max=config.retry_backoff_max,
             retry_after_max=config.retry_after_max,
         )
+
+
+def _until(job: Job, seconds: float) -> float:
+    """A job that expires before its turn comes back then, to say so."""
+    if job.expires_at is UNSET:
+        return seconds
+    return max(0.0, min(seconds, (job.expires_at - datetime.now(UTC)).total_seconds()))
 
 
 def _known(delivery: Delivery, job: Decoded) -> str | None:

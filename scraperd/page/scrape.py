@@ -1,26 +1,29 @@
-"""The straight line of a page: fetch one hop, (redirect: again), extract.
+"""The straight line of a page: robots, host turn, fetch one hop, (redirect: again), extract.
 
-May touch: fetch, charset, extract, the wall clock for `fetched_at`.
+May touch: everything else in page/, the clocks.
 Must never: know AMQP, log, or raise for what a site does.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
 from msgspec import UNSET
 
-from scraperd.contract import Failure, Redirect, Result, Timings, check_url, printable
-from scraperd.page import charset
+from scraperd.contract import Failure, Redirect, Result, Timings, check_url, host_of, printable
+from scraperd.page.budget import Budget
+from scraperd.page.content import content_of, unchanged
 from scraperd.page.cookies import Cookies, given
-from scraperd.page.extract import Rules, extract
-from scraperd.page.fetch import Fetcher, Request, Response, failure_of, location_of
+from scraperd.page.fetch import Fetcher, Request, Response, failure_of, location_of, retry_after
+from scraperd.page.hosts import HostTable
+from scraperd.page.politeness import Later, Turn, Turns
+from scraperd.page.robots import MAX_BYTES, Robots
+from scraperd.page.robots import Rules as RobotRules
 from scraperd.page.urls import exact, origin_of, resolve
 
 if TYPE_CHECKING:
@@ -30,20 +33,28 @@ if TYPE_CHECKING:
 
     from scraperd.config import Config
     from scraperd.contract import Job
+    from scraperd.page.budget import Claim
+    from scraperd.page.extract import Rules
 
-_HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
-_TEXT: Final = ("text/", "application/json", "application/xml", "application/javascript")
-_TEXT_SUFFIXES: Final = ("+xml", "+json")
 _USERINFO = re.compile(r"//[^/?#]*@")
-_SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
-_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
+_CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
+_NOT_MODIFIED: Final = 304
+_BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.6.4
 
 
 @dataclass(slots=True)
 class Page:
-    """How far a job has come: what the straight line adds to, and the Result is made from."""
+    """How far a job has come: what the straight line adds to, and the Result is made from.
+
+    `place` is the turn an earlier `later` promised it. If `later` is set, the job
+    has to come back for its host's turn, and nothing else of the page counts.
+    """
 
     job: Job
+    claim: Claim | None = None
+    place: Later | None = None
+    later: Later | None = None
+    begun: bool = False
     redirects: list[Redirect] = field(default_factory=list)
     response: Response | None = None
     failure: Failure | None = None
@@ -52,47 +63,83 @@ class Page:
     fetched_at: str = ""
     content: dict[str, Any] = field(default_factory=dict)
 
+    def became(self, size: int) -> None:
+        """Its body, done with, became a result of `size` bytes."""
+        self.response, self.content = None, {}
+        if self.claim is not None:
+            self.claim.resize(size)
+
+    def close(self) -> None:
+        """Give back the memory its body was counted for."""
+        if self.claim is not None:
+            self.claim.close()
+
 
 class Scraper:
-    """Turns a job into a Result. One for all jobs; holds nothing of any of them."""
+    """Turns jobs into pages. One for the process; an async context manager."""
 
     def __init__(self, config: Config, fetcher: Fetcher) -> None:
         self._config = config
         self._fetcher = fetcher
+        self._table = HostTable(config)
+        self._turns = Turns(config, self._table)
+        self._robots = Robots(config, self._table, self._fetch_robots)
+        self._budget = Budget(config.memory_budget)
 
-    async def scrape(self, job: Job, rules: Rules | None) -> Page:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._robots.close()
+
+    def page(self, job: Job, place: Later | None = None) -> Page:
+        """Begin with `job`. The page is to be closed once nothing of it is needed any more."""
+        return Page(job, self._budget.open(), place)
+
+    async def scrape(self, page: Page, rules: Rules | None) -> None:
         """Fetch the job's page and take from it what was asked for."""
-        page = Page(job)
-        started = time.monotonic()
-        page.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        answer = await self._follow(job, page)
-        page.fetch_time = time.monotonic() - started
-        if isinstance(answer, Failure):
-            page.failure = answer
-            return page
+        place, patience = page.place, self._config.park_after
+        if place and place.seconds > patience and place.host != host_of(page.job.url):
+            page.later = place  # a later hop's turn: the first hop need not be fetched before it
+            return
+        answer = await self._follow(page)
+        match answer:
+            case Later():
+                page.later = answer
+            case Failure():
+                page.failure = answer
+            case Response():
+                self._take(page, answer, rules)
+
+    def _take(self, page: Page, answer: Response, rules: Rules | None) -> None:
+        """What was asked for, out of the final response."""
         page.response = answer
+        if answer.status == _NOT_MODIFIED and _is_conditional(page.job):
+            page.content = unchanged(answer)
+            return
         page.failure = failure_of(answer, self._config.retry_http_codes)
         started = time.monotonic()
-        page.content, failure = _content(job, rules, answer, ok=page.failure is None)
+        page.content, failure = content_of(page.job, rules, answer, ok=page.failure is None)
         page.failure = page.failure or failure
         page.extract_time = time.monotonic() - started
-        return page
 
-    async def _follow(self, job: Job, page: Page) -> Response | Failure:
-        """Fetch hop by hop; each is a request of its own within the job's one timeout."""
-        config = self._config
+    async def _follow(self, page: Page) -> Response | Failure | Later:
+        """Fetch hop by hop; each takes its own turn. Waiting for one is not held against it."""
+        config, job = self._config, page.job
         limit = tightest(config.max_redirects, job.max_redirects)
-        deadline = time.monotonic() + tightest(config.download_timeout, job.timeout)
+        timeout = tightest(config.download_timeout, job.timeout)
         request, cookies = _first(job, tightest(config.download_maxsize, job.max_body_size))
+        request.claim = page.claim
+        last_host = None
         while True:
-            request.timeout = deadline - time.monotonic()
+            request.timeout = timeout - page.fetch_time
             if request.timeout <= 0:
                 return Failure("timeout", "redirects took up the timeout", retryable=True)
             request.headers.pop("Cookie", None)
             if line := cookies.header(request.url):
                 request.headers["Cookie"] = line
-            answer = await self._fetcher.fetch(request)
-            if isinstance(answer, Failure) or (location := location_of(answer)) is None:
+            answer = await self._hop(page, request, urgent=request.url.raw_host == last_host)
+            if not isinstance(answer, Response) or (location := location_of(answer)) is None:
                 return answer
             if len(page.redirects) >= limit:
                 return Failure("too_many_redirects", f"more than {limit} redirects")
@@ -101,7 +148,75 @@ class Scraper:
                 return target
             page.redirects.append(Redirect(answer.status, str(target)))
             cookies.learn(request.url, answer.headers.getall("Set-Cookie", ()))
+            last_host = request.url.raw_host
             _redirect(request, answer.status, target)
+
+    async def _hop(
+        self, page: Page, request: Request, *, urgent: bool
+    ) -> Response | Failure | Later:
+        """One hop: may we, is it our turn, fetch."""
+        host = request.url.raw_host or ""
+        rules: RobotRules | Failure | Later | None = self._robots.known(request.url)
+        if rules is None:
+            rules = await self._turns.meanwhile(host, lambda: self._robots.rules(request.url))
+        if not isinstance(rules, RobotRules):
+            return rules
+        if not rules.allows(request.url):
+            return Failure("robots_denied", f"robots.txt of {host} does not allow this URL")
+        await self._budget.room()
+        turn = await self._turns.take(
+            host,
+            crawl_delay=rules.crawl_delay or 0.0,
+            place=page.place.seconds if page.place and page.place.host == host else None,
+            urgent=urgent,
+        )
+        if isinstance(turn, Later):
+            return turn
+        if not page.begun:
+            page.begun = True
+            page.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        request.proxy = page.job.proxy or self._table.of(host).proxy
+        started = time.monotonic()
+        answer = await self._fetch(request, turn)
+        page.fetch_time += time.monotonic() - started
+        return answer
+
+    async def _fetch(self, request: Request, turn: Turn) -> Response | Failure:
+        """Fetch, give the turn back, and with it what the answer says about the host's load."""
+        busy: bool | None = None
+        penalty: float | None = None
+        try:
+            answer = await self._fetcher.fetch(request)
+            if isinstance(answer, Failure):
+                busy = True if answer.kind == "timeout" else None
+            else:
+                busy = answer.status in _BUSY
+                penalty = retry_after(answer.headers) if busy else None
+        finally:
+            limit = self._config.retry_after_max
+            self._turns.give_back(turn, busy=busy, penalty=penalty and min(penalty, limit))
+        return answer
+
+    async def _fetch_robots(self, url: URL) -> Response | Failure:
+        """One hop of a robots.txt. It goes first in its host's line."""
+        host = url.raw_host or ""
+        turn = await self._turns.take(host, urgent=True)
+        if isinstance(turn, Later):
+            wait = round(turn.seconds, 3)
+            return Failure("robots_denied", "the host is busy", retryable=True, retry_after=wait)
+        claim = self._budget.open()
+        request = Request("GET", url, {}, None, self._config.download_timeout, MAX_BYTES)
+        request.claim, request.truncate = claim, True
+        request.proxy = self._table.of(host).proxy
+        try:
+            return await self._fetch(request, turn)
+        finally:
+            claim.close()
+
+
+def _is_conditional(job: Job) -> bool:
+    named = {name.lower() for name in job.headers or ()}
+    return not (job.etag is job.last_modified is UNSET and named.isdisjoint(_CONDITIONS))
 
 
 def tightest(ours: Any, theirs: Any) -> Any:
@@ -109,10 +224,10 @@ def tightest(ours: Any, theirs: Any) -> Any:
     return ours if theirs is UNSET else min(ours, theirs)
 
 
-def result_of(page: Page, *, ident: str, attempt: int, worker: str, wait: float) -> Result:
-    """The Result a scraped page ends in."""
+def result_of(page: Page, *, ident: str, attempt: int, worker: str, total: float) -> Result:
+    """The Result a scraped page ends in; `total` is how many seconds it was here."""
     response, job = page.response, page.job
-    total = wait + page.fetch_time + page.extract_time
+    wait = max(0.0, total - page.fetch_time - page.extract_time)
     return Result(
         id=ident,
         url=job.url,
@@ -128,7 +243,7 @@ def result_of(page: Page, *, ident: str, attempt: int, worker: str, wait: float)
             fetch=round(page.fetch_time, 6),
             extract=round(page.extract_time, 6),
         ),
-        fetched_at=page.fetched_at,
+        fetched_at=page.fetched_at or UNSET,
         worker=worker,
         meta=job.meta,
         **page.content,
@@ -149,6 +264,10 @@ def _first(job: Job, max_body: int) -> tuple[Request, Cookies]:
         body, kind = urlencode(job.form).encode(), "application/x-www-form-urlencoded"
     if kind and "content-type" not in named:
         headers["Content-Type"] = kind
+    if job.etag is not UNSET:
+        headers["If-None-Match"] = job.etag
+    if job.last_modified is not UNSET:
+        headers["If-Modified-Since"] = job.last_modified
     url = exact(job.url)
     line = headers.pop(named["cookie"]) if "cookie" in named else ""
     cookies = Cookies(url, given(job.cookies or {}, line) if job.cookies or line else [])
@@ -183,64 +302,3 @@ def _target(base: URL, location: str) -> URL | Failure:
         shown = printable(_USERINFO.sub("//", location))
         return Failure("protocol", f"redirected to {shown}: {fault}")
     return target
-
-
-def _content(
-    job: Job, rules: Rules | None, response: Response, *, ok: bool
-) -> tuple[dict[str, Any], Failure | None]:
-    """What the job asked for, as fields of the Result. A failed page is not extracted from."""
-    media = _clean(response.headers.get("Content-Type", ""))
-    mime = media.partition(";")[0].strip().lower()
-    found: dict[str, Any] = {"size": len(response.body)}
-    if mime:
-        found["content_type"] = printable(media)
-    if job.wants("headers"):
-        found["headers"] = _headers(response)
-    parsed = rules is not None or job.wants("links") or job.wants("metadata")
-    start = response.body[:_SNIFFED]
-    is_html = mime in _HTML or (not mime and start.lstrip()[:1] == b"<")
-    is_text = is_html or mime.startswith(_TEXT) or mime.endswith(_TEXT_SUFFIXES)
-    is_text = is_text or (not mime and bool(start) and not _BINARY.search(start))
-    name = charset.sniff(response.body, media) if is_text else ""
-    if name:
-        found["charset"] = name
-    if job.wants("body"):
-        found |= _body(response.body, name)
-    if not (ok and parsed):
-        return found, None
-    if not is_html:
-        return found, Failure(
-            "extract", f"the response is {printable(mime) or 'of no type'}, not HTML"
-        )
-    taken = extract(
-        charset.to_utf8(response.body, name),
-        str(response.url),
-        rules=rules,
-        links=job.wants("links"),
-        metadata=job.wants("metadata"),
-    )
-    return found | {"data": taken.data, "links": taken.links, "metadata": taken.metadata}, None
-
-
-def _headers(response: Response) -> dict[str, list[str]]:
-    headers: dict[str, list[str]] = {}
-    for name, value in response.headers.items():
-        headers.setdefault(name.lower(), []).append(_clean(value))
-    return headers
-
-
-def _clean(value: str) -> str:
-    """A header's text: UTF-8, or else Latin-1; aiohttp hands odd bytes on as surrogates."""
-    if value.isascii():
-        return value
-    raw = value.encode("utf-8", "surrogateescape")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
-
-
-def _body(body: bytes, name: str) -> dict[str, str]:
-    if name or not body:
-        return {"body": charset.to_text(body, name) if name else ""}
-    return {"body": base64.b64encode(body).decode(), "body_encoding": "base64"}

@@ -63,11 +63,35 @@ def test_a_tier_waits_and_gives_back(seconds: int) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "tier"),
-    [(0.0, 1), (0.2, 1), (1.0, 1), (1.001, 2), (7, 10), (299.9, 300), (3600, 3600), (1e9, 3600)],
+    [(0.0, 1), (0.2, 1), (1.0, 1), (1.001, 2), (7, 10), (249.9, 250), (3600, 3600), (1e9, 3600)],
 )
 def test_a_delay_is_rounded_up_to_a_tier(seconds: float, tier: int) -> None:
     """A job never comes back before its time, as far as the longest tier goes."""
     assert TOPOLOGY.delay(seconds) == f"team.delay.{tier}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tier"),
+    [(0.0, 1), (0.2, 1), (1.0, 1), (1.999, 1), (2.0, 2), (7, 6), (3599, 2500), (1e9, 3600)],
+)
+def test_a_turn_is_waited_for_in_the_longest_tier_before_it(seconds: float, tier: int) -> None:
+    """A parked job comes back before its turn, or after the shortest tier."""
+    assert TOPOLOGY.delay_within(seconds) == f"team.delay.{tier}"
+
+
+def test_a_turn_within_the_hour_is_a_handful_of_moves_away() -> None:
+    """Parked again and again for what is left, a job is within `park_after` of its turn after at
+    most seven moves, and after four in the mean.
+    """
+    moves = []
+    for start in range(3, 3600):
+        left, count = float(start), 0
+        while left > 2.0:
+            left -= int(TOPOLOGY.delay_within(left).rpartition(".")[2])
+            count += 1
+        moves.append(count)
+    assert max(moves) <= 7
+    assert sum(moves) / len(moves) < 4.2
 
 
 @given(seconds=st.floats(0, 3600))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -17,8 +19,9 @@ from scraperd.broker.link import BrokerLost
 from scraperd.broker.message import Delivery
 from scraperd.config import Config
 from scraperd.jobs.observe import Observer
-from scraperd.jobs.verdict import Dead, Done
-from scraperd.jobs.worker import Worker
+from scraperd.jobs.verdict import Dead, Done, Park
+from scraperd.jobs.worker import FURTHEST, MAX_PARKS, Worker
+from scraperd.page.politeness import Later
 from scraperd.page.scrape import Page
 
 if TYPE_CHECKING:
@@ -31,25 +34,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class Scrapes:
-    """A scraper that does what the job's path says: nothing, raise, or wait."""
+    """A scraper that does what the job's path says: nothing, raise, wait, or come back later."""
 
+    slots: asyncio.Semaphore
     started: list[str] = field(default_factory=list)
-    at_once: int = 0
-    most_at_once: int = 0
+    places: list[Later | None] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def scrape(self, job: Job, _rules: object) -> Page:
-        self.started.append(job.url)
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        try:
-            if "boom" in job.url:
+    def page(self, job: Job, place: Later | None = None) -> Page:
+        self.places.append(place)
+        return Page(job, place=place)
+
+    async def scrape(self, page: Page, _rules: object) -> None:
+        if "later" in page.job.url:
+            page.later = Later("x", 100.0)
+            return
+        async with self.slots:
+            page.begun = True
+            self.started.append(page.job.url)
+            if "boom" in page.job.url:
                 raise ZeroDivisionError
-            if "wait" in job.url:
+            if "wait" in page.job.url:
                 await self.release.wait()
-        finally:
-            self.at_once -= 1
-        return Page(job)
 
 
 @dataclass
@@ -75,7 +81,7 @@ class Log:
     def info(self, event: str, **fields: Any) -> None:
         self.lines.append((event, fields))
 
-    error = info
+    error = debug = info
 
     def is_enabled_for(self, _level: int) -> bool:
         return True
@@ -91,9 +97,11 @@ class House:
     """A running worker with its neighbours."""
 
     def __init__(self, **settings: Any) -> None:
-        self.scrapes, self.settles, self.log = Scrapes(), Settles(), Log()
+        config = Config(**settings)
+        self.scrapes = Scrapes(asyncio.Semaphore(config.concurrency))
+        self.settles, self.log = Settles(), Log()
         self.worker = Worker(
-            Config(**settings),
+            config,
             self.scrapes,  # type: ignore[arg-type]
             self.settles,  # type: ignore[arg-type]
             Observer(log=self.log),
@@ -112,9 +120,12 @@ class House:
         assert self.running is not None
         await self.running
 
-    def deliver(self, *paths: str, generation: Any = None, **headers: Any) -> None:
+    def deliver(self, *paths: str, generation: Any = None, **more: Any) -> None:
+        """Deliver a job a path; of `more`, `x-...` are headers and the rest fields of the job."""
+        headers = {name: value for name, value in more.items() if name.startswith("x-")}
+        fields = {name: value for name, value in more.items() if name not in headers}
         for path in paths:
-            body = json.dumps({"url": f"http://x/{path}", "id": path}).encode()
+            body = json.dumps({"url": f"http://x/{path}", "id": path, **fields}).encode()
             self.worker.accept(
                 Delivery(
                     body, headers, None, None, None, None, None, 1, generation or self.generation
@@ -140,18 +151,69 @@ async def test_an_error_of_ours_ends_one_job_only() -> None:
     assert ("internal_error", "boom") in [(e, f.get("id")) for e, f in house.log.lines]
 
 
-async def test_concurrency_is_the_bound() -> None:
-    """With ten deliveries and three slots, three are scraped at once, never more."""
-    async with House(concurrency=3) as house:
-        house.deliver(*(f"wait{n}" for n in range(10)))
-        await turns_until(lambda: len(house.scrapes.started) == 3)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert len(house.scrapes.started) == 3
-        house.scrapes.release.set()
+async def test_a_job_that_has_to_wait_for_its_turn_is_parked() -> None:
+    """It is settled as Park with the host and the time, whatever its attempt, and logged as such
+    without a status, for it has no result yet.
+    """
+    async with House() as house:
+        house.deliver("later", **{"x-scraperd-attempt": 3})
         await house.idle()
-    assert house.scrapes.most_at_once == 3
-    assert len(house.settles.settled) == 10
+    [(outcome, verdict)] = house.settles.settled
+    assert verdict == Park("x", 100.0)
+    assert (outcome.result.attempt, outcome.body) == (3, b"")
+    [fields] = [fields for event, fields in house.log.lines if event == "job"]
+    assert (fields["verdict"], fields["turn_of"], fields["turn_in"]) == ("park", "x", 100.0)
+    assert "status" not in fields
+
+
+async def test_a_parked_job_that_expires_first_comes_back_to_say_so() -> None:
+    """It is parked until its `expires_at` and no longer."""
+    async with House() as house:
+        soon = (datetime.now(UTC) + timedelta(seconds=10)).isoformat()
+        house.deliver("later", expires_at=soon)
+        await house.idle()
+    [(_, verdict)] = house.settles.settled
+    assert isinstance(verdict, Park)
+    assert 9 < verdict.delay <= 10
+
+
+async def test_a_promised_turn_is_read_from_the_header() -> None:
+    """The scraper gets the host and the seconds left; what is no such header is no promise, and
+    one that is too far off to be ours is cut.
+    """
+    now = time.time()
+    async with House() as house:
+        for turn in (f"{now + 60:.3f} x", "soon x", f"{now:.3f}", 7, "9999999999.000 x"):
+            house.deliver("good", **{"x-scraperd-turn": turn})
+        await house.idle()
+    first, *others, far = house.scrapes.places
+    assert first is not None
+    assert (first.host, round(first.seconds, 1)) == ("x", 60.0)
+    assert others == [None, None, None]
+    assert far == Later("x", FURTHEST)
+
+
+async def test_a_job_that_goes_in_circles_ends() -> None:
+    """Parked a thousand times, it is a failure and not fetched; a strange count is none."""
+    async with House() as house:
+        house.deliver("circles", **{"x-scraperd-parks": MAX_PARKS})
+        house.deliver("good", **{"x-scraperd-parks": "many"})
+        await house.idle()
+    ends = {outcome.result.id: outcome.result for outcome, _ in house.settles.settled}
+    assert ends["circles"].error.kind == "timeout"
+    assert ends["good"].status == "ok"
+    assert house.scrapes.started == ["http://x/good"]
+
+
+async def test_a_proxy_that_is_not_configured_is_refused() -> None:
+    """The job is invalid by its field `proxy`, before any fetch."""
+    async with House() as house:
+        house.deliver("good", proxy="nowhere")
+        await house.idle()
+    [(outcome, verdict)] = house.settles.settled
+    assert verdict == Dead("invalid_job")
+    assert outcome.result.error.field == "proxy"
+    assert house.scrapes.started == []
 
 
 async def test_a_lost_generation_abandons_its_own_jobs_only() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import hashlib
 import random
 import time
 from datetime import UTC, datetime, timedelta
@@ -19,16 +20,16 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from scraperd.config import Config
 from scraperd.contract import Failure, Redirect, Result, decode_job, encode
 from scraperd.page.fetch import REDIRECT_BODY, REDIRECT_WAIT, Fetcher
 from scraperd.page.scrape import Scraper
-from tests.page.conftest import scraping
+from tests.page.conftest import loopback, scraping
 from tests.rig.site import Site, Visit, chunk, head, page, redirect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from scraperd.config import Config
     from scraperd.contract import Kind
     from tests.page.conftest import Scrape
     from tests.rig.certificates import Certificates
@@ -90,7 +91,7 @@ async def test_statuses_that_are_fine(site: Site, scrape: Scrape, status: int) -
 
 async def test_retry_codes_are_configured(site: Site) -> None:
     """`retry_http_codes` decides, not a list of ours."""
-    config = Config(retry_http_codes=(404,))
+    config = loopback(retry_http_codes=(404,))
     site.at("/404", page(status=404))
     site.at("/503", page(status=503))
     async with Fetcher(config) as fetcher:
@@ -212,7 +213,7 @@ async def test_too_many_redirects(
     site: Site, configured: int, wanted: int | None, hops: int
 ) -> None:
     """A loop ends at the limit, the tighter of the job's and ours; the way is in the result."""
-    config = Config(max_redirects=configured)
+    config = loopback(max_redirects=configured)
     fields = {} if wanted is None else {"max_redirects": wanted}
     async with Fetcher(config) as fetcher:
         result = await scraping(config, fetcher)(site.at("/", redirect("/")), **fields)
@@ -299,10 +300,10 @@ async def test_secrets_stay_within_the_origin(site: Site, scrape: Scrape) -> Non
 
 async def test_secrets_are_not_sent_in_the_clear(trusted: Certificates) -> None:
     """From https to http on the same host is another origin."""
-    async with Site(trusted.good) as secure, Site() as plain, Fetcher(Config()) as fetcher:
+    async with Site(trusted.good) as secure, Site() as plain, Fetcher(loopback()) as fetcher:
         secure.at("/", redirect(plain.url("/x")))
         plain.at("/x", page(b"plain"))
-        result = await scraping(Config(), fetcher)(
+        result = await scraping(loopback(), fetcher)(
             secure.url(), headers={"Authorization": "secret", "Cookie": "sid=1"}
         )
         assert result.body == "plain"
@@ -434,7 +435,7 @@ async def test_the_timeout_only_tightens(
     site: Site, configured: float, wanted: float | None
 ) -> None:
     """The smaller of the configured timeout and the job's counts."""
-    config = Config(download_timeout=configured)
+    config = loopback(download_timeout=configured)
     fields = {} if wanted is None else {"timeout": wanted}
     async with Fetcher(config) as fetcher:
         started = time.monotonic()
@@ -446,7 +447,7 @@ async def test_the_timeout_only_tightens(
 @pytest.mark.parametrize(("configured", "wanted"), [(50, None), (50, 5000), (5000, 50)])
 async def test_the_body_size_only_tightens(site: Site, configured: int, wanted: int | None) -> None:
     """The smaller of the configured size and the job's counts."""
-    config = Config(download_maxsize=configured)
+    config = loopback(download_maxsize=configured)
     fields = {} if wanted is None else {"max_body_size": wanted}
     async with Fetcher(config) as fetcher:
         result = await scraping(config, fetcher)(site.at("/", page(b"x" * 51)), **fields)
@@ -509,7 +510,9 @@ async def test_bodies(
 ) -> None:
     """Each kind of body with its type; JSON as it was written, not as it was understood."""
     job = decode_job(f'{{"url": "{site.at("/", page())}", {fields}}}'.encode())
-    page_ = await Scraper(config, fetcher).scrape(job, None)
+    scraper = Scraper(config, fetcher)
+    page_ = scraper.page(job)
+    await scraper.scrape(page_, None)
     assert page_.failure is None
     [visit] = site.visits
     assert (visit.method, visit.body) == ("POST", sent)
@@ -557,6 +560,7 @@ async def test_a_page_as_it_comes_back(site: Site, scrape: Scrape) -> None:
         "content_type": "text/html; charset=utf-8",
         "charset": "utf-8",
         "size": len(HTML),
+        "content_hash": f"sha256:{hashlib.sha256(HTML).hexdigest()}",
         "body": HTML.decode(),
         "attempt": 1,
         "worker": "test",

@@ -1,0 +1,270 @@
+"""WHEN a page may be fetched: each host's turns, and the bound on fetches at once.
+
+May touch: futures and timers of the running loop; the clock it is given.
+Must never: let one host's jobs hold the place of another's, or remember a host for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from scraperd.page.line import BRISK, JITTER, Line
+from scraperd.page.throttle import Throttle
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from scraperd.config import Config
+    from scraperd.page.hosts import HostTable
+
+T = TypeVar("T")
+RESTING: Final = 50_000  # hosts remembered though no job of theirs is here
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Leave to fetch from a host now. It must be given back."""
+
+    line: Line
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """No leave yet: come back in `seconds`, with this place in the host's line."""
+
+    host: str
+    seconds: float
+
+
+class Turns:
+    """One for the process. Holds a host only while it matters: in use, paced, slowed or punished.
+
+    So many jobs may wait here for a host's turn as the waiting room has seats;
+    more are sent away, so that those of other hosts can be delivered. Who waits
+    only for one of the `concurrency` slots needs no seat.
+    """
+
+    def __init__(
+        self, config: Config, table: HostTable, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config = config
+        self._table = table
+        self._clock = clock
+        self._lines: dict[str, Line] = {}
+        self._resting: OrderedDict[str, Line] = OrderedDict()
+        self._ready: deque[Line] = deque()  # lines that could start one, if a slot were free
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._free = config.concurrency
+        self._room = config.waiting_room
+        self.waiting = 0
+
+    async def take(
+        self,
+        host: str,
+        *,
+        crawl_delay: float | None = None,
+        place: float | None = None,
+        urgent: bool = False,
+    ) -> Turn | Later:
+        """Wait for the host's turn and a slot; Later if that would take longer than `park_after`.
+
+        `place` is in how many seconds an earlier Later said the turn would come,
+        negative once it is overdue. `urgent` goes first: a job that has begun.
+        """
+        now = self._clock()
+        line = self._line(host)
+        if crawl_delay is not None:
+            line.crawl_delay = crawl_delay
+        if self._free and not line.waiting and line.may_start(now):
+            return self._start(line, now)
+        if line.could_start(now):
+            return await self._wait(line, now, urgent=urgent, seated=False)
+        at, stay = self._place(line, now, place, urgent=urgent)
+        if not stay:
+            self._rest(line, now)
+            return Later(host, max(0.0, at - now))
+        return await self._wait(line, at, urgent=urgent, seated=True)
+
+    def give_back(
+        self, turn: Turn, *, busy: bool | None = False, penalty: float | None = None
+    ) -> None:
+        """The fetch has ended.
+
+        `busy` is whether the host was overloaded, None if that can't be told;
+        `penalty` is for how many seconds it wants no other fetch.
+        """
+        now, line = self._clock(), turn.line
+        line.active -= 1
+        self._free += 1
+        if busy:
+            line.throttle.overloaded(turn.began, now)
+        elif busy is not None:
+            line.throttle.answered(turn.began, now)
+        if penalty:
+            line.punish(now + penalty)
+        if busy and line.waiting:
+            self._send_away(line, now)
+        self._offer(line, now)
+        self._dispatch(now)
+        self._rest(line, now)
+
+    async def meanwhile(self, host: str, work: Callable[[], Awaitable[T]]) -> T | Later:
+        """Wait for what must come before the host's turn, as for the turn itself.
+
+        `work` is begun in any case, and must go on by itself when it is cancelled here.
+        """
+        patience = 0.0 if self._free and self.crowded else self._config.park_after
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(patience):
+                return await work()
+        except TimeoutError:
+            pass
+        finally:
+            self.waiting -= 1
+        now = self._clock()
+        line = self._line(host)
+        later = Later(host, line.place(now) - now)
+        self._rest(line, now)
+        return later
+
+    @property
+    def crowded(self) -> bool:
+        """Whether as many wait here as may."""
+        return self.waiting >= self._room
+
+    def __len__(self) -> int:
+        """How many hosts are remembered."""
+        return len(self._lines)
+
+    def _line(self, host: str) -> Line:
+        line = self._lines.get(host)
+        if line is None:
+            rules = self._table.of(host)
+            longest = max(self._config.max_crawl_delay, rules.delay)
+            throttle = Throttle(rules.concurrency, longest, self._config.autothrottle)
+            line = self._lines[host] = Line(host, rules, throttle)
+        return line
+
+    def _place(
+        self, line: Line, now: float, place: float | None, *, urgent: bool
+    ) -> tuple[float, bool]:
+        """When the turn falls due, and whether to wait for it here."""
+        patience = self._config.park_after
+        expected = line.expect(now, 0 if urgent else line.waiting)
+        if urgent and expected - now <= patience + line.delay * JITTER[1]:
+            return expected, True
+        crowd = self.crowded and (self._free > 0 or line.opens > now)
+        if expected - now <= patience and line.interval < BRISK:
+            return expected, True
+        if place is not None and place > 0:
+            at = max(now + place, line.penalty)
+        elif place is not None and expected - now <= patience and not crowd:
+            at = expected  # overdue, and welcome
+        else:
+            at = line.place(now)
+        return at, max(at, expected) - now <= patience and not crowd
+
+    async def _wait(self, line: Line, at: float, *, urgent: bool, seated: bool) -> Turn | Later:
+        """Wait here: `seated` in the waiting room, or only for the next free slot."""
+        future: asyncio.Future[Turn | Later] = asyncio.get_running_loop().create_future()
+        waiter = line.join(at, future, urgent=urgent)
+        self.waiting += seated
+        now = self._clock()
+        self._offer(line, now)
+        self._dispatch(now)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._return_unused(future.result())
+            elif not waiter.gone:
+                line.leave(waiter)
+                self._rest(line, self._clock())
+            raise
+        finally:
+            self.waiting -= seated
+
+    def _return_unused(self, turn: Turn | Later) -> None:
+        if isinstance(turn, Later):
+            return
+        now = self._clock()
+        turn.line.active -= 1
+        self._free += 1
+        self._offer(turn.line, now)
+        self._dispatch(now)
+        self._rest(turn.line, now)
+
+    def _start(self, line: Line, now: float) -> Turn:
+        self._free -= 1
+        line.start(now, random.random())  # noqa: S311 - jitter
+        self._resting.pop(line.host, None)
+        return Turn(line, now)
+
+    def _offer(self, line: Line, now: float) -> None:
+        """See to it that the line's next one starts as soon as it may."""
+        if not line.waiting or line.full or line.offered:
+            return
+        if line.opens <= now:
+            line.offered = True
+            if line.delay:  # it can't take many slots, and a turn that is missed is lost
+                self._ready.appendleft(line)
+            else:
+                self._ready.append(line)
+        elif line.host not in self._timers:
+            self._timers[line.host] = asyncio.get_running_loop().call_later(
+                line.opens - now, self._on_time, line
+            )
+
+    def _on_time(self, line: Line) -> None:
+        del self._timers[line.host]
+        now = self._clock()
+        self._offer(line, now)
+        self._dispatch(now)
+
+    def _dispatch(self, now: float) -> None:
+        """Give the free slots to the lines that are ready, one each in turn."""
+        while self._free and self._ready:
+            line = self._ready.popleft()
+            line.offered = False
+            if line.waiting and line.may_start(now):
+                waiter = line.first()
+                turn = self._start(line, now)
+                if waiter.key.done():  # cancelled this very moment
+                    self._free += 1
+                    line.active -= 1
+                else:
+                    waiter.key.set_result(turn)
+            self._offer(line, now)
+
+    def _send_away(self, line: Line, now: float) -> None:
+        """The host has become slower: those who would wait too long get a new place."""
+        for waiter in line.impatient(now, self._config.park_after):
+            if not waiter.key.done():
+                waiter.key.set_result(Later(line.host, line.place(now) - now))
+
+    def _rest(self, line: Line, now: float) -> None:
+        """Forget the host, now or once too many are remembered."""
+        if line.active or line.waiting:
+            return
+        if line.idle(now):
+            self._forget(line.host)
+        else:
+            self._resting[line.host] = line
+            self._resting.move_to_end(line.host)
+        for host, other in list(itertools.islice(self._resting.items(), 2)):
+            if len(self._resting) > RESTING or other.idle(now):
+                self._forget(host)
+
+    def _forget(self, host: str) -> None:
+        self._resting.pop(host, None)
+        self._lines.pop(host, None)
+        if timer := self._timers.pop(host, None):
+            timer.cancel()

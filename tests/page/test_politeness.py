@@ -1,0 +1,489 @@
+"""Host turns, on a clock that jumps: whole hours of a host's line, exact to the millisecond.
+
+May touch: Turns, on a loop of the rig's own that never waits.
+Must never: use a real clock or a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+import random
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scraperd.broker.topology import DELAYS
+from scraperd.config import Config, HostSettings
+from scraperd.page import politeness
+from scraperd.page.hosts import HostTable
+from scraperd.page.politeness import Later, Turn, Turns
+from tests.rig.hours import run
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+MOVE = 0.003  # seconds that a confirmed publish takes
+HANDLING = 0.0003  # seconds of the processor for a delivery, and again for a publish
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def turns(**settings_: Any) -> Turns:
+    """As the daemon makes them, on the running loop's clock."""
+    config = Config(**settings_)
+    return Turns(config, HostTable(config), clock=asyncio.get_running_loop().time)
+
+
+def slow(delay: float, **more: Any) -> dict[str, HostSettings]:
+    """The table `hosts` with one host called slow."""
+    return {"slow": HostSettings(per_host_delay=delay, **more)}
+
+
+def test_the_slots_are_the_bound() -> None:
+    """With three slots and twenty hosts, three fetches run at once, never more, and all get one."""
+
+    async def main() -> int:
+        line = turns(concurrency=3)
+        running = most = 0
+
+        async def fetch(n: int) -> None:
+            nonlocal running, most
+            turn = await line.take(f"h{n}")
+            assert isinstance(turn, Turn)
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(1)
+            running -= 1
+            line.give_back(turn)
+
+        await asyncio.gather(*(fetch(n) for n in range(20)))
+        assert now() == pytest.approx(7, abs=0.01)
+        assert len(line) == 0
+        return most
+
+    assert run(main()) == 3
+
+
+def test_one_host_has_its_own_bound() -> None:
+    """Two at once for one host, though ten slots are free; the other host is served meanwhile."""
+
+    async def main() -> list[str]:
+        line = turns(concurrency=10, prefetch=100, per_host_concurrency=2, park_after=60)
+        ended: list[str] = []
+
+        async def fetch(host: str) -> None:
+            turn = await line.take(host)
+            assert isinstance(turn, Turn)
+            assert turn.line.active <= 2
+            await asyncio.sleep(1)
+            ended.append(host)
+            line.give_back(turn)
+
+        await asyncio.gather(*(fetch(host) for host in [*"aaaaaa", "b"]))
+        return ended
+
+    assert run(main()).index("b") <= 2
+
+
+@pytest.mark.parametrize(("delay", "count"), [(0.1, 200), (1.0, 50), (7.0, 8)])
+def test_a_delay_is_kept(delay: float, count: int) -> None:
+    """Starts are half a delay apart at least and one and a half at most, a delay in the mean."""
+
+    async def main() -> list[float]:
+        line = turns(hosts=slow(delay), prefetch=2000, park_after=60)
+        starts: list[float] = []
+
+        async def fetch() -> None:
+            turn = await line.take("slow")
+            assert isinstance(turn, Turn)
+            starts.append(now())
+            await asyncio.sleep(0.05)
+            line.give_back(turn)
+
+        await asyncio.gather(*(fetch() for _ in range(count)))
+        return starts
+
+    random.seed(7)
+    starts = run(main())
+    gaps = [b - a for a, b in itertools.pairwise(starts)]
+    assert min(gaps) >= 0.5 * delay - 1e-6
+    assert max(gaps) <= 1.5 * delay + 0.01
+    assert sum(gaps) / len(gaps) == pytest.approx(delay, rel=0.25)
+
+
+def test_a_crawl_delay_counts_like_a_delay_of_the_config() -> None:
+    """The longer one of the two holds."""
+
+    async def main() -> float:
+        line = turns(hosts=slow(0.5), park_after=60)
+        for _ in range(11):
+            turn = await line.take("slow", crawl_delay=2.0)
+            assert isinstance(turn, Turn)
+            line.give_back(turn)
+        return now()
+
+    assert 15 < run(main()) < 25
+
+
+def test_who_would_wait_too_long_is_sent_away_with_a_place() -> None:
+    """At one page a second, those whose turn is over two seconds off hear when it is: each a second
+    after the one before, which is what they come back for.
+    """
+
+    async def main() -> list[float]:
+        line = turns(hosts=slow(1.0), concurrency=10)
+        asked = [asyncio.create_task(line.take("slow")) for _ in range(30)]
+        await asyncio.sleep(20)
+        return [task.result().seconds for task in asked if isinstance(task.result(), Later)]
+
+    later = run(main())
+    assert len(later) >= 25
+    assert later == pytest.approx([later[0] + n for n in range(len(later))])
+    assert later[0] > 2
+
+
+def test_a_penalty_sends_those_away_who_wait() -> None:
+    """Retry-After: nothing starts before its end, and who waits here is told so at once."""
+
+    async def main() -> None:
+        line = turns(hosts=slow(0.5), prefetch=200)
+        first = await line.take("slow")
+        assert isinstance(first, Turn)
+        waiting = [asyncio.create_task(line.take("slow")) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        line.give_back(first, busy=True, penalty=60)
+        told = await asyncio.gather(*waiting)
+        assert now() < 0.1
+        assert [type(answer) for answer in told] == [Later] * 3
+        assert all(59 < answer.seconds < 65 for answer in told if isinstance(answer, Later))
+        another = await line.take("slow")
+        assert isinstance(another, Later)
+        assert isinstance(await line.take("other"), Turn)
+        await asyncio.sleep(61)
+        assert isinstance(await line.take("slow", place=-1.0), Turn)
+
+    run(main())
+
+
+def test_a_job_that_has_begun_goes_first() -> None:
+    """The next hop of a redirect starts before all who wait for the same host."""
+
+    async def main() -> list[str]:
+        line = turns(hosts=slow(1.0), park_after=10)
+        order: list[str] = []
+
+        async def fetch(name: str, *, urgent: bool = False) -> None:
+            turn = await line.take("slow", urgent=urgent)
+            assert isinstance(turn, Turn)
+            order.append(name)
+            line.give_back(turn)
+
+        waiting = [asyncio.create_task(fetch(str(n))) for n in range(4)]
+        await asyncio.sleep(0.01)
+        await fetch("hop", urgent=True)
+        await asyncio.gather(*waiting)
+        return order
+
+    assert run(main()) == ["0", "hop", "1", "2", "3"]
+
+
+def test_a_begun_job_waits_out_the_hosts_delay() -> None:
+    """A redirect within a host of thirty seconds' delay is no reason to begin the job anew."""
+
+    async def main() -> float:
+        line = turns(hosts=slow(30.0))
+        turn = await line.take("slow")
+        assert isinstance(turn, Turn)
+        line.give_back(turn)
+        assert isinstance(await line.take("slow", urgent=True), Turn)
+        return now()
+
+    assert 15 <= run(main()) <= 45
+
+
+def test_nobody_waits_for_a_host_where_others_should() -> None:
+    """Once the waiting room is full, even those whose turn is near are sent away; jobs of another
+    host start at once.
+    """
+
+    async def main() -> None:
+        line = turns(concurrency=10, prefetch=18, hosts=slow(0.2))
+        asked = [asyncio.create_task(line.take("slow")) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert line.waiting == 2
+        await asyncio.sleep(0.01)
+        assert sum(task.done() for task in asked) == 8
+        assert isinstance(await line.take("fast"), Turn)
+        await asyncio.gather(*asked)
+
+    run(main())
+
+
+@pytest.mark.parametrize("moment", ["waiting", "granted"])
+def test_a_cancelled_wait_leaves_no_trace(moment: str) -> None:
+    """Its turn goes to the next one, even if it had just come."""
+
+    async def main() -> None:
+        line = turns(concurrency=1)
+        first = await line.take("a")
+        assert isinstance(first, Turn)
+        second, third = (asyncio.create_task(line.take("a")) for _ in range(2))
+        await asyncio.sleep(0)
+        if moment == "granted":
+            line.give_back(first)
+            second.cancel()
+        else:
+            second.cancel()
+            await asyncio.sleep(0)
+            line.give_back(first)
+        turn = await third
+        assert isinstance(turn, Turn)
+        assert second.cancelled()
+        line.give_back(turn)
+        assert line.waiting == 0
+        assert isinstance(await line.take("b"), Turn)
+
+    run(main())
+
+
+def test_what_comes_before_the_turn_is_waited_for_no_longer_than_the_turn() -> None:
+    """A robots.txt that takes long: its jobs come back later, and it goes on being fetched."""
+
+    async def main() -> None:
+        line = turns()
+        gate = asyncio.Event()
+
+        async def quick() -> str:
+            return "rules"
+
+        async def endless() -> str:
+            await gate.wait()
+            return "rules"
+
+        assert await line.meanwhile("a", quick) == "rules"
+        later = await line.meanwhile("a", endless)
+        assert isinstance(later, Later)
+        assert now() == pytest.approx(2.0)
+        assert line.waiting == 0
+
+    run(main())
+
+
+def test_a_million_hosts_pass_through() -> None:
+    """Each asked once, a hundredth of them answering 429, at ten thousand a second: what is
+    remembered stays bounded, and nearly nothing is once all is quiet.
+    """
+
+    async def main() -> tuple[int, int]:
+        line = turns()
+        most = 0
+        for n in range(1_000_000):
+            turn = await line.take(f"host-{n}.example")
+            assert isinstance(turn, Turn)
+            line.give_back(turn, busy=n % 100 == 0)
+            if n % 10_000 == 0:
+                await asyncio.sleep(1)
+                most = max(most, len(line))
+        await asyncio.sleep(3600)
+        for n in range(50_000):
+            turn = await line.take(f"late-{n}.example")
+            assert isinstance(turn, Turn)
+            line.give_back(turn)
+        return most, len(line)
+
+    most, left = run(main())
+    assert most <= 10_001
+    assert left == 0
+
+
+def test_the_bound_holds_though_every_host_is_worth_remembering() -> None:
+    """More punished hosts than are remembered: the oldest are forgotten, memory does not grow."""
+
+    async def main() -> int:
+        line = turns()
+        for n in range(politeness.RESTING + 5000):
+            turn = await line.take(f"host-{n}.example")
+            assert isinstance(turn, Turn)
+            line.give_back(turn, busy=True, penalty=3600)
+        return len(line)
+
+    assert run(main()) == politeness.RESTING
+
+
+@dataclass
+class Broker:
+    """A queue, its delay tiers and a daemon's prefetch, as far as turns have to do with them."""
+
+    config: Config
+    fetch: Callable[[str], Awaitable[None]]
+    queue: deque[tuple[str, float | None, int]] = field(default_factory=deque)
+    held: int = 0
+    processor: float = 0.0
+    done: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    parks: Counter[int] = field(default_factory=Counter)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def work(self, hosts: list[str]) -> None:
+        """Run one job for each of `hosts` to its end."""
+        line = Turns(self.config, HostTable(self.config), clock=now)
+        self.queue.extend((host, None, 0) for host in hosts)
+        tasks: set[asyncio.Task[None]] = set()
+        while sum(map(len, self.done.values())) < len(hosts):
+            while self.queue and self.held < self.config.prefetch_count:
+                self.held += 1
+                task = asyncio.create_task(self.job(line, *self.queue.popleft()))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            self.news.clear()
+            await self.news.wait()
+        assert (len(line), line.waiting) == (0, 0) or now() < 3600
+
+    async def job(self, line: Turns, host: str, at: float | None, parks: int) -> None:
+        """One delivery: decoded, its turn asked for, fetched or parked, published, acked."""
+        await self.busy(HANDLING)
+        turn = await line.take(host, place=None if at is None else at - now())
+        if isinstance(turn, Turn):
+            await self.fetch(host)
+            await self.busy(2 * HANDLING)
+            line.give_back(turn)
+            await asyncio.sleep(MOVE)
+            self.done[host].append(now())
+            self.parks[parks] += 1
+        else:
+            await self.busy(HANDLING)
+            await asyncio.sleep(MOVE)
+            tier = DELAYS[max(0, bisect.bisect_right(DELAYS, turn.seconds) - 1)]
+            again = (host, now() + turn.seconds, parks + 1)
+            asyncio.get_running_loop().call_later(tier, self.back, again)
+        self.held -= 1
+        self.news.set()
+
+    def back(self, job: tuple[str, float, int]) -> None:
+        self.queue.append(job)
+        self.news.set()
+
+    async def busy(self, seconds: float) -> None:
+        """The one processor, taken in turn."""
+        self.processor = max(self.processor, now()) + seconds
+        await asyncio.sleep(self.processor - now())
+
+
+def simulated(
+    jobs: list[str], fetch: Callable[[str], Coroutine[Any, Any, None]], **more: Any
+) -> Broker:
+    """A daemon's work on a shuffled queue of jobs, each named by its host."""
+    random.seed(3)
+    random.shuffle(jobs)
+    brokers: list[Broker] = []
+
+    async def main() -> None:
+        brokers.append(Broker(Config(**more), fetch))
+        await brokers[0].work(jobs)
+
+    run(main())
+    return brokers[0]
+
+
+async def a_second(host: str) -> None:
+    await asyncio.sleep(0.05 if host == "slow" else random.uniform(0.5, 1.5))
+
+
+def test_a_strict_host_starves_nobody() -> None:
+    """Nine jobs of ten aim at a host of ten pages a second. The others are done nearly as soon as
+    without it, it is served at its rate, and no job is moved more than a handful of times.
+    """
+    fast = [f"fast{n % 50}" for n in range(800)]
+    alone = simulated(list(fast), a_second)
+    both = simulated(fast + ["slow"] * 7200, a_second, hosts=slow(0.1))
+    ends = [at for host, times in both.done.items() if host != "slow" for at in times]
+    assert max(ends) < 1.25 * max(at for times in alone.done.values() for at in times)
+    assert len(both.done["slow"]) / max(both.done["slow"]) > 9.5
+    parks = sorted(both.parks.elements())
+    assert parks[len(parks) // 2] <= 5
+    assert parks[-1] <= 15
+
+
+def test_a_single_host_is_not_slowed_down_by_fairness() -> None:
+    """A queue of one host's jobs, twenty milliseconds each, runs at the host's own bound."""
+
+    async def fetch(_host: str) -> None:
+        await asyncio.sleep(0.02)
+
+    broker = simulated(["one"] * 8000, fetch)
+    assert 8000 / max(broker.done["one"]) > 0.9 * 8 / 0.02
+
+
+def test_a_slow_host_without_a_delay_is_kept_busy() -> None:
+    """Eight at once of a second each: eight pages a second, from a line that is only estimated."""
+
+    async def fetch(_host: str) -> None:
+        await asyncio.sleep(random.uniform(0.5, 1.5))
+
+    broker = simulated(["one"] * 3000, fetch)
+    assert 3000 / max(broker.done["one"]) > 0.9 * 8
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.floats(0, 3),
+            st.sampled_from(["ok", "busy", "penalty", "cancel"]),
+        ),
+        max_size=60,
+    ),
+    st.integers(1, 4),
+)
+@settings(max_examples=200, deadline=None)
+def test_whatever_happens_no_turn_is_lost(
+    jobs: list[tuple[str, float, str]], concurrency: int
+) -> None:
+    """Any mix of answers, penalties and cancellations: the bounds hold, everybody is answered, and
+    in the end the slots are all free again.
+    """
+
+    async def main() -> None:
+        line = turns(
+            concurrency=concurrency,
+            per_host_concurrency=2,
+            hosts={"a": HostSettings(per_host_delay=0.3)},
+        )
+        running: Counter[str] = Counter()
+
+        async def one(host: str, took: float, end: str) -> None:
+            turn = await line.take(host)
+            if isinstance(turn, Later):
+                return
+            running[host] += 1
+            assert running.total() <= concurrency
+            assert running[host] <= 2
+            try:
+                await asyncio.sleep(took)
+            finally:
+                running[host] -= 1
+                line.give_back(turn, busy=end != "ok", penalty=2.0 if end == "penalty" else None)
+
+        tasks = []
+        for host, took, end in jobs:
+            tasks.append(asyncio.create_task(one(host, took, end)))
+            await asyncio.sleep(took / 10)
+            if end == "cancel":
+                tasks[-1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(1000)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+        assert line.waiting == 0
+        got = [await line.take(f"free{n}") for n in range(concurrency)]
+        assert all(isinstance(turn, Turn) for turn in got)
+
+    run(main())
