@@ -5,10 +5,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo run corpus bench pins clean
+.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile pins clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv/ with everything pinned, and the daemon in it
 
@@ -44,6 +44,12 @@ corpus: setup  ## 1,700 real pages through the daemon, each result checked by an
 
 bench: setup  ## pages a second and CPU time a page, beside a bare loop with no features
 	$(BIN)/python -m benchmarks.throughput
+
+bench-fairness: setup  ## one strict host beside many fast ones in one queue; half an hour
+	$(BIN)/python -m benchmarks.fairness
+
+bench-hostile: setup  ## bombs, drips and floods: memory, timeouts, and how the neighbours fare
+	$(BIN)/python -m benchmarks.hostile
 
 pins: setup  ## write requirements/*.txt anew from requirements/*.in
 	$(PIP) uv
