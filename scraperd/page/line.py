@@ -88,7 +88,8 @@ class Line:
         if delay := self.delay:
             low, high = JITTER
             planned = max(self.next_start, now - CATCH_UP * delay)
-            self.next_start = planned + delay * (low + (high - low) * roll)
+            after = planned + delay * (low + (high - low) * roll)
+            self.next_start = max(after, now + delay * low)
 
     def expect(self, now: float, ahead: int) -> float:
         """When the one behind `ahead` others will start, by all that is known."""

@@ -127,14 +127,16 @@ class _Kept(NamedTuple):
 class Robots:
     """The rules of all origins: each file is fetched once, and kept for `robots_cache_ttl`.
 
-    `get` fetches one hop of a URL: a body cut at MAX_BYTES, or a Failure. `clock` gives seconds.
+    `get` fetches one hop of a URL through a proxy of this name, if any: a body cut at
+    MAX_BYTES, or a Failure. What one proxy brings holds only for those who use it:
+    its failures are not the site's. `clock` gives seconds.
     """
 
     def __init__(
         self,
         config: Config,
         table: HostTable,
-        get: Callable[[URL], Awaitable[Response | Failure]],
+        get: Callable[[URL, str], Awaitable[Response | Failure]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -146,29 +148,29 @@ class Robots:
         self._running: dict[object, asyncio.Task[_Kept]] = {}
         self._parsing = asyncio.Lock()  # threads that parse side by side would crowd the loop out
 
-    def known(self, url: URL) -> Rules | Failure | None:
+    def known(self, url: URL, proxy: str = "") -> Rules | Failure | None:
         """What holds for the origin of `url`, if that need not be asked for now."""
         if not self._table.of(url.raw_host or "").obey_robots:
             return EVERYTHING
-        origin = origin_of(url)
+        origin = (origin_of(url), proxy)
         kept = self._kept.get(origin)
         if kept is None or self._clock() >= kept.until:
             return None
         self._kept.move_to_end(origin)
         return kept.at(self._clock())
 
-    async def rules(self, url: URL) -> Rules | Failure:
+    async def rules(self, url: URL, proxy: str = "") -> Rules | Failure:
         """What holds for the origin of `url`; a Failure if that can't be known for now.
 
         Callers that ask at once share one fetch, which outlives those that are cancelled.
         """
-        known = self.known(url)
+        known = self.known(url, proxy)
         if known is not None:
             return known
-        origin = origin_of(url)
+        origin = (origin_of(url), proxy)
         task = self._running.get(origin)
         if task is None:
-            task = asyncio.create_task(self._ask(origin, url))
+            task = asyncio.create_task(self._ask(origin, url, proxy))
             self._running[origin] = task
             task.add_done_callback(lambda task: self._done(origin, task))
         await asyncio.wait((task,))
@@ -188,8 +190,8 @@ class Robots:
         if not task.cancelled():
             task.exception()  # whoever waits raises it; it may be that nobody does any more
 
-    async def _ask(self, origin: object, url: URL) -> _Kept:
-        answer, lifetime = await self._follow(url)
+    async def _ask(self, origin: object, url: URL, proxy: str) -> _Kept:
+        answer, lifetime = await self._follow(url, proxy)
         kept = _Kept(answer, self._clock() + lifetime)
         if origin in self._kept:
             self._size -= self._kept.pop(origin).size
@@ -199,13 +201,13 @@ class Robots:
             self._size -= self._kept.popitem(last=False)[1].size
         return kept
 
-    async def _follow(self, url: URL) -> tuple[Rules | Failure, float]:
+    async def _follow(self, url: URL, proxy: str) -> tuple[Rules | Failure, float]:
         """The file's rules, also from behind redirects, and the seconds that they hold."""
         here = url.with_path("/robots.txt")
         seen: set[URL] = set()
         while here not in seen and len(seen) <= MAX_REDIRECTS:
             seen.add(here)
-            answer = await self._get(here)
+            answer = await self._get(here, proxy)
             if isinstance(answer, Failure):
                 return _unreachable(answer), FAULT_WAIT
             if (location := location_of(answer)) is None:

@@ -155,10 +155,13 @@ class Scraper:
         self, page: Page, request: Request, *, urgent: bool
     ) -> Response | Failure | Later:
         """One hop: may we, is it our turn, fetch."""
-        host = request.url.raw_host or ""
-        rules: RobotRules | Failure | Later | None = self._robots.known(request.url)
+        host = (request.url.raw_host or "").rstrip(".")
+        request.proxy = page.job.proxy or self._table.of(host).proxy
+        rules: RobotRules | Failure | Later | None = self._robots.known(request.url, request.proxy)
         if rules is None:
-            rules = await self._turns.meanwhile(host, lambda: self._robots.rules(request.url))
+            rules = await self._turns.meanwhile(
+                host, lambda: self._robots.rules(request.url, request.proxy)
+            )
         if not isinstance(rules, RobotRules):
             return rules
         if not rules.allows(request.url):
@@ -175,7 +178,6 @@ class Scraper:
         if not page.begun:
             page.begun = True
             page.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        request.proxy = page.job.proxy or self._table.of(host).proxy
         started = time.monotonic()
         answer = await self._fetch(request, turn)
         page.fetch_time += time.monotonic() - started
@@ -197,9 +199,9 @@ class Scraper:
             self._turns.give_back(turn, busy=busy, penalty=penalty and min(penalty, limit))
         return answer
 
-    async def _fetch_robots(self, url: URL) -> Response | Failure:
-        """One hop of a robots.txt. It goes first in its host's line."""
-        host = url.raw_host or ""
+    async def _fetch_robots(self, url: URL, proxy: str) -> Response | Failure:
+        """One hop of a robots.txt, the way its page will go. It goes first in its host's line."""
+        host = (url.raw_host or "").rstrip(".")
         turn = await self._turns.take(host, urgent=True)
         if isinstance(turn, Later):
             wait = round(turn.seconds, 3)
@@ -207,7 +209,7 @@ class Scraper:
         claim = self._budget.open()
         request = Request("GET", url, {}, None, self._config.download_timeout, MAX_BYTES)
         request.claim, request.truncate = claim, True
-        request.proxy = self._table.of(host).proxy
+        request.proxy = proxy
         try:
             return await self._fetch(request, turn)
         finally:

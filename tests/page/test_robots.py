@@ -391,7 +391,7 @@ def clock() -> Clock:
 async def robots(config: Config, fetcher: Fetcher, clock: Clock) -> AsyncIterator[Robots]:
     """Robots over the real fetcher."""
 
-    async def get(url: URL) -> Response | Failure:
+    async def get(url: URL, _proxy: str) -> Response | Failure:
         return await fetcher.fetch(Request("GET", url, {}, None, 2.0, MAX_BYTES, truncate=True))
 
     robots = Robots(config, HostTable(config), get, clock)
@@ -559,7 +559,7 @@ async def test_not_asked(site: Site, fetcher: Fetcher) -> None:
     config = Config(hosts={"127.0.0.1": HostSettings(robotstxt_obey=False)})
     asked: list[URL] = []
 
-    async def get(url: URL) -> Failure:
+    async def get(url: URL, _proxy: str) -> Failure:
         asked.append(url)
         return Failure("dns", "no address")
 
@@ -592,7 +592,7 @@ async def test_what_is_known(site: Site, robots: Robots) -> None:
 async def test_a_wait_of_the_getter(config: Config) -> None:
     """A getter that names a longer wait of its own (its host's turn is far off) is believed."""
 
-    async def get(_: URL) -> Failure:
+    async def get(_: URL, _proxy: str) -> Failure:
         return Failure("robots_denied", "the host is busy", retryable=True, retry_after=100.0)
 
     robots = Robots(config, HostTable(config), get, Clock())
@@ -667,7 +667,7 @@ async def test_a_mistake_of_ours(no_loose_ends: None, config: Config, leaves: bo
     """An exception of the getter is raised to whoever waits, is not kept, and is never unheard."""
     begun, release = asyncio.Event(), asyncio.Event()
 
-    async def get(url: URL) -> Failure:
+    async def get(url: URL, _proxy: str) -> Failure:
         begun.set()
         await release.wait()
         raise RuntimeError(str(url))
@@ -710,7 +710,7 @@ def serving(body: bytes) -> tuple[Get, list[URL]]:
     """A getter that answers every origin with `body` without any socket, and what it was asked."""
     asked: list[URL] = []
 
-    async def get(url: URL) -> Response:
+    async def get(url: URL, _proxy: str) -> Response:
         asked.append(url)
         return Response(200, url, CIMultiDictProxy(CIMultiDict()), body)
 
