@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scraperd.page.hosts import HostTable
 
 T = TypeVar("T")
-RESTING: Final = 50_000  # hosts remembered though no job of theirs is here
+RESTING: Final = 20_000  # hosts remembered though no job of theirs is here
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,9 @@ class Turns:
         self._dispatch(now)
         self._rest(line, now)
 
-    async def meanwhile(self, host: str, work: Callable[[], Awaitable[T]]) -> T | Later:
+    async def meanwhile(
+        self, host: str, work: Callable[[], Awaitable[T]], place: float | None = None
+    ) -> T | Later:
         """Wait for what must come before the host's turn, as for the turn itself.
 
         `work` is begun in any case, and must go on by itself when it is cancelled here.
@@ -129,6 +131,8 @@ class Turns:
             pass
         finally:
             self.waiting -= 1
+        if place is not None and place > 0:
+            return Later(host, place)
         now = self._clock()
         line = self._line(host)
         later = Later(host, line.place(now) - now)

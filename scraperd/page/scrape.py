@@ -156,11 +156,12 @@ class Scraper:
     ) -> Response | Failure | Later:
         """One hop: may we, is it our turn, fetch."""
         host = (request.url.raw_host or "").rstrip(".")
+        place = page.place.seconds if page.place and page.place.host == host else None
         request.proxy = page.job.proxy or self._table.of(host).proxy
         rules: RobotRules | Failure | Later | None = self._robots.known(request.url, request.proxy)
         if rules is None:
             rules = await self._turns.meanwhile(
-                host, lambda: self._robots.rules(request.url, request.proxy)
+                host, lambda: self._robots.rules(request.url, request.proxy), place
             )
         if not isinstance(rules, RobotRules):
             return rules
@@ -170,7 +171,7 @@ class Scraper:
         turn = await self._turns.take(
             host,
             crawl_delay=rules.crawl_delay or 0.0,
-            place=page.place.seconds if page.place and page.place.host == host else None,
+            place=place,
             urgent=urgent,
         )
         if isinstance(turn, Later):

@@ -1,12 +1,13 @@
 """A small site in a thread, for tests that drive the daemon from outside: pages that can be held.
 
-May touch: a port of its own on 127.0.0.1.
+May touch: a port of its own on a loopback address.
 Must never: be slow by a clock; it answers at once or when it is told to.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Self
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
 
 class Hostel:
     """Paths: /page/N is a page; /status/CODE answers so; /hold/N waits for `release`;
-    /flaky/K/N answers 503 K times, then as /page; /size/BYTES is a page that large.
+    /flaky/K/N answers 503 K times, then as /page; /size/BYTES is a page that large;
+    /busy/SECONDS/N answers 429 with that Retry-After once, then as /page;
+    /to/URL redirects there. Each `host` of 127.0.0.0/8 is another one to the daemon.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", robots: str | None = None) -> None:
+        self._host = host
+        self._robots = robots  # the text of /robots.txt; None means there is none
         self._news = threading.Condition()
-        self._hits: list[str] = []
+        self._hits: list[tuple[float, str]] = []
         self._open = False
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self.connections = 0
+        self._server = _Server((host, 0), _handler(self))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
         )
@@ -39,19 +45,28 @@ class Hostel:
         self._server.server_close()
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}{path}"
+        return f"http://{self._host}:{self._server.server_port}{path}"
 
     @property
     def hits(self) -> Counter[str]:
         """How often each path was asked for."""
         with self._news:
-            return Counter(self._hits)
+            return self._count()
+
+    def times(self, start: str = "/") -> list[float]:
+        """When paths that start so were asked for, by the monotonic clock, in order."""
+        with self._news:
+            return sorted(at for at, path in self._hits if path.startswith(start))
+
+    def _count(self) -> Counter[str]:
+        return Counter(path for _, path in self._hits)
 
     def wait_for(self, wanted: Callable[[Counter[str]], bool], timeout: float = 20) -> None:
         """Wait until `wanted` holds of `hits`."""
         with self._news:
-            if not self._news.wait_for(lambda: wanted(Counter(self._hits)), timeout):
-                raise AssertionError(f"not seen within {timeout} s: {self._hits[-20:]}")
+            if not self._news.wait_for(lambda: wanted(self._count()), timeout):
+                last = [path for _, path in self._hits[-20:]]
+                raise AssertionError(f"not seen within {timeout} s: {last}")
 
     def release(self) -> None:
         """Let every held page go, now and from now on."""
@@ -59,21 +74,32 @@ class Hostel:
             self._open = True
             self._news.notify_all()
 
-    def answer(self, path: str) -> tuple[int, bytes]:
-        """Note the hit, and say what to answer; /hold blocks here."""
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Note the hit, and say what to answer: status, headers, body; /hold blocks here."""
         _, kind, value, *_ = [*path.split("/"), ""]
         with self._news:
-            self._hits.append(path)
+            self._hits.append((time.monotonic(), path))
             self._news.notify_all()
             if kind == "hold":
                 self._news.wait_for(lambda: self._open, 120)
-            seen = self._hits.count(path)
+            seen = self._count()[path]
+        if kind == "robots.txt":
+            return (404 if self._robots is None else 200), {}, (self._robots or "").encode()
+        if kind == "to":
+            return 302, {"Location": path.removeprefix("/to/")}, b""
         if kind == "status":
-            return int(value), b"<title>status</title>"
+            return int(value), {}, b"<title>status</title>"
         if kind == "flaky" and seen <= int(value):
-            return 503, b"<title>busy</title>"
+            return 503, {}, b"<title>busy</title>"
+        if kind == "busy" and seen == 1:
+            return 429, {"Retry-After": value}, b"<title>busy</title>"
         filler = b"x" * int(value) if kind == "size" else b""
-        return 200, b"<title>%s</title><h1>A page</h1><p>%s</p>" % (path.encode(), filler)
+        return 200, {}, b"<title>%s</title><h1>A page</h1><p>%s</p>" % (path.encode(), filler)
+
+    def connected(self) -> None:
+        """Note a connection."""
+        with self._news:
+            self.connections += 1
 
 
 class _Server(ThreadingHTTPServer):
@@ -88,9 +114,15 @@ def _handler(site: Hostel) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def setup(self) -> None:
+            site.connected()
+            super().setup()
+
         def do_GET(self) -> None:
-            status, body = site.answer(self.path)
+            status, headers, body = site.answer(self.path)
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
