@@ -369,9 +369,9 @@ def _failure(  # noqa: C901, PLR0911, PLR0912 - a table
             message = f"not finished within {request.timeout:.3g} s"
             return Failure("timeout", message, retryable=True)
         case Blocked() | LookupFailed():
-            return _unresolved(error)
+            return _unresolved(error, request)
         case aiohttp.ClientConnectorError(os_error=(Blocked() | LookupFailed()) as cause):
-            return _unresolved(cause)
+            return _unresolved(cause, request)
         case aiohttp.ClientConnectorDNSError():
             return Failure("dns", f"no address for {error.host}", retryable=True)
         case aiohttp.ClientConnectorError():
@@ -394,10 +394,11 @@ def _of_proxy(request: Request, reason: str, *, passing: bool) -> Failure:
     return Failure("proxy", f"proxy {request.proxy}: {reason}", retryable=passing)
 
 
-def _unresolved(error: Blocked | LookupFailed) -> Failure:
+def _unresolved(error: Blocked | LookupFailed, request: Request) -> Failure:
+    message = f"{request.url.raw_host}: {printable(str(error))}"
     if isinstance(error, Blocked):
-        return Failure("blocked_address", printable(str(error)))
-    return Failure("dns", printable(str(error)), retryable=error.passing)
+        return Failure("blocked_address", message)
+    return Failure("dns", message, retryable=error.passing)
 
 
 def _handshake(error: OSError, config: Config) -> Failure:
