@@ -12,7 +12,7 @@ import random
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from scraperd.page.line import BRISK, JITTER, Line
 from scraperd.page.throttle import Throttle
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scraperd.page.hosts import HostTable
 
 T = TypeVar("T")
+Load: TypeAlias = Literal["fine", "hung", "busy"]
 RESTING: Final = 20_000  # hosts remembered though no job of theirs is here
 
 
@@ -93,23 +94,26 @@ class Turns:
         return await self._wait(line, at, urgent=urgent, seated=True)
 
     def give_back(
-        self, turn: Turn, *, busy: bool | None = False, penalty: float | None = None
+        self, turn: Turn, *, load: Load | None = "fine", penalty: float | None = None
     ) -> None:
         """The fetch has ended.
 
-        `busy` is whether the host was overloaded, None if that can't be told;
-        `penalty` is for how many seconds it wants no other fetch.
+        `load` is how the host bears it, None if that can't be told; `penalty` is for
+        how many seconds it wants no other fetch.
         """
         now, line = self._clock(), turn.line
         line.active -= 1
         self._free += 1
-        if busy:
-            line.throttle.overloaded(turn.began, now)
-        elif busy is not None:
-            line.throttle.answered(turn.began, now)
+        match load:
+            case "fine":
+                line.throttle.answered(turn.began, now)
+            case "hung":
+                line.throttle.hung(turn.began, now)
+            case "busy":
+                line.throttle.overloaded(turn.began, now)
         if penalty:
             line.punish(now + penalty)
-        if busy and line.waiting:
+        if load == "busy" and line.waiting:
             self._send_away(line, now)
         self._offer(line, now)
         self._dispatch(now)

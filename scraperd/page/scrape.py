@@ -21,7 +21,7 @@ from scraperd.page.content import content_of, unchanged
 from scraperd.page.cookies import Cookies, given
 from scraperd.page.fetch import Fetcher, Request, Response, failure_of, location_of, retry_after
 from scraperd.page.hosts import HostTable
-from scraperd.page.politeness import Later, Turn, Turns
+from scraperd.page.politeness import Later, Load, Turn, Turns
 from scraperd.page.robots import MAX_BYTES, Robots
 from scraperd.page.robots import Rules as RobotRules
 from scraperd.page.urls import exact, origin_of, resolve
@@ -186,18 +186,19 @@ class Scraper:
 
     async def _fetch(self, request: Request, turn: Turn) -> Response | Failure:
         """Fetch, give the turn back, and with it what the answer says about the host's load."""
-        busy: bool | None = None
+        load: Load | None = None
         penalty: float | None = None
         try:
             answer = await self._fetcher.fetch(request)
             if isinstance(answer, Failure):
-                busy = True if answer.kind == "timeout" else None
+                load = "hung" if answer.kind == "timeout" else None
+            elif answer.status in _BUSY:
+                load, penalty = "busy", retry_after(answer.headers)
             else:
-                busy = answer.status in _BUSY
-                penalty = retry_after(answer.headers) if busy else None
+                load = "fine"
         finally:
             limit = self._config.retry_after_max
-            self._turns.give_back(turn, busy=busy, penalty=penalty and min(penalty, limit))
+            self._turns.give_back(turn, load=load, penalty=penalty and min(penalty, limit))
         return answer
 
     async def _fetch_robots(self, url: URL, proxy: str) -> Response | Failure:

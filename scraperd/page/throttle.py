@@ -53,25 +53,28 @@ class Throttle:
         if not self.enabled:
             return
         if self.latency > 2 * self.best + SLACK:
-            if began >= self._cut:
-                self.window, self._cut = max(1.0, self.window * SLOWER), now
+            self._shrink(SLOWER, began, now)
         elif self.delay:
             self.delay = self.delay * CALM if self.delay * CALM > NO_DELAY else 0.0
         else:
             self.window = min(self.limit, self.window + 1 / self.window)
 
-    def overloaded(self, began: float, now: float) -> None:
-        """The host said that it is too much (429, 503), or did not answer in time.
+    def hung(self, began: float, now: float) -> None:
+        """The host did not answer in time: fewer at once. A pause would help nobody."""
+        self._shrink(0.5, began, now)
 
-        What began before the last cut says nothing about the pace since.
-        """
-        if not self.enabled or began < self._cut:
-            return
-        self._cut = now
-        if self.window > 1:
-            self.window = max(1.0, self.window / 2)
-        else:
+    def overloaded(self, began: float, now: float) -> None:
+        """The host said that it is too much (429, 503)."""
+        single = self.window == 1
+        if self._shrink(0.5, began, now) and single:
             self.delay = min(self.longest, max(FIRST_DELAY, self.delay * 2))
+
+    def _shrink(self, factor: float, began: float, now: float) -> bool:
+        """Cut the window; False if the fetch began before the last cut, which it can't judge."""
+        if not self.enabled or began < self._cut:
+            return False
+        self.window, self._cut = max(1.0, self.window * factor), now
+        return True
 
     def calm(self, now: float) -> bool:
         """Whether nothing is lost by forgetting it."""

@@ -159,7 +159,7 @@ def test_a_penalty_sends_those_away_who_wait() -> None:
         assert isinstance(first, Turn)
         waiting = [asyncio.create_task(line.take("slow")) for _ in range(3)]
         await asyncio.sleep(0.01)
-        line.give_back(first, busy=True, penalty=60)
+        line.give_back(first, load="busy", penalty=60)
         told = await asyncio.gather(*waiting)
         assert now() < 0.1
         assert [type(answer) for answer in told] == [Later] * 3
@@ -288,7 +288,7 @@ def test_a_million_hosts_pass_through() -> None:
         for n in range(1_000_000):
             turn = await line.take(f"host-{n}.example")
             assert isinstance(turn, Turn)
-            line.give_back(turn, busy=n % 100 == 0)
+            line.give_back(turn, load="busy" if n % 100 == 0 else "fine")
             if n % 10_000 == 0:
                 await asyncio.sleep(1)
                 most = max(most, len(line))
@@ -312,7 +312,7 @@ def test_the_bound_holds_though_every_host_is_worth_remembering() -> None:
         for n in range(politeness.RESTING + 5000):
             turn = await line.take(f"host-{n}.example")
             assert isinstance(turn, Turn)
-            line.give_back(turn, busy=True, penalty=3600)
+            line.give_back(turn, load="busy", penalty=3600)
         return len(line)
 
     assert run(main()) == politeness.RESTING
@@ -469,7 +469,11 @@ def test_whatever_happens_no_turn_is_lost(
                 await asyncio.sleep(took)
             finally:
                 running[host] -= 1
-                line.give_back(turn, busy=end != "ok", penalty=2.0 if end == "penalty" else None)
+                line.give_back(
+                    turn,
+                    load="fine" if end == "ok" else "busy",
+                    penalty=2.0 if end == "penalty" else None,
+                )
 
         tasks = []
         for host, took, end in jobs:

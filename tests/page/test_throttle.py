@@ -41,6 +41,14 @@ def test_too_busy_halves_the_window_and_then_doubles_the_delay() -> None:
     ]
 
 
+def test_silence_leads_to_one_at_a_time_and_no_pause() -> None:
+    """A host that does not answer in time holds fewer slots; waiting between would help nobody."""
+    throttle = Throttle(limit=8, longest=30.0)
+    for now in range(10):
+        throttle.hung(float(now), float(now))
+    assert (throttle.window, throttle.delay) == (1, 0)
+
+
 def test_one_burst_counts_once() -> None:
     """Eight answers of 429 to fetches that ran side by side are one sign, not eight."""
     throttle = Throttle(limit=8, longest=30.0)
