@@ -219,7 +219,6 @@ class Resolver(AbstractResolver):
                 timeout=self._patience,
                 tries=TRIES,
                 flags=_FLAGS,
-                lookups="fb",  # /etc/hosts, then DNS, whatever nsswitch.conf says
             )
             self._open.add(self._current)
             self._born = self._clock()

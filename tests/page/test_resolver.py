@@ -7,6 +7,7 @@ Must never: ask a nameserver of the machine, or wait for a TTL to pass.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import threading
@@ -53,6 +54,29 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+async def test_a_channel_is_whole_however_memory_is_used() -> None:
+    """What c-ares is told at its start must live until it has read it: here the collector runs all
+    the time, and freed memory is used again at once.
+    """
+    kept: list[bytes] = []
+
+    def reuse(phase: str, _info: object) -> None:
+        if phase == "start":
+            kept[:] = [bytes([n % 255 + 1]) * (n % 39 + 1) for n in range(200)]
+
+    before = gc.get_threshold()
+    gc.callbacks.append(reuse)
+    gc.set_threshold(1)
+    try:
+        for _ in range(40):
+            resolver = resolver_for()
+            assert await resolver.resolve("localhost", 80)
+            await resolver.close()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(reuse)
 
 
 @pytest.fixture
