@@ -57,7 +57,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
         try:
             values[key] = msgspec.convert(raw, hint)
         except (msgspec.ValidationError, UnicodeError) as error:
-            faults.append(f"{source}: {key}: {_reason(key, error)}")
+            faults.append(f"{source}: {key}{_entry(hint, raw)}: {_reason(key, error)}")
             bad.add(key)
     config = msgspec.structs.replace(Config(), **values)
     faults.extend(fault for keys, fault in _impossible(config) if bad.isdisjoint(keys))
@@ -116,6 +116,16 @@ def _env_value(key: str, text: str) -> Any:
 def _nearest(key: str) -> str:
     close = difflib.get_close_matches(key, _HINTS, n=1)
     return f"; did you mean {close[0]!r}?" if close else "; `config.example.toml` lists them all"
+
+
+def _entry(hint: Any, raw: Any) -> str:
+    """Which entry of a table is wrong, where it is one."""
+    for name, value in raw.items() if isinstance(raw, dict) else ():
+        try:
+            msgspec.convert({name: value}, hint)
+        except (msgspec.ValidationError, UnicodeError):
+            return f'."{printable(name)}"'
+    return ""
 
 
 def _reason(key: str, error: Exception) -> str:
@@ -253,13 +263,17 @@ def example() -> str:
     ]
     defaults = Config()
     for key in _HINTS:
-        meta = _meta(key)
-        lines += [
-            "",
-            f"# {meta['description']} [{meta['extra']['unit']}]",
-            f"{key} = {_toml(getattr(defaults, key))}",
-        ]
+        meta, value = _meta(key), getattr(defaults, key)
+        lines += ["", f"# {meta['description']} [{meta['extra']['unit']}]"]
+        lines += _EXAMPLES[key] if isinstance(value, dict) else [f"{key} = {_toml(value)}"]
     return "\n".join(lines) + "\n"
+
+
+# The tables come last: in TOML, what follows a table's head belongs to the table.
+_EXAMPLES: Final = {
+    "hosts": ["[hosts]", '# "*.example.com" = { per_host_delay = 2.0, per_host_concurrency = 1 }'],
+    "proxies": ["[proxies]", '# office = "http://user:password@proxy.example:3128"'],
+}
 
 
 def _toml(value: Any) -> str:
@@ -271,8 +285,6 @@ def _toml(value: Any) -> str:
         case tuple():
             items = (f'"{item}"' if isinstance(item, str) else str(item) for item in value)
             return f"[{', '.join(items)}]"
-        case dict():
-            return "{}"
         case _:
             return f"{value:g}" if isinstance(value, float) else f"{value:_}"
 

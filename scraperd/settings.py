@@ -27,7 +27,7 @@ _Seconds = Annotated[float, Meta(gt=0, le=86400)]
 _SecondsOrNone = Annotated[float, Meta(ge=0, le=86400)]
 _Pages = Annotated[int, Meta(ge=1, le=100_000)]
 _Name = Annotated[str, Meta(pattern=_whole("[a-z0-9_-]{1,50}"))]
-_HOST = r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[?[0-9a-f:.]*:[0-9a-f:.]*\]?"
+_HOST = r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?"
 _HostPattern = Annotated[str, Meta(pattern=_whole(f"({_HOST})"))]
 _PortRange = Annotated[str, Meta(pattern=_whole("[0-9]{1,5}-[0-9]{1,5}"))]
 _Port = Annotated[int, Meta(ge=1, le=65535)] | _PortRange
@@ -266,15 +266,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[float, Meta(ge=0, le=60)],
         Meta(**_s("seconds", "A job whose host's turn is further off waits in a delay queue.")),
     ] = 2.0
-    hosts: Annotated[
-        dict[_HostPattern, HostSettings],
-        Meta(
-            **_s(
-                "table by host, *.domain or *",
-                "Other values of per_host_concurrency, per_host_delay, robotstxt_obey and proxy.",
-            )
-        ),
-    ] = {}
 
     allow_ports: Annotated[
         tuple[_Port, ...],
@@ -301,15 +292,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[_HostPattern, ...],
         Meta(**_s("hosts, *.domain", "Never fetched from. Wins over allow_hosts.")),
     ] = ()
-    proxies: Annotated[
-        dict[_Name, Annotated[str, Meta(pattern="^(http|socks5)://")]],
-        Meta(
-            **_s(
-                "table of http:// or socks5:// URLs by name",
-                "Proxies that a job, a host or `proxy` can choose by name.",
-            )
-        ),
-    ] = {}
     proxy: Annotated[
         str,
         Meta(
@@ -336,6 +318,25 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             pattern=_whole("[!-~]{0,100}"),
         ),
     ] = ""
+
+    hosts: Annotated[
+        dict[_HostPattern, HostSettings],
+        Meta(
+            **_s(
+                "table by host, *.domain or *",
+                "Other values of per_host_concurrency, per_host_delay, robotstxt_obey and proxy.",
+            )
+        ),
+    ] = {}
+    proxies: Annotated[
+        dict[_Name, Annotated[str, Meta(pattern="^(http|socks5)://")]],
+        Meta(
+            **_s(
+                "table of http:// or socks5:// URLs by name",
+                "Proxies that a job, a host or `proxy` can choose by name.",
+            )
+        ),
+    ] = {}
 
     @property
     def prefetch_count(self) -> int:
