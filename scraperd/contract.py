@@ -93,8 +93,8 @@ _Url = Annotated[
 ]
 _Token = Annotated[str, _said(_TOKEN.pattern)]
 _FieldValue = Annotated[str, _said(_FIELD_VALUE.pattern)]
-_ENTITY_TAG = re.compile(r'(?:W/)?"[^\x00-\x20\x22\x7f]*"')  # RFC 9110 section 8.8.3
-_EntityTag = Annotated[str, _said(_ENTITY_TAG.pattern)]
+ENTITY_TAG = re.compile(r'(?:W/)?"[^\x00-\x20\x22\x7f]*"')  # RFC 9110 section 8.8.3
+_EntityTag = Annotated[str, _said(ENTITY_TAG.pattern)]
 _CookieValue = Annotated[str, _said(_COOKIE_VALUE.pattern)]
 
 
@@ -396,7 +396,7 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
 def _condition_faults(job: Job) -> Iterator[tuple[str, str]]:
     named = {name.lower() for name in job.headers or {}}
     if job.etag is not UNSET:
-        if not _ENTITY_TAG.fullmatch(job.etag):
+        if not ENTITY_TAG.fullmatch(job.etag):
             yield "etag", 'not an entity tag: "..." or W/"...", with the quotes (RFC 9110 8.8.3)'
         if "if-none-match" in named:
             yield "etag", "given twice: as `etag` and as an If-None-Match header"

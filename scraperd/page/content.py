@@ -11,9 +11,10 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.contract import Failure, printable
+from scraperd.contract import ENTITY_TAG, Failure, printable
 from scraperd.page import charset
 from scraperd.page.extract import Rules, extract
+from scraperd.page.fetch import http_date
 
 if TYPE_CHECKING:
     from scraperd.contract import Job
@@ -72,12 +73,18 @@ def unchanged(response: Response) -> dict[str, Any]:
 
 
 def _validators(response: Response) -> dict[str, str]:
-    """What tells this version of the page from another (RFC 9110 section 8.8)."""
-    return {
-        field: printable(_clean(value), MAX_VALIDATOR)
-        for field, name in (("etag", "ETag"), ("last_modified", "Last-Modified"))
-        if (value := response.headers.get(name))
-    }
+    """What tells this version of the page from another (RFC 9110 section 8.8).
+
+    Only what a later job can send back: sites do send entity tags that are none.
+    """
+    found: dict[str, str] = {}
+    tag = _clean(response.headers.get("ETag", ""))
+    if len(tag) <= MAX_VALIDATOR and ENTITY_TAG.fullmatch(tag):
+        found["etag"] = tag
+    when = response.headers.get("Last-Modified", "")
+    if when and http_date(when) is not None:
+        found["last_modified"] = when
+    return found
 
 
 def _headers(response: Response) -> dict[str, list[str]]:

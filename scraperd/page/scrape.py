@@ -168,12 +168,8 @@ class Scraper:
         if not rules.allows(request.url):
             return Failure("robots_denied", f"robots.txt of {host} does not allow this URL")
         await self._budget.room()
-        turn = await self._turns.take(
-            host,
-            crawl_delay=rules.crawl_delay or 0.0,
-            place=place,
-            urgent=urgent,
-        )
+        delay = rules.crawl_delay or 0.0
+        turn = await self._turns.take(host, crawl_delay=delay, place=place, urgent=urgent)
         if isinstance(turn, Later):
             return turn
         if not page.begun:
@@ -191,7 +187,8 @@ class Scraper:
         try:
             answer = await self._fetcher.fetch(request)
             if isinstance(answer, Failure):
-                load = "hung" if answer.kind == "timeout" else None
+                patient = request.timeout >= self._config.connect_timeout
+                load = "hung" if answer.kind == "timeout" and patient else None
             elif answer.status in _BUSY:
                 load, penalty = "busy", retry_after(answer.headers)
             else:

@@ -431,15 +431,50 @@ def test_a_slow_host_without_a_delay_is_kept_busy() -> None:
     assert 3000 / max(broker.done["one"]) > 0.9 * 8
 
 
+async def chaos(jobs: list[tuple[str, float, str]], concurrency: int) -> None:
+    """Run the jobs on host a, which has a delay, and b and c; each of (host, seconds, end)."""
+    line = turns(
+        concurrency=concurrency,
+        per_host_concurrency=2,
+        hosts={"a": HostSettings(per_host_delay=0.3)},
+    )
+    running: Counter[str] = Counter()
+
+    async def one(host: str, took: float, end: str) -> None:
+        turn = await line.take(host)
+        if isinstance(turn, Later):
+            return
+        running[host] += 1
+        assert running.total() <= concurrency
+        assert running[host] <= 2
+        try:
+            await asyncio.sleep(took)
+        finally:
+            running[host] -= 1
+            penalty = 2.0 if end == "penalty" else None
+            line.give_back(turn, load="fine" if end == "ok" else "busy", penalty=penalty)
+
+    tasks = []
+    for host, took, end in jobs:
+        tasks.append(asyncio.create_task(one(host, took, end)))
+        await asyncio.sleep(took / 10)
+        if end == "cancel":
+            tasks[-1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(1000)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+    assert line.waiting == 0
+    got = [await line.take(f"free{n}") for n in range(concurrency)]
+    assert all(isinstance(turn, Turn) for turn in got)
+
+
+ENDS = st.sampled_from(["ok", "busy", "penalty", "cancel"])
+
+
 @given(
-    st.lists(
-        st.tuples(
-            st.sampled_from("abc"),
-            st.floats(0, 3),
-            st.sampled_from(["ok", "busy", "penalty", "cancel"]),
-        ),
-        max_size=60,
-    ),
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3), ENDS), max_size=60),
     st.integers(1, 4),
 )
 @settings(max_examples=200, deadline=None)
@@ -449,45 +484,4 @@ def test_whatever_happens_no_turn_is_lost(
     """Any mix of answers, penalties and cancellations: the bounds hold, everybody is answered, and
     in the end the slots are all free again.
     """
-
-    async def main() -> None:
-        line = turns(
-            concurrency=concurrency,
-            per_host_concurrency=2,
-            hosts={"a": HostSettings(per_host_delay=0.3)},
-        )
-        running: Counter[str] = Counter()
-
-        async def one(host: str, took: float, end: str) -> None:
-            turn = await line.take(host)
-            if isinstance(turn, Later):
-                return
-            running[host] += 1
-            assert running.total() <= concurrency
-            assert running[host] <= 2
-            try:
-                await asyncio.sleep(took)
-            finally:
-                running[host] -= 1
-                line.give_back(
-                    turn,
-                    load="fine" if end == "ok" else "busy",
-                    penalty=2.0 if end == "penalty" else None,
-                )
-
-        tasks = []
-        for host, took, end in jobs:
-            tasks.append(asyncio.create_task(one(host, took, end)))
-            await asyncio.sleep(took / 10)
-            if end == "cancel":
-                tasks[-1].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(1000)
-        for task in tasks:
-            if not task.cancelled():
-                task.result()
-        assert line.waiting == 0
-        got = [await line.take(f"free{n}") for n in range(concurrency)]
-        assert all(isinstance(turn, Turn) for turn in got)
-
-    run(main())
+    run(chaos(jobs, concurrency))
