@@ -7,6 +7,7 @@ Must never: run a server.
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import get_args
 
@@ -14,15 +15,21 @@ import pytest
 
 from scraperd.broker.topology import DELAYS, Topology
 from scraperd.cli import main
-from scraperd.config import Config, example
+from scraperd.config import Config, HostSettings, example, load
 from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
+from scraperd.jobs.worker import MAX_PARKS
+from scraperd.page import connection, content, resolver, robots, throttle
 from scraperd.page.extract import MAX_DEPTH, MAX_RULES, MAX_SELECTOR
+from scraperd.page.hosts import HostTable
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()
 CONTRACT = (CHECKOUT / "docs/contract.md").read_text()
 OPERATIONS = (CHECKOUT / "docs/operations.md").read_text()
 ARCHITECTURE = (CHECKOUT / "docs/architecture.md").read_text()
+FAIRNESS = (CHECKOUT / "docs/decisions/0010-fairness.md").read_text()
+LADDER = (CHECKOUT / "docs/decisions/0003-delay-ladder.md").read_text()
+CHANGELOG = (CHECKOUT / "CHANGELOG.md").read_text()
 SOURCES = {path: path.read_text() for path in (CHECKOUT / "scraperd").rglob("*.py")}
 ALL_CODE = "\n".join(SOURCES.values())
 DOCUMENTS = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")]
@@ -31,6 +38,17 @@ DOCUMENTS = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")]
 def section(text: str, heading: str) -> str:
     """What stands under a heading, up to the next one."""
     return text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def unwrapped(text: str) -> str:
+    """`text` with each run of white space as one space."""
+    return " ".join(text.split())
+
+
+def toml_blocks(text: str) -> list[str]:
+    """The indented blocks that hold a table of hosts."""
+    blocks = re.findall(r"(?:^(?:    .*)?\n)+", text, re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks if "[hosts." in block]
 
 
 def first_cells(text: str) -> set[str]:
@@ -79,11 +97,29 @@ def test_every_queue_is_documented() -> None:
     assert f"for N = {' '.join(map(str, DELAYS))} " in OPERATIONS
 
 
+def test_the_ladder_is_documented() -> None:
+    """The tiers, where a retry's delay is explained and where it is decided."""
+    tiers = ", ".join(map(str, DELAYS))
+    assert f"next tier, in seconds: {tiers}." in unwrapped(CONTRACT)
+    assert f"rounded up: {tiers} s." in unwrapped(LADDER)
+
+
+def test_the_upgrade_names_the_tiers_that_came_and_went() -> None:
+    """Who provisions queues reads which to create and which to delete."""
+    former = {1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600}
+    came, went = (
+        ", ".join(map(str, sorted(s))) for s in (set(DELAYS) - former, former - {*DELAYS})
+    )
+    assert f"{came.replace(', 2500', ' and 2500')} seconds are new" in unwrapped(CHANGELOG)
+    assert f"{went.replace(', 1800', ' and 1800')} are no longer used" in unwrapped(CHANGELOG)
+
+
 def test_every_event_is_documented() -> None:
     """What the code may log is what the operations page explains."""
     said = set(
         re.findall(r'(?:event|_events|trouble|_write)[(,](?:"info", )?\s*"([a-z_]+)"', ALL_CODE)
     )
+    said |= set(re.findall(r'_write\([^"\n]+"([a-z_]+)"', ALL_CODE))  # the level is an expression
     said -= {"error", "info"}  # levels
     assert first_cells(section(OPERATIONS, "What the log says, and what to do")) == said
 
@@ -94,13 +130,79 @@ def test_settings_named_in_the_documents_exist() -> None:
     for variable in re.findall(r"SCRAPERD_([A-Z_]+)", README + OPERATIONS):
         assert variable.lower() in settings | {"config", "service_host"}  # the last is no setting
     for name in settings:
-        assert f"\n{name} = " in example()
+        assert f"\n{name} = " in example() or f"\n[{name}]\n" in example()
+    others = {
+        *Job.__struct_fields__,
+        *Result.__struct_fields__,
+        "delivery_mode",
+        "reply_to",
+        "message_id",
+    }
+    others |= {"correlation_id", "turn_of", "turn_in", "retry_after", *get_args(Kind)}
+    others |= first_cells(section(OPERATIONS, "What the log says, and what to do"))
+    for document in (README, CONTRACT, OPERATIONS):
+        named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)
+        assert set(named) <= settings | others
+
+
+def test_the_examples_of_tables_are_good(tmp_path: Path) -> None:
+    """Each block of TOML in the documents is a configuration, and says what the text says."""
+    for number, text in enumerate([*toml_blocks(README), *toml_blocks(OPERATIONS)]):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(text)
+        config = load(file, {})
+        assert config.hosts
+        assert config.proxies
+    own = HostTable(config).of("static.example.com")
+    assert (own.concurrency, own.delay, own.proxy) == (16, 2.0, "")
+    assert "has 16 at once, a delay of 2 s, and no proxy" in OPERATIONS
+    variable = re.search(r"`SCRAPERD_HOSTS='(.*)'`", OPERATIONS)
+    assert variable
+    assert load(None, {"SCRAPERD_HOSTS": variable[1]}).hosts["*.example.com"].per_host_delay == 2
+
+
+def test_defaults_in_words_are_the_codes() -> None:
+    """Ports, pace, memory and prefetch, where a sentence names their defaults."""
+    config, text = Config(), unwrapped(OPERATIONS)
+    *ports, last = map(str, config.allow_ports)
+    for document in (OPERATIONS, CHANGELOG):
+        assert f"ports {', '.join(ports)} and {last}" in unwrapped(document)
+    assert f"not {', '.join(ports)} or {last}." in unwrapped(README)
+    assert f"`per_host_concurrency` ({config.per_host_concurrency})" in text
+    assert f"`per_host_delay` ({config.per_host_delay:g})" in text
+    assert f"`max_crawl_delay`, {config.max_crawl_delay:g} s" in text
+    assert f"`park_after` ({config.park_after:g} s)" in text
+    assert f"({config.waiting_room} by default)" in text
+    assert f"`memory_budget` ({config.memory_budget // 1024**2} MiB)" in text
+    assert config.prefetch_count == 2 * config.concurrency
+    for name in HostSettings.__struct_fields__:
+        assert f"`{name}" in text
+
+
+def test_limits_in_words_are_the_codes() -> None:
+    """The numbers of the code that users are told."""
+    text = unwrapped(OPERATIONS)
+    assert f"At {MAX_PARKS:,} the job fails" in text
+    assert f"After {MAX_PARKS:,} waits" in unwrapped(CONTRACT)
+    assert f"parked {MAX_PARKS:,} times" in unwrapped(FAIRNESS)
+    assert f"of more than {robots.MAX_BYTES // 1024} KiB" in text
+    assert f"| {robots.BUSY_WAIT:g} s, or its Retry-After from {robots.FAULT_WAIT:g} s" in text
+    assert f"| {robots.FAULT_WAIT:g} s |" in text
+    assert robots.MAX_REDIRECTS == 5  # "followed for five hops"
+    assert f"lookup ends after {3 * resolver.PATIENCE:g} s" in text
+    assert f"TTL, from {resolver.SHORTEST:g} s" in text
+    assert f"not retried | {resolver.ABSENT:g} s" in text
+    assert f"retried | {resolver.TROUBLE:g} s" in text
+    assert f"a delay of {throttle.FIRST_DELAY:g} s that doubles" in text
+    assert f"{throttle.SLOWER:g} times as many" in text
+    assert f"buffer of {connection.RECEIVE_BUFFER // 1024} KiB" in text
+    assert f"cut at {content.MAX_VALIDATOR:,} characters" in CONTRACT
 
 
 def test_commands_named_in_the_readme_exist() -> None:
     """Every `make` target and `scraperd` command of the README is there, and none is left out."""
     makefile = (CHECKOUT / "Makefile").read_text()
-    for target in re.findall(r"^    make ([a-z]+)", README, re.MULTILINE):
+    for target in re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     commands = set(re.findall(r"^\| `scraperd ([a-z]+)", README, re.MULTILINE))
     assert commands == set(main.commands)
@@ -116,10 +218,14 @@ def test_files_named_in_the_architecture_exist() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    """A relative link in a document names a file that is there."""
-    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+    """A relative link in a document names a file that is there, and a heading in it."""
+    for target, _, anchor in re.findall(r"\]\(([^)#]+)(#([^)]+))?\)", document.read_text()):
         if "://" not in target:
-            assert (document.parent / target).exists(), target
+            file = document.parent / target
+            assert file.exists(), target
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+                assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, target
 
 
 def test_no_file_names_a_package_registry() -> None:
