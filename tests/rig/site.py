@@ -112,9 +112,7 @@ class Site:
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(
-            self._serve, self._listen, 0, ssl=self._tls, backlog=2048
-        )
+        self._server = await asyncio.start_server(self._serve, self._listen, 0, backlog=2048)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -158,6 +156,8 @@ class Site:
         self._tasks.add(task)
         number, self.connections, self.open = self.connections, self.connections + 1, self.open + 1
         try:
+            if self._tls is not None:  # not by the server: what hangs in a handshake would be lost
+                await writer.start_tls(self._tls)
             if self.raw is not None:
                 await self.raw(reader, writer)
             else:
