@@ -7,6 +7,7 @@ Must never: trust what the daemon says of itself.
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,6 +95,78 @@ def test_dead_publishes_result_and_job_before_the_ack(
     assert properties.headers["traceparent"] == "00-1-2-01"
     assert properties.headers["x-scraperd-dead-reason"] == "http_status"
     assert properties.headers["x-scraperd-attempt"] == 1
+
+
+def test_park_moves_the_job_to_a_delay_tier_before_the_ack(
+    wire: Wire, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """A job whose turn is far off is published untouched, in the same attempt, to the tier below
+    its wait; the ack follows the confirm. Nobody is told anything yet.
+    """
+    job = {"url": hostel.url("/page/2"), "id": "b"}
+    with Daemon(wire.url, prefix, per_host_delay=60, park_after=0.1).ready():
+        dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
+        done = len(wire.wait_for(settled()))
+        dispatcher.publish(
+            job, correlation_id="c", reply_to="r", priority=3, headers={"traceparent": "t"}
+        )
+        seen = wire.wait_for(settled(2))[done:]
+        [tier] = {word.rpartition(".")[2] for word in settling(seen) if "delay" in word}
+        assert settling(seen) == [f"publish {prefix}.delay.{tier}", "confirm", "ack"]
+        properties, body = dispatcher.take(f"delay.{tier}")
+    [publish] = [s.frame for s in seen if s.name == "Basic.Publish"]
+    assert (publish.exchange, publish.mandatory) == ("", True)
+    assert (json.loads(body), properties.delivery_mode) == (job, 2)
+    assert (properties.correlation_id, properties.reply_to) == ("c", "r")
+    assert (properties.priority, properties.headers["traceparent"]) == (3, "t")
+    assert properties.headers["x-scraperd-attempt"] == properties.headers["x-scraperd-parks"] == 1
+    at, _, host = properties.headers["x-scraperd-turn"].partition(" ")
+    assert host == "127.0.0.1"
+    assert int(tier) <= float(at) - time.time() + 20 <= 111  # at most 1.5 delays
+    assert dispatcher.depth("results") == 1
+
+
+def test_a_full_delay_queue_holds_the_jobs_and_loses_none(
+    wire: Wire, prefix: str, dispatcher: Dispatcher, hostel: Hostel, node: Node
+) -> None:
+    """Parked jobs are rejected (reject-publish): they stay unacked until those before them have
+    left the queue.
+    """
+    with Daemon(wire.url, prefix, per_host_delay=0.1, park_after=0.3).ready() as daemon:
+        policy = f"{prefix}-full"
+        definition = '{"max-length": 4}'
+        node.ctl("set_policy", policy, rf"^{prefix}\.delay", definition, "--apply-to", "queues")
+        idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(12)])
+        daemon.wait_for_line('"problem":"rejected"')
+        assert settling(wire.seen).count("ack") < 12
+        results = dispatcher.results(12)
+    node.ctl("clear_policy", policy)
+    assert sorted(result["id"] for result in results) == sorted(idents)
+    assert {(result["status"], result["attempt"]) for result in results} == {("ok", 1)}
+
+
+def test_a_connection_that_breaks_while_a_job_is_parked_loses_nothing(
+    wire: Wire, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """Cut between publish and confirm: the job was not acked, so it comes again beside the one
+    that is parked; two results at most, under one id.
+    """
+    with Daemon(wire.url, prefix, per_host_delay=1.5, park_after=0.1).ready() as daemon:
+        dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
+        assert dispatcher.results(1)[0]["id"] == "a"
+        wire.wait_for(settled())
+        wire.hold_confirms()
+        dispatcher.publish({"url": hostel.url("/page/2"), "id": "b"})
+        seen = wire.wait_for(lambda seen: any("delay" in word for word in settling(seen)))
+        [tier] = {word.rpartition(".")[2] for word in settling(seen) if "delay" in word}
+        while not dispatcher.depth(f"delay.{tier}"):  # the broker has all of it
+            assert settling(wire.seen).count("ack") == 1
+        wire.cut()
+        wire.release()
+        daemon.wait_for_line("broker_lost")
+        results = dispatcher.results(2)
+    assert {(result["id"], result["attempt"]) for result in results} == {("b", 1)}
+    assert dispatcher.depth("jobs") == 0
 
 
 def test_no_ack_without_its_confirm(

@@ -127,6 +127,59 @@ def test_the_attempt_is_a_small_number_or_the_first(value: Any, attempt: int) ->
 
 
 @pytest.mark.parametrize(
+    ("value", "parks"),
+    [(1, 1), (0, 0), (1_000_000, 1_000_000)]
+    + [(value, 0) for value in (-5, 1_000_001, 2**62, True, "3", 2.0, None, [3], {"a": 3})],
+)
+def test_the_parks_are_a_small_number_or_none(value: Any, parks: int) -> None:
+    """A header that no parking of ours would carry means never parked, and no crash."""
+    assert with_headers({"x-scraperd-parks": value}).parks == parks
+
+
+@pytest.mark.parametrize(
+    ("value", "turn"),
+    [
+        ("1700000000.125 www.example.com", ("www.example.com", 1700000000.125)),
+        ("0.000 ::1", ("::1", 0.0)),
+        ("1700000000.125  a.b", None),
+        ("1700000000.125 a b", None),
+        ("1700000000.125 a\n", None),
+        ("1700000000.125 ä", None),
+        ("1700000000.125 " + "a" * 256, None),
+        ("1700000000 a.b", None),
+        ("17000000000.000 a.b", None),
+        ("-170000000.000 a.b", None),
+        ("inf a.b", None),
+        ("nan a.b", None),
+        ("1e5.000 a.b", None),
+        ("\u0661.000 a.b", None),
+        ("", None),
+        (1700000000, None),
+        (None, None),
+        (["1700000000.125 a.b"], None),
+    ],
+)
+def test_a_turn_is_as_we_write_it_or_none(value: Any, turn: tuple[str, float] | None) -> None:
+    """A time to the millisecond and a host; whatever a stranger writes there is no promise."""
+    assert with_headers({"x-scraperd-turn": value}).turn == turn
+
+
+def test_what_a_parked_job_carries_is_left_behind_by_what_comes_of_it() -> None:
+    """The turn and the parks are ours: they are not passed on as the publisher's own."""
+    ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-parks": 2}
+    delivery = with_headers({**ours, "traceparent": "t"})
+    assert (delivery.parks, delivery.turn) == (2, ("a.b", 1700000000.125))
+    assert delivery.passed_on() == {"traceparent": "t"}
+
+
+def test_headers_too_large_for_a_frame_keep_ours() -> None:
+    """A parked job with a stranger's large headers keeps its turn, and its count of parks."""
+    ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-parks": 2}
+    delivery = with_headers({**ours, "large": "x" * 70_000})
+    assert delivery.headers == ours
+
+
+@pytest.mark.parametrize(
     ("value", "count"),
     [(1, 1), (20, 20)] + [(value, 0) for value in (0, -5, True, "3", 2.5, None, [3])],
 )

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scraperd.config import Config
 from scraperd.contract import Failure, Result, Timings, check_url, printable
 from scraperd.jobs.observe import Observer, Record, Tally, configure, without_credentials
-from scraperd.jobs.verdict import Dead, Done, Retry, Verdict
+from scraperd.jobs.verdict import Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +126,37 @@ def test_a_job_that_did_not_end_well_says_so(
     assert {name: line[name] for name in fields} == fields
 
 
+def test_a_parked_job_is_a_line_for_debugging_only(log: Log) -> None:
+    """It says whose turn is waited for and how long, and has no status: there is no result yet."""
+    parked = Record(
+        Result(id="7", url="http://a.b/c", status="ok", attempt=2, timings=Timings(total=0.5)),
+        Park("x.y", 12.34567),
+        settled=True,
+        publish_time=0.25,
+        parks=3,
+    )
+    log.open(log_level="info").record(parked)
+    assert log.lines == []
+    structlog.reset_defaults()
+    log.open(log_level="debug").record(parked)
+    [line] = log.lines
+    assert (line["level"], line["event"], line["verdict"]) == ("debug", "job", "park")
+    assert (line["turn_of"], line["turn_in"], line["parks"]) == ("x.y", 12.346, 3)
+    assert (line["id"], line["attempt"]) == ("7", 2)
+    assert "status" not in line
+
+
+def test_a_job_that_was_parked_before_says_how_often(log: Log) -> None:
+    """In its one line; a job that never was has no such field."""
+    observer = log.open()
+    result = Result(id="7", url="http://a.b/c", status="ok", attempt=1)
+    for parks in (2, 0):
+        observer.record(Record(result, Done(), settled=True, publish_time=0.25, parks=parks))
+    first, other = log.lines
+    assert first["parks"] == 2
+    assert "parks" not in other
+
+
 def test_what_is_counted() -> None:
     """The status line's counts follow from the records and from nothing else."""
     observer = Observer(
@@ -135,9 +166,10 @@ def test_what_is_counted() -> None:
     for entry in (
         *(record(), record(), record(**failed)),
         *(record(Retry(1.0), **failed), record(Dead("dns"), settled=False, **failed)),
+        *(record(Park("a.b", 1.0)), record(Park("a.b", 2.0), **failed)),
     ):
         observer.record(entry)
-    assert observer.tally == Tally(done=3, failed=1, retried=1, dead=1, lost=1)
+    assert observer.tally == Tally(done=3, failed=1, retried=1, parked=2, dead=1, lost=1)
 
 
 @pytest.mark.parametrize(
