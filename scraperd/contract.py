@@ -189,7 +189,7 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
 
 
 class Timings(Struct, frozen=True, gc=False, omit_defaults=True):
-    """Seconds. `wait` is for a slot here, `fetch` until the last body byte (redirects included)."""
+    """Seconds. `wait` is for robots.txt, turns and slots, `fetch` for all hops to the last byte."""
 
     total: float
     wait: float | UnsetType = UNSET

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scraperd.page.throttle import Throttle
 
 JITTER: Final = (0.5, 1.5)  # of the delay, so that no pattern shows (Scrapy does the same)
-CATCH_UP: Final = 0.25  # of a delay: a start this late does not push the next one back
+CATCH_UP: Final = 0.25  # of a delay: a start this late pushes back none but the very next
 EARLY: Final = 0.8  # of the time a fetch is expected to take
 BRISK: Final = 0.01  # seconds; a line that moves this fast is not worth leaving
 _serial = itertools.count()
