@@ -42,6 +42,7 @@ Include: TypeAlias = Literal["body", "headers", "links", "metadata"]
 
 MAX_URL: Final = 8192
 MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
+MAX_COOKIES: Final = 300  # browsers keep 180 of a site; each costs time at each redirect
 
 _RULE_SCHEMA: Final[dict[str, Any]] = {
     "description": "Extraction rules: a name maps to a CSS selector or to a rule object.",
@@ -94,6 +95,14 @@ _Url = Annotated[
 _Token = Annotated[str, _said(_TOKEN.pattern)]
 _FieldValue = Annotated[str, _said(_FIELD_VALUE.pattern)]
 ENTITY_TAG = re.compile(r'(?:W/)?"[^\x00-\x20\x22\x7f]*"')  # RFC 9110 section 8.8.3
+_HTTP_DATE = re.compile(  # IMF-fixdate, the one form that may be sent (RFC 9110 section 5.6.7)
+    "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} "
+    "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [0-9]{4} "
+    "[0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+)
+_HttpDate = Annotated[str, _said(_HTTP_DATE.pattern)]
+_PROXY_NAME = re.compile("[a-z0-9_-]{1,50}")
+_ProxyName = Annotated[str, _said(_PROXY_NAME.pattern)]
 _EntityTag = Annotated[str, _said(ENTITY_TAG.pattern)]
 _CookieValue = Annotated[str, _said(_COOKIE_VALUE.pattern)]
 
@@ -110,7 +119,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     id: Annotated[str, Meta(min_length=1, max_length=MAX_ID)] | UnsetType = UNSET
     method: Method | UnsetType = UNSET
     headers: dict[_Token, _FieldValue] | UnsetType = UNSET
-    cookies: dict[_Token, _CookieValue] | UnsetType = UNSET
+    cookies: Annotated[dict[_Token, _CookieValue], Meta(max_length=MAX_COOKIES)] | UnsetType = UNSET
     body: str | UnsetType = UNSET
     json: JsonValue | UnsetType = UNSET
     form: dict[str, str] | UnsetType = UNSET
@@ -121,8 +130,8 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     max_body_size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     max_redirects: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     etag: _EntityTag | UnsetType = UNSET
-    last_modified: _FieldValue | UnsetType = UNSET
-    proxy: Annotated[str, Meta(min_length=1, max_length=50)] | UnsetType = UNSET
+    last_modified: _HttpDate | UnsetType = UNSET
+    proxy: _ProxyName | UnsetType = UNSET
     expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
     meta: JsonValue | UnsetType = UNSET
 
@@ -384,6 +393,8 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
     for name, value in (job.headers or {}).items():
         if fault := _header_fault(name, value):
             yield f"headers.{printable(name)}", fault
+    if job.proxy is not UNSET and not _PROXY_NAME.fullmatch(job.proxy):
+        yield "proxy", "not the name of a proxy (a-z, 0-9, _ and -); addresses are for the settings"
     yield from _cookie_faults(job)
     yield from _condition_faults(job)
     bodies = [name for name in ("body", "json", "form") if getattr(job, name) is not UNSET]
@@ -401,8 +412,8 @@ def _condition_faults(job: Job) -> Iterator[tuple[str, str]]:
         if "if-none-match" in named:
             yield "etag", "given twice: as `etag` and as an If-None-Match header"
     if job.last_modified is not UNSET:
-        if not _FIELD_VALUE.fullmatch(job.last_modified):
-            yield "last_modified", "holds a line break or another control character"
+        if not _HTTP_DATE.fullmatch(job.last_modified):
+            yield "last_modified", "not an HTTP date, like Sun, 06 Nov 1994 08:49:37 GMT (RFC 9110)"
         if "if-modified-since" in named:
             yield "last_modified", "given twice: as `last_modified` and as If-Modified-Since"
     for field in ("etag", "last_modified"):
@@ -483,6 +494,8 @@ def _header_fault(name: str, value: str) -> str | None:
         return "holds a line break or another control character"
     if name.lower() in _OURS:
         return "is set by the client itself and can't be given"
+    if name.lower() == "cookie" and value.strip("; \t").count(";") >= MAX_COOKIES:
+        return f"holds more than {MAX_COOKIES} cookies"
     return None
 
 

@@ -59,6 +59,8 @@ JOBS: dict[str, dict[str, Any]] = {
         "max_body_size": 1,
         "max_redirects": 0,
     },
+    "many cookies": {"url": U, "cookies": {f"c{n}": "" for n in range(300)}},
+    "a long Cookie header": {"url": U, "headers": {"Cookie": "a=b; " * 300}},
     "body": {"url": U, "method": "PUT", "body": "<x/>", "headers": {"Content-Type": "text/xml"}},
     "json": {"url": U, "json": {"a": [1, 2.5, None, True, "é"]}},
     "json null": {"url": U, "method": "PATCH", "json": None},
@@ -185,6 +187,8 @@ def test_a_good_job_is_read_and_written_unchanged(job: dict[str, Any]) -> None:
         (with_url(method="GET", body=""), "body", "a GET request has no body"),
         (with_url(method="HEAD", json=None), "json", "a HEAD request has no body"),
         (with_url(cookies={"a": "b"}, headers={"COOKIE": "c=d"}), "cookies", "given twice"),
+        (with_url(cookies={f"c{n}": "" for n in range(301)}), "cookies", "length <= 300"),
+        (with_url(headers={"cookie": "a=b;" * 301}), "headers.cookie", "more than 300 cookies"),
     ],
 )
 def test_a_bad_job_names_the_field_and_the_reason(raw: bytes, field: str, reason: str) -> None:
@@ -643,6 +647,7 @@ def test_a_schema_is_one_and_complete(what: type[msgspec.Struct]) -> None:
             for headers in ([], {"A": 1}, {"A b": "c"}, {"A": "b\rc"})
         ],
         *[{"url": U, "cookies": cookies} for cookies in ({"a": "b c"}, {"a": "é"}, {"a;b": "c"})],
+        {"url": U, "cookies": {f"c{n}": "" for n in range(301)}},
         *[{"url": U, "include": include} for include in ("body", ["html"])],
         *[{"url": U, "timeout": timeout} for timeout in (0, -1, "5", None)],
         *[{"url": U, "max_retries": -1}, {"url": U, "max_body_size": 0}],

@@ -1,4 +1,4 @@
-"""aiohttp's client connections: three faults mended (aiohttp 3.14), bounded in number, proxied.
+"""aiohttp's client connections: faults mended (aiohttp 3.14), bounded in number, proxied.
 
 May touch: internals of aiohttp; this is the one place that does.
 Must never: change what a well-behaved site sees, or cost much on a page that is in order.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scraperd.page.netguard import Guard
 
 MAX_QUEUED: Final = 32  # responses that came at once; one is due, and perhaps some 1xx before it
+HEAD: Final = 4  # times max_header_size: what may come in a row that is no body
 RECEIVE_BUFFER: Final = 128 * 1024  # bytes; the kernel alone would let each grow to megabytes
 _UNAUTHORISED: Final = (407, 401)  # tinyproxy says 401 to a wrong password
 
@@ -171,6 +172,45 @@ class _Connection(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop, idle: dict[Any, Any]) -> None:
         super().__init__(loop)
         self._idle = idle
+        self._limit = self._room = 0
+
+    def set_response_params(self, *, max_field_size: int = 8190, **others: Any) -> None:
+        """A request begins. What comes before its body has as much room as any before it."""
+        self._limit = self._room = HEAD * max_field_size
+        super().set_response_params(max_field_size=max_field_size, **others)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes, and bound what no budget counts: heads, 1xx, chunk extensions, trailers.
+
+        `max_headers` and `max_header_size` bound each header; the sum of those is
+        megabytes. A body's own bytes are the fetch's to count: each makes the
+        room whole again. What comes on an idle connection answers nothing
+        (RFC 9112 section 6.3), and ends it.
+        """
+        if data and self in self._idle:  # without, it is only told to go on
+            self.abort()
+        elif self._parser is None:
+            super().data_received(data)  # a few bytes, kept until the request begins
+        elif len(data) <= self._room:
+            self._feed(data)
+        elif self._feed(data[: self._room]):
+            super().data_received(data[self._room :])
+        elif self.transport is not None and not self.transport.is_closing():
+            self.transport.abort()
+            words = f"more than {self._limit} bytes of headers ({HEAD} times max_header_size)"
+            self.set_exception(HttpProcessingError(code=0, message=words))
+
+    def _feed(self, data: bytes) -> bool:
+        """Parse it. Whether the body began with it, or went on."""
+        before = self._payload
+        size = 0 if before is None else before.total_bytes
+        super().data_received(data)
+        body = self._payload
+        if body is None or (body.total_bytes == size if body is before else body.is_eof()):
+            self._room -= len(data)
+            return False
+        self._room = self._limit
+        return True
 
     def is_connected(self) -> bool:
         """Whether it may be used again.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from datetime import UTC
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.contract import ENTITY_TAG, Failure, printable
@@ -81,9 +83,8 @@ def _validators(response: Response) -> dict[str, str]:
     tag = _clean(response.headers.get("ETag", ""))
     if len(tag) <= MAX_VALIDATOR and ENTITY_TAG.fullmatch(tag):
         found["etag"] = tag
-    when = response.headers.get("Last-Modified", "")
-    if when and http_date(when) is not None:
-        found["last_modified"] = when
+    if (when := http_date(response.headers.get("Last-Modified", ""))) is not None:
+        found["last_modified"] = format_datetime(when.astimezone(UTC), usegmt=True)
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from scraperd.contract import MAX_COOKIES
 from scraperd.page.fetch import http_date
 from scraperd.page.urls import origin_of
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
 MAX_PAIR: Final = 4096  # characters of name and value; browsers ignore a longer cookie
+MAX_ATTRIBUTE: Final = 1024  # characters; browsers ignore a longer one, and Path is kept
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # can't stand in a header of ours
 
 
@@ -46,7 +48,12 @@ class _Cookie:
 
 
 class Cookies:
-    """`own` are the job's, for the `first` URL's origin; `learn` adds what a redirect sets."""
+    """`own` are the job's, for the `first` URL's origin; `learn` adds what a redirect sets.
+
+    The newest MAX_COOKIES of those are kept. Section 6.1 asks ten times as many of
+    a browser, for all the sites of its life; this is one page's few hops, and
+    no site reads a header that long.
+    """
 
     def __init__(self, first: URL, own: list[tuple[str, str]]) -> None:
         self._own = own
@@ -66,6 +73,7 @@ class Cookies:
 
     def learn(self, url: URL, lines: Iterable[str]) -> None:
         """Keep what `url` sets (section 5.2): the next hop may depend on it."""
+        names: set[str] = set()
         for line in lines:
             pair, *rest = line.split(";")
             pair = pair.strip()
@@ -77,12 +85,16 @@ class Cookies:
             cookie = _cookie(pair, attributes, url)
             if cookie is None:
                 continue
-            self._own = [own for own in self._own if own[0] != name]  # the site knows better
+            names.add(name)
             key = (name, cookie.domain, cookie.path)
             if _is_over(attributes):
                 self._set.pop(key, None)
             else:
                 self._set[key] = cookie
+                if len(self._set) > MAX_COOKIES:
+                    del self._set[next(iter(self._set))]
+        if names and self._own:
+            self._own = [own for own in self._own if own[0] not in names]  # the site knows better
 
 
 def given(cookies: dict[str, str], header: str) -> list[tuple[str, str]]:
@@ -94,7 +106,7 @@ def given(cookies: dict[str, str], header: str) -> list[tuple[str, str]]:
 
 def _attributes(parts: Iterable[str]) -> dict[str, str]:
     """By lower-case name; the last of a name wins."""
-    split = (part.partition("=") for part in parts)
+    split = (part.partition("=") for part in parts if len(part) <= MAX_ATTRIBUTE)
     return {name.strip().lower(): value.strip() for name, _, value in split}
 
 

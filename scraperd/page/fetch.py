@@ -178,7 +178,7 @@ class Fetcher:
             return _failure(error, request, self._config)
 
     async def _look_up(self, request: Request) -> None:
-        """Ask whether the target's name leads where we may go; the proxy will ask for itself.
+        """Ask whether the target's name leads only where we may go; the proxy asks for itself.
 
         Raises as the connector would.
         """
@@ -189,7 +189,7 @@ class Fetcher:
             limit = min(self._config.connect_timeout, request.timeout)
             try:
                 async with asyncio.timeout(limit):
-                    await self._resolver.resolve(host)
+                    await self._resolver.check(host)
             except TimeoutError:
                 raise LookupFailed("no nameserver answered in time", passing=True) from None
 

@@ -48,6 +48,10 @@ _FLAGS: Final = (
 _NOSORT: Final = 1 << 7  # ARES_AI_NOSORT: sorting opens a socket for each address of an answer
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 _BLOCKED: Final = "none of its addresses is allowed (allow_networks, deny_networks)"
+_NOT_ALL: Final = (
+    "not all of its addresses are known to be allowed (allow_networks, deny_networks), and an HTTP"
+    " proxy chooses among them itself"
+)
 _REASONS: Final = {  # in words, and whether it may be better later
     pycares.errno.ARES_ENOTFOUND: ("there is no such name (NXDOMAIN)", False),
     pycares.errno.ARES_ENODATA: ("the name has no address", False),
@@ -78,11 +82,15 @@ class LookupFailed(OSError):  # noqa: N818 - an outcome, not an error of ours
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a lookup came to, kept for `ttl` seconds; `error` makes what is to be raised."""
+    """What a lookup came to, kept for `ttl` seconds; `error` makes what is to be raised.
+
+    `whole` says that all its addresses were looked at, and admitted.
+    """
 
     ttl: float
     addresses: tuple[tuple[socket.AddressFamily, str], ...] = ()
     error: Callable[[], OSError] | None = None
+    whole: bool = False
 
 
 class Resolver(AbstractResolver):
@@ -118,15 +126,7 @@ class Resolver(AbstractResolver):
         `host` is absolute, in ASCII; a final dot changes nothing. Raises Blocked if
         it has addresses and none is admitted, LookupFailed if it has none.
         """
-        name = host.lower().removesuffix(".")
-        if not _NAME.fullmatch(name):
-            raise _failure(pycares.errno.ARES_EBADNAME)
-        outcome = self._cached(name)
-        if outcome is None:
-            # A caller that leaves must not take the answer away from the others.
-            outcome = await asyncio.shield(self._lookup(name))
-        if outcome.error is not None:
-            raise outcome.error()
+        outcome = await self._outcome(host)
         wanted = [
             ResolveResult(
                 hostname=host, host=address, port=port, family=kind, proto=0, flags=_NUMERIC
@@ -138,6 +138,15 @@ class Resolver(AbstractResolver):
             raise _failure(pycares.errno.ARES_ENODATA)
         return wanted
 
+    async def check(self, host: str) -> None:
+        """Whether somebody else may be given the name, who will look it up for himself.
+
+        Raises as `resolve` does, and Blocked too if any address is not admitted, or
+        if there are more of a family than are looked at (ADDRESSES).
+        """
+        if not (await self._outcome(host)).whole:
+            raise Blocked(_NOT_ALL)
+
     async def close(self) -> None:
         """End the lookups that are under way, as failed, and free what c-ares holds."""
         for channel in list(self._open):
@@ -145,6 +154,19 @@ class Resolver(AbstractResolver):
         await asyncio.gather(*self._lookups.values())
         self._current = None
         self._cache.clear()
+
+    async def _outcome(self, host: str) -> _Outcome:
+        """What is known of `host`, or its error."""
+        name = host.lower().removesuffix(".")
+        if not _NAME.fullmatch(name):
+            raise _failure(pycares.errno.ARES_EBADNAME)
+        outcome = self._cached(name)
+        if outcome is None:
+            # A caller that leaves must not take the answer away from the others.
+            outcome = await asyncio.shield(self._lookup(name))
+        if outcome.error is not None:
+            raise outcome.error()
+        return outcome
 
     def _cached(self, name: str) -> _Outcome | None:
         expires, outcome = self._cache.get(name, (0.0, None))
@@ -198,7 +220,7 @@ class Resolver(AbstractResolver):
         ttl = _ttl(answer)
         good = tuple((kind, address) for kind, address in found if self._guard.admits(address))
         if good:
-            return _Outcome(ttl, good)
+            return _Outcome(ttl, good, whole=len(good) == len(answer.nodes))
         if found:
             return _Outcome(ttl, error=partial(Blocked, _BLOCKED))
         return _failed(pycares.errno.ARES_ENODATA)

@@ -6,10 +6,13 @@ Must never: need a network.
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from yarl import URL
 
-from scraperd.page.cookies import MAX_PAIR, Cookies, given
+from scraperd.contract import MAX_COOKIES
+from scraperd.page.cookies import MAX_ATTRIBUTE, MAX_PAIR, Cookies, given
 
 SITE = URL("https://www.site.example/shop/cart")
 
@@ -75,6 +78,7 @@ def test_own_cookies_stay_in_the_first_origin(url: str, sent: str) -> None:
         ("s=1; Path=/; Max-Age=60", "https://www.site.example/", True),
         ("s=1; Path=/; Max-Age=0", "https://www.site.example/", False),
         ("s=1; Path=/; Max-Age=-1", "https://www.site.example/", False),
+        (f"s=1; Path=/{'x' * MAX_ATTRIBUTE}", "https://www.site.example/shop/", True),
         ("s=1; Path=/; Max-Age=soon", "https://www.site.example/", True),
         ("s=1; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "https://www.site.example/", False),
         ("s=1; Path=/; Expires=Thu, 01-Jan-2099 00:00:00 GMT", "https://www.site.example/", True),
@@ -172,3 +176,25 @@ def test_a_cookie_header_counts_as_the_jobs_cookies() -> None:
     cookies.learn(SITE, ["b=3; Path=/"])
     assert cookies.header(SITE) == "a=1; c=x=y; d; b=3"
     assert cookies.header(URL("https://evil.example/")) == ""
+
+
+def test_how_many_are_learnt() -> None:
+    """The oldest go first, and one set anew is not older for it."""
+    cookies = after(*[f"c{n}={n}; Path=/" for n in range(MAX_COOKIES + 2)])
+    cookies.learn(SITE, ["c2=new; Path=/", "more=1; Path=/", "gone=1; Path=/; Max-Age=0"])
+    pairs = cookies.header(SITE).split("; ")
+    assert len(pairs) == MAX_COOKIES
+    assert (pairs[0], pairs[-1]) == ("c3=3", "more=1")
+
+
+def test_many_cookies_take_little_time() -> None:
+    """Each line that is set costs the same, however many cookies the job has."""
+    lines = [f"s{n}=1; Path=/" for n in range(200)]
+
+    def taken(count: int) -> float:
+        cookies = Cookies(SITE, given({f"c{n}": "" for n in range(count)}, ""))
+        started = time.process_time()
+        cookies.learn(SITE, lines)
+        return time.process_time() - started
+
+    assert taken(50_000) < 20 * taken(300) + 0.05

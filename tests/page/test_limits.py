@@ -94,6 +94,109 @@ async def test_how_long_a_header(site: Site, start: bytes) -> None:
     assert await get(site.at("/", slowly), max_header_size=1024) == Failure("protocol", message)
 
 
+HEAD_LIMIT = 4 * 1024
+TOO_MUCH = "more than 4096 bytes of headers (4 times max_header_size)"
+
+
+def of_size(size: int, *lines: str, status: str = "200 OK") -> bytes:
+    """A response's head of so many bytes, in headers that are short enough each."""
+    start = head(*lines, status=status)[:-2]
+    filler = size - len(start) - 2
+    count = -(-filler // 500)
+    sizes = [filler // count + (n < filler % count) for n in range(count)]
+    return start + b"".join(b"X: " + b"a" * (each - 5) + b"\r\n" for each in sizes) + b"\r\n"
+
+
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("early", [False, True])
+async def test_how_much_of_headers(site: Site, over: int, *, split: bool, early: bool) -> None:
+    """All of a head, with the 1xx before it, is bounded to the byte, anew for each request.
+
+    However it comes: in one piece with its body, or in several.
+    """
+    hints = of_size(1000, status="103 Early Hints") if early else b""
+    start = hints + of_size(HEAD_LIMIT + over - len(hints), "Content-Length: 5000")
+
+    async def handler(visit: Visit) -> None:
+        for piece in (start[:1500], start[1500:], NOISE) if split else (start + NOISE,):
+            await visit.send(piece)
+            await asyncio.sleep(0.005 if split else 0)
+
+    url = site.at("/", handler)
+    async with Fetcher(loopback(max_header_size=1024)) as fetcher:
+        for _ in range(3):
+            answer = await get(url, fetcher)
+            if over:
+                assert answer == Failure("protocol", f"malformed response: {TOO_MUCH}")
+            else:
+                assert bytes_of(answer) == NOISE
+    assert site.connections == (3 if over else 1)
+
+
+async def test_a_head_and_its_body_at_once(site: Site) -> None:
+    """Only what comes before a body is counted, however much of the body comes with the head."""
+    noise = random.Random(2).randbytes(900_000)
+    whole = head(CHUNKED) + b"".join(chunk(bytes([n])) for n in noise[:50_000]) + chunk(b"")
+    site.at("/chunks", whole)
+    url = site.at("/", page(noise))
+    async with Fetcher(loopback(max_header_size=1024)) as fetcher:
+        for _ in range(3):
+            assert bytes_of(await get(url, fetcher)) == noise
+            assert bytes_of(await get(site.url("/chunks"), fetcher)) == noise[:50_000]
+    assert site.connections == 1
+
+
+async def test_long_words_around_small_chunks(site: Site) -> None:
+    """What is no body is counted anew after each byte that is."""
+
+    async def handler(visit: Visit) -> None:
+        await visit.send(head(CHUNKED))
+        for _ in range(50):
+            await visit.send(b"1;" + b"a" * 100)
+            await asyncio.sleep(0.002)
+            await visit.send(b"\r\nb\r\n")
+            await asyncio.sleep(0.002)
+        await visit.send(chunk(b""))
+
+    assert bytes_of(await get(site.at("/", handler), max_header_size=1024)) == b"b" * 50
+
+
+@pytest.mark.parametrize("after", [b"0\r\n", b"1;"], ids=["trailers", "chunk extension"])
+async def test_how_much_that_is_no_body(site: Site, after: bytes) -> None:
+    """Trailers and chunk extensions have the same bound: in a body, too, they are kept or read."""
+    line = b"X: " + b"a" * 500 + b"\r\n" if after[:1] == b"0" else b"a" * 500
+
+    async def handler(visit: Visit) -> None:
+        await visit.send(head(CHUNKED), chunk(b"here"), after)
+        for _ in range(10):
+            await visit.send(line)
+            await asyncio.sleep(0.002)
+        await visit.gone()
+
+    answer = await get(site.at("/", handler), max_header_size=1024)
+    assert answer == Failure("protocol", f"the body broke off: {TOO_MUCH}", retryable=True)
+
+
+async def test_what_comes_while_nothing_is_due(site: Site) -> None:
+    """A byte on an idle connection closes it: nothing is kept, and the next page is whole."""
+    idle = asyncio.Event()
+
+    async def handler(visit: Visit) -> None:
+        await visit.send(page(b"here"))
+        if visit.connection == 0:
+            await idle.wait()
+            await visit.send(b"HTTP/1.1 200 OK\r\nX: half a head\r\n")
+            await visit.gone()
+
+    url = site.at("/", handler)
+    async with Fetcher(loopback()) as fetcher:
+        assert bytes_of(await get(url, fetcher)) == b"here"
+        idle.set()
+        await site.until(lambda s: s.open == 0)
+        assert bytes_of(await get(url, fetcher)) == b"here"
+
+
 async def flood_of_headers(visit: Visit) -> None:
     await visit.send(b"HTTP/1.1 200 OK\r\n")
     await visit.flood(b"X-More: to come\r\n" * 1000)

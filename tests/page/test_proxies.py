@@ -17,6 +17,7 @@ from yarl import URL
 from scraperd.contract import Failure
 from scraperd.page.fetch import Fetcher, Request, Response
 from tests.page.conftest import loopback
+from tests.rig.dns import Nameserver, Record
 from tests.rig.proxies import PASSWORD, USER, RealProxy
 from tests.rig.site import Site, page
 
@@ -192,6 +193,25 @@ async def test_a_name_without_an_address(scheme: str) -> None:
     async with Site() as proxy, through(f"{scheme}://127.0.0.1:{proxy.port}") as get:
         assert (await get("http://nothing-here.invalid/")).kind == "dns"
         assert proxy.connections == 0
+
+
+@pytest.mark.parametrize("tls", ["", "s"])
+async def test_a_name_with_a_forbidden_address(site: Site, tls: str) -> None:
+    """An HTTP proxy would choose for itself, and hears nothing; SOCKS is told the good one."""
+    records: list[Record] = [("A", "127.0.0.1", 60), ("A", "169.254.169.254", 60)]
+    site.raw = answering()
+    async with Nameserver({"mixed.test": records}) as server:
+        ways = {
+            "http": f"http://127.0.0.1:{site.port}",
+            "socks5": f"socks5://127.0.0.1:{site.port}",
+        }
+        async with through(ways["http"], proxies=ways, nameservers=(server.address,)) as get:
+            found = await get(f"http{tls}://mixed.test:9/", "http")
+            assert (found.kind, found.retryable) == ("blocked_address", False)
+            assert found.message.startswith("mixed.test: not all of its addresses are known")
+            assert site.connections == 0
+            assert (await get(f"http{tls}://mixed.test:9/", "socks5")).kind == "proxy"
+            assert site.connections == 1
 
 
 async def test_a_proxy_nobody_configured(site: Site) -> None:

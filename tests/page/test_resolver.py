@@ -360,6 +360,35 @@ async def test_good_and_forbidden_addresses(server: Nameserver, resolver: Resolv
     assert await found(resolver, "mixed.test") == ["127.0.0.2"]
 
 
+@pytest.mark.parametrize(
+    ("addresses", "good"),
+    [
+        (["127.0.0.1", "127.0.0.2", "::1"], True),
+        (["127.0.0.1", "10.0.0.1"], False),
+        (["127.0.0.1", "fd00::1"], False),
+        (["10.0.0.1"], False),
+        ([f"127.0.1.{n}" for n in range(ADDRESSES)], True),
+        ([f"127.0.1.{n}" for n in range(ADDRESSES + 1)], False),
+    ],
+    ids=["all", "not IPv4", "not IPv6", "none", "many", "too many"],
+)
+async def test_a_name_for_somebody_else(
+    server: Nameserver, resolver: Resolver, addresses: list[str], *, good: bool
+) -> None:
+    """It must have no address but admitted ones, in the cache too, and the message keeps them."""
+    server.records["mixed.test"] = [("AAAA" if ":" in one else "A", one, 60) for one in addresses]
+    for _ in range(2):
+        if good:
+            await resolver.check("mixed.test")
+            continue
+        with pytest.raises(Blocked, match="allowed") as caught:
+            await resolver.check("mixed.test")
+        assert not any(one in str(caught.value) for one in addresses)
+    assert server.asked("mixed.test") == 1
+    with pytest.raises(LookupFailed, match="no such name"):
+        await resolver.check("nothing.test")
+
+
 async def test_only_forbidden_addresses(server: Nameserver, resolver: Resolver) -> None:
     """A name that leads inside is blocked, each time, and the message keeps the address."""
     server.records["inside.test"] = [("A", "10.0.0.1", 60), ("AAAA", "fd00::1", 60)]
