@@ -148,6 +148,12 @@ def _impossible(config: Config) -> Iterator[tuple[set[str], str]]:
     yield from _out_of_order(config)
     yield from _unusable(config)
     yield from _no_authorities(config)
+    yield from _host_faults(config)
+    if not config.robots_agent and config.user_agent.startswith("Mozilla"):
+        fault = (
+            "user_agent: begins with Mozilla, by which no robots.txt means you; set robots_agent"
+        )
+        yield {"user_agent", "robots_agent"}, fault
     yield from _proxy_faults(config)
 
 
@@ -193,6 +199,22 @@ def _unusable(config: Config) -> Iterator[tuple[set[str], str]]:
     for server in config.nameservers:
         if not _is_server(server):
             yield {"nameservers"}, f"nameservers: {server} is no address, or its port is none"
+
+
+def _host_faults(config: Config) -> Iterator[tuple[set[str], str]]:
+    """Patterns that look like an address and are none, and hosts that are named twice."""
+    for key in ("hosts", "allow_hosts", "deny_hosts"):
+        seen: dict[str, str] = {}
+        for pattern in getattr(config, key):
+            host = pattern.strip("[]").rstrip(".").lower()
+            if ":" in host or host.rpartition(".")[2].isdigit():
+                try:
+                    host = str(ipaddress.ip_address(host.removeprefix("*.")))
+                except ValueError:
+                    yield {key}, f"{key}: {pattern} is no address; a host is named without its port"
+            if host in seen:
+                yield {key}, f"{key}: {seen[host]} and {pattern} are the same host"
+            seen[host] = pattern
 
 
 def _no_authorities(config: Config) -> Iterator[tuple[set[str], str]]:

@@ -158,7 +158,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_header_size: Annotated[
         int,
         Meta(
-            **_s("bytes", "A longer header of a response, or its status line, fails as protocol."),
+            **_s(
+                "bytes",
+                "Longest header of a response; all of them together may take four times that.",
+            ),
             ge=1024,
             le=1024 * 1024,
         ),
@@ -216,7 +219,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     user_agent: Annotated[
         str,
         Meta(
-            **_s("printable ASCII", "Empty means `scraperd/VERSION`, with the contact URL."),
+            **_s(
+                "printable ASCII",
+                "Empty means `scraperd/VERSION`; the contact URL is put behind it.",
+            ),
             pattern=_whole("[ -~]*"),
         ),
     ] = ""
@@ -360,6 +366,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def agent(self) -> str:
-        """The User-Agent header."""
-        contact = f" (+{self.contact_url})" if self.contact_url else ""
-        return self.user_agent or f"scraperd/{__version__}{contact}"
+        """The User-Agent header, with the contact URL unless it has it already."""
+        agent = self.user_agent or f"scraperd/{__version__}"
+        known = not self.contact_url or self.contact_url in agent
+        return agent if known else f"{agent} (+{self.contact_url})"

@@ -145,6 +145,11 @@ def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], P
         ('deny_networks = ["300.0.0.1"]', "deny_networks: '300.0.0.1' does not appear to be"),
         ('allow_ports = ["90-80"]', "allow_ports: 90-80 is no port or range of ports"),
         ("allow_ports = [0]", "allow_ports: "),
+        ('deny_hosts = ["127.0.0.3:8009"]', "deny_hosts: 127.0.0.3:8009 is no address; a host is"),
+        ('hosts = {"1.2.3" = {}}', "hosts: 1.2.3 is no address"),
+        ('hosts = {"X.y" = {}, "x.y" = {}}', "hosts: X.y and x.y are the same host"),
+        ('allow_hosts = ["[::1]", "0::1"]', "allow_hosts: [::1] and 0::1 are the same host"),
+        ('user_agent = "Mozilla/5.0 (compatible; bot)"', "user_agent: begins with Mozilla"),
         ('deny_hosts = ["HTTP://x"]', "deny_hosts: must be: hosts, *.domain"),
         ('nameservers = ["dns.example"]', "nameservers: must be: addresses, with :PORT"),
         ('nameservers = ["999.0.0.1"]', "nameservers: 999.0.0.1 is no address"),
@@ -436,7 +441,8 @@ def test_prefetch_is_concurrency_and_a_little_more(settings_: dict[str, int], co
     [
         ("", "", r"scraperd/\d+\.\d+\S*"),
         ("", "https://e/bot", r"scraperd/\d+\.\d+\S* \(\+https://e/bot\)"),
-        ("Mine/1", "https://e/bot", "Mine/1"),
+        ("Mine/1", "https://e/bot", r"Mine/1 \(\+https://e/bot\)"),
+        ("Mine/1 (https://e/bot)", "https://e/bot", r"Mine/1 \(https://e/bot\)"),
     ],
 )
 def test_the_user_agent(agent: str, contact: str, sent: str) -> None:

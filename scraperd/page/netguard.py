@@ -62,6 +62,9 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")
 # the clouds' own documentation; 169.254.169.254 and its neighbours are link-local.
 _GUARDED: Final = _networks(
     "169.254.0.0/16",  # link-local (RFC 3927)
+    "169.254.169.254",  # AWS, Azure, Google Cloud and most others
+    "169.254.170.2",  # AWS: credentials of containers
+    "169.254.170.23",  # AWS: credentials of pods
     "fe80::/10",  # link-local (RFC 4291 section 2.5.6)
     "100.100.100.200",  # Alibaba Cloud
     "168.63.129.16",  # Azure: its host agent, at a public address
@@ -116,9 +119,6 @@ class Guard:
     def __init__(self, config: Config) -> None:
         self._deny = _networks(*config.deny_networks)
         self._allow = _networks(*config.allow_networks)
-        self._named = tuple(
-            network for network in self._allow if any(_within(network, own) for own in _GUARDED)
-        )
         self._allow_hosts = HostSet(config.allow_hosts)
         self._deny_hosts = HostSet(config.deny_hosts)
         self._ports = tuple(_range(port) for port in config.allow_ports)
@@ -177,7 +177,12 @@ class Guard:
         return _is_public(ip) or self._allows(ip)
 
     def _allows(self, ip: Address) -> bool:
-        return _in(ip, self._named if _in(ip, _GUARDED) else self._allow)
+        """Named by allow_networks; a guarded one by nothing wider than what guards it."""
+        guards = [network for network in _GUARDED if ip in network]
+        return any(
+            ip in network and all(_within(network, guard) for guard in guards)
+            for network in self._allow
+        )
 
 
 def _is_public(ip: Address) -> bool:

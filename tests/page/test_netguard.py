@@ -212,11 +212,14 @@ def test_metadata_services_are_opened_by_name_only(address: str) -> None:
 
 
 def test_one_metadata_address_opens_no_other() -> None:
-    """Link-local is opened as far as it is named."""
+    """Link-local is opened as far as it is named; metadata services not even by all of it."""
     one = guard("169.254.169.254")
     assert one.admits("::ffff:169.254.169.254")
     assert not one.admits("169.254.170.2")
-    assert guard("169.254.0.0/16").admits("169.254.170.2")
+    assert guard("169.254.0.0/16").admits("169.254.10.1")
+    assert not guard("169.254.0.0/16").admits("169.254.169.254")
+    assert not guard("169.254.170.0/24").admits("169.254.170.2")
+    assert guard("169.254.170.2/32").admits("169.254.170.2")
 
 
 @pytest.mark.parametrize(
