@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import uuid
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -131,6 +131,12 @@ async def _check(config: Config) -> int:
                 return EXIT_FAILED
         else:
             click.echo(f"queue {queue}: {ready} messages, {consumers} consumers")
+    waiting = 0
+    with suppress(TopologyError):
+        async with client.connected(config.broker_url, config.connect_timeout) as channel:
+            for queue in topology.delays:
+                waiting += (await client.count(channel, queue))[0]
+        click.echo(f"queues {config.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
     return 0
 
 

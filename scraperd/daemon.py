@@ -205,8 +205,8 @@ def _status(services: _Services, observer: Observer) -> str:
     unlogged = f"; {tally.unlogged} log lines lost" if tally.unlogged else ""
     return (
         f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
-        f"({tally.failed} failed), {tally.retried} retried, {tally.parked} parked, "
-        f"{tally.dead} dead{unlogged}"
+        f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead; "
+        f"{tally.parked} moves to wait for a turn{unlogged}"
     )
 
 

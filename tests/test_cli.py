@@ -246,7 +246,9 @@ def test_check_says_what_is_there(
     assert "guest" not in done.stdout
     with Daemon(broker_url, prefix).ready():
         dispatcher.depth("jobs")
-        assert f"queue {prefix}.jobs: 0 messages, 1 consumers" in scraperd("check", **env).stdout
+        said = scraperd("check", **env).stdout
+        assert f"queue {prefix}.jobs: 0 messages, 1 consumers" in said
+        assert f"queues {prefix}.delay.*: 0 messages wait for a turn or a retry" in said
 
 
 def test_check_without_a_broker_exits_1(scraperd: Command) -> None:

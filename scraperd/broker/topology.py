@@ -72,6 +72,11 @@ class Topology:
         tier = min(bisect_left(DELAYS, seconds), len(DELAYS) - 1)
         return self._tier(DELAYS[tier])
 
+    @property
+    def delays(self) -> tuple[str, ...]:
+        """The delay queues, from the shortest."""
+        return tuple(self._tier(seconds) for seconds in DELAYS)
+
     def delay_within(self, seconds: float) -> str:
         """The longest tier of at most `seconds`; the shortest for anything below it."""
         return self._tier(DELAYS[max(0, bisect_right(DELAYS, seconds) - 1)])
