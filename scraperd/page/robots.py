@@ -11,7 +11,7 @@ import re
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from msgspec.structs import replace
 from protego import Protego
@@ -32,11 +32,21 @@ MAX_BYTES: Final = 512 * 1024  # read of a robots.txt; section 2.5 asks for 500 
 MAX_REDIRECTS: Final = 5  # section 2.3.1.2: at least five
 BUSY_WAIT: Final = 60.0  # seconds until a host that answered 429 or 5xx is asked again
 FAULT_WAIT: Final = 5.0  # the same, of a host that did not answer
+QUEUE_WAIT: Final = 30.0  # the same, where too many large files wait to be parsed
+MAX_QUEUE: Final = 10  # files that may wait for that; they are in no budget of memory
 KEPT: Final = 10_000  # origins
 KEPT_BYTES: Final = 32 * 1024 * 1024  # of memory, about; a full garbage collection walks it all
-LARGEST: Final = 20 * 1024 * 1024  # of memory, for one file: 45,000 plain rules or 25,000 wildcards
-MAX_STEPS: Final = 50_000_000  # of matching wildcards, at worst, for one URL: half a ns each
+LARGE: Final = 64 * 1024  # of memory; rules that take more are kept apart, in as much again
+MAX_COST: Final = 2_500_000  # ns that trying the rules on one URL may take, by the figures below
 _IN_THREAD: Final = 8 * 1024  # bytes; a longer file takes milliseconds to parse
+
+# What protego took for a rule and one URL at worst, in nanoseconds, measured.
+_PER_PLAIN: Final = 100
+_PER_WILD: Final = 250
+_PER_NEEDLE: Final = 100  # a text between asterisks
+_PER_STEP: Final = 2.5  # each letter of the URL, for each rule; and by the longest needle:
+_PER_NEEDLE_LETTER: Final = 0.08
+_PER_ESCAPE: Final = 400  # each `%` of the URL
 
 # What the rules' objects take in memory, measured; two of them where a `$` stands in the pattern.
 _ORIGIN: Final = 1024
@@ -71,36 +81,48 @@ _SAFE_IN_URL: Final = "/%="  # what protego does not percent-encode, besides let
 _SAFE_IN_RULE: Final = f"{_SAFE_IN_URL}*$"
 
 
+class _Cost(NamedTuple):
+    """Nanoseconds that a URL takes at worst: whatever it is, and for each of its letters."""
+
+    fixed: float = 0.0
+    letter: float = 0.0
+
+    def of(self, text: str) -> float:
+        cost = self.fixed + _PER_ESCAPE * text.count("%")
+        return cost + self.letter * len(quote(text, _SAFE_IN_URL)) if self.letter else cost
+
+
+_FREE: Final = _Cost()
+
+
 class Rules:
     """What one origin's robots.txt says to us."""
 
-    __slots__ = ("_parser", "_steps", "crawl_delay", "size")
+    __slots__ = ("_cost", "_parser", "crawl_delay", "size")
 
     def __init__(
         self,
         parser: Protego | None = None,
         *,
         crawl_delay: float | None = None,
-        steps: int = 0,
+        cost: _Cost = _FREE,
         size: int = _ENTRY,
     ) -> None:
         self._parser = parser
-        self._steps = steps  # of matching, at worst, for each character of a URL
+        self._cost = cost
         self.crawl_delay = crawl_delay  # seconds, cut to `max_crawl_delay`; None if none is asked
         self.size = size  # bytes of memory, about
 
     def allows(self, url: URL) -> bool:
         """Whether `url`, of this origin, may be fetched (section 2.2.2).
 
-        The longest match counts, and Allow where two are as long. Where rules with
-        wildcards would take too long to try on a URL as long as this, it is denied.
+        The longest match counts, and Allow where two are as long. Where the rules
+        might take more than MAX_COST to try on a URL as long as this, it is denied.
         """
         if self._parser is None:
             return True
         text = str(url)
-        if self._steps and self._steps * len(quote(text, _SAFE_IN_URL)) > MAX_STEPS:
-            return False
-        return self._parser.can_fetch(text, "*")
+        return self._cost.of(text) <= MAX_COST and self._parser.can_fetch(text, "*")
 
 
 EVERYTHING: Final = Rules(size=_ORIGIN)
@@ -124,6 +146,24 @@ class _Kept(NamedTuple):
         return replace(self.answer, retry_after=wait)
 
 
+class _Cache:
+    """The answers used last: as many as KEPT, and as fit into KEPT_BYTES."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[object, _Kept] = OrderedDict()  # the one used last comes last
+        self.size = 0
+
+    def put(self, origin: object, kept: _Kept) -> None:
+        self.kept[origin] = kept
+        self.size += kept.size
+        while len(self.kept) > KEPT or self.size > KEPT_BYTES:
+            self.size -= self.kept.popitem(last=False)[1].size
+
+    def drop(self, origin: object) -> None:
+        if origin in self.kept:
+            self.size -= self.kept.pop(origin).size
+
+
 class Robots:
     """The rules of all origins: each file is fetched once, and kept for `robots_cache_ttl`.
 
@@ -143,36 +183,54 @@ class Robots:
         self._table = table
         self._get = get
         self._clock = clock
-        self._kept: OrderedDict[object, _Kept] = OrderedDict()  # the one used last comes last
-        self._size = 0
+        self._small = _Cache()
+        self._large = _Cache()  # a few large files, which cost nothing to write, evict no other's
         self._running: dict[object, asyncio.Task[_Kept]] = {}
+        self._fetching: set[object] = set()  # those of them whose answer is not here yet
+        self._slots = asyncio.Semaphore(max(1, config.concurrency // 2))
         self._parsing = asyncio.Lock()  # threads that parse side by side would crowd the loop out
+        self._queue = 0  # files that wait for it, and the one that has it
+
+    @property
+    def full(self) -> bool:
+        """Whether as many files are being fetched as may be: half of `concurrency`."""
+        return self._slots.locked()
+
+    def running(self, url: URL, proxy: str = "") -> bool:
+        """Whether the file for the origin of `url` is on its way, for any caller to wait for."""
+        return (origin_of(url), proxy) in self._running
 
     def known(self, url: URL, proxy: str = "") -> Rules | Failure | None:
         """What holds for the origin of `url`, if that need not be asked for now."""
         if not self._table.of(url.raw_host or "").obey_robots:
             return EVERYTHING
         origin = (origin_of(url), proxy)
-        kept = self._kept.get(origin)
+        cache = self._small if origin in self._small.kept else self._large
+        kept = cache.kept.get(origin)
         if kept is None or self._clock() >= kept.until:
             return None
-        self._kept.move_to_end(origin)
+        cache.kept.move_to_end(origin)
         return kept.at(self._clock())
 
     async def rules(self, url: URL, proxy: str = "") -> Rules | Failure:
         """What holds for the origin of `url`; a Failure if that can't be known for now.
 
         Callers that ask at once share one fetch, which outlives those that are cancelled.
+        While as many run as may, they wait for it to begin.
         """
-        known = self.known(url, proxy)
+        origin = (origin_of(url), proxy)
+        while (known := self.known(url, proxy)) is None:
+            task = self._running.get(origin)
+            if task is not None:
+                break
+            await self._slots.acquire()
+            if origin in self._running or self.known(url, proxy) is not None:
+                self._slots.release()  # another caller was first
+                continue
+            task = self._begin(origin, url, proxy)
         if known is not None:
             return known
-        origin = (origin_of(url), proxy)
-        task = self._running.get(origin)
-        if task is None:
-            task = asyncio.create_task(self._ask(origin, url, proxy))
-            self._running[origin] = task
-            task.add_done_callback(lambda task: self._done(origin, task))
+        assert task is not None
         await asyncio.wait((task,))
         if task.cancelled():
             return Failure("robots_denied", "robots.txt: scraperd is stopping", retryable=True)
@@ -185,42 +243,59 @@ class Robots:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _begin(self, origin: object, url: URL, proxy: str) -> asyncio.Task[_Kept]:
+        self._fetching.add(origin)
+        task = self._running[origin] = asyncio.create_task(self._ask(origin, url, proxy))
+        task.add_done_callback(lambda task: self._done(origin, task))
+        return task
+
+    def _answered(self, origin: object) -> None:
+        if origin in self._fetching:
+            self._fetching.discard(origin)
+            self._slots.release()
+
     def _done(self, origin: object, task: asyncio.Task[_Kept]) -> None:
         del self._running[origin]
+        self._answered(origin)
         if not task.cancelled():
             task.exception()  # whoever waits raises it; it may be that nobody does any more
 
     async def _ask(self, origin: object, url: URL, proxy: str) -> _Kept:
-        answer, lifetime = await self._follow(url, proxy)
+        found = await self._follow(url, proxy)
+        self._answered(origin)
+        answer, lifetime = await self._judge(found)
         kept = _Kept(answer, self._clock() + lifetime)
-        if origin in self._kept:
-            self._size -= self._kept.pop(origin).size
-        self._kept[origin] = kept
-        self._size += kept.size
-        while len(self._kept) > KEPT or (self._size > KEPT_BYTES and len(self._kept) > 1):
-            self._size -= self._kept.popitem(last=False)[1].size
+        self._small.drop(origin)
+        self._large.drop(origin)
+        (self._large if kept.size > LARGE else self._small).put(origin, kept)
         return kept
 
-    async def _follow(self, url: URL, proxy: str) -> tuple[Rules | Failure, float]:
-        """The file's rules, also from behind redirects, and the seconds that they hold."""
+    async def _follow(self, url: URL, proxy: str) -> Response | Failure | None:
+        """The file, also from behind redirects; None if they lead nowhere."""
         here = url.with_path("/robots.txt")
         seen: set[URL] = set()
         while here not in seen and len(seen) <= MAX_REDIRECTS:
             seen.add(here)
             answer = await self._get(here, proxy)
-            if isinstance(answer, Failure):
-                return _unreachable(answer), FAULT_WAIT
-            if (location := location_of(answer)) is None:
-                return await self._judge(answer)
+            if isinstance(answer, Failure) or (location := location_of(answer)) is None:
+                return answer
             target = _target(here, location)
             if target is None:
                 break
             here = target
-        return EVERYTHING, self._config.robots_cache_ttl  # unavailable, section 2.3.1.3
+        return None
 
-    async def _judge(self, answer: Response) -> tuple[Rules | Failure, float]:
-        """The sections 2.3.1.1 (success), 2.3.1.3 (unavailable) and 2.3.1.4 (unreachable)."""
-        config, status = self._config, answer.status
+    async def _judge(self, answer: Response | Failure | None) -> tuple[Rules | Failure, float]:
+        """What it says, and for how many seconds.
+
+        The sections 2.3.1.1 (success), 2.3.1.3 (unavailable) and 2.3.1.4 (unreachable).
+        """
+        config = self._config
+        if isinstance(answer, Failure):
+            return _unreachable(answer), FAULT_WAIT
+        if answer is None:
+            return EVERYTHING, config.robots_cache_ttl
+        status = answer.status
         if status == 429 or status >= 500:  # noqa: PLR2004 - busy or broken, not absent
             asked = retry_after(answer.headers)
             wait = BUSY_WAIT if asked is None else max(asked, FAULT_WAIT)
@@ -228,11 +303,22 @@ class Robots:
             return failure, min(wait, config.retry_after_max)
         if status >= 300:  # noqa: PLR2004 - RFC 9110 section 15
             return EVERYTHING, config.robots_cache_ttl
-        given = (answer.body, config.robots_name, config.max_crawl_delay)
-        if len(answer.body) <= _IN_THREAD:
+        return await self._parse(answer.body)
+
+    async def _parse(self, body: bytes) -> tuple[Rules | Failure, float]:
+        config = self._config
+        given = (body, config.robots_name, config.max_crawl_delay)
+        if len(body) <= _IN_THREAD:
             return parse(*given), config.robots_cache_ttl
-        async with self._parsing:
-            return await asyncio.to_thread(parse, *given), config.robots_cache_ttl
+        if self._queue > MAX_QUEUE:
+            what = "robots.txt: too many large files at once"
+            return Failure("robots_denied", what, retryable=True), QUEUE_WAIT
+        self._queue += 1
+        try:
+            async with self._parsing:
+                return await asyncio.to_thread(parse, *given), config.robots_cache_ttl
+        finally:
+            self._queue -= 1
 
 
 def _unreachable(failure: Failure) -> Failure:
@@ -258,27 +344,41 @@ def parse(body: bytes, name: str, max_delay: float) -> Rules:
     rule (64 KiB can take seconds), and split lines at characters of Unicode.
     """
     lines: dict[str, None] = {}  # a rule that comes twice counts once
-    steps, size = 0, _ENTRY
+    fixed, letter, size = 0.0, 0.0, _ENTRY
     for field, value in _group(body, name):
         line = f"{field}:{value}"
         if not value or line in lines:
             continue
         if field in ("allow", "disallow"):
-            copies = 2 if "$" in value else 1  # protego also tries it as an ordinary character
-            _, *parts = value.split("*")
-            steps += copies * (2 + max(map(len, parts))) if parts else 0
             size += _PER_CHARACTER * len(value)
-            size += copies * (_WILD if parts or copies > 1 else _PLAIN)
+            wild = "*" in value
+            for needles in _needles(field, value):
+                size += _WILD if wild or "$" in value else _PLAIN
+                fixed += (_PER_WILD if wild else _PER_PLAIN) + _PER_NEEDLE * len(needles)
+                if needles:
+                    letter += _PER_STEP + _PER_NEEDLE_LETTER * max(map(len, needles))
         elif not (value.isascii() and value.isprintable()):
             continue  # no number; protego would see line breaks in it
         lines[line] = None
     if not lines:
         return EVERYTHING
-    if size > LARGEST:  # an attack; dropping some of its rules would be to disobey them
-        lines, steps, size = {"disallow:/": None}, 0, _ENTRY
+    if fixed > MAX_COST:  # an attack; dropping some of its rules would be to disobey them
+        lines, fixed, letter, size = {"disallow:/": None}, _PER_PLAIN, 0.0, _ENTRY
     parser = Protego.parse("\n".join(("user-agent:*", *lines)))
     parser.can_fetch("http://x/", "*")  # it makes its index now
-    return Rules(parser, crawl_delay=_delay(parser, max_delay), steps=steps, size=size)
+    cost = _Cost(fixed, letter)
+    return Rules(parser, crawl_delay=_delay(parser, max_delay), cost=cost, size=size)
+
+
+def _needles(field: str, value: str) -> list[list[str]]:
+    """The texts that are looked for in a URL, for each of the rules that protego makes of this."""
+    _, *parts = value.replace("$", "%24").split("*")
+    rules = [parts]
+    if "$" in value:  # it is tried as an ordinary character, too
+        rules.append(parts[:-1] if value.endswith("$") else parts)
+    elif field == "allow" and unquote(value).endswith("/index.html"):  # so is the directory
+        rules.append(parts[:-1])
+    return [[part for part in parts if part] for parts in rules]
 
 
 def _group(body: bytes, name: str) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ Must never: know AMQP, log, or raise for what a site does.
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from dataclasses import dataclass, field
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 _USERINFO = re.compile(r"//[^/?#]*@")
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
 _NOT_MODIFIED: Final = 304
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
+ROBOTS_TIMEOUT: Final = 10.0  # seconds a robots.txt may take, each hop
+ROBOTS_RUSH: Final = (5.0, 15.0)  # seconds until a job asks again while too many are asked for
+_UNAUTHORISED: Final = frozenset({401, 403, 407})
 _BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.6.4
 
 
@@ -130,7 +135,6 @@ class Scraper:
         timeout = tightest(config.download_timeout, job.timeout)
         request, cookies = _first(job, tightest(config.download_maxsize, job.max_body_size))
         request.claim = page.claim
-        last_host = None
         while True:
             request.timeout = timeout - page.fetch_time
             if request.timeout <= 0:
@@ -138,7 +142,7 @@ class Scraper:
             request.headers.pop("Cookie", None)
             if line := cookies.header(request.url):
                 request.headers["Cookie"] = line
-            answer = await self._hop(page, request, urgent=request.url.raw_host == last_host)
+            answer = await self._hop(page, request, urgent=bool(page.redirects))
             if not isinstance(answer, Response) or (location := location_of(answer)) is None:
                 return answer
             if len(page.redirects) >= limit:
@@ -148,7 +152,6 @@ class Scraper:
                 return target
             page.redirects.append(Redirect(answer.status, str(target)))
             cookies.learn(request.url, answer.headers.getall("Set-Cookie", ()))
-            last_host = request.url.raw_host
             _redirect(request, answer.status, target)
 
     async def _hop(
@@ -157,19 +160,20 @@ class Scraper:
         """One hop: may we, is it our turn, fetch."""
         host = (request.url.raw_host or "").rstrip(".")
         place = page.place.seconds if page.place and page.place.host == host else None
+        if not urgent and (later := self._turns.far(host, place)) is not None:
+            return later
         request.proxy = page.job.proxy or self._table.of(host).proxy
-        rules: RobotRules | Failure | Later | None = self._robots.known(request.url, request.proxy)
-        if rules is None:
-            rules = await self._turns.meanwhile(
-                host, lambda: self._robots.rules(request.url, request.proxy), place
-            )
+        patient = urgent and page.job.verb not in _REPEATABLE
+        rules = await self._permission(request, host, place, patient=patient)
         if not isinstance(rules, RobotRules):
             return rules
         if not rules.allows(request.url):
             return Failure("robots_denied", f"robots.txt of {host} does not allow this URL")
         await self._budget.room()
         delay = rules.crawl_delay or 0.0
-        turn = await self._turns.take(host, crawl_delay=delay, place=place, urgent=urgent)
+        turn = await self._turns.take(
+            host, crawl_delay=delay, place=place, urgent=urgent, patient=patient
+        )
         if isinstance(turn, Later):
             return turn
         if not page.begun:
@@ -179,6 +183,23 @@ class Scraper:
         answer = await self._fetch(request, turn)
         page.fetch_time += time.monotonic() - started
         return answer
+
+    async def _permission(
+        self, request: Request, host: str, place: float | None, *, patient: bool
+    ) -> RobotRules | Failure | Later:
+        """The rules of the URL's origin; Later if they take longer than a turn may."""
+        url, proxy = request.url, request.proxy
+        known = self._robots.known(url, proxy)
+        if known is not None:
+            return known
+        if patient:
+            return await self._robots.rules(url, proxy)
+        rules = await self._turns.meanwhile(host, lambda: self._robots.rules(url, proxy), place)
+        if isinstance(rules, Later) and self._robots.full:
+            # Many hosts are slow to show theirs: come back in a while, not all at once.
+            wait = random.uniform(*ROBOTS_RUSH)  # noqa: S311 - jitter
+            return Later(host, max(rules.seconds, wait))
+        return rules
 
     async def _fetch(self, request: Request, turn: Turn) -> Response | Failure:
         """Fetch, give the turn back, and with it what the answer says about the host's load."""
@@ -199,20 +220,32 @@ class Scraper:
         return answer
 
     async def _fetch_robots(self, url: URL, proxy: str) -> Response | Failure:
-        """One hop of a robots.txt, the way its page will go. It goes first in its host's line."""
+        """One hop of a robots.txt, the way its page will go. It goes first in its host's line.
+
+        But not where a redirect leads elsewhere: that is a URL like any other there.
+        """
         host = (url.raw_host or "").rstrip(".")
-        turn = await self._turns.take(host, urgent=True)
+        known = self._robots.known(url, proxy)
+        rules = known if isinstance(known, RobotRules) else None
+        own = url.raw_path == "/robots.txt"
+        if not own and rules is not None and not rules.allows(url):
+            return Failure("robots_denied", f"robots.txt of {host} does not allow {url.raw_path}")
+        delay = rules.crawl_delay if rules is not None else None
+        turn = await self._turns.take(host, crawl_delay=delay, urgent=own)
         if isinstance(turn, Later):
             wait = round(turn.seconds, 3)
             return Failure("robots_denied", "the host is busy", retryable=True, retry_after=wait)
         claim = self._budget.open()
-        request = Request("GET", url, {}, None, self._config.download_timeout, MAX_BYTES)
-        request.claim, request.truncate = claim, True
-        request.proxy = proxy
+        timeout = min(self._config.download_timeout, ROBOTS_TIMEOUT)
+        request = Request("GET", url, {}, None, timeout, MAX_BYTES, claim, proxy, truncate=True)
         try:
-            return await self._fetch(request, turn)
+            answer = await self._fetch(request, turn)
         finally:
             claim.close()
+        if proxy and isinstance(answer, Response) and answer.status in _UNAUTHORISED:
+            # Perhaps the proxy's own answer: nothing that would allow us everything for a day.
+            return Failure("proxy", f"proxy {proxy}: it answered {answer.status}", retryable=True)
+        return answer
 
 
 def _is_conditional(job: Job) -> bool:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
+from msgspec.structs import replace
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -30,7 +31,11 @@ from scraperd.page.robots import (
     FAULT_WAIT,
     KEPT,
     KEPT_BYTES,
+    LARGE,
     MAX_BYTES,
+    MAX_COST,
+    MAX_QUEUE,
+    QUEUE_WAIT,
     Robots,
     Rules,
     parse,
@@ -40,7 +45,7 @@ from tests.rig.site import Site, Visit, page, redirect
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    Get: TypeAlias = Callable[[URL], Awaitable[Response | Failure]]
+    Get: TypeAlias = Callable[[URL, str], Awaitable[Response | Failure]]
 
 NOTHING = "user-agent: *\ndisallow: /\n"  # may be fetched
 
@@ -689,6 +694,104 @@ async def test_a_mistake_of_ours(no_loose_ends: None, config: Config, leaves: bo
         await robots.rules(URL("http://h/"))
 
 
+# --- how many at once
+
+
+async def test_how_many_are_fetched(config: Config) -> None:
+    """Half of `concurrency`: beyond it others wait, but one that runs is there for all; one that
+    waits no longer takes nobody's place.
+    """
+    release = asyncio.Event()
+    asked: list[URL] = []
+
+    async def get(url: URL, _proxy: str) -> Response:
+        asked.append(url)
+        await release.wait()
+        return answered(url, NOTHING.encode())
+
+    robots = Robots(replace(config, concurrency=4), HostTable(config), get)
+    urls = [URL(f"http://h{number}.example/") for number in range(2)]
+    full = [robots.full]
+    callers = [asyncio.create_task(robots.rules(url)) for url in (*urls, *urls)]
+    await asyncio.sleep(0)
+    full.append(robots.full)
+    assert [robots.running(url) for url in urls] == [True, True]
+    other = URL("http://other.example/")
+    assert not robots.running(other)
+    assert not robots.running(urls[0], "another proxy")
+    gone, *late = [asyncio.create_task(robots.rules(other)) for _ in range(3)]
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    assert len(asked) == 2
+    release.set()
+    await asyncio.gather(*callers, *late)
+    full.append(robots.full)
+    assert full == [False, True, False]
+    assert not robots.running(urls[0])
+    assert len(asked) == 3
+
+
+async def test_one_is_always_fetched(config: Config) -> None:
+    """Half of one is one."""
+    get, asked = serving(b"")
+    await rules(Robots(replace(config, concurrency=1), HostTable(config), get), "http://h/")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("turns", [1, 2], ids=["before it began", "while it runs"])
+async def test_close_gives_the_places_back(config: Config, turns: int) -> None:
+    """Fetches that were ended count no longer, wherever they were."""
+    begun = []
+
+    async def get(url: URL, _proxy: str) -> Failure:
+        begun.append(url)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    robots = Robots(replace(config, concurrency=2), HostTable(config), get)
+    caller = asyncio.create_task(refusal(robots, "http://h/"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    full = [robots.full]
+    await robots.close()
+    await caller
+    full.append(robots.full)
+    assert full == [True, False]
+    assert len(begun) == turns - 1
+
+
+async def test_large_files_in_line(config: Config, clock: Clock) -> None:
+    """What waits to be parsed takes no fetch's place; more than ten are not held in memory."""
+    large = filled(numbered("disallow: /directory-N/"), 16 * 1024)
+
+    async def get(url: URL, _proxy: str) -> Response:
+        return answered(url, b"" if url.raw_host == "small.example" else large)
+
+    robots = Robots(replace(config, concurrency=8), HostTable(config), get, clock)
+    async with robots._parsing:
+        waiting = []
+        for number in range(MAX_QUEUE + 1):
+            waiting.append(asyncio.create_task(robots.rules(URL(f"http://h{number}.example/"))))
+            for _ in range(3):  # the caller, its fetch, and one to spare
+                await asyncio.sleep(0)
+            assert robots._queue == number + 1
+            assert not robots.full
+        assert robots.running(URL("http://h0.example/"))
+        async with asyncio.timeout(2):
+            await rules(robots, "http://small.example/")
+        async with asyncio.timeout(2):
+            found = await refusal(robots, "http://late.example/")
+        assert (found.kind, found.retryable) == ("robots_denied", True)
+        assert found.retry_after == QUEUE_WAIT
+        assert robots.known(URL("http://late.example/")) == found
+    assert all(isinstance(answer, Rules) for answer in await asyncio.gather(*waiting))
+    assert robots._queue == 0
+    assert robots.known(URL("http://late.example/")) == found
+    clock.now += QUEUE_WAIT
+    await rules(robots, "http://late.example/")
+
+
 # --- what is kept
 
 
@@ -702,8 +805,30 @@ async def test_time_to_live(site: Site, robots: Robots, clock: Clock) -> None:
     clock.now += 1
     assert (await rules(robots, site.url())).allows(URL(site.url()))
     assert len(site.visits) == 2
-    assert len(robots._kept) == 1
-    assert robots._size == EVERYTHING.size
+    assert len(robots._small.kept) == 1
+    assert robots._small.size == EVERYTHING.size
+
+
+async def test_a_file_that_grew(config: Config, clock: Clock) -> None:
+    """A file that is large now, or no longer, is counted once, and where it belongs."""
+    bodies = [b"", filled(words("allow:/*"), 32 * 1024), b""]
+
+    async def get(url: URL, _proxy: str) -> Response:
+        return answered(url, bodies.pop())
+
+    robots = Robots(config, HostTable(config), get, clock)
+    sizes = []
+    while bodies:
+        found = await rules(robots, "http://h/")
+        assert robots.known(URL("http://h/")) is found
+        sizes.append((len(robots._small.kept), len(robots._large.kept)))
+        assert robots._small.size + robots._large.size == found.size
+        clock.now += 3600
+    assert sizes == [(1, 0), (0, 1), (1, 0)]
+
+
+def answered(url: URL, body: bytes) -> Response:
+    return Response(200, url, CIMultiDictProxy(CIMultiDict()), body)
 
 
 def serving(body: bytes) -> tuple[Get, list[URL]]:
@@ -712,7 +837,7 @@ def serving(body: bytes) -> tuple[Get, list[URL]]:
 
     async def get(url: URL, _proxy: str) -> Response:
         asked.append(url)
-        return Response(200, url, CIMultiDictProxy(CIMultiDict()), body)
+        return answered(url, body)
 
     return get, asked
 
@@ -726,24 +851,32 @@ async def test_twenty_thousand_origins(config: Config) -> None:
         await robots.rules(URL.build(scheme="http", host=f"h{number}.example", path="/"))
         if number % 1000 == 0:
             await robots.rules(favourite)
-    assert len(robots._kept) == KEPT
-    assert robots._size == sum(kept.size for kept in robots._kept.values()) <= KEPT_BYTES
+    kept = robots._small.kept
+    assert len(kept) == KEPT
+    assert robots._small.size == sum(one.size for one in kept.values()) <= KEPT_BYTES
     assert len(asked) == 20_001
     assert robots._running == {}
 
 
 async def test_large_files_are_bounded_by_memory(config: Config) -> None:
-    """Files that take megabytes push the oldest out long before there are thousands."""
+    """Files that take megabytes push out the oldest of their kind, and nobody else's."""
     body = filled(words("allow:/*"), 64 * 1024)
-    get, asked = serving(body)
+
+    async def get(url: URL, _proxy: str) -> Response:
+        return answered(url, NOTHING.encode() if url.raw_host == "usual.example" else body)
+
     robots = Robots(config, HostTable(config), get)
     each = rules_of(body).size
+    assert each > LARGE
     count = KEPT_BYTES // each
+    usual = await rules(robots, "http://usual.example/")
     for number in range(count + 4):
         await robots.rules(URL(f"http://h{number}.example/"))
-    assert len(robots._kept) == count
-    assert robots._size == each * count
-    assert len(asked) == count + 4
+    assert len(robots._large.kept) == count
+    assert robots._large.size == each * count
+    assert robots.known(URL("http://usual.example/")) is usual
+    assert robots.known(URL("http://h3.example/")) is None
+    assert robots.known(URL("http://h4.example/")) is not None
 
 
 # --- hostile files
@@ -771,53 +904,99 @@ def numbered(pattern: str) -> Iterator[str]:
     return (pattern.replace("N", f"{number:x}") for number in itertools.count())
 
 
-HOSTILE: dict[str, Callable[[], Iterator[str]]] = {
-    "short wildcards": lambda: itertools.islice(words("disallow:/*"), 25_000),
-    "short wildcards with an end": lambda: itertools.islice(words("disallow:/*", "$"), 12_000),
-    "one letter and a number": lambda: itertools.islice(numbered("disallow:/*aN"), 25_000),
-    "a needle's middle differs": lambda: numbered(f"disallow:/*{'a' * 10}N{'a' * 10}"),
-    "many wildcards a rule": lambda: numbered(f"disallow:/{'*a' * 20}*bN"),
-    "long needles": lambda: numbered(f"disallow:/*{'a' * 600}N{'a' * 600}"),
-    "commas, which triple": lambda: numbered(f"disallow:/*{',' * 20}N"),
-    "one rule of wildcards": lambda: iter([f"disallow:/{'*a' * 250_000}*b"]),
-    "one rule of stars": lambda: iter([f"disallow:/{'*' * 500_000}b"]),
+HOSTILE: dict[str, Callable[[int], str]] = {
+    "a number": "disallow:/*{:x}".format,
+    "a number and an end": "disallow:/*{:x}$".format,
+    "one letter and a number": "disallow:/*a{:x}".format,
+    "a needle's middle differs": lambda n: f"disallow:/*{'a' * 10}{n:x}{'a' * 10}",
+    "every letter": lambda n: f"disallow:/*{string.ascii_lowercase}{n:x}Q",
+    "long needles": lambda n: f"disallow:/*{'a' * 100}{n:x}{'a' * 100}",
+    "many wildcards a rule": lambda n: f"disallow:/{'*a' * 20}*b{n:x}",
+    "commas, which triple": lambda n: f"disallow:/*{',' * 20}{n:x}",
+    "dollars": "disallow:/*a$${:x}$".format,
+    "indexes, which double": "allow:/*a{:x}*/%69ndex.html".format,
+    "no wildcard": "disallow:/{:x}".format,
+    "no wildcard but an end": "disallow:/{:x}$".format,
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_rules(name: str) -> None:
-    """512 KiB of costly rules hold the loop for no long URL; without a limit these take seconds."""
-    found = rules_of(filled(HOSTILE[name]()), "scraperd")
-    assert found.size > 10_000 or "one rule" in name  # not one that is refused as a whole
-    for path in ("a" * 8192, "a" * 2400, "," * 8192, "a0" * 4096, "a" * 60_000):
-        url = URL(f"http://h/{path}", encoded=True)
-        started = time.process_time()
-        found.allows(url)
-        assert time.process_time() - started < 0.15
+    """However many and costly the rules, no URL takes long; without a limit these take seconds."""
+    judged = 0
+    for count in (100, 800, 6400, 40_000):
+        found = rules_of(filled(map(HOSTILE[name], range(count))), "scraperd")
+        for letters, length in itertools.product(("a", "a0", ",", "z", "q"), (50, 600, 2400, 8192)):
+            url = URL(f"http://h/{(letters * length)[:length]}", encoded=True)
+            judged += found._cost.of(str(url)) <= MAX_COST
+            assert min(seconds(found, url) for _ in range(3)) < 0.006
+    assert judged >= 10  # and were not just refused
+
+
+def seconds(found: Rules, url: URL) -> float:
+    started = time.process_time()
+    found.allows(url)
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("text", [f"disallow:/{'*a' * 250_000}", f"allow:/{'*' * 500_000}b"])
+def test_one_rule_of_wildcards(text: str) -> None:
+    """Half a megabyte in one rule takes no longer."""
+    found = rules_of(f"user-agent: *\n{text}")
+    assert min(seconds(found, URL(f"http://h/{'a' * 8000}")) for _ in range(3)) < 0.006
 
 
 def test_what_is_too_costly_is_denied() -> None:
     """Rules are not dropped: a URL they can't be tried on in time is denied, a shorter one not."""
-    found = rules_of(filled(numbered("disallow:/*aN"), 200_000), "scraperd")
-    assert not found.allows(URL(f"http://h/{'z' * 8000}"))
+    found = rules_of(filled(numbered("disallow:/*aN"), 32 * 1024), "scraperd")
+    assert not found.allows(URL(f"http://h/{'z' * 2000}"))
     assert found.allows(URL("http://h/zzz"))
 
 
-def test_too_many_rules() -> None:
-    """A file whose rules would take too much memory allows nothing; 512 KiB of plain ones pass."""
-    attack = rules_of(filled(words("allow:/*")), "scraperd")
+def test_escapes_cost_most() -> None:
+    """Undoing them takes longer than matching; a URL as long as a job's may be full of them."""
+    found = rules_of("user-agent: *\ndisallow: /x*y\n")
+    assert found.allows(URL(f"http://h/{'%2C' * 2700}", encoded=True))
+    assert not found.allows(URL(f"http://h/{'%2C' * 20_000}", encoded=True))
+
+
+@pytest.mark.parametrize("pattern", ["allow:/*N", "allow:/N", "allow:/N$"])
+def test_too_many_rules(pattern: str) -> None:
+    """A file whose rules take too long on any URL allows nothing, and takes no memory."""
+    attack = rules_of(filled(numbered(pattern)), "scraperd")
     assert not attack.allows(URL("http://h/abc"))
     assert attack.size < 10_000
-    plain = rules_of(filled(words("disallow:/")), "scraperd")
-    assert not plain.allows(URL("http://h/abc"))
-    assert plain.allows(URL("http://h/~abc"))
+
+
+def test_half_a_megabyte_of_plain_rules() -> None:
+    """They are all tried, if their paths are as long as those of real sites."""
+    found = rules_of(filled(numbered("Disallow: /directory-N/page-N.html")))
+    assert not found.allows(URL("http://h/directory-7ff/page-7ff.html"))
+    assert found.allows(URL("http://h/directory-7ff/page-800.html"))
 
 
 def test_many_rules_of_a_real_site() -> None:
-    """A thousand wildcards are tried on a URL of two thousand characters."""
-    found = rules_of(filled(numbered("disallow: /*?sort=N"), 20_000))
-    assert found.allows(URL(f"http://h/{'z' * 2000}"))
-    assert not found.allows(URL(f"http://h/{'z' * 2000}?sort=1"))
+    """A thousand rules, two hundred with wildcards, are tried on a URL of two thousand letters."""
+    shapes = (
+        "Disallow: /*?sort=N&page=",
+        "Disallow: /catalog/*/filter-N/",
+        "Disallow: /*/private-area-N$",
+        "Allow: /*/index-N.html",
+    )
+    wild = (line for n in range(50) for line in (one.replace("N", str(n)) for one in shapes))
+    plain = (f"Disallow: /section-{n}/checkout/" for n in range(800))
+    found = rules_of("\n".join(("User-agent: *", *wild, *plain)))
+    path = (
+        "/shop/"
+        + "some-words-of-a-title/" * 80
+        + "?colour=red&size=12&session="
+        + "0123456789" * 20
+    )
+    assert len(path) >= 1980
+    assert found.allows(URL(f"http://h{path}"))
+    assert not found.allows(URL(f"http://h{path}?sort=49&page=2"))
+    assert not found.allows(URL(f"http://h/catalog{path}/filter-7/"))
+    assert not found.allows(URL(f"http://h/section-799/checkout{path}"))
 
 
 @pytest.mark.parametrize("ours", [False, True])
@@ -899,8 +1078,8 @@ def test_no_file_is_malformed(pieces: list[str], noise: bytes) -> None:
 
 
 async def test_the_loop_runs_while_a_large_file_is_parsed(config: Config) -> None:
-    """512 KiB take tenths of a second; meanwhile other tasks get their turns."""
-    get, _ = serving(filled(words("allow:/")))
+    """512 KiB take a tenth of a second; meanwhile other tasks get their turns."""
+    get, _ = serving(filled(numbered("allow:/directory-N/page-N.html")))
     robots = Robots(config, HostTable(config), get)
     parsing = asyncio.create_task(robots.rules(URL("http://h/")))
     turns = 0

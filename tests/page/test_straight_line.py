@@ -233,6 +233,66 @@ async def test_a_robots_txt_behind_a_redirect(site: Site) -> None:
     assert site.seen("/a") == []
 
 
+async def test_a_robots_txt_is_no_way_round_another_hosts(hosts: Site) -> None:
+    """Where it redirects to a page of another host, that host's own robots.txt holds for it."""
+
+    async def own(visit: Visit) -> None:
+        first = (visit.header("Host") or "").startswith("127.0.0.1")
+        there = redirect(second(hosts, "/expensive"))
+        await visit.send(there if first else robots("Disallow: /expensive"))
+
+    hosts.at("/robots.txt", own)
+    hosts.at("/page", page())
+    hosts.at("/expensive", robots("Allow: /"))
+    async with scraper(robotstxt_obey=True) as run:
+        fine(await run(second(hosts, "/page")))
+        denied = await run(hosts.url("/page"))
+    assert isinstance(denied, Result)
+    assert denied.error is not UNSET
+    assert denied.error.kind == "robots_denied"
+    assert hosts.seen("/expensive") == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 407])
+async def test_what_a_proxy_says_is_no_robots_txt(site: Site, status: int) -> None:
+    """A proxy that refuses us does not allow us the site: a failure of the proxy, and no fetch."""
+    site.at("http://127.0.0.9:1/robots.txt", page(status=status))
+    async with scraper(robotstxt_obey=True, proxies={"p": site.url("")}, proxy="p") as run:
+        refused = await run("http://127.0.0.9:1/page")
+    assert isinstance(refused, Result)
+    assert refused.error is not UNSET
+    assert refused.error.kind == "proxy"
+    assert [visit.target for visit in site.visits] == ["http://127.0.0.9:1/robots.txt"]
+
+
+async def test_hanging_robots_txt_leave_slots_for_others(hosts: Site) -> None:
+    """Thirty hosts whose robots.txt never comes take half of the slots at most: a host whose rules
+    are known is served at once, and jobs of the thirty are told to come back, not all at once.
+    """
+
+    async def known_or_never(visit: Visit) -> None:
+        if (visit.header("Host") or "").startswith("127.0.0.1:"):
+            await visit.send(robots("Allow: /"))
+        else:
+            await visit.gone()
+
+    hosts.at("/robots.txt", known_or_never)
+    hosts.at("/page", page())
+    async with scraper(robotstxt_obey=True, concurrency=8, park_after=0.3) as run:
+        fine(await run(hosts.url("/page")))
+        silent = [f"http://127.0.1.{n}:{hosts.port}/page" for n in range(1, 31)]
+        jobs = [asyncio.create_task(run(url)) for url in silent]
+        await hosts.until(lambda site: len(site.visits) == 2 + 4)
+        async with asyncio.timeout(2):
+            fine(await run(hosts.url("/page")))
+        told = await asyncio.gather(*jobs)
+        assert len(hosts.seen("/robots.txt")) == 1 + 4
+    waits = [later.seconds for later in told if isinstance(later, Later)]
+    assert len(waits) == 30
+    assert min(waits) >= 5
+    assert max(waits) - min(waits) > 3
+
+
 async def test_a_way_that_leads_through_a_denied_page(site: Site) -> None:
     """Each hop is asked for: the denied one is not fetched, and what lies behind it neither."""
     site.at("/robots.txt", robots("Disallow: /b"))
