@@ -19,23 +19,27 @@ JITTER: Final = (0.5, 1.5)  # of the delay, so that no pattern shows (Scrapy doe
 CATCH_UP: Final = 0.25  # of a delay: a start this late pushes back none but the very next
 EARLY: Final = 0.8  # of the time a fetch is expected to take
 BRISK: Final = 0.01  # seconds; a line that moves this fast is not worth leaving
+FOREVER: Final = float("inf")
 _serial = itertools.count()
 
 
-@dataclass(order=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Waiter:
-    """One that waits here. `key` is told of its turn; `at` is the time it was promised."""
+    """One that waits here. `key` is told of its turn; past `until` it is not to wait any more.
 
-    rank: int  # 0, who has begun already, goes before 1
-    at: float
-    serial: int = field(default_factory=lambda: next(_serial))
-    key: Any = field(default=None, compare=False)
-    gone: bool = field(default=False, compare=False)
+    A `patient` one is never sent away.
+    """
+
+    key: Any
+    until: float
+    begun: bool
+    patient: bool
+    gone: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class Line:
-    """Times are seconds of one monotonic clock. `end` is when the next new place falls due.
+    """Times are seconds of one monotonic clock. `tail` is when the next new place falls due.
 
     A place in the line is a promise of when to come back, not a right: who is
     here when the host is free goes first. So a place whose owner is late, or
@@ -49,9 +53,11 @@ class Line:
     active: int = 0
     next_start: float = 0.0
     penalty: float = 0.0
-    end: float = 0.0
-    waiters: list[Waiter] = field(default_factory=list)
+    tail: float = 0.0
+    waiters: list[tuple[bool, float, int, Waiter]] = field(default_factory=list)
     waiting: int = 0
+    begun_waiting: int = 0  # of them, those that have begun already
+    progress: float = 0.0  # when a fetch ended last, or the first of those that run was started
     offered: bool = False  # stands among those that only want for a slot
 
     @property
@@ -59,10 +65,17 @@ class Line:
         """Seconds between two starts: the longest that the config, robots.txt or the host asks."""
         return max(self.rules.delay, self.crawl_delay, self.throttle.delay)
 
-    @property
-    def interval(self) -> float:
+    def latency(self, now: float) -> float:
+        """Seconds a fetch may be expected to last; as long as a silent host has been silent."""
+        return max(self.throttle.usual, now - self.progress if self.active else 0.0)
+
+    def interval(self, now: float) -> float:
         """Seconds a place in the line is worth. Rather too few: who comes early keeps it busy."""
-        return max(self.delay, EARLY * self.throttle.usual / self.throttle.window)
+        return max(self.delay, EARLY * self.latency(now) / self.throttle.window)
+
+    def paced(self, now: float) -> bool:
+        """Whether the delay sets its pace, rather than how many fetches may run at once."""
+        return self.delay >= self.latency(now) / self.throttle.window
 
     @property
     def opens(self) -> float:
@@ -84,6 +97,8 @@ class Line:
 
     def start(self, now: float, roll: float) -> None:
         """A fetch starts. `roll` is a random number in [0, 1)."""
+        if not self.active:
+            self.progress = now
         self.active += 1
         if delay := self.delay:
             low, high = JITTER
@@ -91,27 +106,34 @@ class Line:
             after = planned + delay * (low + (high - low) * roll)
             self.next_start = max(after, now + delay * low)
 
+    def end(self, now: float) -> None:
+        """A fetch has ended."""
+        self.active -= 1
+        self.progress = now
+
     def expect(self, now: float, ahead: int) -> float:
         """When the one behind `ahead` others will start, by all that is known."""
-        interval = self.interval
-        return max(now, self.opens) + interval * (ahead + self.full)
+        return max(now, self.opens) + self.interval(now) * (ahead + self.full)
 
     def place(self, now: float) -> float:
         """A new place at the end of the line: when it falls due."""
-        at = max(self.end, self.expect(now, self.waiting))
-        self.end = at + self.interval
+        at = max(self.tail, self.expect(now, self.waiting))
+        self.tail = at + self.interval(now)
         return at
 
     def punish(self, until: float) -> None:
         """Start nothing before `until`, and promise nothing before it."""
         self.penalty = max(self.penalty, until)
-        self.end = max(self.end, self.penalty)
+        self.tail = max(self.tail, self.penalty)
 
-    def join(self, at: float, key: Any, *, urgent: bool) -> Waiter:
-        """Wait here."""
-        waiter = Waiter(0 if urgent else 1, at, key=key)
-        heapq.heappush(self.waiters, waiter)
+    def join(
+        self, at: float, key: Any, *, urgent: bool, patient: bool = False, until: float = FOREVER
+    ) -> Waiter:
+        """Wait here: after those that have begun, and by the time that was promised."""
+        waiter = Waiter(key, until, urgent, patient)
+        heapq.heappush(self.waiters, (not urgent, at, next(_serial), waiter))
         self.waiting += 1
+        self.begun_waiting += urgent
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -119,30 +141,37 @@ class Line:
         if not waiter.gone:
             waiter.gone = True
             self.waiting -= 1
+            self.begun_waiting -= waiter.begun
 
     def first(self) -> Waiter:
         """The next to start, no longer waiting. There must be one."""
-        while (waiter := heapq.heappop(self.waiters)).gone:
+        while (waiter := heapq.heappop(self.waiters)[3]).gone:
             pass
         self.leave(waiter)
         return waiter
 
     def impatient(self, now: float, patience: float) -> list[Waiter]:
-        """Those whose turn has moved too far off, no longer waiting, first come first."""
+        """Those who have waited too long or would have to, no longer waiting; the first first."""
+        stay = [entry for entry in sorted(self.waiters) if not entry[3].gone]
         if self.expect(now, self.waiting) - now <= patience:
-            return []
-        stay: list[Waiter] = []
-        go: list[Waiter] = []
-        for waiter in sorted(waiter for waiter in self.waiters if not waiter.gone):
-            within = patience + (self.delay * JITTER[1] if waiter.rank == 0 else 0.0)
-            late = self.expect(now, len(stay)) - now > within
-            (go if late else stay).append(waiter)
+            go = [entry[3] for entry in stay if entry[3].until <= now]
+        else:
+            go = [
+                entry[3]
+                for place, entry in enumerate(stay)
+                if self._late(entry[3], place, now, patience)
+            ]
         for waiter in go:
             self.leave(waiter)
-        self.waiters = stay  # sorted is a heap
+        self.waiters = [entry for entry in stay if not entry[3].gone]  # sorted: a heap
         return go
+
+    def _late(self, waiter: Waiter, place: int, now: float, patience: float) -> bool:
+        within = patience + (self.delay * JITTER[1] if waiter.begun else 0.0)
+        late = waiter.until <= now or self.expect(now, place) - now > within
+        return late and not waiter.patient
 
     def idle(self, now: float) -> bool:
         """Whether nothing is lost by forgetting it."""
         quiet = not self.active and not self.waiting
-        return quiet and max(self.opens, self.end) <= now and self.throttle.calm(now)
+        return quiet and max(self.opens, self.tail) <= now and self.throttle.calm(now)

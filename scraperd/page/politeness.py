@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
-from scraperd.page.line import BRISK, JITTER, Line
+from scraperd.page.line import BRISK, FOREVER, JITTER, Line
 from scraperd.page.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Load: TypeAlias = Literal["fine", "hung", "busy"]
+CONSIDERED: Final = 8  # of which one is forgotten
 RESTING: Final = 20_000  # hosts remembered though no job of theirs is here
 
 
@@ -62,6 +63,7 @@ class Turns:
         self._resting: OrderedDict[str, Line] = OrderedDict()
         self._ready: deque[Line] = deque()  # lines that could start one, if a slot were free
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._watches: dict[str, asyncio.TimerHandle] = {}
         self._free = config.concurrency
         self._room = config.waiting_room
         self.waiting = 0
@@ -73,11 +75,13 @@ class Turns:
         crawl_delay: float | None = None,
         place: float | None = None,
         urgent: bool = False,
+        patient: bool = False,
     ) -> Turn | Later:
         """Wait for the host's turn and a slot; Later if that would take longer than `park_after`.
 
         `place` is in how many seconds an earlier Later said the turn would come,
-        negative once it is overdue. `urgent` goes first: a job that has begun.
+        negative once it is overdue. `urgent` goes first: a job that has begun. One
+        that must not begin again is `patient`: it waits as long as it takes.
         """
         now = self._clock()
         line = self._line(host)
@@ -86,12 +90,26 @@ class Turns:
         if self._free and not line.waiting and line.may_start(now):
             return self._start(line, now)
         if line.could_start(now):
-            return await self._wait(line, now, urgent=urgent, seated=False)
+            return await self._wait(line, now, urgent=urgent, seated=False, patient=patient)
         at, stay = self._place(line, now, place, urgent=urgent)
+        if patient:
+            return await self._wait(line, at, urgent=urgent, seated=True, patient=True)
         if not stay:
             self._rest(line, now)
             return Later(host, max(0.0, at - now))
-        return await self._wait(line, at, urgent=urgent, seated=True)
+        until = at + self._config.park_after + JITTER[1] * line.delay
+        return await self._wait(line, at, urgent=urgent, seated=True, until=until)
+
+    def far(self, host: str, place: float | None) -> Later | None:
+        """Whether it is too early to ask for a turn: it is not near, and the host not free."""
+        line, now = self._lines.get(host), self._clock()
+        if line is None or (line.may_start(now) and not line.waiting):
+            return None
+        if place is not None and place > self._config.park_after:
+            return Later(host, place)
+        if line.penalty - now > self._config.park_after:
+            return Later(host, line.place(now) - now)
+        return None
 
     def give_back(
         self, turn: Turn, *, load: Load | None = "fine", penalty: float | None = None
@@ -102,7 +120,7 @@ class Turns:
         how many seconds it wants no other fetch.
         """
         now, line = self._clock(), turn.line
-        line.active -= 1
+        line.end(now)
         self._free += 1
         match load:
             case "fine":
@@ -113,7 +131,7 @@ class Turns:
                 line.throttle.overloaded(turn.began, now)
         if penalty:
             line.punish(now + penalty)
-        if load == "busy" and line.waiting:
+        if load != "fine" and line.waiting:
             self._send_away(line, now)
         self._offer(line, now)
         self._dispatch(now)
@@ -166,11 +184,11 @@ class Turns:
     ) -> tuple[float, bool]:
         """When the turn falls due, and whether to wait for it here."""
         patience = self._config.park_after
-        expected = line.expect(now, 0 if urgent else line.waiting)
+        expected = line.expect(now, line.begun_waiting if urgent else line.waiting)
         if urgent and expected - now <= patience + line.delay * JITTER[1]:
             return expected, True
         crowd = self.crowded and (self._free > 0 or line.opens > now)
-        if expected - now <= patience and line.interval < BRISK:
+        if expected - now <= patience and line.interval(now) < BRISK:
             return expected, True
         if place is not None and place > 0:
             at = max(now + place, line.penalty)
@@ -180,14 +198,25 @@ class Turns:
             at = line.place(now)
         return at, max(at, expected) - now <= patience and not crowd
 
-    async def _wait(self, line: Line, at: float, *, urgent: bool, seated: bool) -> Turn | Later:
+    async def _wait(
+        self,
+        line: Line,
+        at: float,
+        *,
+        urgent: bool,
+        seated: bool,
+        patient: bool = False,
+        until: float = FOREVER,
+    ) -> Turn | Later:
         """Wait here: `seated` in the waiting room, or only for the next free slot."""
         future: asyncio.Future[Turn | Later] = asyncio.get_running_loop().create_future()
-        waiter = line.join(at, future, urgent=urgent)
+        waiter = line.join(at, future, urgent=urgent, patient=patient, until=until)
         self.waiting += seated
         now = self._clock()
         self._offer(line, now)
         self._dispatch(now)
+        if line.host not in self._watches and not future.done():
+            self._watch(line)
         try:
             return await future
         except asyncio.CancelledError:
@@ -200,11 +229,25 @@ class Turns:
         finally:
             self.waiting -= seated
 
+    def _watch(self, line: Line) -> None:
+        """Look now and then whether somebody waits in vain: the host may have fallen silent."""
+        every = max(0.1, self._config.park_after / 2)
+        loop = asyncio.get_running_loop()
+        self._watches[line.host] = loop.call_later(every, self._look, line)
+
+    def _look(self, line: Line) -> None:
+        del self._watches[line.host]
+        now = self._clock()
+        self._send_away(line, now)
+        if line.waiting:
+            self._watch(line)
+        self._rest(line, now)
+
     def _return_unused(self, turn: Turn | Later) -> None:
         if isinstance(turn, Later):
             return
         now = self._clock()
-        turn.line.active -= 1
+        turn.line.end(now)
         self._free += 1
         self._offer(turn.line, now)
         self._dispatch(now)
@@ -222,7 +265,7 @@ class Turns:
             return
         if line.opens <= now:
             line.offered = True
-            if line.delay:  # it can't take many slots, and a turn that is missed is lost
+            if line.paced(now):  # it can't take many slots, and a turn that is missed is lost
                 self._ready.appendleft(line)
             else:
                 self._ready.append(line)
@@ -244,16 +287,13 @@ class Turns:
             line.offered = False
             if line.waiting and line.may_start(now):
                 waiter = line.first()
-                turn = self._start(line, now)
-                if waiter.key.done():  # cancelled this very moment
-                    self._free += 1
-                    line.active -= 1
-                else:
-                    waiter.key.set_result(turn)
+                if not waiter.key.done():  # else cancelled this very moment
+                    waiter.key.set_result(self._start(line, now))
             self._offer(line, now)
+            self._rest(line, now)
 
     def _send_away(self, line: Line, now: float) -> None:
-        """The host has become slower: those who would wait too long get a new place."""
+        """Those who have waited too long, or would have to, get a new place."""
         for waiter in line.impatient(now, self._config.park_after):
             if not waiter.key.done():
                 waiter.key.set_result(Later(line.host, line.place(now) - now))
@@ -268,11 +308,23 @@ class Turns:
             self._resting[line.host] = line
             self._resting.move_to_end(line.host)
         for host, other in list(itertools.islice(self._resting.items(), 2)):
-            if len(self._resting) > RESTING or other.idle(now):
+            if other.idle(now):
                 self._forget(host)
+            elif len(self._resting) > RESTING:
+                self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Forget one that is remembered, of some that have rested long the one over soonest."""
+        oldest = list(itertools.islice(self._resting.items(), CONSIDERED))
+        soonest = min(oldest, key=lambda item: max(item[1].opens, now))
+        self._forget(soonest[0])
+        for host, _ in oldest:
+            if host in self._resting:
+                self._resting.move_to_end(host)
 
     def _forget(self, host: str) -> None:
         self._resting.pop(host, None)
         self._lines.pop(host, None)
-        if timer := self._timers.pop(host, None):
-            timer.cancel()
+        for timers in (self._timers, self._watches):
+            if timer := timers.pop(host, None):
+                timer.cancel()

@@ -173,6 +173,27 @@ def test_a_penalty_sends_those_away_who_wait() -> None:
     run(main())
 
 
+def test_a_penalty_reaches_those_who_want_only_a_slot() -> None:
+    """All slots are taken by others when the host says Retry-After: who waits for one is told."""
+
+    async def main() -> None:
+        line = turns(concurrency=2)
+        first, busy = await line.take("slow"), await line.take("other")
+        assert isinstance(first, Turn)
+        assert isinstance(busy, Turn)
+        waiting = asyncio.create_task(line.take("slow"))
+        patient = asyncio.create_task(line.take("slow", urgent=True, patient=True))
+        await asyncio.sleep(0)
+        line.give_back(first, load="busy", penalty=60)
+        told = await waiting
+        assert isinstance(told, Later)
+        assert told.seconds > 59
+        await asyncio.sleep(61)
+        assert isinstance(patient.result(), Turn)
+
+    run(main())
+
+
 def test_a_job_that_has_begun_goes_first() -> None:
     """The next hop of a redirect starts before all who wait for the same host."""
 
@@ -223,6 +244,129 @@ def test_nobody_waits_for_a_host_where_others_should() -> None:
         assert sum(task.done() for task in asked) == 8
         assert isinstance(await line.take("fast"), Turn)
         await asyncio.gather(*asked)
+
+    run(main())
+
+
+def test_a_host_that_falls_silent_keeps_nobody() -> None:
+    """Ten pages come fast, then none: those who wait for the host are sent away within seconds,
+    and however many of its jobs come, those of another host are served.
+    """
+
+    async def main() -> None:
+        line = turns()
+        for _ in range(10):
+            turn = await line.take("silent")
+            assert isinstance(turn, Turn)
+            await asyncio.sleep(0.005)
+            line.give_back(turn)
+        asked = [asyncio.create_task(line.take("silent")) for _ in range(150)]
+        await asyncio.sleep(6)
+        ends = Counter(type(task.result()).__name__ for task in asked if task.done())
+        assert ends == {"Turn": 8, "Later": 142}
+        assert line.waiting == 0
+        assert isinstance(await line.take("other"), Turn)
+        late = [task.result().seconds for task in asked if isinstance(task.result(), Later)]
+        assert max(late) - min(late) > 3  # they do not come back all at once
+
+    run(main())
+
+
+def test_few_begun_jobs_wait_for_a_slow_host() -> None:
+    """Jobs that a redirect leads to a host of one page in ten seconds do not pile up here; one that
+    must not begin again stays.
+    """
+
+    async def main() -> None:
+        line = turns(hosts=slow(10.0))
+        hops = [asyncio.create_task(line.take("slow", urgent=True)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        assert sum(isinstance(hop.result(), Later) for hop in hops if hop.done()) == 18
+        post = asyncio.create_task(line.take("slow", urgent=True, patient=True))
+        await asyncio.sleep(200)
+        assert isinstance(post.result(), Turn)
+
+    run(main())
+
+
+def test_who_is_too_early_is_told_so_before_anything_else() -> None:
+    """Without a look at robots.txt: the turn is far and the host busy, or it wants nobody now."""
+
+    async def main() -> None:
+        line = turns(hosts=slow(5.0))
+        assert line.far("slow", 60.0) is None  # nothing is known of the host: it may go first
+        turn = await line.take("slow")
+        assert isinstance(turn, Turn)
+        assert line.far("slow", 60.0) == Later("slow", 60.0)
+        assert line.far("slow", 1.0) is None
+        line.give_back(turn, load="busy", penalty=100)
+        punished = line.far("slow", None)
+        assert punished is not None
+        assert punished.seconds > 90
+
+    run(main())
+
+
+def test_a_paced_host_does_not_go_before_others_by_hanging() -> None:
+    """A delay of a millisecond is none that could be missed: slots are given out in turn."""
+
+    async def main() -> list[str]:
+        line = turns(
+            concurrency=2,
+            prefetch=400,
+            park_after=60,
+            hosts={"tiny": HostSettings(per_host_delay=0.001)},
+        )
+        order: list[str] = []
+
+        async def fetch(host: str) -> None:
+            turn = await line.take(host)
+            assert isinstance(turn, Turn)
+            order.append(host)
+            await asyncio.sleep(1)
+            line.give_back(turn)
+
+        await asyncio.gather(*(fetch(host) for host in ["tiny"] * 8 + [f"h{n}" for n in range(8)]))
+        return order
+
+    assert run(main())[:10].count("tiny") <= 6
+
+
+def test_jobs_cancelled_together_leave_no_line_behind() -> None:
+    """A lost broker cancels all of them at once, some the very moment their turn comes."""
+
+    async def main() -> int:
+        line = turns(concurrency=5)
+        for n in range(20):
+            tasks = [asyncio.create_task(line.take(f"h{n}-{k % 20}")) for k in range(100)]
+            await asyncio.sleep(0.01)
+            for task in tasks:
+                task.cancel()
+            for turn in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(turn, Turn):
+                    line.give_back(turn)
+        await asyncio.sleep(100)
+        got = [await line.take(f"free{n}") for n in range(5)]
+        assert all(isinstance(turn, Turn) for turn in got)
+        return len(line)
+
+    assert run(main()) == 5
+
+
+def test_a_punished_host_is_not_forgotten_for_the_sake_of_many_names() -> None:
+    """Its Retry-After of an hour outlives thirty thousand hosts that are slowed down meanwhile."""
+
+    async def main() -> None:
+        line = turns()
+        turn = await line.take("victim")
+        assert isinstance(turn, Turn)
+        line.give_back(turn, load="busy", penalty=3600)
+        for n in range(politeness.RESTING + 10_000):
+            turn = await line.take(f"host-{n}.example")
+            assert isinstance(turn, Turn)
+            line.give_back(turn, load="busy")
+        assert isinstance(await line.take("victim"), Later)
+        assert len(line) <= politeness.RESTING + 1
 
     run(main())
 
