@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 512 * 1024  # read of a robots.txt; section 2.5 asks for 500 KiB at least
 MAX_REDIRECTS: Final = 5  # section 2.3.1.2: at least five
-BUSY_WAIT: Final = 60.0  # seconds until a host that answered 429 or 5xx is asked again
-FAULT_WAIT: Final = 5.0  # the same, of a host that did not answer
+BUSY_WAIT: Final = 60.0  # seconds until a host that was busy, broken or silent is asked again
+FAULT_WAIT: Final = 5.0  # the same, of a host that could not be reached
 QUEUE_WAIT: Final = 30.0  # the same, where too many large files wait to be parsed
 MAX_QUEUE: Final = 10  # files that may wait for that; they are in no budget of memory
 KEPT: Final = 10_000  # origins
@@ -292,7 +292,8 @@ class Robots:
         """
         config = self._config
         if isinstance(answer, Failure):
-            return _unreachable(answer), FAULT_WAIT
+            hung = answer.kind == "timeout"  # it took a fetch's place for long, and would again
+            return _unreachable(answer), BUSY_WAIT if hung else FAULT_WAIT
         if answer is None:
             return EVERYTHING, config.robots_cache_ttl
         status = answer.status

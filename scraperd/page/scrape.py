@@ -41,7 +41,7 @@ _USERINFO = re.compile(r"//[^/?#]*@")
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
 _NOT_MODIFIED: Final = 304
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
-ROBOTS_TIMEOUT: Final = 10.0  # seconds a robots.txt may take, each hop
+ROBOTS_TIMEOUT: Final = (10.0, 3.0)  # seconds for each hop of a robots.txt; while others wait
 ROBOTS_RUSH: Final = (5.0, 15.0)  # seconds until a job asks again while too many are asked for
 _UNAUTHORISED: Final = frozenset({401, 403, 407})
 _BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.6.4
@@ -236,7 +236,8 @@ class Scraper:
             wait = round(turn.seconds, 3)
             return Failure("robots_denied", "the host is busy", retryable=True, retry_after=wait)
         claim = self._budget.open()
-        timeout = min(self._config.download_timeout, ROBOTS_TIMEOUT)
+        patience = ROBOTS_TIMEOUT[self._robots.full]
+        timeout = min(self._config.download_timeout, patience)
         request = Request("GET", url, {}, None, timeout, MAX_BYTES, claim, proxy, truncate=True)
         try:
             answer = await self._fetch(request, turn)

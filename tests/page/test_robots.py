@@ -697,6 +697,22 @@ async def test_a_mistake_of_ours(no_loose_ends: None, config: Config, leaves: bo
 # --- how many at once
 
 
+async def test_a_silent_host_is_left_alone_for_a_while(config: Config, clock: Clock) -> None:
+    """It took a fetch's place until its timeout; its jobs' next attempts must not do the same."""
+
+    async def get(url: URL, _proxy: str) -> Failure:
+        asked.append(url)
+        return Failure("timeout", "not finished within 10 s", retryable=True)
+
+    asked: list[URL] = []
+    robots = Robots(config, HostTable(config), get, clock)
+    found = await refusal(robots, "http://h/")
+    assert (found.kind, found.retryable, found.retry_after) == ("timeout", True, BUSY_WAIT)
+    clock.now += BUSY_WAIT - 1
+    await refusal(robots, "http://h/")
+    assert len(asked) == 1
+
+
 async def test_how_many_are_fetched(config: Config) -> None:
     """Half of `concurrency`: beyond it others wait, but one that runs is there for all; one that
     waits no longer takes nobody's place.
