@@ -123,8 +123,9 @@ def _entry(hint: Any, raw: Any) -> str:
     for name, value in raw.items() if isinstance(raw, dict) else ():
         try:
             msgspec.convert({name: value}, hint)
-        except (msgspec.ValidationError, UnicodeError):
-            return f'."{printable(name)}"'
+        except (msgspec.ValidationError, UnicodeError) as error:
+            inner = re.search(r"at `\$\[\.\.\.\]\.([a-z_]+)`", str(error))
+            return f'."{printable(name)}"' + (f".{inner[1]}" if inner else "")
     return ""
 
 

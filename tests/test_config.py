@@ -140,6 +140,10 @@ def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], P
             'hosts = {"x" = {}, "a.b" = {delay = 1}}',
             'hosts."a.b": Object contains unknown field `de',
         ),
+        (
+            'hosts = {"a.b" = {per_host_delay = -1}}',
+            'hosts."a.b".per_host_delay: Expected `float` >=',
+        ),
         ('hosts = {"x" = {}, "a.*" = {}}', 'hosts."a.*": must be: table by host, *.domain or *'),
         ('allow_networks = ["10.0.0.1/8"]', "allow_networks: 10.0.0.1/8 has host bits set"),
         ('deny_networks = ["300.0.0.1"]', "deny_networks: '300.0.0.1' does not appear to be"),
