@@ -108,7 +108,7 @@ class Turns:
         if place is not None and place > self._config.park_after:
             return Later(host, place)
         if line.penalty - now > self._config.park_after:
-            return Later(host, line.place(now) - now)
+            return _later(line, now)
         return None
 
     def give_back(
@@ -120,8 +120,6 @@ class Turns:
         how many seconds it wants no other fetch.
         """
         now, line = self._clock(), turn.line
-        line.end(now)
-        self._free += 1
         match load:
             case "fine":
                 line.throttle.answered(turn.began, now)
@@ -131,11 +129,7 @@ class Turns:
                 line.throttle.overloaded(turn.began, now)
         if penalty:
             line.punish(now + penalty)
-        if load != "fine" and line.waiting:
-            self._send_away(line, now)
-        self._offer(line, now)
-        self._dispatch(now)
-        self._rest(line, now)
+        self._end(line, now, sent_away=load != "fine")
 
     async def meanwhile(
         self, host: str, work: Callable[[], Awaitable[T]], place: float | None = None
@@ -157,7 +151,7 @@ class Turns:
             return Later(host, place)
         now = self._clock()
         line = self._line(host)
-        later = Later(host, line.place(now) - now)
+        later = _later(line, now)
         self._rest(line, now)
         return later
 
@@ -210,6 +204,7 @@ class Turns:
     ) -> Turn | Later:
         """Wait here: `seated` in the waiting room, or only for the next free slot."""
         future: asyncio.Future[Turn | Later] = asyncio.get_running_loop().create_future()
+        self._resting.pop(line.host, None)
         waiter = line.join(at, future, urgent=urgent, patient=patient, until=until)
         self.waiting += seated
         now = self._clock()
@@ -221,7 +216,8 @@ class Turns:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                self._return_unused(future.result())
+                if isinstance(future.result(), Turn):
+                    self._end(line, self._clock())
             elif not waiter.gone:
                 line.leave(waiter)
                 self._rest(line, self._clock())
@@ -243,15 +239,15 @@ class Turns:
             self._watch(line)
         self._rest(line, now)
 
-    def _return_unused(self, turn: Turn | Later) -> None:
-        if isinstance(turn, Later):
-            return
-        now = self._clock()
-        turn.line.end(now)
+    def _end(self, line: Line, now: float, *, sent_away: bool = False) -> None:
+        """A turn is over: its slot and its host's place go to whoever is next."""
+        line.end(now)
         self._free += 1
-        self._offer(turn.line, now)
+        if sent_away and line.waiting:
+            self._send_away(line, now)
+        self._offer(line, now)
         self._dispatch(now)
-        self._rest(turn.line, now)
+        self._rest(line, now)
 
     def _start(self, line: Line, now: float) -> Turn:
         self._free -= 1
@@ -296,12 +292,12 @@ class Turns:
         """Those who have waited too long, or would have to, get a new place."""
         for waiter in line.impatient(now, self._config.park_after):
             if not waiter.key.done():
-                waiter.key.set_result(Later(line.host, line.place(now) - now))
+                waiter.key.set_result(_later(line, now))
 
     def _rest(self, line: Line, now: float) -> None:
         """Forget the host, now or once too many are remembered."""
-        if line.active or line.waiting:
-            return
+        if line.active or line.waiting or self._lines.get(line.host) is not line:
+            return  # the last: it was forgotten, and its host has another line by now
         if line.idle(now):
             self._forget(line.host)
         else:
@@ -328,3 +324,8 @@ class Turns:
         for timers in (self._timers, self._watches):
             if timer := timers.pop(host, None):
                 timer.cancel()
+
+
+def _later(line: Line, now: float) -> Later:
+    """A new place at the end of the line."""
+    return Later(line.host, line.place(now) - now)

@@ -353,6 +353,30 @@ def test_jobs_cancelled_together_leave_no_line_behind() -> None:
     assert run(main()) == 5
 
 
+def test_a_forgotten_line_does_not_take_its_successor_along() -> None:
+    """A host whose only job was cancelled is forgotten, though it stood among those that want for a
+    slot; the line its next jobs make keeps its timer.
+    """
+
+    async def main() -> None:
+        line = turns(concurrency=1, per_host_concurrency=2, hosts=slow(0.3))
+        busy = await line.take("other")
+        assert isinstance(busy, Turn)
+        gone = asyncio.create_task(line.take("slow"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        first, second = (asyncio.create_task(line.take("slow")) for _ in range(2))
+        await asyncio.sleep(0.1)
+        line.give_back(busy)
+        turn = await first
+        assert isinstance(turn, Turn)
+        line.give_back(turn)
+        assert isinstance(await second, Turn)
+
+    run(main())
+
+
 def test_a_punished_host_is_not_forgotten_for_the_sake_of_many_names() -> None:
     """Its Retry-After of an hour outlives thirty thousand hosts that are slowed down meanwhile."""
 
