@@ -158,7 +158,7 @@ class Scraper:
         self, page: Page, request: Request, *, urgent: bool
     ) -> Response | Failure | Later:
         """One hop: may we, is it our turn, fetch."""
-        host = (request.url.raw_host or "").rstrip(".")
+        host = _host(request.url)
         place = page.place.seconds if page.place and page.place.host == host else None
         if not urgent and (later := self._turns.far(host, place)) is not None:
             return later
@@ -224,7 +224,7 @@ class Scraper:
 
         But not where a redirect leads elsewhere: that is a URL like any other there.
         """
-        host = (url.raw_host or "").rstrip(".")
+        host = _host(url)
         known = self._robots.known(url, proxy)
         rules = known if isinstance(known, RobotRules) else None
         own = url.raw_path == "/robots.txt"
@@ -247,6 +247,11 @@ class Scraper:
             # Perhaps the proxy's own answer: nothing that would allow us everything for a day.
             return Failure("proxy", f"proxy {proxy}: it answered {answer.status}", retryable=True)
         return answer
+
+
+def _host(url: URL) -> str:
+    """Whose turn it is: the host, with or without a final dot."""
+    return (url.raw_host or "").rstrip(".")
 
 
 def _is_conditional(job: Job) -> bool:

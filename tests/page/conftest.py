@@ -67,6 +67,22 @@ def trusted(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Cert
     return certificates
 
 
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock of the test's own."""
+    return Clock()
+
+
 def loopback(**settings: Any) -> Config:
     """Settings of a client that may reach these tests' sites, which asks for no robots.txt."""
     return Config(

@@ -36,24 +36,11 @@ from tests.rig.ports import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from tests.page.conftest import Clock
+
 PATIENCE = 0.4  # seconds; c-ares waits 0.25 at least
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 async def test_a_channel_is_whole_however_memory_is_used() -> None:

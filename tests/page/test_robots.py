@@ -40,6 +40,7 @@ from scraperd.page.robots import (
     Rules,
     parse,
 )
+from tests.page.conftest import Clock
 from tests.rig.site import Site, Visit, page, redirect
 
 if TYPE_CHECKING:
@@ -368,28 +369,12 @@ def test_crawl_delay(lines: str, delay: float | None) -> None:
 # --- each answer of a site
 
 
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def config() -> Config:
     """A client that may reach the test's sites, and asks for robots.txt."""
     return Config(
         connect_timeout=1, allow_networks=("127.0.0.0/8",), allow_ports=(), robots_cache_ttl=3600
     )
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """The clock of `robots`."""
-    return Clock()
 
 
 @pytest.fixture
