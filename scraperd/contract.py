@@ -194,7 +194,10 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     description: str | UnsetType = UNSET
     canonical: str | UnsetType = UNSET
     language: str | UnsetType = UNSET
+    favicon: str | UnsetType = UNSET
     opengraph: dict[str, str] | UnsetType = UNSET
+    twitter: dict[str, str] | UnsetType = UNSET
+    json_ld: list[Any] | UnsetType = UNSET
 
 
 class Timings(Struct, frozen=True, gc=False, omit_defaults=True):

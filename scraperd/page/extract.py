@@ -6,17 +6,17 @@ Must never: do I/O, read a clock, import asyncio, or keep a tree (it is 25 times
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
-from urllib.parse import urldefrag, urljoin, urlsplit
 
 import msgspec
 from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from scraperd.contract import Link, Metadata, printable
+from scraperd.page.metadata import links_of, metadata_of
+from scraperd.page.tree import Base, document_base, text_of
 
 MAX_DEPTH: Final = 16
 MAX_RULES: Final = 500
@@ -26,9 +26,6 @@ _URL_ATTRIBUTES: Final = frozenset(
     "href src action formaction poster data cite background longdesc manifest ping".split()
 )
 _RULE_KEYS: Final = ("selector", "output", "type")
-_WEB: Final = ("http://", "https://")
-_BELOW = re.compile(r"(?!\.)[\w.~%-]+(?:/(?!\.)[\w.~%-]+)*", re.ASCII)  # "page.html", "a/b"
-_AROUND_A_URL: Final = "".join(map(chr, range(0x21)))  # URL standard: C0 controls and space
 
 
 class RuleError(Exception):
@@ -92,11 +89,11 @@ def extract(page: bytes, base: str, *, rules: Rules | None, links: bool, metadat
     `base` is the URL the page came from; a `<base href>` in it is obeyed.
     """
     tree = LexborHTMLParser(page)
-    to = _Base(_document_base(tree, base))
+    to = Base(document_base(tree, base))
     return Extract(
         data=_apply(rules, tree, to) if rules is not None else UNSET,
-        links=_links(tree, to) if links else UNSET,
-        metadata=_metadata(tree, to) if metadata else UNSET,
+        links=links_of(tree, to) if links else UNSET,
+        metadata=metadata_of(tree, to) if metadata else UNSET,
     )
 
 
@@ -170,18 +167,18 @@ def _json_type(value: Any) -> str:
     return "null" if value is None else names.get(type(value), "a number")
 
 
-def _apply(rules: Rules, scope: LexborHTMLParser | LexborNode, base: _Base) -> dict[str, Any]:
+def _apply(rules: Rules, scope: LexborHTMLParser | LexborNode, base: Base) -> dict[str, Any]:
     return {name: _value(rule, scope, base) for name, rule in rules.by_name}
 
 
-def _value(rule: Rule, scope: LexborHTMLParser | LexborNode, base: _Base) -> Any:
+def _value(rule: Rule, scope: LexborHTMLParser | LexborNode, base: Base) -> Any:
     if rule.many:
         return [_take(rule, node, base) for node in scope.css(rule.selector)]
     node = scope.css_first(rule.selector)
     return _take(rule, node, base) if node is not None else None
 
 
-def _take(rule: Rule, node: LexborNode, base: _Base) -> Any:
+def _take(rule: Rule, node: LexborNode, base: Base) -> Any:
     match rule.output:
         case Attribute(name, is_url):  # first: it would be compared with the texts
             value = node.attributes.get(name)
@@ -192,93 +189,3 @@ def _take(rule: Rule, node: LexborNode, base: _Base) -> Any:
             return text_of(node)
         case "html":
             return node.html
-
-
-def text_of(node: LexborNode) -> str:
-    """The text with each run of white space as one space, none at the ends."""
-    return " ".join(node.text().split())
-
-
-class _Base:
-    """The URL that a page's references start from. Its links share few targets: join each once."""
-
-    def __init__(self, url: str) -> None:
-        self._url = urldefrag(url).url
-        self._folder = _absolute(self._url, ".")
-        self._known: dict[str, str] = {}
-
-    def resolve(self, reference: str) -> str:
-        """`_absolute`, five times as fast."""
-        reference = reference.strip(_AROUND_A_URL)
-        if reference.endswith("#") or " " in reference or not reference.isprintable():
-            return _absolute(self._url, reference)
-        target, mark, fragment = reference.partition("#")
-        url = self._known.get(target)
-        if url is None:
-            below = _BELOW.fullmatch(target)
-            url = self._folder + target if below else _absolute(self._url, target)
-            self._known[target] = url
-        return url + mark + fragment
-
-
-def _absolute(base: str, reference: str) -> str:
-    """`reference` against `base`; one that can't be resolved comes back as written.
-
-    Spaces in an http(s) URL are percent-encoded, so that a link can be the next job's `url`.
-    """
-    reference = reference.strip(_AROUND_A_URL)
-    try:
-        url = urljoin(base, reference)
-    except ValueError:
-        return reference
-    if not url[:8].lower().startswith(_WEB):
-        return url
-    scheme, _, rest = url.partition(":")
-    return f"{scheme.lower()}:{rest}".replace(" ", "%20")
-
-
-def _document_base(tree: LexborHTMLParser, url: str) -> str:
-    """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL")."""
-    for node in tree.tags("base"):  # cheaper than a selector
-        if "href" in (attributes := node.attributes):
-            base = _absolute(url, attributes["href"] or "")
-            return base if base.startswith(_WEB) and _is_url(base) else url
-    return url
-
-
-def _is_url(url: str) -> bool:
-    try:
-        return bool(urlsplit(url).netloc)
-    except ValueError:
-        return False
-
-
-def _links(tree: LexborHTMLParser, base: _Base) -> list[Link]:
-    found = []
-    for node in tree.css("a[href], area[href]"):
-        attributes = node.attributes
-        url = base.resolve(attributes["href"] or "")
-        if url.startswith(_WEB):
-            found.append(Link(url, text_of(node), attributes.get("rel") or UNSET))
-    return found
-
-
-def _metadata(tree: LexborHTMLParser, base: _Base) -> Metadata:
-    opengraph: dict[str, str] = {}
-    for node in tree.css("meta[property^='og:']"):
-        attributes = node.attributes
-        opengraph.setdefault((attributes["property"] or "")[3:], attributes.get("content") or "")
-    title = tree.css_first("title:not(svg title)")  # an icon has one too
-    canonical = _attribute(tree, "link[rel~='canonical' i][href]", "href")
-    return Metadata(
-        title=text_of(title) if title is not None else UNSET,
-        description=_attribute(tree, "meta[name='description' i]", "content") or UNSET,
-        canonical=base.resolve(canonical) if canonical else UNSET,
-        language=_attribute(tree, "html[lang]", "lang") or UNSET,
-        opengraph=opengraph or UNSET,
-    )
-
-
-def _attribute(tree: LexborHTMLParser, selector: str, name: str) -> str | None:
-    node = tree.css_first(selector)
-    return node.attributes.get(name) if node is not None else None

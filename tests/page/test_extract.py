@@ -23,11 +23,10 @@ from scraperd.page.extract import (
     MAX_SELECTOR,
     Extract,
     RuleError,
-    _absolute,
-    _Base,
     compile_rules,
     extract,
 )
+from scraperd.page.tree import Base, _absolute
 from tests.rig.pages import html_files, python_docs
 
 URL = "http://example.com/dir/page.html?q=1"
@@ -595,6 +594,6 @@ def test_the_quick_way_to_resolve_agrees_with_the_standard_one(
     base: str, references: list[str]
 ) -> None:
     """A page's references resolved through its cache are what urljoin makes of each alone."""
-    quick = _Base(base)
+    quick = Base(base)
     for reference in references * 2:
         assert quick.resolve(reference) == _absolute(base.partition("#")[0], reference)
