@@ -6,7 +6,9 @@ Must never: import anything of scraperd, selectolax or urllib's urljoin; it woul
 
 from __future__ import annotations
 
+import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
 _HTML = "{http://www.w3.org/1999/xhtml}"
 _ASCII_SPACE = re.compile(r"[\t\n\f\r ]+")  # what the HTML standard calls ASCII whitespace
 _URI = re.compile(r"^(([^:/?#]+):)?(//([^/?#]*))?([^?#]*)(\?([^#]*))?(#(.*))?$", re.DOTALL)
+# HTML standard, "Rendering": what CSS displays as anything but inline or none.
+_BLOCKS = frozenset(
+    """html body address blockquote center dialog div figure figcaption footer form header hr
+    legend listing main p plaintext search xmp article aside h1 h2 h3 h4 h5 h6 hgroup nav section
+    dir dd dl dt menu ol ul li table caption colgroup col thead tbody tfoot tr td th fieldset
+    details summary optgroup option pre br {http://www.w3.org/2000/svg}text""".split()
+)
+_UNREAD = frozenset("script style template iframe noembed noframes comment".split())
+_ABOUT = "description"
 _LISTED = (f"{_HTML}a", f"{_HTML}area")
 
 
@@ -60,34 +71,81 @@ def _links(tree: Element, base: str) -> Iterator[tuple[str, str, str | None]]:
 
 
 def _metadata(tree: Element, base: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    graph: dict[str, str] = {}
-    for element in tree.iter(f"{_HTML}title"):
-        found.setdefault("title", _text(element))
-    for element in tree.iter(f"{_HTML}meta"):
-        if element.get("name", "").lower() == "description" and element.get("content"):
-            found.setdefault("description", element.attrib["content"])
-        if element.get("property", "").startswith("og:"):
-            graph.setdefault(element.attrib["property"][3:], element.get("content", ""))
+    titles = [_text(element) for element in tree.iter(f"{_HTML}title")]
+    links = _head_links(tree, base)
+    metas = [element.attrib for element in tree.iter(f"{_HTML}meta")]
+    said = [meta.get("content", "") for meta in metas if meta.get("name", "").lower() == _ABOUT]
+    found = {
+        "title": titles[0] if titles else None,
+        "description": next(filter(None, said), None),
+        "canonical": links.get("canonical"),
+        "language": tree.attrib.get("lang", _pragma(metas)) or None,
+        "favicon": links.get("icon") or links.get("apple-touch-icon"),
+        "opengraph": _prefixed("og:", metas, ("property",)),
+        "twitter": _prefixed("twitter:", metas, ("name", "property")),
+        "json_ld": list(_json_ld(tree)),
+    }
+    return {name: value for name, value in found.items() if value or value == ""}
+
+
+def _head_links(tree: Element, base: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for element in tree.iter(f"{_HTML}link"):
-        if "canonical" in element.get("rel", "").lower().split() and element.get("href"):
-            found.setdefault("canonical", resolve(base, element.attrib["href"]))
-    if tree.get("lang"):
-        found["language"] = tree.attrib["lang"]
-    return found | ({"opengraph": graph} if graph else {})
+        for kind in element.get("rel", "").lower().split():
+            if element.get("href"):
+                url = resolve(base, element.attrib["href"])
+                if kind == "canonical" or url.startswith(("http://", "https://")):
+                    found.setdefault(kind, url)
+    return found
+
+
+def _pragma(metas: list[dict[str, str]]) -> str:
+    language = ""
+    for meta in metas:
+        if meta.get("http-equiv", "").lower() == "content-language":
+            words = meta.get("content", "").split()
+            if words and "," not in meta["content"]:
+                language = words[0]
+    return language
+
+
+def _prefixed(
+    prefix: str, metas: list[dict[str, str]], attributes: tuple[str, ...]
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for meta in metas:
+        for attribute in attributes:
+            if meta.get(attribute, "").startswith(prefix):
+                found.setdefault(meta[attribute][len(prefix) :], meta.get("content", ""))
+    return found
+
+
+def _json_ld(tree: Element) -> Iterator[Any]:
+    for element in tree.iter(f"{_HTML}script"):
+        if element.get("type", "").partition(";")[0].strip().lower() == "application/ld+json":
+            with suppress(ValueError):
+                value = json.loads(element.text or "", parse_constant=float.fromhex)
+                items = value if isinstance(value, list) else [value]
+                yield from (item for item in items if isinstance(item, dict))
 
 
 def _text(element: Element) -> str:
-    """The text of all descendants, comments left out, white space collapsed."""
+    """What can be read inside of it, white space collapsed."""
     return _ASCII_SPACE.sub(" ", "".join(_strings(element))).strip(" ")
 
 
-def _strings(element: Element) -> Iterator[str]:
-    if isinstance(element.tag, str):  # a comment's tag is a function
-        yield element.text or ""
-        for child in element:
-            yield from _strings(child)
-            yield child.tail or ""
+def _strings(element: Element, *, outermost: bool = True) -> Iterator[str]:
+    """Its own text and its descendants', with a space at the edges of what parts words."""
+    tag: object = element.tag  # a comment's is a function, whatever the types say
+    name = tag.removeprefix(_HTML) if isinstance(tag, str) else "comment"
+    if name in _UNREAD and not outermost:
+        return
+    edge = " " if name in _BLOCKS else ""
+    yield edge + (element.text or "")
+    for child in element:
+        yield from _strings(child, outermost=False)
+        yield child.tail or ""
+    yield edge
 
 
 def resolve(base: str, reference: str) -> str:

@@ -10,11 +10,10 @@ import asyncio
 import json
 import os
 import sys
-import time
 import uuid
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 import click
 import msgspec
@@ -23,17 +22,24 @@ from msgspec import UNSET
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from scraperd import __version__, daemon
+from scraperd import __version__, daemon, once
 from scraperd.broker import client
 from scraperd.broker.link import BrokerLost, censored
 from scraperd.broker.topology import Topology, TopologyError
 from scraperd.config import Config, ConfigError, example, load, notify_socket
-from scraperd.contract import Invalid, Job, Result, decode_job, decode_result, encode, schema
+from scraperd.contract import (
+    Include,
+    Invalid,
+    Job,
+    Result,
+    decode_job,
+    decode_result,
+    encode,
+    schema,
+)
 from scraperd.jobs.observe import quiet_libraries
-from scraperd.page.extract import RuleError, Rules, compile_rules
-from scraperd.page.fetch import Fetcher
-from scraperd.page.politeness import Later
-from scraperd.page.scrape import Scraper, result_of
+from scraperd.page.content import bounds_of
+from scraperd.page.rules import RuleError, Rules, compile_rules
 from scraperd.systemd import Notifier
 
 if TYPE_CHECKING:
@@ -142,7 +148,7 @@ async def _check(config: Config) -> int:
 
 @main.command(epilog=_EPILOG)
 @_with_config
-@click.argument("url")
+@click.argument("source", metavar="URL | FILE | -")
 @click.option("--extract", "rules", metavar="JSON", help='Rules, like \'{"title": "h1"}\'.')
 @click.option(
     "--extract-file", "rules_file", type=click.Path(path_type=Path), help="Rules in a file."
@@ -150,46 +156,76 @@ async def _check(config: Config) -> int:
 @click.option(
     "--include",
     multiple=True,
-    type=click.Choice(["body", "headers", "links", "metadata"]),
+    type=click.Choice(get_args(Include)),
     help="What else to return; may be repeated.",
 )
 @click.option(
     "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header."
 )
+@click.option("--base", metavar="URL", help="The URL a FILE came from (default: http://localhost/)")
+@click.option(
+    "--media", metavar="TYPE", help="A FILE's Content-Type (default: by its name, or its content)"
+)
 @click.option("--compact", is_flag=True, help="One line of JSON, as on the queue.")
 def scrape(  # noqa: PLR0917 - click passes each option
     path: Path | None,
-    url: str,
+    source: str,
     rules: str | None,
     rules_file: Path | None,
     include: tuple[str, ...],
     headers: tuple[str, ...],
+    base: str | None,
+    media: str | None,
     compact: bool,  # noqa: FBT001 - a flag
 ) -> None:
-    """Scrape one URL without a broker and print the result as JSON. Exits 1 if it failed."""
+    """Scrape one URL without a broker, or a FILE (- is standard input) as if it were a page.
+
+    Prints the result as JSON, and how often each rule matched on standard error. Exits 1 if
+    the page failed.
+    """
     config = _config(path)
+    if rules is not None and rules_file is not None:
+        _fail("--extract and --extract-file exclude each other", EXIT_USAGE)
     if rules_file is not None:
         rules = _read(rules_file)
+    local = "://" not in source
+    for name, given, fits in (
+        ("--header", headers, not local),
+        ("--base", base, local),
+        ("--media", media, local),
+    ):
+        if given and not fits:
+            _fail(f"{name} is for {'a URL' if local else 'a FILE'}", EXIT_USAGE)
+    url = (base or "http://localhost/") if local else source
     job = _job_from_options(url, rules, include, headers)
-    compiled = _compiled(job)
-    _run(_scrape(config, job, compiled, compact=compact))
+    compiled = _compiled(config, job)
+    if local:
+        body, kind = _page_file(source)
+        work = once.extract(config, job, compiled, body, kind if media is None else media)
+    else:
+        work = once.scrape(config, job, compiled)
+    _run(_show(work, compact=compact))
 
 
-async def _scrape(config: Config, job: Job, rules: Rules | None, *, compact: bool) -> int:
-    started = time.monotonic()
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher) as scraper:
-        page = scraper.page(job)
-        await scraper.scrape(page, rules)
-        while page.later is not None:  # here is no queue to wait in
-            await asyncio.sleep(page.later.seconds)
-            page = scraper.page(job, Later(page.later.host, 0.0))
-            await scraper.scrape(page, rules)
-    ident = uuid.uuid4().hex if job.id is UNSET else job.id
-    total = time.monotonic() - started
-    result = result_of(page, ident=ident, attempt=1, worker="scrape", total=total)
+async def _show(work: Coroutine[Any, Any, once.Once], *, compact: bool) -> int:
+    """Print the result, and on standard error how often each rule matched."""
+    result, matches = await work
     text = encode(result)
     click.echo(text if compact else msgspec.json.format(text, indent=2))
+    width = max((len(path) for path, _ in matches), default=0)
+    for path, count in matches:
+        click.echo(f"{path:<{width}}  {count} match{'' if count == 1 else 'es'}", err=True)
     return 0 if result.status == "ok" else EXIT_FAILED
+
+
+def _page_file(source: str) -> tuple[bytes, str]:
+    """A local page, and its Content-Type by its name."""
+    if source == "-":
+        return sys.stdin.buffer.read(), ""
+    try:
+        return Path(source).read_bytes(), once.media_type(Path(source))
+    except OSError as error:
+        _fail(f"{source}: can't be read: {error.strerror}", EXIT_USAGE)
 
 
 def _read(path: Path) -> str:
@@ -235,9 +271,11 @@ def _refuse_twins(idents: list[str]) -> None:
         seen.add(ident)
 
 
-def _compiled(job: Job, where: str = "") -> Rules | None:
+def _compiled(config: Config, job: Job, where: str = "") -> Rules | None:
     try:
-        return None if job.extract is UNSET else compile_rules(bytes(job.extract))
+        if job.extract is UNSET:
+            return None
+        return compile_rules(bytes(job.extract), bounds_of(config))
     except RuleError as error:
         _fail(f"{where}{error}", EXIT_USAGE)
 
@@ -268,7 +306,7 @@ def publish(
     jobs = []
     for where, raw in _job_lines(sources or ("-",), rules):
         job = _checked(raw, where)
-        _compiled(job, f"{where}: ")
+        _compiled(config, job, f"{where}: ")
         jobs.append((job.id if job.id is not UNSET else uuid.uuid4().hex, job))
     _refuse_twins([ident for ident, _ in jobs])
     if not jobs:

@@ -38,36 +38,50 @@ Kind: TypeAlias = Literal[
     "internal",
 ]
 Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-Include: TypeAlias = Literal["body", "headers", "links", "metadata"]
+Include: TypeAlias = Literal["body", "headers", "links", "metadata", "text", "feed"]
 
 MAX_URL: Final = 8192
 MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
 MAX_COOKIES: Final = 300  # browsers keep 180 of a site; each costs time at each redirect
 
+_SELECTOR: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+    ]
+}
+_RULE_OBJECT: Final[dict[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "selector": {
+            "description": "a CSS selector, or several: the first that matches counts",
+            **_SELECTOR,
+        },
+        "jmespath": {"type": "string", "minLength": 1, "description": "an expression, for JSON"},
+        "output": {
+            "description": "text (default), html, table, @attribute, or nested rules",
+            "anyOf": [
+                {"type": "string", "pattern": "^(text|html|table|@.+)$"},
+                {"type": "object"},
+            ],
+        },
+        "type": {"enum": ["item", "list"]},
+        "limit": {"type": "integer", "minimum": 1, "description": "of a list: at most so many"},
+        "header": {"type": "boolean", "description": "of a table: objects by its header row"},
+        "regex": {"type": "string", "minLength": 1, "description": "RE2; the first match counts"},
+        "group": {"type": ["integer", "string"], "description": "of the regex: which one counts"},
+        "cast": {"enum": ["int", "float", "bool", "date", "url"]},
+        "decimal": {"enum": [".", ","], "description": "of int and float: the decimal separator"},
+        "format": {"description": "of a date: strptime formats", **_SELECTOR},
+        "default": {"description": "stands where there is no value"},
+        "required": {"type": "boolean", "description": "without a value the job fails"},
+    },
+}
 _RULE_SCHEMA: Final[dict[str, Any]] = {
     "description": "Extraction rules: a name maps to a CSS selector or to a rule object.",
     "type": "object",
-    "additionalProperties": {
-        "anyOf": [
-            {"type": "string"},
-            {
-                "type": "object",
-                "required": ["selector"],
-                "additionalProperties": False,
-                "properties": {
-                    "selector": {"type": "string", "description": "a CSS selector"},
-                    "output": {
-                        "description": "text (default), html, @attribute, or nested rules",
-                        "anyOf": [
-                            {"type": "string", "pattern": "^(text|html|@.+)$"},
-                            {"type": "object"},
-                        ],
-                    },
-                    "type": {"enum": ["item", "list"]},
-                },
-            },
-        ]
-    },
+    "additionalProperties": {"anyOf": [{"type": "string", "minLength": 1}, _RULE_OBJECT]},
 }
 
 JsonValue = Annotated[Raw, Meta(extra_json_schema={"description": "any JSON value"})]
@@ -237,6 +251,8 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: dict[str, Any] | UnsetType = UNSET
     links: list[Link] | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    feed: dict[str, Any] | UnsetType = UNSET
     attempt: Annotated[int, Meta(ge=1)]
     timings: Timings | UnsetType = UNSET
     fetched_at: str | UnsetType = UNSET

@@ -306,6 +306,49 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = ""
 
+    extract_timeout: Annotated[
+        Annotated[float, Meta(gt=0, le=600)],
+        Meta(**_s("seconds of CPU", "What a page may take to be parsed and searched.")),
+    ] = 5.0
+    extract_processes: Annotated[
+        int,
+        Meta(
+            **_s(
+                "processes",
+                "Search pages too large or rules too costly for the event loop; begun when needed.",
+            ),
+            ge=1,
+            le=64,
+        ),
+    ] = 3
+    extract_memory: Annotated[
+        int,
+        Meta(
+            **_s("bytes", "What such a process may use; a tree takes 25 times its page."),
+            ge=256 * 1024 * 1024,
+        ),
+    ] = 1024 * 1024 * 1024
+    extract_max_rules: Annotated[
+        int, Meta(**_s("rules", "A job with more is invalid_job."), ge=1, le=10_000)
+    ] = 500
+    extract_max_depth: Annotated[
+        int, Meta(**_s("levels", "Rules nested deeper are invalid_job."), ge=1, le=50)
+    ] = 16
+    extract_max_selector: Annotated[
+        int,
+        Meta(
+            **_s("characters", "A longer selector, expression, or regex is invalid_job."),
+            ge=1,
+            le=10_000,
+        ),
+    ] = 1000
+    extract_max_matches: Annotated[
+        int, Meta(**_s("matches", "A page on which the rules match more fails as extract."), ge=1)
+    ] = 100_000
+    extract_max_output: Annotated[
+        _Bytes, Meta(**_s("bytes", "A page of which more is taken, as JSON, fails as too_large."))
+    ] = 10 * 1024 * 1024
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Meta(**_s("debug, info, warning, error", "`warning` drops the line a job writes.")),

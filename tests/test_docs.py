@@ -19,8 +19,8 @@ from scraperd.config import Config, HostSettings, example, load
 from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.jobs.worker import MAX_PARKS
 from scraperd.page import connection, resolver, robots, throttle
-from scraperd.page.extract import MAX_DEPTH, MAX_RULES, MAX_SELECTOR
 from scraperd.page.hosts import HostTable
+from scraperd.page.rules import Bounds
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()
@@ -79,8 +79,9 @@ def test_choices_are_documented() -> None:
     """The methods, the includes and the bounds of the rules are the code's."""
     assert " ".join(get_args(Method)) in CONTRACT
     assert " ".join(f"`{name}`" for name in get_args(Include)) in CONTRACT
+    most = Bounds()
     bounds = (
-        f"At most {MAX_RULES} rules, nested {MAX_DEPTH} deep, selectors of {MAX_SELECTOR:,} "
+        f"At most {most.rules} rules, nested {most.depth} deep, selectors of {most.selector:,} "
         "characters"
     )
     assert bounds in CONTRACT

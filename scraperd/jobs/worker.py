@@ -31,8 +31,9 @@ from scraperd.contract import (
 from scraperd.jobs.observe import Observer, Record
 from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Park, Policy, Verdict, decide
-from scraperd.page.extract import RuleError, Rules, compile_rules
+from scraperd.page.content import bounds_of
 from scraperd.page.politeness import Later
+from scraperd.page.rules import RuleError, Rules, compile_rules
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Worker:
         self, config: Config, scraper: Scraper, settler: Settler, observer: Observer, name: str
     ) -> None:
         self._config = config
+        self._bounds = bounds_of(config)
         self._scraper = scraper
         self._settler = settler
         self._observer = observer
@@ -170,7 +172,7 @@ class Worker:
         if job.extract is UNSET:
             return job, None
         try:
-            return job, compile_rules(bytes(job.extract))
+            return job, compile_rules(bytes(job.extract), self._bounds)
         except RuleError as error:
             return refused(job, error.path, error.reason)
 

@@ -1,6 +1,6 @@
 """Which encoding a page is in, by the WHATWG order: BOM, header, prescan, fallback.
 
-May touch: bytes and a Content-Type value. Pure.
+May touch: bytes and a Content-Type value; webencodings for the table of labels. Pure.
 Must never: guess from the text itself; the same bytes give the same answer every time.
 """
 
@@ -12,12 +12,27 @@ from typing import Final
 
 import webencodings
 
+from scraperd.page.encodings import decode
+
 FALLBACK: Final = "windows-1252"
 PRESCAN: Final = 1024  # bytes; where the HTML standard stops looking for a declaration
 
 _BOMS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16le"), (b"\xfe\xff", "utf-16be"))
+# A declaration that was read as ASCII can't be in UTF-16.
+_NOT_16: Final = {"utf-16le": "utf-8", "utf-16be": "utf-8"}
 _XML16: Final = ((b"<\0?\0x\0", "utf-16le"), (b"\0<\0?\0x", "utf-16be"))
-_PARAMETER = re.compile(r";\s*charset\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^;\s]+))", re.IGNORECASE)
+# MIME Sniffing standard, "parse a MIME type": what comes before the parameters, and one of them,
+# whose value is in quotes (the closing one may be missing) or bare.
+_TYPE = re.compile(
+    r"[\t\n\r ]*[!#$%&'*+.^_`|~\w-]+/[!#$%&'*+.^_`|~\w-]+[\t\n\r ]*(?=;|\Z)", re.ASCII
+)
+_PARAMETER = re.compile(
+    r";[\t\n\r ]*(?P<name>[^;=]*)(?:=(?:\"(?P<quoted>(?:[^\"\\]|\\.)*+)[^;]*|(?P<bare>[^;]*)))?",
+    re.DOTALL,
+)
+# A header's bytes above ASCII are Latin-1 there; aiohttp hands them on as surrogates.
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_VALUE = re.compile(r"[\t -~\x80-\xff\udc80-\udcff]*")
 
 # HTML standard, "prescan a byte stream to determine its encoding". A comment may be as short
 # as `<!-->`; a tag's name ends at white space or `>`; `<meta` must be followed by one or `/`.
@@ -38,8 +53,11 @@ _IN_CONTENT = re.compile(
     rb"charset[\t\n\f\r ]*=[\t\n\f\r ]*(?:\"([^\"]*)\"|'([^']*)'|[\"']|([^\t\n\f\r ;]*))",
     re.IGNORECASE,
 )
-# The same, "get an XML encoding".
-_XML = re.compile(rb"<\?xml[^>]*?encoding[\0- ]*=[\0- ]*(?:\"([^\">]*)\"|'([^'>]*)')")
+# The same, "get an XML encoding": the first `encoding` in the declaration counts, or none does.
+_XML = re.compile(
+    rb"<\?xml(?:(?!encoding)[^>])*+encoding[\0- ]*=[\0- ]*"
+    rb"(?:\"([^\0- \">]*)\"|'([^\0- '>]*)')[^>]*>"
+)
 
 
 def sniff(body: bytes, content_type: str) -> str:
@@ -52,14 +70,32 @@ def sniff(body: bytes, content_type: str) -> str:
 
 @lru_cache(maxsize=256)
 def declared(content_type: str) -> str | None:
-    """The encoding the Content-Type header names, if it names a known one."""
-    match = _PARAMETER.search(content_type)
-    return _canonical(next(filter(None, match.groups()), "")) if match else None
+    """The encoding the Content-Type header names, if it names a known one.
+
+    Read as a browser reads it (MIME Sniffing standard, section 4.4): the first `charset` with a
+    value counts, quotes are double, and no type means no parameters either.
+    """
+    start = _TYPE.match(content_type)
+    parameters = _PARAMETER.finditer(content_type, start.end()) if start else ()
+    for parameter in parameters:
+        name, quoted, bare = parameter.groups()
+        value = (
+            (bare or "").rstrip("\t\n\r ") if quoted is None else re.sub(_ESCAPED, r"\1", quoted)
+        )
+        if name.lower() == "charset" and (value or quoted is not None) and _VALUE.fullmatch(value):
+            return _canonical(value)
+    return None
 
 
 def to_text(body: bytes, name: str) -> str:
-    """Decode; what is malformed becomes U+FFFD, a byte order mark is dropped."""
-    return str(webencodings.decode(body, name)[0])
+    """Decode as the Encoding Standard's "decode" does: a byte order mark wins, and is dropped.
+
+    Each error of the encoding's decoder becomes one U+FFFD.
+    """
+    for mark, marked in _BOMS:
+        if body.startswith(mark):
+            return decode(body[len(mark) :], marked)
+    return decode(body, name)
 
 
 def to_utf8(body: bytes, name: str) -> bytes:
@@ -127,15 +163,14 @@ def _from_meta(attributes: dict[bytes, bytes]) -> str | None:
 
 def _xml(head: bytes) -> str | None:
     match = _XML.match(head)
-    return _readable(match[1] or match[2] or b"") if match else None
+    name = _canonical((match[1] or match[2] or b"").decode("latin-1")) if match else None
+    return _NOT_16.get(name, name) if name else None
 
 
 def _readable(label: bytes) -> str | None:
-    """The encoding of a label that was read as ASCII, so that the page can't be in UTF-16."""
+    """The encoding of a <meta>'s label."""
     name = _canonical(label.decode("latin-1"))
-    return {"utf-16le": "utf-8", "utf-16be": "utf-8", "x-user-defined": FALLBACK}.get(
-        name or "", name
-    )
+    return FALLBACK if name == "x-user-defined" else _NOT_16.get(name or "", name)
 
 
 def _utf8_or_fallback(body: bytes) -> str:

@@ -1,72 +1,76 @@
-"""What a job asked of its page, as fields of the Result.
+"""What a job asks of a response, and the fields of the Result that need no look at the body.
 
-May touch: charset, extract. Pure.
-Must never: fetch anything, or raise for what a page holds.
+May touch: the job, the response's headers. Pure.
+Must never: fetch anything, or raise for what a site sends.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from datetime import UTC
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.contract import ENTITY_TAG, Failure, printable
-from scraperd.page import charset
-from scraperd.page.extract import Rules, extract
+from msgspec import UNSET
+
+from scraperd.contract import ENTITY_TAG, printable
+from scraperd.page.document import Asked, Limits
 from scraperd.page.fetch import http_date
+from scraperd.page.rules import Bounds
 
 if TYPE_CHECKING:
+    from scraperd.config import Config
     from scraperd.contract import Job
     from scraperd.page.fetch import Response
 
-_HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
-_TEXT: Final = ("text/", "application/json", "application/xml", "application/javascript")
-_TEXT_SUFFIXES: Final = ("+xml", "+json")
-_SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
 MAX_VALIDATOR: Final = 1024  # characters
-_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
 
 
-def content_of(
-    job: Job, rules: Rules | None, response: Response, *, ok: bool
-) -> tuple[dict[str, Any], Failure | None]:
-    """What the job asked for, as fields of the Result. A failed page is not extracted from."""
-    media = _clean(response.headers.get("Content-Type", ""))
-    mime = media.partition(";")[0].strip().lower()
+def limits_of(config: Config) -> Limits:
+    """The bounds the configuration sets."""
+    return Limits(
+        config.extract_max_matches,
+        config.extract_max_output,
+        config.download_maxsize,
+        bounds_of(config),
+    )
+
+
+def bounds_of(config: Config) -> Bounds:
+    """The bounds of rules the configuration sets."""
+    return Bounds(config.extract_max_rules, config.extract_max_depth, config.extract_max_selector)
+
+
+def asked_of(job: Job, url: str, media: str, *, ok: bool = True) -> Asked:
+    """What the job asks of the page of `url`. A page that failed is not extracted from.
+
+    `media` is the Content-Type header's value.
+    """
+    return Asked(
+        url,
+        media,
+        digest=job.verb != "HEAD",
+        body=job.wants("body"),
+        links=ok and job.wants("links"),
+        metadata=ok and job.wants("metadata"),
+        text=ok and job.wants("text"),
+        feed=ok and job.wants("feed"),
+        rules=bytes(job.extract) if ok and job.extract is not UNSET else None,
+    )
+
+
+def media_of(response: Response) -> str:
+    """The Content-Type header's value."""
+    return _clean(response.headers.get("Content-Type", ""))
+
+
+def described(job: Job, response: Response) -> dict[str, Any]:
+    """The fields that need no look at the body."""
     found: dict[str, Any] = {"size": len(response.body)} | _validators(response)
-    if job.verb != "HEAD":
-        found["content_hash"] = f"sha256:{hashlib.sha256(response.body).hexdigest()}"
-    if mime:
+    if media := media_of(response):
         found["content_type"] = printable(media)
     if job.wants("headers"):
         found["headers"] = _headers(response)
-    parsed = rules is not None or job.wants("links") or job.wants("metadata")
-    start = response.body[:_SNIFFED]
-    is_html = mime in _HTML or (not mime and start.lstrip()[:1] == b"<")
-    is_text = is_html or mime.startswith(_TEXT) or mime.endswith(_TEXT_SUFFIXES)
-    is_text = is_text or (not mime and bool(start) and not _BINARY.search(start))
-    name = charset.sniff(response.body, media) if is_text else ""
-    if name:
-        found["charset"] = name
-    if job.wants("body"):
-        found |= _body(response.body, name)
-    if not (ok and parsed):
-        return found, None
-    if not is_html:
-        return found, Failure(
-            "extract", f"the response is {printable(mime) or 'of no type'}, not HTML"
-        )
-    taken = extract(
-        charset.to_utf8(response.body, name),
-        str(response.url),
-        rules=rules,
-        links=job.wants("links"),
-        metadata=job.wants("metadata"),
-    )
-    return found | {"data": taken.data, "links": taken.links, "metadata": taken.metadata}, None
+    return found
 
 
 def unchanged(response: Response) -> dict[str, Any]:
@@ -104,9 +108,3 @@ def _clean(value: str) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
-
-
-def _body(body: bytes, name: str) -> dict[str, str]:
-    if name or not body:
-        return {"body": charset.to_text(body, name) if name else ""}
-    return {"body": base64.b64encode(body).decode(), "body_encoding": "base64"}

@@ -1,191 +1,307 @@
 """(document, rules) -> data. Pure and synchronous.
 
-May touch: selectolax. The tree lives and dies inside one call of `extract`.
+May touch: selectolax, the compiled rules. A tree lives and dies inside one call.
 Must never: do I/O, read a clock, import asyncio, or keep a tree (it is 25 times its page).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final, Literal
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
+from jmespath.exceptions import JMESPathError
 from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
-from scraperd.contract import Link, Metadata, printable
+from scraperd.page.casts import cast
 from scraperd.page.metadata import links_of, metadata_of
-from scraperd.page.tree import Base, document_base, text_of
+from scraperd.page.rules import Attribute, Refine, Rule, Rules, Table
+from scraperd.page.tables import TooManyCells, table_rows
+from scraperd.page.tree import WEB, Base, document_base, text_of
 
-MAX_DEPTH: Final = 16
-MAX_RULES: Final = 500
-MAX_SELECTOR: Final = 1000
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
-_URL_ATTRIBUTES: Final = frozenset(
-    "href src action formaction poster data cite background longdesc manifest ping".split()
+    from scraperd.contract import Link, Metadata
+
+_NODE: Final = "node"
+_JSON: Final = "json"
+_MISSING: Final = object()  # there is no value; None is one, of JSON
+_JSON_ERRORS: Final = (
+    JMESPathError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
 )
-_RULE_KEYS: Final = ("selector", "output", "type")
+Node: TypeAlias = LexborHTMLParser | LexborNode
 
 
-class RuleError(Exception):
-    """A rule that can't be used: `path` names it (`extract.items.output.price.selector`)."""
+class Missing(Exception):  # noqa: N818 - it says what the page lacks
+    """A rule that is `required` found no value; `path` names it."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path}: required, and not in the page")
         self.path = path
-        self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One compiled rule. `output` is "text", "html", an attribute's name, or nested rules."""
+class Overrun(Exception):  # noqa: N818 - a bound, and who passed it
+    """More was found than may be; `bound` names the setting, `path` what passed it."""
 
-    selector: str
-    output: Literal["text", "html"] | Attribute | Rules
-    many: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """An `@name` output. The value of one that `is_url` comes back absolute."""
-
-    name: str
-    is_url: bool
+    def __init__(self, path: str, what: str, bound: str, most: int) -> None:
+        super().__init__(f"{path}: more than {most} {what} ({bound})")
+        self.bound = bound
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Compiled rules by name; immutable, so that jobs with the same rules share them."""
+@dataclass(slots=True)
+class Allowance:
+    """How much may be found, and how much work be done for it.
 
-    by_name: tuple[tuple[str, Rule], ...]
+    `matches` are elements that rules match, `output` characters that are taken from
+    them, `work` whatever else costs some microseconds of Python (None: any amount).
+    `hits` are the matches by the rule's path.
+    """
+
+    matches: int
+    output: int
+    work: int | None = None
+    matched: int = 0
+    taken: int = 0
+    worked: int = 0
+    hits: Counter[str] = field(default_factory=Counter)
+
+    def match(self, n: int, path: str) -> None:
+        """Count `n` matches of the rule at `path`; raises Overrun."""
+        self.hits[path] += n
+        self.matched += n
+        if self.matched > self.matches:
+            raise Overrun(path, "matches", "extract_max_matches", self.matches)
+        self.spend(n, path)
+
+    def take(self, n: int, path: str) -> None:
+        """Count `n` characters; raises Overrun."""
+        self.taken += n
+        if self.taken > self.output:
+            raise Overrun(path, "bytes", "extract_max_output", self.output)
+
+    def spend(self, n: int, path: str) -> None:
+        """Count `n` pieces of work; raises Overrun."""
+        self.worked += n
+        if self.work is not None and self.worked > self.work:
+            raise Overrun(path, "steps", "on the loop", self.work)
 
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    """What `extract` found; a part that was not asked for is UNSET."""
+    """What was found; a part that was not asked for is UNSET."""
 
     data: dict[str, Any] | msgspec.UnsetType = UNSET
     links: list[Link] | msgspec.UnsetType = UNSET
     metadata: Metadata | msgspec.UnsetType = UNSET
 
 
-@lru_cache(maxsize=1024)
-def compile_rules(raw: bytes) -> Rules:
-    """Compile rules from their JSON; cached by their bytes. Raises RuleError."""
-    try:
-        tree = msgspec.json.decode(raw)
-    except RecursionError:
-        raise RuleError("extract", f"nested deeper than {MAX_DEPTH} rules") from None
-    except msgspec.DecodeError as error:
-        raise RuleError("extract", f"not JSON: {error}") from None
-    budget = iter(range(MAX_RULES))
-    return _compile_object(tree, "extract", 1, budget)
-
-
-def extract(page: bytes, base: str, *, rules: Rules | None, links: bool, metadata: bool) -> Extract:
+def extract(
+    page: bytes,
+    base: str,
+    *,
+    rules: Rules | None,
+    links: bool,
+    metadata: bool,
+    allowance: Allowance,
+) -> Extract:
     """Parse `page` (UTF-8) once and take from it what was asked for.
 
-    `base` is the URL the page came from; a `<base href>` in it is obeyed.
+    `base` is the URL the page came from; a `<base href>` in it is obeyed. Raises
+    Missing, Overrun and MemoryError.
     """
-    tree = LexborHTMLParser(page)
+    tree = _parsed(page)
     to = Base(document_base(tree, base))
+    run = _Run(to, allowance)
     return Extract(
-        data=_apply(rules, tree, to) if rules is not None else UNSET,
-        links=links_of(tree, to) if links else UNSET,
+        data=run.apply(rules, tree, _NODE) if rules is not None else UNSET,
+        links=_links(tree, to, allowance) if links else UNSET,
         metadata=metadata_of(tree, to) if metadata else UNSET,
     )
 
 
-def _compile_object(tree: Any, path: str, depth: int, budget: Any) -> Rules:
-    if not isinstance(tree, dict):
-        raise RuleError(path, f"must be an object of rules, not {_json_type(tree)}")
-    if depth > MAX_DEPTH:
-        raise RuleError(path, f"nested deeper than {MAX_DEPTH} rules")
-    named = []
-    for name, spec in tree.items():
-        if next(budget, None) is None:
-            raise RuleError(path, f"more than {MAX_RULES} rules")
-        named.append((name, _compile_rule(spec, f"{path}.{_shown(name)}", depth, budget)))
-    return Rules(tuple(named))
+def _links(tree: LexborHTMLParser, base: Base, allowance: Allowance) -> list[Link]:
+    step = partial(allowance.spend, 1, "links")
+    return links_of(tree, base, partial(allowance.take, path="links"), step)
 
 
-def _compile_rule(spec: Any, path: str, depth: int, budget: Any) -> Rule:
-    if isinstance(spec, str):
-        return Rule(_selector(spec, path), "text", many=False)
-    if not isinstance(spec, dict):
-        raise RuleError(path, f"must be a selector or a rule object, not {_json_type(spec)}")
-    for key in spec:
-        if key not in _RULE_KEYS:
-            reason = f"unknown; a rule has {', '.join(_RULE_KEYS)}"
-            raise RuleError(f"{path}.{_shown(key)}", reason)
-    kind = spec.get("type", "item")
-    if kind not in ("item", "list"):
-        raise RuleError(f"{path}.type", "must be item or list")
-    return Rule(
-        _selector(spec.get("selector"), f"{path}.selector"),
-        _output(spec.get("output", "text"), f"{path}.output", depth, budget),
-        many=kind == "list",
-    )
-
-
-def _output(
-    spec: Any, path: str, depth: int, budget: Any
-) -> Literal["text", "html"] | Attribute | Rules:
-    match spec:
-        case "text" | "html":
-            return spec  # type: ignore[no-any-return]
-        case str() if spec.startswith("@") and len(spec) > 1:
-            name = spec[1:].lower()
-            return Attribute(name, name in _URL_ATTRIBUTES)
-        case dict():
-            return _compile_object(spec, path, depth + 1, budget)
-    raise RuleError(path, "must be text, html, @attribute or an object of rules")
-
-
-def _selector(spec: Any, path: str) -> str:
-    if spec is None:
-        raise RuleError(path, "is required")
-    if not isinstance(spec, str):
-        raise RuleError(path, f"must be a string, not {_json_type(spec)}")
-    if len(spec) > MAX_SELECTOR:
-        raise RuleError(path, f"longer than {MAX_SELECTOR} characters")
+def _parsed(page: bytes) -> LexborHTMLParser:
     try:
-        LexborHTMLParser(b"").css_first(spec)
-    except (SelectolaxError, UnicodeError):
-        raise RuleError(path, "not a CSS selector") from None
-    return spec
+        return LexborHTMLParser(page)
+    except SelectolaxError:  # any bytes are HTML: only memory can be wanting
+        raise MemoryError from None
 
 
-def _shown(name: str) -> str:
-    """A stranger's name as part of a path."""
-    return printable(name, 60)
+def extract_json(document: Any, base: str, rules: Rules, allowance: Allowance) -> dict[str, Any]:
+    """Take from a decoded JSON document what the rules say. Raises Missing and Overrun."""
+    return _Run(Base(base), allowance).apply(rules, document, _JSON)
 
 
-def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
-    return "null" if value is None else names.get(type(value), "a number")
+class _Run:
+    """The rules of one job on one document."""
 
+    def __init__(self, base: Base, allowance: Allowance) -> None:
+        self._base = base
+        self._allowance = allowance
 
-def _apply(rules: Rules, scope: LexborHTMLParser | LexborNode, base: Base) -> dict[str, Any]:
-    return {name: _value(rule, scope, base) for name, rule in rules.by_name}
+    def apply(self, rules: Rules, scope: Any, kind: str) -> dict[str, Any]:
+        """The values of `rules` inside of `scope`: a node, or with `_JSON` a JSON value."""
+        return {name: self._value(rule, scope, kind) for name, rule in rules.by_name}
 
+    def _value(self, rule: Rule, scope: Any, kind: str) -> Any:
+        self._allowance.spend(1, rule.path)
+        found = self._found(rule, scope, kind)
+        self._allowance.match(len(found), rule.path)
+        if rule.many:
+            values = [value for one in found if (value := self._take(rule, one)) is not _MISSING]
+            if values or not (rule.required or rule.default is not UNSET):
+                return values
+        else:
+            value = self._take(rule, found[0]) if found else _MISSING
+            if value is not _MISSING:
+                return value
+        if rule.required:
+            raise Missing(rule.path)
+        return None if rule.default is UNSET else rule.default
 
-def _value(rule: Rule, scope: LexborHTMLParser | LexborNode, base: Base) -> Any:
-    if rule.many:
-        return [_take(rule, node, base) for node in scope.css(rule.selector)]
-    node = scope.css_first(rule.selector)
-    return _take(rule, node, base) if node is not None else None
+    def _found(self, rule: Rule, scope: Any, kind: str) -> list[Any]:
+        """What the rule is about: nodes, or values if it has an expression; at most `limit`."""
+        if kind == _JSON:
+            found = self._search(rule, scope) if rule.expression and not rule.selectors else []
+        else:
+            found = self._nodes(rule, scope)
+            if rule.expression is not None:
+                found = [value for node in found for value in self._inside(rule, node)]
+        return found[: rule.limit] if rule.many else found[:1]
 
+    def _nodes(self, rule: Rule, scope: Node) -> list[LexborNode]:
+        if not rule.selectors:
+            # A whole page is no element; only a rule for JSON has none at the outermost.
+            return [scope] if isinstance(scope, LexborNode) else []
+        for selector in rule.selectors:
+            if not rule.many:
+                node = scope.css_first(selector)
+                if node is None:
+                    continue
+                if not _same(node, scope):
+                    return [node]
+            found = scope.css(selector)
+            if "," in selector:
+                found = _once(found)
+            if found and _same(found[0], scope):
+                del found[0]
+            if found:
+                return found
+        return []
 
-def _take(rule: Rule, node: LexborNode, base: Base) -> Any:
-    match rule.output:
-        case Attribute(name, is_url):  # first: it would be compared with the texts
-            value = node.attributes.get(name)
-            return base.resolve(value) if is_url and value is not None else value
-        case Rules() as nested:
-            return _apply(nested, node, base)
-        case "text":
-            return text_of(node)
-        case "html":
+    def _inside(self, rule: Rule, node: LexborNode) -> list[Any]:
+        """What the expression finds in the JSON that is the node's text."""
+        text = self._read(rule, node)
+        self._allowance.take(len(text), rule.path)
+        try:
+            return self._search(rule, msgspec.json.decode(text))
+        except (msgspec.DecodeError, RecursionError):
+            return []
+
+    def _search(self, rule: Rule, value: Any) -> list[Any]:
+        try:
+            found = rule.expression.search(value)
+        except _JSON_ERRORS:
+            return []  # a function was given what it is not for: as if it found nothing
+        if found is None:
+            return []
+        return found if rule.many and isinstance(found, list) else [found]
+
+    def _take(self, rule: Rule, found: Any) -> Any:
+        output = rule.output
+        if isinstance(output, Rules):
+            return self.apply(output, found, _NODE if rule.expression is None else _JSON)
+        if isinstance(output, Table):
+            return self._table(rule, found, header=output.header)
+        if output == "json":
+            return found if rule.refine is None else self._refine(rule.refine, _text_of_json(found))
+        text = self._text(rule, output, found)
+        self._allowance.take(len(text or ""), rule.path)
+        if rule.refine is not None:
+            if _is_flag(rule.refine, output, text):
+                return True
+            return self._refine(rule.refine, text)
+        return _MISSING if text is None else text
+
+    def _read(self, rule: Rule, node: LexborNode) -> str:
+        return text_of(node, self._step(rule))
+
+    def _step(self, rule: Rule) -> Callable[[], object]:
+        return partial(self._allowance.spend, 1, rule.path)
+
+    def _text(self, rule: Rule, output: Any, node: LexborNode) -> str | None:
+        if output == "text":
+            return self._read(rule, node)
+        if output == "html":
             return node.html
+        attributes = node.attributes
+        if output.name not in attributes:
+            return None
+        value = attributes[output.name] or ""
+        return self._base.resolve(value) if output.is_url else value
+
+    def _table(self, rule: Rule, node: LexborNode, *, header: bool) -> Any:
+        allowance = self._allowance
+        try:
+            left = allowance.matches - allowance.matched
+            rows = table_rows(node, header=header, limit=left, spend=self._step(rule))
+        except TooManyCells:
+            most = allowance.matches
+            raise Overrun(rule.path, "matches", "extract_max_matches", most) from None
+        for row in rows:
+            allowance.match(len(row), rule.path)
+            cells: Iterable[str] = row.values() if isinstance(row, dict) else row
+            allowance.take(sum(map(len, cells)), rule.path)
+        return rows
+
+    def _refine(self, refine: Refine, text: str | None) -> Any:
+        """The typed value in `text`, or `_MISSING`."""
+        if text is not None and refine.regex is not None:
+            match = refine.regex.search(text)
+            text = match[refine.group] if match else None
+        if text is None:
+            return _MISSING
+        if refine.cast is None:
+            return text
+        if refine.cast == "url":
+            url = self._base.resolve(text)
+            return url if url.startswith(WEB) else _MISSING
+        value = cast(refine.cast, text, decimal=refine.decimal, formats=refine.formats)
+        return _MISSING if value is None else value
+
+
+def _same(node: LexborNode, scope: Node) -> bool:
+    """Whether it is the scope itself, which lexbor finds too; rules look inside of it."""
+    return isinstance(scope, LexborNode) and node.mem_id == scope.mem_id
+
+
+def _is_flag(refine: Refine, output: Any, text: str | None) -> bool:
+    """HTML standard, "Boolean attributes": that it is there counts, empty or as its own name."""
+    boolean = refine.cast == "bool" and isinstance(output, Attribute)
+    return boolean and text is not None and text.lower() in {"", output.name}
+
+
+def _once(nodes: list[LexborNode]) -> list[LexborNode]:
+    """Without repetitions: a list of selectors finds an element once for each that matches."""
+    return list({node.mem_id: node for node in nodes}.values())
+
+
+def _text_of_json(value: Any) -> str | None:
+    """A JSON scalar as the text a regex or a cast works on."""
+    if isinstance(value, str):
+        return value
+    return None if isinstance(value, dict | list) else msgspec.json.encode(value).decode()

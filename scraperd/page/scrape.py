@@ -18,8 +18,9 @@ from msgspec import UNSET
 
 from scraperd.contract import Failure, Redirect, Result, Timings, check_url, host_of, printable
 from scraperd.page.budget import Budget
-from scraperd.page.content import content_of, unchanged
+from scraperd.page.content import asked_of, described, media_of, unchanged
 from scraperd.page.cookies import Cookies, given
+from scraperd.page.extractor import Extractor
 from scraperd.page.fetch import Fetcher, Request, Response, failure_of, location_of, retry_after
 from scraperd.page.hosts import HostTable
 from scraperd.page.politeness import Later, Load, Turn, Turns
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from scraperd.config import Config
     from scraperd.contract import Job
     from scraperd.page.budget import Claim
-    from scraperd.page.extract import Rules
+    from scraperd.page.rules import Rules
 
 _USERINFO = re.compile(r"//[^/?#]*@")
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
@@ -67,6 +68,7 @@ class Page:
     extract_time: float = 0.0
     fetched_at: str = ""
     content: dict[str, Any] = field(default_factory=dict)
+    hits: dict[str, int] = field(default_factory=dict)
 
     def became(self, size: int) -> None:
         """Its body, done with, became a result of `size` bytes."""
@@ -90,12 +92,15 @@ class Scraper:
         self._turns = Turns(config, self._table)
         self._robots = Robots(config, self._table, self._fetch_robots)
         self._budget = Budget(config.memory_budget)
+        self._extractor = Extractor(config)
 
     async def __aenter__(self) -> Self:
+        await self._extractor.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self._robots.close()
+        await self._extractor.__aexit__(*error)
 
     def page(self, job: Job, place: Later | None = None) -> Page:
         """Begin with `job`. The page is to be closed once nothing of it is needed any more."""
@@ -114,19 +119,22 @@ class Scraper:
             case Failure():
                 page.failure = answer
             case Response():
-                self._take(page, answer, rules)
+                await self._take(page, answer, rules)
 
-    def _take(self, page: Page, answer: Response, rules: Rules | None) -> None:
+    async def _take(self, page: Page, answer: Response, rules: Rules | None) -> None:
         """What was asked for, out of the final response."""
         page.response = answer
         if answer.status == _NOT_MODIFIED and _is_conditional(page.job):
             page.content = unchanged(answer)
             return
         page.failure = failure_of(answer, self._config.retry_http_codes)
-        started = time.monotonic()
-        page.content, failure = content_of(page.job, rules, answer, ok=page.failure is None)
-        page.failure = page.failure or failure
-        page.extract_time = time.monotonic() - started
+        page.content = described(page.job, answer)
+        url, ok = str(answer.url), page.failure is None
+        asked = asked_of(page.job, url, media_of(answer), ok=ok)
+        found = await self._extractor.take(asked, answer.body, rules, _host(answer.url))
+        page.content |= found.taken.fields()
+        page.failure = page.failure or found.taken.failure
+        page.hits, page.extract_time = found.taken.hits, found.seconds
 
     async def _follow(self, page: Page) -> Response | Failure | Later:
         """Fetch hop by hop; each takes its own turn. Waiting for one is not held against it."""

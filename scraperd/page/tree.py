@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 WEB: Final = ("http://", "https://")
@@ -18,9 +20,69 @@ _BELOW = re.compile(r"(?!\.)[\w.~%-]+(?:/(?!\.)[\w.~%-]+)*", re.ASCII)  # "page.
 _AROUND_A_URL: Final = "".join(map(chr, range(0x21)))  # URL standard: C0 controls and space
 
 
-def text_of(node: LexborNode) -> str:
-    """The text with each run of white space as one space, none at the ends."""
-    return " ".join(node.text().split())
+NODES: Final = 16  # of a text for each call of `spend`: some microseconds
+
+
+def free() -> None:
+    """Any number of nodes may be looked at."""
+
+
+# HTML standard, "Rendering" (sections "Flow content" to "Form controls"): what is displayed as a
+# block, a list item, a table or a part of one, and `option`; `br`; and `text`, an SVG's label.
+_PARTS_WORDS: Final = frozenset(
+    "address article aside blockquote body br caption center dd details dialog dir div dl dt"
+    " fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li"
+    " listing main menu nav ol optgroup option p plaintext pre search section summary table tbody"
+    " td text tfoot th thead tr ul xmp".split()
+)
+# What is in these is source: code, or markup for browsers that can't do better.
+_SOURCE: Final = frozenset("script style template iframe noembed noframes -comment".split())
+
+
+def text_of(node: LexborNode, spend: Callable[[], object] = free) -> str:
+    """The text inside `node` as a person reads it, on one line.
+
+    A run of white space (as `str.split` sees it: Unicode's, no-break spaces too) is one space,
+    and none is at the ends. Line breaks, the edges of blocks, list items, options, table cells and
+    rows part words too; other elements do not: `a<b>b</b><br>c` is "ab c". What is in a script,
+    style, template, frame or comment is no text, unless `node` itself is that element: then it is
+    its source. CSS, `hidden` and other states are not looked at. `spend` is called for each
+    `NODES` nodes that are looked at, and may raise.
+    """
+    within, seen = node, 0
+    while (child := within.first_child) is not None and child.next is None:
+        seen += 1
+        if seen % NODES == 0:
+            spend()
+        if child.is_text_node:  # nearly all links end here
+            return " ".join((child.text_content or "").split())
+        if child.tag in _SOURCE:
+            return ""
+        within = child
+    return " ".join("".join(_pieces(within, spend)).split()) if child is not None else ""
+
+
+def _pieces(node: LexborNode, spend: Callable[[], object]) -> Iterator[str]:
+    """Texts in document order, and a space at each end of what parts words."""
+    seen = 0
+    opened = [(node.iter(include_text=True), "")]  # not by recursion: pages nest without bound
+    while opened:
+        children, edge = opened[-1]
+        for child in children:
+            seen += 1
+            if seen % NODES == 0:
+                spend()
+            tag = child.tag
+            if tag == "-text":
+                yield child.text_content or ""
+            elif tag not in _SOURCE:
+                edge = " " if tag in _PARTS_WORDS else ""
+                yield edge
+                opened.append((child.iter(include_text=True), edge))
+                break
+        else:
+            yield edge
+            opened.pop()
 
 
 class Base:

@@ -17,8 +17,8 @@ import uvloop
 
 from scraperd.config import Config
 from scraperd.contract import Job, Result, decode_job, decode_result, encode, schema
-from scraperd.page.extract import compile_rules
 from scraperd.page.fetch import Fetcher
+from scraperd.page.rules import compile_rules
 from scraperd.page.scrape import Scraper, result_of
 from tests.rig.certificates import Certificates
 from tests.rig.site import Site

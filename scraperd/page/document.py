@@ -1,0 +1,245 @@
+"""A body -> what was asked of it. The one function that the loop and the helpers share.
+
+May touch: charset, extract, feeds, readable. Pure.
+Must never: know a response or a job, read a clock, or raise for what a page holds (but Overrun).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from scraperd.contract import Failure, printable
+from scraperd.page import charset, cost
+from scraperd.page.extract import Allowance, Missing, Overrun, extract, extract_json
+from scraperd.page.feeds import FeedError, feed, is_feed
+from scraperd.page.readable import readable
+from scraperd.page.rules import Bounds, Rules  # noqa: TC001 - msgspec resolves annotations
+
+_HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
+_JSON: Final = frozenset({"application/json", "text/json"})
+_TEXT: Final = ("text/", "application/xml", "application/javascript")
+_SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
+LIGHT_BODY: Final = 256 * 1024  # bytes; larger ones are not even hashed on the loop
+LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
+_Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
+
+
+class Limits(Struct, frozen=True):
+    """The bounds of one page's content. `work` bounds what may be done on the loop."""
+
+    matches: int
+    output: int
+    inflated: int
+    bounds: Bounds
+    work: int | None = None
+
+
+class Asked(Struct, frozen=True, array_like=True):
+    """What is wanted of a body, and what must be known of its response. Travels to a helper."""
+
+    url: str
+    media: str
+    digest: bool
+    body: bool
+    links: bool
+    metadata: bool
+    text: bool
+    feed: bool
+    rules: bytes | None
+
+    @property
+    def parsed(self) -> bool:
+        """Whether the body has to be understood, and not only handed on."""
+        return self.rules is not None or self.links or self.metadata or self.text or self.feed
+
+    @property
+    def mime(self) -> str:
+        """The media type without its parameters, lower case."""
+        return self.media.partition(";")[0].strip().lower()
+
+
+class Taken(Struct, frozen=True, array_like=True):
+    """What was found. `parts` are fields of the Result as JSON, `hits` the matches by rule."""
+
+    parts: dict[str, bytes]
+    charset: str = ""
+    digest: str = ""
+    failure: Failure | None = None
+    hits: dict[str, int] = {}
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the Result."""
+        found: dict[str, Any] = {name: msgspec.Raw(part) for name, part in self.parts.items()}
+        if self.charset:
+            found["charset"] = self.charset
+        if self.digest:
+            found["content_hash"] = self.digest
+        return found
+
+
+def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Taken:
+    """All that is asked of `body`. Raises Overrun past `limits.work` only."""
+    digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if asked.digest else ""
+    kind = _kind(asked, body)
+    name = charset.sniff(body, asked.media) if kind != "binary" else ""
+    parts: dict[str, bytes] = {}
+    if asked.body:
+        parts = _body(body, name)
+    if not asked.parsed:
+        return Taken(parts, name, digest)
+    allowance = Allowance(limits.matches, limits.output, limits.work)
+    reader = _Reader(asked, body, rules, limits, allowance)
+    failure: Failure | None = None
+    try:
+        parts |= reader.read(kind, name)
+    except (_Unfit, Missing, FeedError) as error:
+        failure = Failure("extract", str(error))
+    except Overrun as overrun:
+        if limits.work is not None:
+            raise
+        large = overrun.bound == "extract_max_output"
+        failure = Failure("too_large" if large else "extract", str(overrun))
+    return Taken(parts, name, digest, failure, allowance.hits)
+
+
+def worst(asked: Asked, body: bytes, rules: Rules | None) -> float:
+    """Seconds that `take` can take at worst; infinite where that can't be told or is large."""
+    if not asked.parsed:
+        return 0.0 if len(body) <= LIGHT_BODY else math.inf
+    if asked.text or len(body) > LIGHT_PAGE or b"\0" in body:
+        return math.inf
+    kind = _kind(asked, body)
+    if kind == "feed":
+        return math.inf
+    searching = rules.cost if rules is not None else cost.Cost()
+    if asked.links or asked.metadata:
+        searching += cost.LINKS_AND_METADATA
+    return (cost.of_html if kind == "html" else cost.of_json)(body, searching) / 1e9
+
+
+class _Unfit(Exception):  # noqa: N818 - a page that is not what was asked for
+    """The document is of another kind."""
+
+
+def _kind(asked: Asked, body: bytes) -> _Kind:
+    """What the body is, by its media type; without one, by its first bytes."""
+    mime = asked.mime
+    start = body[:_SNIFFED]
+    if (asked.feed or asked.rules is not None) and is_feed(body, asked.media):
+        return "feed"
+    if mime in _HTML or (not mime and start.lstrip()[:1] == b"<"):
+        return "html"
+    if mime in _JSON or mime.endswith("+json"):
+        return "json"
+    if mime.startswith(_TEXT) or mime.endswith("+xml"):
+        return "text"
+    if not mime and start and not _BINARY.search(start):
+        return "json" if start.lstrip()[:1] in {b"{", b"["} else "text"
+    return "binary"
+
+
+def _body(body: bytes, name: str) -> dict[str, bytes]:
+    if name or not body:
+        text = charset.to_text(body, name) if name else ""
+        return {"body": msgspec.json.encode(text)}
+    # Standard base64 is JSON as it stands: nothing in it has to be escaped.
+    return {"body": b'"%s"' % base64.b64encode(body), "body_encoding": b'"base64"'}
+
+
+class _Reader:
+    """Reads one body for what was asked."""
+
+    def __init__(
+        self, asked: Asked, body: bytes, rules: Rules | None, limits: Limits, allowance: Allowance
+    ) -> None:
+        self._asked = asked
+        self._body = body
+        self._rules = rules
+        self._limits = limits
+        self._allowance = allowance
+
+    def read(self, kind: _Kind, name: str) -> dict[str, bytes]:
+        """The parts, each as JSON. Raises _Unfit, Missing, Overrun and FeedError."""
+        asked, rules = self._asked, self._rules
+        if (asked.links or asked.metadata or asked.text) and kind != "html":
+            raise _Unfit(self._is_not("HTML"))
+        if asked.feed and kind != "feed":
+            raise _Unfit(self._is_not("a feed or a sitemap"))
+        found: dict[str, Any] = {}
+        if kind == "feed":
+            found = self._feed()
+        elif rules is not None and rules.reads == {"json"}:
+            found["data"] = self._json(name)
+            rules = None
+        elif rules is not None and kind == "json" and "json" in rules.reads:
+            found["data"] = self._json(name)
+        elif rules is not None and kind != "html":
+            raise _Unfit(self._is_not(" or ".join(sorted(map(str.upper, rules.reads or ["html"])))))
+        if kind == "html" and (rules is not None or asked.links or asked.metadata):
+            found |= self._html(rules, name)
+        if asked.text:
+            found["text"] = readable(charset.to_utf8(self._body, name))
+        return self._encoded(found)
+
+    def _is_not(self, what: str) -> str:
+        return f"the response is {printable(self._asked.mime) or 'of no type'}, not {what}"
+
+    def _html(self, rules: Rules | None, name: str) -> dict[str, Any]:
+        taken = extract(
+            charset.to_utf8(self._body, name),
+            self._asked.url,
+            rules=rules,
+            links=self._asked.links,
+            metadata=self._asked.metadata,
+            allowance=self._allowance,
+        )
+        found = {"data": taken.data, "links": taken.links, "metadata": taken.metadata}
+        return {name: part for name, part in found.items() if part is not UNSET}
+
+    def _json(self, name: str) -> Any:
+        try:
+            document = msgspec.json.decode(charset.to_utf8(self._body, name or "utf-8"))
+        except (msgspec.DecodeError, RecursionError) as error:
+            deep = isinstance(error, RecursionError)
+            why = "nested too deeply" if deep else printable(str(error))
+            raise _Unfit(f"{self._is_not('JSON')}: {why}") from None
+        return self._searched(document)
+
+    def _feed(self) -> dict[str, Any]:
+        rules = self._rules
+        if rules is not None and rules.reads != {"json"}:
+            raise _Unfit(self._is_not("HTML"))
+        document = feed(
+            self._body,
+            media=self._asked.media,
+            base=self._asked.url,
+            max_size=self._limits.inflated,
+            max_entries=self._limits.matches,
+        )
+        found = {"feed": document} if self._asked.feed else {}
+        return found | ({} if rules is None else {"data": self._searched(document)})
+
+    def _searched(self, document: Any) -> Any:
+        assert self._rules is not None
+        return extract_json(document, self._asked.url, self._rules, self._allowance)
+
+    def _encoded(self, found: dict[str, Any]) -> dict[str, bytes]:
+        parts = {}
+        left = self._limits.output
+        for name, value in found.items():
+            parts[name] = msgspec.json.encode(value)
+            left -= len(parts[name])
+            if left < 0:
+                most = self._limits.output
+                raise Overrun(
+                    "extract" if name == "data" else name, "bytes", "extract_max_output", most
+                )
+        return parts

@@ -1,0 +1,96 @@
+"""A helper process: reads bodies from standard input, writes what was taken to standard output.
+
+May touch: its own limits, timers, signals and standard streams.
+Must never: open a file or a connection, see the configuration's secrets, or outlive its parent.
+"""
+
+from __future__ import annotations
+
+import io
+import resource
+import signal
+import struct
+import sys
+import traceback
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from scraperd.page.document import Asked, Limits, Taken, take
+from scraperd.page.rules import compile_rules
+
+REQUEST: Final = struct.Struct(">IQ")  # bytes of the question, bytes of the body
+REPLY: Final = struct.Struct(">Q")
+
+
+class Start(Struct, frozen=True):
+    """What a helper is told when it begins: `timeout` in seconds of CPU, `memory` in bytes."""
+
+    timeout: float
+    memory: int
+    limits: Limits
+
+
+class Reply(Struct, frozen=True, array_like=True):
+    """What became of a request; `peak` is the most memory the helper has used so far, in bytes.
+
+    `taken` is None if the memory did not suffice, or if `error` holds a traceback of ours.
+    """
+
+    taken: Taken | None
+    peak: int
+    error: str = ""
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    start = msgspec.json.decode(sys.argv[1], type=Start)
+    # A signal for the whole group (Ctrl-C, a service manager's stop) is the parent's to obey:
+    # it may still want answers. The end of the input ends us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (start.memory, start.memory))
+    source, sink = io.FileIO(0), io.FileIO(1, "w")
+    sys.stdout = sys.stderr  # what a library prints is no reply
+    serve(io.BufferedReader(source, 256 * 1024), sink, start)
+
+
+def serve(source: io.BufferedReader, sink: io.FileIO, start: Start) -> None:
+    """Answer one request after the other."""
+    questions = msgspec.msgpack.Decoder(Asked)
+    while len(frame := source.read(REQUEST.size)) == REQUEST.size:
+        length, size = REQUEST.unpack(frame)
+        asked = questions.decode(source.read(length))
+        answer = msgspec.msgpack.encode(_answer(asked, source.read(size), start))
+        _write(sink, REPLY.pack(len(answer)))
+        _write(sink, answer)
+
+
+def _answer(asked: Asked, body: bytes, start: Start) -> Reply:
+    taken, error = None, ""
+    signal.setitimer(signal.ITIMER_PROF, start.timeout)  # SIGPROF, not caught, ends the process
+    try:
+        rules = None
+        if asked.rules is not None:
+            rules = compile_rules(asked.rules, start.limits.bounds)
+        taken = take(asked, body, rules, start.limits)
+    except MemoryError:
+        pass
+    except Exception:  # noqa: BLE001 - an error of ours is the parent's to report
+        error = traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Reply(taken, peak, error)
+
+
+def _write(sink: io.FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[sink.write(view) or 0 :]
+
+
+if __name__ == "__main__":
+    main()

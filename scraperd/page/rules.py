@@ -1,0 +1,464 @@
+"""The rule language: a job's `extract`, from its bytes to compiled rules, or why it is none.
+
+May touch: selectolax, re2 and jmespath to check and compile with. Pure, but for its cache.
+Must never: see a page, or let a rule through that can't be applied.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+
+import jmespath
+import msgspec
+import re2
+from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
+from msgspec import UNSET
+from selectolax.lexbor import LexborHTMLParser, SelectolaxError
+
+from scraperd.contract import printable
+from scraperd.page.casts import CASTS, format_fault
+from scraperd.page.cost import HEAVY, Cost, cost_of_expression, cost_of_selector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_SIZE: Final = 256 * 1024  # bytes of a job's rules, white space included
+MAX_FORMATS: Final = 10
+MAX_FALLBACKS: Final = 20
+CACHED: Final = 32 * 1024 * 1024  # bytes, by `_weight`
+_REGEX_MEMORY: Final = 1024 * 1024  # bytes; a pattern that needs more is refused
+_REGEX_WEIGHT: Final = 32 * 1024  # bytes, as most take
+
+_KEYS: Final = (
+    "selector jmespath output type limit header regex group cast decimal format default required"
+).split()
+_FUNCTIONS: Final = Functions().FUNCTION_TABLE
+_URL_ATTRIBUTES: Final = frozenset(
+    "href src action formaction poster data cite background longdesc manifest ping".split()
+)
+Cast: TypeAlias = Literal["int", "float", "bool", "date", "url"]
+
+
+class RuleError(Exception):
+    """A rule that can't be used: `path` names it (`extract.items.output.price.selector`)."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class Bounds(NamedTuple):
+    """How many rules, how deep, and how long a selector, an expression or a regex may be."""
+
+    rules: int = 500
+    depth: int = 16
+    selector: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An `@name` output. The value of one that `is_url` comes back absolute."""
+
+    name: str
+    is_url: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A `table` output: rows of texts, or with `header` objects by the header row."""
+
+    header: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refine:
+    """What is made of a text: a part of it by a regular expression, then a typed value."""
+
+    regex: Any = None
+    group: int | str = 0
+    cast: Cast | None = None
+    decimal: Literal[".", ","] | None = None
+    formats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One compiled rule; `path` names it.
+
+    Without `selectors` it is about the scope itself. With an `expression`, what is
+    selected is read as JSON and searched; then `output` is "json" or nested rules.
+    """
+
+    path: str
+    selectors: tuple[str, ...]
+    expression: Any
+    output: Literal["text", "html", "json"] | Attribute | Table | Rules
+    many: bool
+    limit: int | None
+    refine: Refine | None
+    default: Any
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Compiled rules by name; immutable, so that jobs with the same rules share them.
+
+    `reads` tells which kinds of document the outermost rules are for; `paths` are those of
+    all rules. `cost` is the most that one page can take.
+    """
+
+    by_name: tuple[tuple[str, Rule], ...]
+    reads: frozenset[Literal["html", "json"]] = frozenset()
+    paths: tuple[str, ...] = ()
+    cost: Cost = Cost()  # noqa: RUF009 - a frozen value
+
+
+class _Cache:
+    """The rules used last, by their bytes: a bounded number of bytes of them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._rules: OrderedDict[tuple[bytes, Bounds], tuple[Rules, int]] = OrderedDict()
+        self.compiled = 0
+
+    def get(self, raw: bytes, bounds: Bounds) -> Rules:
+        """The compiled rules; raises RuleError."""
+        key = raw, bounds
+        if known := self._rules.get(key):
+            self._rules.move_to_end(key)
+            return known[0]
+        rules = _Compiler(bounds).compile(raw)
+        self.compiled += 1
+        weight = _weight(raw, rules)
+        self._rules[key] = rules, weight
+        self._used += weight
+        while self._used > self._limit:
+            self._used -= self._rules.popitem(last=False)[1][1]
+        return rules
+
+
+def _weight(raw: bytes, rules: Rules) -> int:
+    """About how many bytes compiled rules take, as tests hold against tracemalloc."""
+    return 3 * len(raw) + 1000 * len(rules.paths) + _REGEX_WEIGHT * raw.count(b'"regex"')
+
+
+CACHE: Final = _Cache(CACHED)
+
+
+def compile_rules(raw: bytes, bounds: Bounds = Bounds()) -> Rules:  # noqa: B008 - a frozen value
+    """Compile rules from their JSON; cached by their bytes. Raises RuleError."""
+    return CACHE.get(raw, bounds)
+
+
+class _Compiler:
+    """Compiles the rules of one job."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._paths: list[str] = []
+        self._cost = Cost()
+
+    def compile(self, raw: bytes) -> Rules:
+        """The rules in `raw`; raises RuleError."""
+        if len(raw) > MAX_SIZE:
+            raise RuleError("extract", f"larger than {MAX_SIZE} bytes")
+        try:
+            tree = msgspec.json.decode(raw)
+        except RecursionError:
+            raise RuleError("extract", self._too_deep()) from None
+        except msgspec.DecodeError as error:
+            raise RuleError("extract", f"not JSON: {error}") from None
+        rules = self._object(tree, "extract", 1, scope="page", overlap=0)
+        reads = frozenset(_reads(rules))
+        return Rules(rules.by_name, reads, tuple(self._paths), self._cost)
+
+    def _too_deep(self) -> str:
+        return f"nested deeper than {self._bounds.depth} rules (extract_max_depth)"
+
+    def _object(self, tree: Any, path: str, depth: int, *, scope: _Scope, overlap: int) -> Rules:
+        if not isinstance(tree, dict):
+            raise RuleError(path, f"must be an object of rules, not {_json_type(tree)}")
+        if depth > self._bounds.depth:
+            raise RuleError(path, self._too_deep())
+        named = []
+        for name, spec in tree.items():
+            here = f"{path}.{printable(name, 60)}"
+            if len(self._paths) >= self._bounds.rules:
+                most = self._bounds.rules
+                raise RuleError(path, f"more than {most} rules (extract_max_rules)")
+            self._paths.append(here)
+            if isinstance(spec, str):
+                spec = _shorthand(spec, scope)  # noqa: PLW2901
+            rule = self._rule(spec, here, depth, scope=scope, overlap=overlap)
+            named.append((name, rule))
+        return Rules(tuple(named))
+
+    def _rule(self, spec: Any, path: str, depth: int, *, scope: _Scope, overlap: int) -> Rule:
+        if not isinstance(spec, dict):
+            raise RuleError(path, f"must be a selector or a rule object, not {_json_type(spec)}")
+        _check_keys(spec, path, scope)
+        many = _one_of(spec, "type", ("item", "list"), path, "item") == "list"
+        selectors = self._selectors(spec.get("selector"), path, overlap)
+        expression = self._expression(spec.get("jmespath"), path)
+        inner: _Scope = "json" if expression is not None else "element"
+        deeper = overlap + (many and inner == "element")
+        output = self._output(spec, path, depth, scope=inner, overlap=deeper)
+        _check_pairs(spec, path, output, many=many)
+        if selectors and expression is not None:
+            self._cost += HEAVY  # JSON inside of a page: of any size, as often as it matches
+        return Rule(
+            path,
+            selectors,
+            expression,
+            output,
+            many,
+            _positive(spec.get("limit"), f"{path}.limit"),
+            self._refine(spec, path),
+            spec.get("default", UNSET),
+            _flag(spec, "required", path),
+        )
+
+    def _output(
+        self, spec: dict[str, Any], path: str, depth: int, *, scope: _Scope, overlap: int
+    ) -> Literal["text", "html", "json"] | Attribute | Table | Rules:
+        output = spec.get("output", "json" if scope == "json" else "text")
+        path = f"{path}.output"
+        if isinstance(output, dict):
+            return self._object(output, path, depth + 1, scope=scope, overlap=overlap)
+        if scope == "json":
+            if "output" in spec:
+                raise RuleError(path, "of a jmespath rule, must be an object of rules")
+            return "json"
+        match output:
+            case "text" | "html":
+                return output  # type: ignore[no-any-return]
+            case "table":
+                return Table(_flag(spec, "header", path.removesuffix(".output")))
+            case str() if output.startswith("@") and len(output) > 1:
+                name = output[1:].lower()
+                return Attribute(name, name in _URL_ATTRIBUTES)
+        raise RuleError(path, "must be text, html, table, @attribute or an object of rules")
+
+    def _selectors(self, spec: Any, path: str, overlap: int) -> tuple[str, ...]:
+        if spec is None:
+            return ()
+        path = f"{path}.selector"
+        chosen = _strings(spec, path, MAX_FALLBACKS)
+        for at, selector in enumerate(chosen):
+            here = f"{path}[{at}]" if isinstance(spec, list) else path
+            self._check_length(selector, here)
+            try:
+                LexborHTMLParser(b"").css_first(selector)
+            except (SelectolaxError, UnicodeError):
+                raise RuleError(here, "not a CSS selector") from None
+            self._cost += cost_of_selector(selector, overlap)
+        return chosen
+
+    def _expression(self, spec: Any, path: str) -> Any:
+        if spec is None:
+            return None
+        path = f"{path}.jmespath"
+        _string(spec, path)
+        self._check_length(spec, path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", PendingDeprecationWarning)
+                compiled = jmespath.compile(spec)
+        except RecursionError:
+            raise RuleError(path, "nested too deeply") from None
+        except PendingDeprecationWarning:  # `{` would mean the string "{"
+            raise RuleError(path, "a literal in backticks must be JSON") from None
+        except (JMESPathError, ValueError) as error:
+            raise RuleError(path, f"not a JMESPath expression: {_first_line(error)}") from None
+        tree: Any = compiled.parsed
+        if fault := _call_fault(tree):
+            raise RuleError(path, fault)
+        self._cost += cost_of_expression(tree)
+        return compiled
+
+    def _check_length(self, text: str, path: str) -> None:
+        if len(text) > self._bounds.selector:
+            most = self._bounds.selector
+            raise RuleError(path, f"longer than {most} characters (extract_max_selector)")
+
+    def _refine(self, spec: dict[str, Any], path: str) -> Refine | None:
+        cast = _one_of(spec, "cast", (*CASTS, "url"), path, None)
+        decimal = _one_of(spec, "decimal", (".", ","), path, None)
+        formats = self._formats(spec.get("format"), f"{path}.format")
+        regex = self._regex(spec.get("regex"), f"{path}.regex")
+        if regex is None and cast is None:
+            return None
+        group = _group(spec.get("group"), regex, f"{path}.group")
+        return Refine(regex, group, cast, decimal, formats)
+
+    def _formats(self, spec: Any, path: str) -> tuple[str, ...]:
+        if spec is None:
+            return ()
+        chosen = _strings(spec, path, MAX_FORMATS)
+        for form in chosen:
+            if fault := format_fault(form):
+                raise RuleError(path, fault)
+        return chosen
+
+    def _regex(self, spec: Any, path: str) -> Any:
+        if spec is None:
+            return None
+        _string(spec, path)
+        self._check_length(spec, path)
+        options = re2.Options()
+        options.max_mem = _REGEX_MEMORY
+        options.log_errors = False
+        try:
+            return re2.compile(spec, options)
+        except re2.error as error:
+            why = error.args[0] if error.args else ""
+            why = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+            raise RuleError(path, f"not an RE2 pattern: {printable(why)}") from None
+
+
+_Scope: TypeAlias = Literal["page", "element", "json"]
+
+
+def _shorthand(text: str, scope: _Scope) -> dict[str, Any]:
+    """The rule that a string is short for: `a.next`, `a.next@href`, `@href`, or an expression."""
+    if scope == "json":
+        return {"jmespath": text}
+    selector, at, attribute = text.rpartition("@")
+    if not at or not attribute or not attribute.replace("-", "a").replace("_", "a").isalnum():
+        return {"selector": text}
+    rule = {"output": f"@{attribute}"}
+    return {"selector": selector} | rule if selector.strip() else rule
+
+
+def _check_keys(spec: dict[str, Any], path: str, scope: _Scope) -> None:
+    for key in spec:
+        if key not in _KEYS:
+            reason = f"unknown; a rule has {', '.join(_KEYS)}"
+            raise RuleError(f"{path}.{printable(key, 60)}", reason)
+    if scope == "json":
+        if "selector" in spec:
+            raise RuleError(f"{path}.selector", "there are no elements inside of JSON")
+        if "jmespath" not in spec:
+            raise RuleError(f"{path}.jmespath", "is required inside of JSON")
+    elif scope == "page" and not ("selector" in spec or "jmespath" in spec):
+        raise RuleError(f"{path}.selector", "is required (or jmespath, for JSON)")
+    for key in ("selector", "jmespath"):
+        if key in spec and spec[key] is None:
+            raise RuleError(f"{path}.{key}", "must be a string, not null")
+
+
+def _check_pairs(spec: dict[str, Any], path: str, output: object, *, many: bool) -> None:
+    """Refuse a key that would do nothing beside the others."""
+    casts = {"decimal": ("int", "float"), "format": ("date",)}
+    if "limit" in spec and not many:
+        raise RuleError(f"{path}.limit", "is for lists")
+    if "header" in spec and not isinstance(output, Table):
+        raise RuleError(f"{path}.header", "is for tables")
+    if "group" in spec and "regex" not in spec:
+        raise RuleError(f"{path}.group", "is for a regex")
+    for key, kinds in casts.items():
+        if key in spec and spec.get("cast") not in kinds:
+            raise RuleError(f"{path}.{key}", f"is for the cast {' or '.join(kinds)}")
+    if isinstance(output, Rules | Table):
+        for key in ("regex", "cast"):
+            if key in spec:
+                raise RuleError(f"{path}.{key}", "is for texts and attributes")
+    if spec.get("required") and "default" in spec:
+        raise RuleError(f"{path}.default", "never counts where a value is required")
+
+
+def _reads(rules: Rules) -> Iterator[Literal["html", "json"]]:
+    for _, rule in rules.by_name:
+        yield "html" if rule.selectors or rule.expression is None else "json"
+
+
+def _group(spec: Any, regex: Any, path: str) -> int | str:
+    if regex is None:
+        return 0
+    if spec is None:
+        return 1 if regex.groups else 0
+    if isinstance(spec, str):
+        if spec not in regex.groupindex:
+            raise RuleError(path, "the regex has no group of this name")
+        return spec
+    if isinstance(spec, bool) or not isinstance(spec, int):
+        raise RuleError(path, f"must be a number or a name, not {_json_type(spec)}")
+    if not 0 <= spec <= regex.groups:
+        raise RuleError(path, f"the regex has {regex.groups} groups")
+    return spec
+
+
+def _first_line(error: Exception) -> str:
+    return printable(str(error).strip().partition("\n")[0].rstrip(":"))
+
+
+def _call_fault(tree: dict[str, Any]) -> str | None:
+    """What the library would say only when it comes to a function: unknown, or wrongly called."""
+    ahead = [tree]
+    while ahead:
+        node = ahead.pop()
+        ahead += [child for child in node["children"] if isinstance(child, dict)]
+        if node["type"] == "slice" and node["children"][2] == 0:
+            return "a slice's step must not be 0"
+        if node["type"] != "function_expression":
+            continue
+        name, given = node["value"], len(node["children"])
+        if name not in _FUNCTIONS:
+            return f"there is no function {printable(name, 60)}"
+        signature = _FUNCTIONS[name]["signature"]
+        more = bool(signature) and signature[-1].get("variadic", False)
+        if given < len(signature) or (given > len(signature) and not more):
+            return f"{name} takes {len(signature)} arguments, not {given}"
+    return None
+
+
+def _strings(spec: Any, path: str, most: int) -> tuple[str, ...]:
+    if not isinstance(spec, list):
+        return (_string(spec, path),)
+    if not 0 < len(spec) <= most:
+        raise RuleError(path, f"must be 1 to {most} of them")
+    return tuple(_string(one, f"{path}[{at}]") for at, one in enumerate(spec))
+
+
+def _string(spec: Any, path: str) -> str:
+    if not isinstance(spec, str):
+        raise RuleError(path, f"must be a string, not {_json_type(spec)}")
+    if not spec.strip():
+        raise RuleError(path, "is empty")
+    return spec
+
+
+def _one_of(
+    spec: dict[str, Any], key: str, allowed: tuple[str, ...], path: str, default: Any
+) -> Any:
+    value = spec.get(key, default)
+    if key in spec and (not isinstance(value, str) or value not in allowed):
+        raise RuleError(f"{path}.{key}", f"must be {' or '.join(allowed)}")
+    return value
+
+
+def _positive(spec: Any, path: str) -> int | None:
+    if spec is None:
+        return None
+    if isinstance(spec, bool) or not isinstance(spec, int) or spec < 1:
+        raise RuleError(path, "must be a whole number from 1")
+    return spec
+
+
+def _flag(spec: dict[str, Any], key: str, path: str) -> bool:
+    value = spec.get(key, False)
+    if not isinstance(value, bool):
+        raise RuleError(f"{path}.{key}", f"must be true or false, not {_json_type(value)}")
+    return value
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "a number")

@@ -1,0 +1,181 @@
+"""Tests of what rules are said to cost at worst, held against what they do cost.
+
+May touch: a processor's time, a second or two of it.
+Must never: pass because the machine is fast: a bound is held against the worst pages there are.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scraperd.page.cost import Cost, cost_of_expression, cost_of_selector, of_html, of_json
+from scraperd.page.document import LIGHT_PAGE, Asked, Limits, take, worst
+from scraperd.page.extract import Overrun
+from scraperd.page.extractor import ON_LOOP, ON_LOOP_OUTPUT, ON_LOOP_WORK
+from scraperd.page.rules import Bounds, compile_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOOP = Limits(100_000, ON_LOOP_OUTPUT, 1 << 20, Bounds(), ON_LOOP_WORK)
+FREE = 0.1  # seconds that the loop may be held
+
+
+def shapes(size: int) -> dict[str, bytes]:
+    """Pages of about `size` bytes that cost a parser or a matcher as much as they can."""
+    return {
+        "divs": b"<div>" * (size // 5),
+        "letters": b"<b>" * (size // 3),
+        "paragraphs": b"<p>" * (size // 3),
+        "siblings": b"<p></p>" * (size // 7),
+        "unclosed": b"<div>" * (size // 10) + b"</p>" * (size // 8),
+        "attributes": b"<p " + b" ".join(b"%x" % n for n in range(size // 6)) + b">",
+        "anchors": b"<a><div>" * (size // 8),
+        "objects": b"<a href=1><object>x" * (size // 19),
+        "reopened": b"<p>"
+        + b"".join(b"<b c=%x>" % n for n in range(size // 20))
+        + b"<p>x" * (size // 8),
+        "plain reopened": b"<p>" + b"<b><i><u><s><tt><em>" * 3 + b"<p>x" * (size // 4),
+        "cells": b"<table><td>" * (size // 11),
+        "fonts": b"".join(b"<font c=%x><div></font>" % n for n in range(size // 25)),
+        "text": b"<li>x" * (size // 5),
+    }
+
+
+RULES: dict[str, Any] = {
+    "simple": {"a": "h1", "b": {"selector": "p", "type": "list"}},
+    "has": {"a": "b:has(x)"},
+    "has deep": {"a": ":has(b x)"},
+    "chain": {"a": "y b b b"},
+    "stars": {"a": "x * * *"},
+    "siblings": {"a": "x ~ p ~ p"},
+    "nth": {"a": "p:nth-last-child(2 of p)", "b": ":nth-of-type(7n)"},
+    "is": {"a": f":is({','.join(f'x{n}' for n in range(150))})"},
+    "not": {"a": ":not(x b, y b)"},
+    "contains": {"a": ':lexbor-contains("q")'},
+    "all texts": {"a": {"selector": "*", "type": "list"}},
+    "all html": {"a": {"selector": "*", "type": "list", "output": "html"}},
+    "nested lists": {
+        "a": {
+            "selector": "*",
+            "type": "list",
+            "output": {"b": {"selector": "*", "type": "list", "output": {"c": "x"}}},
+        }
+    },
+    "many": {f"r{n}": {"selector": f"div.x{n}", "type": "list"} for n in range(300)},
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Processor time of the best of up to three runs."""
+    best = 1e9
+    for _ in range(3):
+        began = time.thread_time()
+        work()
+        best = min(best, time.thread_time() - began)
+        if best < FREE:
+            break
+    return best
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [600, 3_000, 12_000, LIGHT_PAGE])
+def test_what_the_loop_may_do_does_not_hold_it(rule: str, size: int) -> None:
+    """Of the worst pages and rules, those that are let through cost less than 0.1 s."""
+    raw = json.dumps(RULES[rule]).encode()
+    rules = compile_rules(raw)
+    asked = Asked("http://h/", "text/html", True, True, True, True, False, False, raw)
+
+    def on_the_loop(page: bytes) -> None:
+        try:
+            take(asked, page, rules, LOOP)
+        except Overrun:
+            return  # it goes to a helper after all
+
+    for name, page in shapes(size).items():
+        if worst(asked, page, rules) <= ON_LOOP:
+            took = seconds(lambda page=page: on_the_loop(page))  # type: ignore[misc]
+            assert took < FREE, f"{name} held the loop for {took:.3f} s"
+
+
+def test_what_is_common_is_done_on_the_loop() -> None:
+    """An ordinary page with a few rules needs no helper; a costly rule or a large page does."""
+    page = b"<div class=x><p>text <a href=/y>link</a></p></div>\n" * 200
+    ordinary = {"t": "h1", "l": {"selector": "a", "type": "list"}, "d": "div.x > p"}
+
+    def on_loop(rules: Any, page: bytes, media: str = "text/html", **more: bool) -> bool:
+        raw = json.dumps(rules).encode()
+        wanted = {"links": False, "metadata": False, "text": False, "feed": False} | more
+        asked = Asked("http://h/", media, digest=True, body=True, rules=raw, **wanted)
+        return worst(asked, page, compile_rules(raw)) <= ON_LOOP
+
+    assert on_loop(ordinary, page, links=True, metadata=True)
+    assert not on_loop(ordinary, page * 10)
+    assert not on_loop(ordinary, page, text=True)
+    assert not on_loop({"a": "a b c d"}, page)
+    assert not on_loop({"a": {"selector": "script", "jmespath": "a"}}, page)
+    assert not on_loop(ordinary, page.decode().encode("utf-16"))
+    assert on_loop({"a": {"jmespath": "a[*].b"}}, b'{"a": [{"b": 1}]}', "application/json")
+    assert not on_loop(
+        {"a": {"jmespath": "[@,@]|[@,@]|[@,@]|[@,@]|[@,@]"}}, b"[%s0]" % (b"0," * 99), ""
+    )
+    assert not on_loop({"a": {"jmespath": "entries[].url"}}, b"<rss/>", "application/rss+xml")
+
+
+@pytest.mark.parametrize(
+    ("selector", "degree"),
+    [
+        ("a", 0),
+        ("a.b#c[d='e f g']:not(.h)", 0),
+        ("a > b + c", 0),
+        ("a , b,c", 0),
+        ("a b", 1),
+        ("a\nb", 1),
+        ("a ~ b", 1),
+        ("a~b", 1),
+        ("a b > c d", 2),
+        ("a:has(b)", 1),
+        ("a:has(b c) d", 3),
+        (":is(a b, c d)", 2),
+        (":not( a )", 0),
+        ("li:nth-child(2)", 1),
+        ('[a="~ ~"]', 0),
+        (r"a\ b", 0),
+        (" a ", 0),
+    ],
+)
+def test_the_degree_of_a_selector(selector: str, degree: int) -> None:
+    """Each way the matcher can branch multiplies the cost by the depth of the page."""
+    terms = cost_of_selector(selector, 0).terms
+    assert len(terms) == degree + 1
+    assert len(cost_of_selector(selector, 2).terms) == degree + 3
+
+
+def test_costs_add_up() -> None:
+    """Sums are term by term, and a polynomial of the depth."""
+    total = Cost((1.0, 2.0)) + Cost((10.0,)) + Cost((0.0, 0.0, 3.0))
+    assert total.terms == (11.0, 2.0, 3.0)
+    assert total.at(5, 10) == 5 * (11 + 20 + 300)
+    assert Cost().at(5, 10) == 0
+
+
+def test_json_costs_by_its_values_and_the_expression() -> None:
+    """Each value can meet each node of the expression; multi-selects double what they select."""
+    few, many = (b'{"a":[%s0]}' % (b"0," * n) for n in (10, 1000))
+    plain = compile_rules(b'{"a": {"jmespath": "a[*]"}}').cost
+    assert of_json(many, plain) > 50 * of_json(few, plain)
+    doubling = compile_rules(b'{"a": {"jmespath": "[@,@] | [@,@] | [@,@]"}}').cost
+    assert of_json(few, doubling) > 50 * of_json(few, plain)
+    assert cost_of_expression({"type": "field", "children": [], "value": "a"}).terms == (700.0,)
+
+
+def test_formatting_that_is_reopened_counts() -> None:
+    """The same number of tags costs more where a parser has to open formatting anew."""
+    plain = b"<p>x" * 500
+    assert of_html(b"<u>" * 20 + plain, Cost()) > 2 * of_html(b"<q>" * 20 + plain, Cost())
+    fonts = b"".join(b"<font c=%x>" % n for n in range(200))
+    assert of_html(fonts + plain, Cost()) > 4 * of_html(b"<u>" * 200 + plain, Cost())

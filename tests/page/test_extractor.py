@@ -1,0 +1,323 @@
+"""Tests of where bodies are searched: the loop stays free, helpers are bounded and replaced.
+
+May touch: helper processes it starts, a few seconds of their processor time.
+Must never: end a process it did not start, or leave one behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import socket
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from scraperd.config import Config
+from scraperd.page.document import Asked
+from scraperd.page.extractor import Extractor, _Turns
+from scraperd.page.rules import compile_rules
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.usefixtures("no_loose_ends")
+
+LARGE = b"<h1>Large</h1>" + b"<p>x</p>" * 20_000
+SLOW = b"<b>" * 3_000  # and "x b b b" takes hours on it
+FREE = 0.1  # seconds that the loop may be held
+
+
+def asked(rules: Any, **more: Any) -> Asked:
+    """What a job with these rules asks."""
+    return msgspec.structs.replace(
+        Asked("http://h/", "text/html", True, False, False, False, False, False, b""),
+        rules=None if rules is None else json.dumps(rules).encode(),
+        **more,
+    )
+
+
+async def take(extractor: Extractor, page: bytes, rules: Any, host: str = "h", **more: Any) -> Any:
+    """What is taken, as a dict of the Result's fields and the failure."""
+    question = asked(rules, **more)
+    compiled = compile_rules(question.rules) if question.rules is not None else None
+    taken = (await extractor.take(question, page, compiled, host)).taken
+    fields = {name: msgspec.json.decode(part) for name, part in taken.parts.items()}
+    return fields | ({"failure": taken.failure} if taken.failure else {})
+
+
+def children() -> set[int]:
+    """The processes of ours that are alive."""
+    pids = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for path in pids for pid in path.read_text().split()}
+
+
+def contents(pid: int, name: str) -> bytes:
+    """What /proc says of a process."""
+    return Path(f"/proc/{pid}/{name}").read_bytes()
+
+
+def opened(pid: int) -> dict[str, str]:
+    """The open files of a process: what each number stands for."""
+    return {path.name: str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = contents(pid, "stat").rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@asynccontextmanager
+async def extracting(**settings: Any) -> AsyncIterator[Extractor]:
+    """An extractor that leaves no process behind."""
+    before = children()
+    async with Extractor(Config(**settings)) as extractor:
+        yield extractor
+    assert children() == before
+
+
+@asynccontextmanager
+async def free_loop() -> AsyncIterator[None]:
+    """Fail if the loop is held meanwhile for longer than it may be."""
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0)
+            longest = max(longest, time.monotonic() - began)
+
+    watching = asyncio.create_task(watch())
+    yield
+    watching.cancel()
+    assert longest < FREE, f"the loop was held for {longest:.3f} s"
+
+
+async def test_a_small_page_needs_no_helper() -> None:
+    """An ordinary page is searched at once, without another process."""
+    async with extracting() as extractor:
+        before = children()
+        assert await take(extractor, b"<h1>Hi</h1>", {"t": "h1"}) == {"data": {"t": "Hi"}}
+        assert children() == before
+
+
+async def test_a_large_page_gives_what_a_small_one_gives() -> None:
+    """The same function runs in both places: the result is the same, field by field."""
+    rules = {"t": "h1", "n": {"selector": "p", "type": "list", "limit": 3}}
+    async with extracting() as extractor, free_loop():
+        there = await take(extractor, LARGE, rules, body=True, links=True, metadata=True)
+        assert len(children()) >= 1
+    here = await take_here(LARGE, rules, body=True, links=True, metadata=True)
+    assert there == here
+    assert there["data"] == {"t": "Large", "n": ["x", "x", "x"]}
+    assert there["body"].encode() == LARGE
+
+
+async def take_here(page: bytes, rules: Any, **more: Any) -> Any:
+    """The same without a helper."""
+    from scraperd.page.content import limits_of
+    from scraperd.page.document import take as take_now
+
+    question = asked(rules, **more)
+    assert question.rules is not None
+    taken = take_now(question, page, compile_rules(question.rules), limits_of(Config()))
+    return {name: msgspec.json.decode(part) for name, part in taken.parts.items()}
+
+
+async def test_a_page_that_takes_too_long_fails_and_keeps_its_body() -> None:
+    """Past `extract_timeout` of CPU the helper ends; the bound is named, the next page is fine."""
+    async with extracting(extract_timeout=0.2) as extractor, free_loop():
+        found = await take(extractor, SLOW, {"t": "x b b b"}, body=True)
+        assert found["failure"].kind == "extract"
+        assert found["failure"].message == "the page took over 0.2 s of CPU (extract_timeout)"
+        assert not found["failure"].retryable
+        assert found["body"].encode() == SLOW
+        assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
+
+
+async def test_a_page_that_takes_too_much_memory_fails() -> None:
+    """26 kB make five million elements: the bound is named, and this process has none of them."""
+    page = b"<p>" + b"".join(b"<b c=%x>" % n for n in range(1200)) + b"<p>x" * 4000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with extracting(extract_memory=256 * 1024 * 1024) as extractor, free_loop():
+        found = await take(extractor, page, {"t": "h1"}, body=True)
+        assert found["failure"].kind == "extract"
+        assert "bytes of memory (extract_memory)" in found["failure"].message
+        assert found["body"].encode() == page
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "rules", "kind", "words"),
+    [
+        (
+            {"extract_max_matches": 100},
+            {"p": {"selector": "p", "type": "list"}},
+            "extract",
+            "extract.p: more than 100 matches (extract_max_matches)",
+        ),
+        (
+            {"extract_max_output": 10_000},
+            {"p": {"selector": "p", "type": "list"}},
+            "too_large",
+            "extract.p: more than 10000 bytes (extract_max_output)",
+        ),
+        (
+            {"extract_max_output": 10_000},
+            {"p": {"selector": "body", "output": "html"}},
+            "too_large",
+            "extract.p: more than 10000 bytes (extract_max_output)",
+        ),
+    ],
+)
+async def test_what_is_found_is_bounded(
+    settings: dict[str, Any], rules: Any, kind: str, words: str
+) -> None:
+    """Past a bound the job ends as `extract` or `too_large`, with the rule and the setting."""
+    async with extracting(**settings) as extractor, free_loop():
+        for page in (LARGE, b"<p>0123456789</p>" * 1500):  # in a helper, and on the loop
+            failure = (await take(extractor, page, rules))["failure"]
+            assert (failure.kind, failure.message) == (kind, words)
+
+
+async def test_links_are_bounded_as_well() -> None:
+    """The bound counts all that is taken, by rules or not."""
+    page = b"<a href=/0123456789>x</a>" * 10_000
+    async with extracting(extract_max_output=100_000) as extractor:
+        failure = (await take(extractor, page, None, links=True))["failure"]
+        assert failure.kind == "too_large"
+        assert failure.message == "links: more than 100000 bytes (extract_max_output)"
+
+
+async def test_a_cancelled_job_takes_its_helper_along() -> None:
+    """Nobody waits for what nobody wants any more, and the next page gets a new helper."""
+    async with extracting(extract_processes=1) as extractor:
+        before = children()
+        slow = asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}))
+        while not any(cpu(pid) > 0.3 for pid in children() - before):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # it is at it, and not only starting
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert children() == before
+        assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
+
+
+async def test_a_job_cancelled_while_its_helper_starts_leaves_none_behind() -> None:
+    """The helper that was on its way is there for the next page, and ends with the others."""
+    async with extracting(extract_processes=1) as extractor:
+        for _ in range(3):
+            job = asyncio.create_task(take(extractor, LARGE, {"t": "h1"}))
+            await asyncio.sleep(0)
+            job.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await job
+        assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
+        job = asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}))
+        await asyncio.sleep(0)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+
+
+async def test_a_helper_that_died_between_two_pages_is_replaced() -> None:
+    """Whatever ended an idle helper, the next page does not pay for it."""
+    async with extracting(extract_processes=1) as extractor:
+        before = children()
+        await take(extractor, LARGE, {"t": "h1"})
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGKILL)
+        while extractor._idle[0].alive:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+        assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
+
+
+async def test_a_signal_for_the_group_does_not_end_a_helper() -> None:
+    """Ctrl-C and a service manager's SIGTERM reach all processes; what is in flight must finish."""
+    async with extracting(extract_processes=1) as extractor:
+        before = children()
+        await take(extractor, LARGE, {"t": "h1"})
+        (pid,) = children() - before
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+        assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
+        assert children() - before == {pid}
+
+
+async def test_a_helper_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What parses strangers' pages inherits neither the environment nor a connection."""
+    monkeypatch.setenv("SCRAPERD_BROKER_URL", "amqp://user:secret@broker/")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        async with extracting(extract_processes=1) as extractor:
+            before = children()
+            await take(extractor, LARGE, {"t": "h1"})
+            (pid,) = children() - before
+            assert b"secret" not in contents(pid, "environ") + contents(pid, "cmdline")
+            held = opened(pid)
+            assert {name for name in held.values() if name.startswith("socket:")} <= {
+                held["0"],
+                held["1"],
+            }
+
+
+async def test_memory_goes_back_after_a_large_page() -> None:
+    """A helper that grew over 256 MiB is ended: the next page begins with a small one."""
+    async with extracting(extract_processes=1) as extractor:
+        before = children()
+        await take(extractor, b"<p>x</p>" * 1_000_000, {"t": "h1"})
+        assert children() == before
+
+
+async def test_one_host_does_not_get_all_helpers() -> None:
+    """While one host's pages hold all the helpers they may, another host's page is searched."""
+    async with extracting(extract_processes=2, extract_timeout=60) as extractor:
+        slow = [
+            asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}, "bad")) for _ in range(5)
+        ]
+        found = await take(extractor, LARGE, {"t": "h1"}, "good")
+        assert found["data"] == {"t": "Large"}
+        assert not any(task.done() for task in slow)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_turns_go_round_and_none_is_lost() -> None:
+    """Never more than the limit, never more than all but one a host, and all come to their turn."""
+    turns, running, most = _Turns(3), dict.fromkeys("abc", 0), 0
+    order: list[str] = []
+
+    async def one(host: str, *, steps: int) -> None:
+        nonlocal most
+        async with turns.of(host):
+            order.append(host)
+            running[host] += 1
+            assert running[host] <= 2
+            most = max(most, sum(running.values()))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            running[host] -= 1
+
+    jobs = [asyncio.create_task(one("a", steps=1 + n % 3)) for n in range(20)]
+    jobs += [asyncio.create_task(one(host, steps=2)) for host in "bcbcbc"]
+    await asyncio.sleep(0)
+    for job in jobs[5:20:4]:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    assert most == 3
+    assert order[:3] == ["a", "a", "b"]
+    assert max(at for at, host in enumerate(order) if host != "a") < 18
+    async with turns.of("x"), turns.of("x"), turns.of("y"):
+        pass
+    assert not turns._held
+    assert not turns._waiting
