@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 ON_LOOP: Final = 0.06  # seconds; what a page may take at worst, to be searched on the loop
 ON_LOOP_WORK: Final = 5_000  # steps of some microseconds each
 ON_LOOP_OUTPUT: Final = 256 * 1024  # characters
-RETIRED: Final = 256 * 1024 * 1024  # bytes; a helper that took more is ended: heaps don't shrink
+RETIRED: Final = (
+    256 * 1024 * 1024
+)  # bytes; a helper that keeps more is ended: heaps don't always shrink
 FAREWELL: Final = 1.0  # seconds for idle helpers to end by themselves
 _READ: Final = 1024 * 1024  # bytes of a reply that may wait to be read
 
@@ -94,7 +96,7 @@ class Extractor:
             raise
         if not isinstance(reply, Reply):
             return Failure("extract", self._cause(reply))
-        if reply.peak > RETIRED:
+        if reply.memory > RETIRED:
             await helper.kill()
         else:
             self._idle.append(helper)

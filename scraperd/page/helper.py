@@ -1,7 +1,7 @@
 """A helper process: reads bodies from standard input, writes what was taken to standard output.
 
-May touch: its own limits, timers, signals and standard streams.
-Must never: open a file or a connection, see the configuration's secrets, or outlive its parent.
+May touch: its own limits, timers, signals, standard streams and memory figures.
+Must never: open anything else, see the configuration's secrets, or outlive its parent.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Start(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True, array_like=True):
-    """What became of a request; `peak` is the most memory the helper has used so far, in bytes.
+    """What became of a request; `memory` is what the helper still holds after it, in bytes.
 
     `taken` is None if the memory did not suffice, or if `error` holds a traceback of ours.
     """
 
     taken: Taken | None
-    peak: int
+    memory: int
     error: str = ""
 
 
@@ -82,8 +82,13 @@ def _answer(asked: Asked, body: bytes, start: Start) -> Reply:
         error = traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Reply(taken, peak, error)
+    return Reply(taken, _resident(), error)
+
+
+def _resident() -> int:
+    """Bytes. Not the peak of getrusage(2), which begins with that of the parent."""
+    with io.FileIO("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def _write(sink: io.FileIO, data: bytes) -> None:
