@@ -38,7 +38,7 @@ from scraperd.contract import (
     schema,
 )
 from scraperd.jobs.observe import quiet_libraries
-from scraperd.page.content import bounds_of
+from scraperd.page.content import bounds_of, unavailable
 from scraperd.page.rules import RuleError, Rules, compile_rules
 from scraperd.systemd import Notifier
 
@@ -198,6 +198,8 @@ def scrape(  # noqa: PLR0917 - click passes each option
             _fail(f"{name} is for {'a URL' if local else 'a FILE'}", EXIT_USAGE)
     url = (base or "http://localhost/") if local else source
     job = _job_from_options(url, rules, include, headers)
+    if fault := unavailable(job):
+        _fail(f"--include: {fault}", EXIT_USAGE)
     compiled = _compiled(config, job)
     if local:
         body, kind = _page_file(source)

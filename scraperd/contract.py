@@ -81,7 +81,12 @@ _RULE_OBJECT: Final[dict[str, Any]] = {
 _RULE_SCHEMA: Final[dict[str, Any]] = {
     "description": "Extraction rules: a name maps to a CSS selector or to a rule object.",
     "type": "object",
-    "additionalProperties": {"anyOf": [{"type": "string", "minLength": 1}, _RULE_OBJECT]},
+    "additionalProperties": {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {**_RULE_OBJECT, "anyOf": [{"required": ["selector"]}, {"required": ["jmespath"]}]},
+        ]
+    },
 }
 
 JsonValue = Annotated[Raw, Meta(extra_json_schema={"description": "any JSON value"})]

@@ -90,7 +90,7 @@ def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
         (["scrape", "ftp://x/"], "url: must start with http:// or https://"),
         (["scrape", "http://user:hunter2@x/"], "userinfo"),
         (["scrape", "http://x/", "--extract", "{"], "--extract: not JSON"),
-        (["scrape", "http://x/", "--extract", '{"a": ":x("}'], "extract.a: not a CSS selector"),
+        (["scrape", "http://x/", "--extract", '{"a": ":x("}'], "extract.a.selector: not a CSS selector"),
         (["scrape", "http://x/", "--extract-file", "nope.json"], "nope.json: can't be read"),
         (["scrape", "http://x/", "-H", "A B: c"], "headers.A B: not a header name"),
         (["publish", "nope.txt"], "nope.txt: can't be read"),
@@ -128,7 +128,7 @@ def test_publish_names_the_bad_line_and_sends_nothing(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"url": "http://x/", "extract": {"a": ":x("}}\n', "-:1: extract.a: not a CSS selector"),
+        ('{"url": "http://x/", "extract": {"a": ":x("}}\n', "-:1: extract.a.selector: not a CSS selector"),
         ('{"url": "http://x/", "id": "a"}\n' * 2, "id 'a' is given to more than one job"),
     ],
     ids=["rule", "twins"],

@@ -31,7 +31,7 @@ from scraperd.contract import (
 from scraperd.jobs.observe import Observer, Record
 from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Park, Policy, Verdict, decide
-from scraperd.page.content import bounds_of
+from scraperd.page.content import bounds_of, unavailable
 from scraperd.page.politeness import Later
 from scraperd.page.rules import RuleError, Rules, compile_rules
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
@@ -169,6 +169,8 @@ class Worker:
             return job
         if job.proxy and job.proxy not in self._config.proxies:
             return refused(job, "proxy", f"no proxy is named {printable(job.proxy)} here")
+        if fault := unavailable(job):
+            return refused(job, "include", fault)
         if job.extract is UNSET:
             return job, None
         try:

@@ -7,6 +7,7 @@ Must never: guess from the text itself; the same bytes give the same answer ever
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -60,12 +61,16 @@ _XML = re.compile(
 )
 
 
-def sniff(body: bytes, content_type: str) -> str:
-    """The encoding's canonical WHATWG name, lower case (`utf-8`, `windows-1252`)."""
+def sniff(body: bytes, content_type: str, *, markup: bool = True) -> str:
+    """The encoding's canonical WHATWG name, lower case (`utf-8`, `windows-1252`).
+
+    What is no `markup` (JSON, say) can't declare one in its text.
+    """
     for mark, name in _BOMS:
         if body.startswith(mark):
             return name
-    return declared(content_type) or _prescan(body[:PRESCAN]) or _utf8_or_fallback(body)
+    in_text = (_prescan(body[:PRESCAN]) or "") if markup else ""
+    return declared(content_type) or in_text or _utf8_or_fallback(body)
 
 
 @lru_cache(maxsize=256)
@@ -99,9 +104,11 @@ def to_text(body: bytes, name: str) -> str:
 
 
 def to_utf8(body: bytes, name: str) -> bytes:
-    """The same text as UTF-8 bytes, for the parser; UTF-8 pages are not copied."""
-    if name == "utf-8":
-        return body.removeprefix(_BOMS[0][0])
+    """The same text as UTF-8 bytes, for the parser; good UTF-8 is not copied."""
+    if name == "utf-8" and not body.startswith(_BOMS[0][0]):
+        with suppress(UnicodeDecodeError):
+            body.decode()
+            return body
     return to_text(body, name).encode()
 
 

@@ -15,6 +15,7 @@ from msgspec import UNSET
 from scraperd.contract import ENTITY_TAG, printable
 from scraperd.page.document import Asked, Limits
 from scraperd.page.fetch import http_date
+from scraperd.page.readable import AVAILABLE
 from scraperd.page.rules import Bounds
 
 if TYPE_CHECKING:
@@ -56,6 +57,13 @@ def asked_of(job: Job, url: str, media: str, *, ok: bool = True) -> Asked:
         feed=ok and job.wants("feed"),
         rules=bytes(job.extract) if ok and job.extract is not UNSET else None,
     )
+
+
+def unavailable(job: Job) -> str | None:
+    """Why what the job wants to be included can't be had here; None if it can."""
+    if job.wants("text") and not AVAILABLE:
+        return "text needs the extra: pip install 'scraperd[readable]'"
+    return None
 
 
 def media_of(response: Response) -> str:

@@ -89,7 +89,9 @@ def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Take
     """All that is asked of `body`. Raises Overrun past `limits.work` only."""
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if asked.digest else ""
     kind = _kind(asked, body)
-    name = charset.sniff(body, asked.media) if kind != "binary" else ""
+    name = ""
+    if kind != "binary":
+        name = charset.sniff(body, asked.media, markup=kind != "json")
     parts: dict[str, bytes] = {}
     if asked.body:
         parts = _body(body, name)

@@ -24,9 +24,12 @@ def readable(page: bytes) -> str:
     Raises ImportError if the extra is not installed.
     """
     # Here and not above: only a process that is asked for text pays for the library.
+    import logging  # noqa: PLC0415
+
     import trafilatura  # noqa: PLC0415
     from lxml import etree, html  # noqa: PLC0415
 
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it would quote the page
     # The encoding is known, whatever the page says. A tree, because trafilatura would otherwise
     # unpack and guess encodings, and takes a page of one element for no HTML at all.
     parser = html.HTMLParser(

@@ -20,7 +20,7 @@ _BELOW = re.compile(r"(?!\.)[\w.~%-]+(?:/(?!\.)[\w.~%-]+)*", re.ASCII)  # "page.
 _AROUND_A_URL: Final = "".join(map(chr, range(0x21)))  # URL standard: C0 controls and space
 
 
-NODES: Final = 16  # of a text for each call of `spend`: some microseconds
+NODES: Final = 4  # of a text for each call of `spend`: some microseconds
 
 
 def free() -> None:

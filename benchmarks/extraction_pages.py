@@ -1,0 +1,263 @@
+"""The worst pages and rules there are, and a site of its own that serves them.
+
+May touch: listening sockets on loopback addresses, its own priority.
+Must never: be measured as part of the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import uvloop
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader, StreamWriter
+    from collections.abc import Callable, Iterator
+
+HOSTS: Final = [f"127.0.9.{n}" for n in range(1, 251)]
+NICE: Final = 10
+MOST: Final = 10 * 1024**2  # bytes: download_maxsize
+TITLE: Final[dict[str, Any]] = {"extract": {"title": "h1"}}
+HTML: Final = "text/html; charset=utf-8"
+JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """A sort of attack: the page, how it is sent, what is asked of it, and how many at once.
+
+    Those that are `together` are answered when all have been asked for. `rules` makes the n-th
+    job's own rules, which no cache knows.
+    """
+
+    page: Callable[[], bytes]
+    job: dict[str, Any]
+    media: str = HTML
+    count: int = 3
+    together: bool = False
+    rules: Callable[[int], dict[str, Any]] | None = field(default=None)
+
+    def asked(self, n: int) -> dict[str, Any]:
+        """What the n-th job asks."""
+        return {"extract": self.rules(n)} if self.rules is not None else self.job
+
+
+def _full(piece: bytes, start: bytes = b"") -> Callable[[], bytes]:
+    return lambda: start + piece * ((MOST - len(start)) // len(piece))
+
+
+def _many(selector: str, output: object = "text", **more: Any) -> dict[str, Any]:
+    return {"selector": selector, "type": "list", "output": output, **more}
+
+
+def _rule(rule: object) -> dict[str, Any]:
+    return {"extract": {"found": rule}}
+
+
+def _reopened() -> bytes:
+    return b"<p>" + b"".join(b"<b c=%x>" % n for n in range(1200)) + b"<p>x" * 4000
+
+
+def _attributes() -> bytes:
+    return b"<p " + b" ".join(b"a%x" % n for n in range(1_000_000)) + b">"
+
+
+def _document(piece: bytes, end: bytes, start: bytes = b"[") -> bytes:
+    return start + piece * ((MOST - 100) // len(piece)) + end
+
+
+def _feed() -> bytes:
+    entry = b"<item><title>A &amp; b</title><link>http://h/x</link><pubDate>Mon, 6 Sep 2021 00:01:00"
+    entry += b" GMT</pubDate><description>&lt;p&gt;Some text&lt;/p&gt;</description></item>\n"
+    head = b"<rss version='2.0'><channel><title>t</title>"
+    return head + entry * ((MOST - 200) // len(entry)) + b"</channel></rss>"
+
+
+def _articles() -> bytes:
+    piece = b"<h2>A heading</h2><p>%s <a href=/x>a link</a></p>\n" % (b"Some words of a text. " * 20)
+    return b"<html><body><article>" + piece * ((MOST - 100) // len(piece)) + b"</article>"
+
+
+def _divided() -> bytes:
+    return _nest(b"<div>", 250) + b"<p>Some words of a text.</p>" * 200_000
+
+
+def _nest(tag: bytes, depth: int) -> bytes:
+    return tag * depth
+
+
+def _objects() -> bytes:
+    """A page that is searched on the loop, and takes long there for its size."""
+    return b"<a href=1><object>x" * 630
+
+
+_DEEP: Final = 3_000  # elements: enough for a chain to take hours
+_LISTS: Final = _many("b", {"b": _many("b", {"c": _many("b", {"d": "x"})})})
+_DOUBLING: Final = "|".join(["[@,@]"] * 60)
+_PROSE: Final = "汉字与日本語のテキスト。" * 8
+
+
+def _sorts() -> dict[str, Sort]:
+    deep = b"<b>" * _DEEP
+    siblings = _full(b"<p>x</p>")
+    return {
+        "10 MB of nested <b>": Sort(_full(b"<b>"), TITLE),
+        "10 MB of nested <div>": Sort(_full(b"<div>"), TITLE),
+        "nested <div>, text": Sort(_full(b"<div>x"), {"include": ["text"]}),
+        "a million siblings": Sort(siblings, TITLE),
+        "a million, as a list": Sort(siblings, _rule(_many("p"))),
+        "a million, links too": Sort(
+            siblings, {**TITLE, "include": ["body", "links", "metadata"]}
+        ),
+        "five million reopened": Sort(_reopened, TITLE),
+        "a million attributes": Sort(_attributes, TITLE),
+        "chain of x * * *": Sort(lambda: deep, _rule("x * * *")),
+        "chain of :has": Sort(lambda: deep, _rule(":has(:has(:has(x)))")),
+        ":has on siblings": Sort(siblings, _rule("p:has(~ x)")),
+        ":is of 150": Sort(siblings, _rule(f":is({','.join(f'x{n}' for n in range(150))})")),
+        ":nth-last-child": Sort(siblings, _rule("p:nth-last-child(3 of p)")),
+        "500 lists": Sort(
+            lambda: b"<p>x</p>" * 20_000, {"extract": {f"r{n}": _many(f"p.x{n}") for n in range(500)}}
+        ),
+        "list in list in list": Sort(lambda: b"<b>" * 400, _rule(_LISTS)),
+        "a table of 10 MB": Sort(_full(b"<tr><td>x"), _rule(_many("table", "table")))
+        if False
+        else Sort(_full(b"<tr><td>x", b"<table>"), _rule({"selector": "table", "output": "table"})),
+        "html of all": Sort(_full(b"<b>x</b>"), _rule(_many("*", "html"))),
+        "regex on 5 MB": Sort(
+            lambda: b"<p>" + b"x" * 5_000_000, _rule({"selector": "p", "regex": "((x+x+)+y)"})
+        ),
+        "jmespath doubling": Sort(lambda: b"[1,2,3]", _rule({"jmespath": _DOUBLING}), JSON),
+        "JSON, nested": Sort(lambda: _document(b"[", b""), _rule({"jmespath": "a"}), JSON),
+        "JSON, flat": Sort(lambda: _document(b"1,", b"1]"), _rule({"jmespath": "[?@>`1`]"}), JSON),
+        "JSON, objects": Sort(
+            lambda: _document(b'{"a":1},', b"{}]"), _rule({"jmespath": "[*].a"}), JSON
+        ),
+        "a feed of 10 MB": Sort(_feed, {"include": ["feed"]}, "application/rss+xml"),
+        "text of 10 MB": Sort(_articles, {"include": ["text"]}),
+        "text, 250 deep": Sort(_divided, {"include": ["text"]}),
+        "gb18030": Sort(_encoded("gb18030"), {**TITLE, "include": ["body"]}, "text/html; charset=gb18030"),
+        "iso-2022-jp": Sort(
+            _encoded("iso-2022-jp"), {**TITLE, "include": ["body"]}, "text/html; charset=iso-2022-jp"
+        ),
+        "utf-16": Sort(_encoded("utf-16-le"), {**TITLE, "include": ["body"]}, "text/html; charset=utf-16le"),
+        "a body of 10 MB": Sort(siblings, {"include": ["body"]}),
+        "a body, binary": Sort(lambda: bytes(MOST), {"include": ["body"]}, "image/png"),
+        **_for_the_loop(),
+    }
+
+
+def _encoded(encoding: str) -> Callable[[], bytes]:
+    def made() -> bytes:
+        piece = f"<p>{_PROSE}<a href='/x'>語</a></p>".replace("汉", "漢").replace("与", "")
+        once = piece.encode(encoding)
+        return once * (7_000_000 // len(once))
+
+    return made
+
+
+def _for_the_loop() -> dict[str, Sort]:
+    """What never sees a helper: rules that are dear to compile, and pages just cheap enough."""
+
+    def each(rule: Callable[[str], object], count: int = 480) -> Callable[[int], dict[str, Any]]:
+        return lambda n: {f"r{k}": rule(f"x{n}y{k}") for k in range(count)}
+
+    page = b"<h1>x</h1>"
+    return {
+        "dear regexes": Sort(
+            lambda: page, {}, rules=each(lambda x: {"selector": "a", "regex": f"(?:{x}{{1,400}})"})
+        ),
+        "dear expressions": Sort(
+            lambda: page, {}, JSON, rules=each(lambda x: {"jmespath": "!" * 500 + x})
+        ),
+        "dear selectors": Sort(
+            lambda: page, {}, rules=each(lambda x: ",".join(["a"] * 230 + [x]))
+        ),
+        "200 pages at once": Sort(_objects, {**TITLE, "include": ["links"]}, count=200, together=True),
+    }
+
+
+SORTS: Final = _sorts()
+
+
+class _Site:
+    """Serves each sort at its number, and holds back what is to come together."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._made: Callable[[str], bytes] = cache(lambda name: SORTS[name].page())
+        self._held: dict[str, list[asyncio.Future[None]]] = {}
+        self._folder = folder
+
+    async def meet(self, reader: StreamReader, writer: StreamWriter) -> None:
+        """Answer one connection's requests."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while not writer.is_closing():
+                request = await reader.readuntil(b"\r\n\r\n")
+                body, media = await self._answer(request.split(b" ")[1].decode())
+                head = f"HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: {len(body)}"
+                writer.write(head.encode() + b"\r\n\r\n")
+                writer.write(body)
+                await writer.drain()
+        writer.transport.abort()
+
+    async def _answer(self, path: str) -> tuple[bytes, str]:
+        if path.startswith("/held/"):
+            _, _, count, name = path.split("/", 3)
+            await self._together("held", int(count))
+            assert self._folder is not None
+            return (self._folder / name).read_bytes(), HTML
+        name = list(SORTS)[int(path[1:])]
+        sort = SORTS[name]
+        if sort.together:
+            await self._together(name, sort.count)
+        return self._made(name), sort.media
+
+    async def _together(self, name: str, count: int) -> None:
+        """Wait until `count` are asked for, and those of `held` for a file that says go."""
+        line = self._held.setdefault(name, [])
+        mine = asyncio.get_running_loop().create_future()
+        line.append(mine)
+        if len(line) == count:
+            if name == "held":
+                await self._word(count)
+            for one in line:
+                if not one.done():
+                    one.set_result(None)
+            line.clear()
+        await mine
+
+    async def _word(self, count: int) -> None:
+        print(f"held {count}", flush=True)
+        assert self._folder is not None
+        go = Path(f"{self._folder}.go")
+        while not go.exists():  # noqa: ASYNC110, ASYNC240 - another process writes it
+            await asyncio.sleep(0.02)
+
+
+async def serve(port: int, folder: Path | None) -> None:
+    """Listen until the process is ended."""
+    site = _Site(folder)
+    server = await asyncio.start_server(site.meet, HOSTS, port, backlog=4096)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+
+def jobs(name: str, port: int) -> Iterator[dict[str, Any]]:
+    """The jobs of a sort, each of another host; tried once."""
+    sort, number = SORTS[name], list(SORTS).index(name)
+    for n in range(sort.count):
+        url = f"http://{HOSTS[n]}:{port}/{number}"
+        yield {"id": f"{name}/{n}", "url": url, "max_retries": 0, "include": [], **sort.asked(n)}
+
+
+if __name__ == "__main__":
+    os.nice(NICE)
+    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None))  # noqa: PLR2004
