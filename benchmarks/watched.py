@@ -87,7 +87,8 @@ class _Heart:
         while True:
             time.sleep(LOOKED_AT / 2)
             if not self._seen and time.monotonic() - self._beaten > LOOKED_AT:
-                self._seen = _ours(sys._current_frames().get(self._thread))
+                frames = sys._current_frames()  # noqa: SLF001 - its documented name
+                self._seen = _ours(frames.get(self._thread))
 
 
 def _ours(frame: FrameType | None) -> str:

@@ -77,6 +77,63 @@ def test_scrape_reads_rules_from_a_file(scraperd: Command, hostel: Hostel, tmp_p
     assert lines(done.stdout)[0]["data"] == {"t": "/page/1"}
 
 
+PAGE = "<title>Caf\xe9</title><p class=x>1<p class=x>2 <a href=next>n</a>"
+RULES = """{"t": "title", "none": "h6",
+ "p": {"selector": ".x", "type": "list", "output": {"n": {"output": "text", "cast": "int"}}}}"""
+
+
+def test_scrape_takes_a_local_file(scraperd: Command, tmp_path: Path) -> None:
+    """Rules are tried offline: the data as from the web, and how often each rule matched."""
+    (tmp_path / "rules.json").write_text(RULES)
+    (tmp_path / "page.html").write_bytes(PAGE.encode("latin-1"))
+    done = scraperd(
+        *("scrape", "page.html", "--extract-file", "rules.json", "--include", "links"),
+        *("--base", "http://example.com/a/b"),
+    )
+    assert done.returncode == 0
+    result = json.loads(done.stdout)
+    assert result["data"] == {"t": "Café", "none": None, "p": [{"n": 1}, {"n": 2}]}
+    assert result["links"] == [{"url": "http://example.com/a/next", "text": "n"}]
+    assert result["content_type"] == "text/html"
+    assert result["charset"] == "windows-1252"
+    assert [line.split() for line in done.stderr.splitlines()] == [
+        ["extract.t", "1", "match"],
+        ["extract.none", "0", "matches"],
+        ["extract.p", "2", "matches"],
+        ["extract.p.output.n", "2", "matches"],
+    ]
+
+
+def test_scrape_reads_standard_input(scraperd: Command) -> None:
+    """What it is shows from its content, or is said; JSON and feeds work as well."""
+    done = scraperd("scrape", "-", "--extract", '{"t": "title"}', stdin=PAGE)
+    assert json.loads(done.stdout)["data"] == {"t": "Café"}
+    rule = '{"n": {"jmespath": "a[*].n", "type": "list"}}'
+    done = scraperd("scrape", "-", "--extract", rule, stdin='{"a": [{"n": 1}, {"n": 2}]}')
+    assert json.loads(done.stdout)["data"] == {"n": [1, 2]}
+    done = scraperd("scrape", "-", "--media", "text/plain", "--extract", '{"t": "b"}', stdin="<b>")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["message"] == "the response is text/plain, not HTML"
+
+
+def test_scrape_says_which_rule_is_missing(scraperd: Command) -> None:
+    """A required rule that finds nothing is a failed result, with the matches of the others."""
+    rules = '{"t": "title", "x": {"selector": "h6", "required": true}}'
+    done = scraperd("scrape", "-", "--extract", rules, stdin=PAGE)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"] == {
+        "kind": "extract",
+        "message": "extract.x: required, and not in the page",
+    }
+    assert done.stderr.splitlines() == ["extract.t  1 match", "extract.x  0 matches"]
+
+
+def test_a_url_s_matches_are_shown_too(scraperd: Command, hostel: Hostel) -> None:
+    """The same on a page from the web."""
+    done = scraperd("scrape", hostel.url("/page/1"), "--extract", '{"t": "h1", "x": "h6"}')
+    assert done.stderr.splitlines() == ["extract.t  1 match", "extract.x  0 matches"]
+
+
 def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
     """The result of a failure is printed all the same."""
     done = scraperd("scrape", hostel.url("/status/404"))
@@ -90,8 +147,18 @@ def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
         (["scrape", "ftp://x/"], "url: must start with http:// or https://"),
         (["scrape", "http://user:hunter2@x/"], "userinfo"),
         (["scrape", "http://x/", "--extract", "{"], "--extract: not JSON"),
-        (["scrape", "http://x/", "--extract", '{"a": ":x("}'], "extract.a.selector: not a CSS selector"),
+        (
+            ["scrape", "http://x/", "--extract", '{"a": ":x("}'],
+            "extract.a.selector: not a CSS selector",
+        ),
         (["scrape", "http://x/", "--extract-file", "nope.json"], "nope.json: can't be read"),
+        (["scrape", "nope.html"], "nope.html: can't be read: No such file or directory"),
+        (["scrape", "."], ".: can't be read: Is a directory"),
+        (["scrape", "-", "-H", "A: b"], "--header is for a URL"),
+        (["scrape", "http://x/", "--base", "http://y/"], "--base is for a FILE"),
+        (["scrape", "http://x/", "--media", "text/html"], "--media is for a FILE"),
+        (["scrape", "-", "--base", "ftp://y/"], "url: must start with http:// or https://"),
+        (["scrape", "-", "--extract", "{}", "--extract-file", "x"], "exclude each other"),
         (["scrape", "http://x/", "-H", "A B: c"], "headers.A B: not a header name"),
         (["publish", "nope.txt"], "nope.txt: can't be read"),
         (["publish", "-"], "no jobs given"),
@@ -128,7 +195,10 @@ def test_publish_names_the_bad_line_and_sends_nothing(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"url": "http://x/", "extract": {"a": ":x("}}\n', "-:1: extract.a.selector: not a CSS selector"),
+        (
+            '{"url": "http://x/", "extract": {"a": ":x("}}\n',
+            "-:1: extract.a.selector: not a CSS selector",
+        ),
         ('{"url": "http://x/", "id": "a"}\n' * 2, "id 'a' is given to more than one job"),
     ],
     ids=["rule", "twins"],

@@ -101,7 +101,7 @@ INVALID = {
     "scheme": (b'{"url": "file:///etc/passwd"}', "url"),
     "no scheme": (b'{"url": "//a/"}', "url"),
     "CR LF in a header": (b'{"url": "http://a/", "headers": {"x": "1\\r\\ny: 2"}}', "headers.x"),
-    "selector": (b'{"url": "http://a/", "extract": {"t": ":x("}}', "extract.t"),
+    "selector": (b'{"url": "http://a/", "extract": {"t": ":x("}}', "extract.t.selector"),
 }
 
 

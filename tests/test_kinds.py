@@ -144,6 +144,14 @@ def cases(at: Strangers) -> dict[str, Case]:
         "loop": Case("too_many_redirects", FOR_GOOD, {"url": at.url("/loop")}),
         "not gzip": Case("decode", FOR_GOOD, {"url": at.url("/not-gzip")}),
         "half of a gzip": Case("decode", AGAIN, {"url": at.url("/half-gzip")}),
+        "a required value": Case(
+            "extract",
+            FOR_GOOD,
+            {
+                "url": at.url("/page/1"),
+                "extract": {"x": {"selector": "h6", "required": True}},
+            },
+        ),
         "no HTML": Case("extract", FOR_GOOD, {"url": at.url("/png"), "extract": rules}),
         "too late": Case(
             "expired", FOR_GOOD, {"url": at.url("/png"), "expires_at": "2020-01-01T00:00:00Z"}

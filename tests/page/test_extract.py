@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from benchmarks.truth import read
 from scraperd.contract import Link, Metadata, check_url
-from scraperd.page.extract import Allowance, Extract, extract
+from scraperd.page.extract import Allowance, Extract, Missing, Overrun, extract, extract_json
 from scraperd.page.rules import Rules, compile_rules
 from scraperd.page.tree import Base, _absolute
 from tests.rig.pages import html_files, python_docs
@@ -120,6 +120,216 @@ def metadata_of(page: bytes) -> Metadata:
 def test_a_rule_finds_its_value(rule: Any, value: Any) -> None:
     """Each output, type and nesting gives the value that is on the page, and null where none is."""
     assert found({"x": rule}) == {"x": value}
+
+
+SHOP = b"""<base href="http://shop.example/de/"><div class=p><h2>Ball</h2>
+<b class=price>EUR 1.234,50</b><b class=stock>Only 3 left</b><time datetime=2024-05-12>12 May</time>
+<a href=ball>more</a><input disabled value=""><i class=empty></i></div>
+<div class=p><h2>Bat</h2><b class=price>on request</b><div class=p><h2>Inner</h2></div></div>
+<script id=state type=application/json>{"user": {"id": 7, "tags": ["a", "b"]}, "n": null}</script>
+<table><tr><th>Name<th>Price<tr><td>Ball<td>1<br>2<tr><td colspan=2>none</table>"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [
+        # a string may name an attribute; inside of an element, of that element
+        ("a@href", "http://shop.example/de/ball"),
+        (
+            {"selector": "a", "output": {"u": "@href", "t": {"output": "text"}}},
+            {"u": "http://shop.example/de/ball", "t": "more"},
+        ),
+        # the first selector that matches counts
+        ({"selector": ["h1", "h2", "b"]}, "Ball"),
+        ({"selector": ["h1", ".price"], "type": "list"}, ["EUR 1.234,50", "on request"]),
+        ({"selector": ["h1", "h3"]}, None),
+        ({"selector": ["h1", "h3"], "type": "list"}, []),
+        # a part of the text
+        ({"selector": ".stock", "regex": "[0-9]+"}, "3"),
+        ({"selector": ".stock", "regex": "(O)nly ([0-9]+)"}, "O"),
+        ({"selector": ".stock", "regex": "Only ([0-9]+)", "group": 0}, "Only 3"),
+        ({"selector": ".stock", "regex": "(O)nly ([0-9]+)", "group": 2}, "3"),
+        ({"selector": ".stock", "regex": "(?P<n>[0-9]+)", "group": "n"}, "3"),
+        ({"selector": ".stock", "regex": "(x)|y"}, None),
+        ({"selector": ".stock", "regex": "(x)?Only"}, None),
+        ({"selector": "h2", "type": "list", "regex": "B(.*)"}, ["all", "at"]),
+        # typed values
+        ({"selector": ".price", "cast": "float"}, 1234.5),
+        ({"selector": ".price", "type": "list", "cast": "float"}, [1234.5]),
+        ({"selector": ".stock", "cast": "int"}, 3),
+        ({"selector": ".stock", "regex": "left", "cast": "int"}, None),
+        ({"selector": "time", "output": "@datetime", "cast": "date"}, "2024-05-12"),
+        ({"selector": "time", "cast": "date"}, None),
+        ({"selector": "time", "cast": "date", "format": "%d %b %Y"}, None),
+        ({"selector": "input", "output": "@disabled", "cast": "bool"}, True),
+        ({"selector": "input", "output": "@value", "cast": "bool"}, True),
+        ({"selector": "input", "output": "@checked", "cast": "bool"}, None),
+        ({"selector": "input", "output": "@checked", "cast": "bool", "default": False}, False),
+        ({"selector": ".empty", "cast": "bool"}, None),
+        ({"selector": "h2", "cast": "url"}, "http://shop.example/de/Ball"),
+        ({"selector": "a", "output": "@href", "cast": "url"}, "http://shop.example/de/ball"),
+        # what stands where there is no value
+        ({"selector": "h1", "default": 0}, 0),
+        ({"selector": "h1", "default": None}, None),
+        ({"selector": "h1", "type": "list", "default": ["none"]}, ["none"]),
+        ({"selector": ".price", "type": "list", "cast": "int", "default": 0}, 0),
+        ({"selector": "h2", "default": 0}, "Ball"),
+        ({"selector": ".empty", "default": 0}, ""),
+        ({"selector": "h2", "required": True}, "Ball"),
+        # bounds of a list; what lies inside of the matched element, and not that itself
+        ({"selector": "h2", "type": "list", "limit": 2}, ["Ball", "Bat"]),
+        (
+            {"selector": ".p", "type": "list", "output": {"n": ".p h2"}},
+            [{"n": "Ball"}, {"n": "Bat"}, {"n": "Inner"}],
+        ),
+        (
+            {"selector": ".p", "type": "list", "output": {"n": ".p@class"}},
+            [{"n": None}, {"n": "p"}, {"n": None}],
+        ),
+        (
+            {
+                "selector": ".p",
+                "type": "list",
+                "output": {"n": {"selector": ".p", "type": "list", "output": "@class"}},
+            },
+            [{"n": []}, {"n": ["p"]}, {"n": []}],
+        ),
+        # each element once, though two of the selectors match it
+        ({"selector": "h2, .p > h2, h2", "type": "list"}, ["Ball", "Bat", "Inner"]),
+        # tables
+        (
+            {"selector": "table", "output": "table"},
+            [["Name", "Price"], ["Ball", "1 2"], ["none", "none"]],
+        ),
+        (
+            {"selector": "table", "output": "table", "header": True},
+            [{"Name": "Ball", "Price": "1 2"}, {"Name": "none", "Price": "none"}],
+        ),
+        # JSON in a page
+        ({"selector": "#state", "jmespath": "user.id"}, 7),
+        ({"selector": "#state", "jmespath": "user.tags", "type": "list"}, ["a", "b"]),
+        ({"selector": "#state", "jmespath": "n"}, None),
+        ({"selector": "#state", "jmespath": "n", "default": 1}, 1),
+        (
+            {"selector": "#state", "jmespath": "user", "output": {"i": "id", "t": "tags[0]"}},
+            {"i": 7, "t": "a"},
+        ),
+        ({"selector": "h2", "jmespath": "user.id"}, None),
+        ({"selector": "#state", "output": {"i": {"jmespath": "user.id"}}}, {"i": 7}),
+        ({"selector": "#state"}, '{"user": {"id": 7, "tags": ["a", "b"]}, "n": null}'),
+    ],
+)
+def test_a_rule_gives_clean_typed_values(rule: Any, value: Any) -> None:
+    """Each key of a rule does what it says, and what has no value is null, left out, or default."""
+    assert found({"x": rule}, SHOP) == {"x": value}
+
+
+@pytest.mark.parametrize(
+    ("rules", "path"),
+    [
+        ({"a": {"selector": "h1", "required": True}}, "extract.a"),
+        ({"a": {"selector": "h1", "type": "list", "required": True}}, "extract.a"),
+        ({"a": {"selector": ".stock", "regex": "x", "required": True}}, "extract.a"),
+        (
+            {
+                "a": {
+                    "selector": ".p",
+                    "type": "list",
+                    "output": {"b": {"selector": ".price", "cast": "float", "required": True}},
+                }
+            },
+            "extract.a.output.b",
+        ),
+    ],
+)
+def test_a_value_that_is_required_and_missing_is_named(rules: Any, path: str) -> None:
+    """No element, no match of the regex, no number: the path of the rule is in the message."""
+    with pytest.raises(Missing) as caught:
+        found(rules, SHOP)
+    assert caught.value.path == path
+    assert str(caught.value) == f"{path}: required, and not in the page"
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [
+        ("a.b", [1, 2]),
+        ({"jmespath": "a.b", "type": "list", "limit": 1}, [1]),
+        ({"jmespath": "a.c", "type": "list"}, ["1,234.5"]),
+        ({"jmespath": "a.c", "cast": "float"}, 1234.5),
+        ({"jmespath": "d[].n", "type": "list", "cast": "int"}, [1, 3]),
+        (
+            {"jmespath": "d[0]", "output": {"x": "n", "y": {"jmespath": "m", "default": 0}}},
+            {"x": "1", "y": 0},
+        ),
+        (
+            {"jmespath": "d[]", "type": "list", "output": {"x": "n"}},
+            [{"x": "1"}, {"x": "zwei"}, {"x": 3}],
+        ),
+        ({"jmespath": "a.d", "default": "-"}, "-"),
+        ({"jmespath": "e", "regex": "r.e"}, "rue"),
+        ({"jmespath": "a", "regex": "x"}, None),
+        ({"jmespath": "u", "cast": "url"}, "http://example.com/dir/x"),
+        ({"jmespath": "length(a.c)"}, 7),
+        ({"jmespath": "length(e)", "default": "no"}, "no"),
+        ({"jmespath": "sum(a)"}, None),
+    ],
+)
+def test_a_rule_reads_json(rule: Any, value: Any) -> None:
+    """JMESPath finds it, and the other keys of the language do the same as for elements."""
+    document = {
+        "a": {"b": [1, 2], "c": "1,234.5"},
+        "d": [{"n": "1"}, {"n": "zwei"}, {"n": 3}],
+        "e": True,
+        "u": "x",
+    }
+    spec = {"jmespath": rule} if isinstance(rule, str) else rule
+    rules = compile_rules(json.dumps({"x": spec}).encode())
+    ample = Allowance(matches=100, output=1000)
+    assert extract_json(document, URL, rules, ample) == {"x": value}
+
+
+def test_matches_are_counted_by_rule() -> None:
+    """Whoever writes rules can see how often each matched, also if a required one did not."""
+    rules = {
+        "p": {"selector": ".p", "type": "list", "output": {"n": "h2", "x": "h6"}},
+        "last": {"selector": "h6", "required": True},
+    }
+    compiled = compile_rules(json.dumps(rules).encode())
+    allowance = Allowance(matches=100, output=1000)
+    with pytest.raises(Missing):
+        _extract(SHOP, URL, rules=compiled, allowance=allowance)
+    assert allowance.hits == {
+        "extract.p": 3,
+        "extract.p.output.n": 3,
+        "extract.p.output.x": 0,
+        "extract.last": 0,
+    }
+    assert set(allowance.hits) == set(compiled.paths)
+
+
+@pytest.mark.parametrize(
+    ("allowance", "words"),
+    [
+        (Allowance(matches=2, output=1000), "extract.x: more than 2 matches (extract_max_matches)"),
+        (Allowance(matches=9, output=9), "extract.x: more than 9 bytes (extract_max_output)"),
+        (Allowance(matches=9, output=99, work=2), "extract.x: more than 2 steps (on the loop)"),
+    ],
+)
+def test_what_is_too_much_is_named(allowance: Allowance, words: str) -> None:
+    """The rule that passed a bound, and the bound."""
+    rules = compile_rules(b'{"x": {"selector": "h2", "type": "list"}}')
+    with pytest.raises(Overrun) as caught:
+        _extract(SHOP, URL, rules=rules, allowance=allowance)
+    assert str(caught.value) == words
+
+
+def test_a_table_is_bounded_before_it_is_made() -> None:
+    """A cell that says it spans a thousand columns and 65,000 rows is counted, not built."""
+    page = b"<table>" + b"<tr><td colspan=1000 rowspan=65534>x" * 1000 + b"</table>"
+    rules = compile_rules(b'{"x": {"selector": "table", "output": "table"}}')
+    with pytest.raises(Overrun, match="extract_max_matches"):
+        _extract(page, URL, rules=rules, allowance=Allowance(matches=100_000, output=10**8))
 
 
 def test_nothing_is_taken_that_was_not_asked_for() -> None:
@@ -364,23 +574,45 @@ def test_broken_markup_is_mended_as_the_html_standard_says(page: str) -> None:
 SELECTORS = st.sampled_from(
     ["a", "*", ".x", "#x", "a[href]", "p > b", "div a", ":not(a)", "li:nth-child(2n+1)", "p:has(b)"]
 )
-OUTPUTS = st.sampled_from(["text", "html", "@href", "@class", "@\xe9"])
+OUTPUTS = st.sampled_from(["text", "html", "table", "@href", "@class", "@\xe9"])
+DETAILS = st.fixed_dictionaries(
+    {},
+    optional={
+        "regex": st.sampled_from(["[a-z]+", "(e)(x)?", "^$", "\\s", "(?P<n>.)"]),
+        "cast": st.sampled_from(["int", "float", "bool", "date", "url"]),
+        "default": st.none() | st.integers() | st.text(max_size=3) | st.lists(st.booleans()),
+    },
+)
+
+
+def rule_of(selector: Any, output: str, details: dict[str, Any], limit: int) -> dict[str, Any]:
+    """A rule whose keys fit each other."""
+    rule = {"selector": selector, "output": output}
+    if output == "table":
+        rule["header"] = limit % 2 == 1
+    else:
+        rule |= details
+    return rule | ({"type": "list", "limit": limit} if limit else {})
+
+
+ONE_OR_MORE = SELECTORS | st.lists(SELECTORS, min_size=1, max_size=3)
 RULES = st.recursive(
     st.dictionaries(
         st.text(max_size=3),
         SELECTORS
-        | st.fixed_dictionaries(
-            {"selector": SELECTORS},
-            optional={"output": OUTPUTS, "type": st.sampled_from(["item", "list"])},
-        ),
+        | st.sampled_from(["a@href", "p@class"])
+        | st.builds(rule_of, ONE_OR_MORE, OUTPUTS, DETAILS, st.integers(0, 3)),
         max_size=3,
     ),
     lambda inner: st.dictionaries(
         st.text(max_size=3),
-        st.fixed_dictionaries({"selector": SELECTORS, "output": inner}),
+        st.fixed_dictionaries(
+            {"selector": ONE_OR_MORE, "output": inner},
+            optional={"type": st.sampled_from(["item", "list"])},
+        ),
         max_size=2,
     ),
-    max_leaves=3,
+    max_leaves=4,
 )
 PAGES = (
     SOUP.map(str.encode)
