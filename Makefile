@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile pins clean
+.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile bench-extract corpus-rules pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ bench-fairness: setup  ## one strict host beside many fast ones in one queue; ha
 
 bench-hostile: setup  ## bombs, drips and floods: memory, timeouts, and how the neighbours fare
 	$(BIN)/python -m benchmarks.hostile
+
+bench-extract: setup  ## the worst pages and rules there are, beside ordinary traffic; memory at 5,000 jobs
+	$(BIN)/python -m benchmarks.extraction
+
+corpus-rules: setup  ## 3,000 real pages, rule by rule, each value checked by another parser
+	$(BIN)/python -m benchmarks.rules_corpus
 
 pins: setup  ## write requirements/*.txt anew from requirements/*.in
 	$(PIP) uv

@@ -93,18 +93,13 @@ def _divided() -> bytes:
     return b"<div>" * 250 + b"<p>Some words of a text.</p>" * 200_000
 
 
-def _objects() -> bytes:
-    """A page that is searched on the loop, and takes long there for its size."""
-    return b"<a href=1><object>x" * 630
-
-
 _DEEP: Final = 3_000  # elements: enough for a chain to take hours
 _LISTS: Final = _many("b", {"b": _many("b", {"c": _many("b", {"d": "x"})})})
 _DOUBLING: Final = "|".join(["[@,@]"] * 60)
 _PROSE: Final = "漢字と日本語のテキスト。" * 8
 
 
-def _sorts() -> dict[str, Sort]:
+def _trees() -> dict[str, Sort]:
     deep = b"<b>" * _DEEP
     siblings = _full(b"<p>x</p>")
     return {
@@ -119,7 +114,7 @@ def _sorts() -> dict[str, Sort]:
         "five million reopened": Sort(_reopened, TITLE),
         "a million attributes": Sort(_attributes, TITLE),
         "chain of x * * *": Sort(lambda: deep, _rule("x * * *")),
-        "chain of :has": Sort(lambda: deep, _rule(":has(:has(:has(x)))")),
+        "chain of :has": Sort(lambda: deep, _rule("b:has(b b x)")),
         ":has on siblings": Sort(siblings, _rule("p:has(~ x)")),
         ":is of 150": Sort(siblings, _rule(f":is({','.join(f'x{n}' for n in range(150))})")),
         ":nth-last-child": Sort(siblings, _rule("p:nth-last-child(3 of p)")),
@@ -135,6 +130,11 @@ def _sorts() -> dict[str, Sort]:
         "regex on 5 MB": Sort(
             lambda: b"<p>" + b"x" * 5_000_000, _rule({"selector": "p", "regex": "((x+x+)+y)"})
         ),
+    }
+
+
+def _documents() -> dict[str, Sort]:
+    return {
         "jmespath doubling": Sort(lambda: b"[1,2,3]", _rule({"jmespath": _DOUBLING}), JSON),
         "JSON, nested": Sort(lambda: _document(b"[", b""), _rule({"jmespath": "a"}), JSON),
         "JSON, flat": Sort(lambda: _document(b"1,", b"1]"), _rule({"jmespath": "[?@>`1`]"}), JSON),
@@ -155,9 +155,8 @@ def _sorts() -> dict[str, Sort]:
         "utf-16": Sort(
             _encoded("utf-16-le"), {**TITLE, "include": ["body"]}, "text/html; charset=utf-16le"
         ),
-        "a body of 10 MB": Sort(siblings, {"include": ["body"]}),
+        "a body of 10 MB": Sort(_full(b"<p>x</p>"), {"include": ["body"]}),
         "a body, binary": Sort(lambda: bytes(MOST), {"include": ["body"]}, "image/png"),
-        **_for_the_loop(),
     }
 
 
@@ -183,16 +182,25 @@ def _for_the_loop() -> dict[str, Sort]:
             rules=each(lambda x: {"selector": "a", "regex": x + r"\pL" * 35}, 100),
         ),
         "dear expressions": Sort(
-            lambda: page, {}, JSON, rules=each(lambda x: {"jmespath": "[]" * 240 + "." + x})
+            lambda: b"{}", {}, JSON, rules=each(lambda x: {"jmespath": "[]" * 240 + f".{x}"})
         ),
         "dear selectors": Sort(lambda: page, {}, rules=each(lambda x: ",".join(["a"] * 230 + [x]))),
-        "200 pages at once": Sort(
-            _objects, {**TITLE, "include": ["links"]}, count=200, together=True
+        "20 nested links at once": Sort(
+            lambda: b"<a href=1><object>x" * 630,
+            {**TITLE, "include": ["links"]},
+            count=20,
+            together=True,
+        ),
+        "200 light pages at once": Sort(
+            lambda: b"<p>Some <i>text</i> and <a href=/x>a link</a></p>\n" * 600,
+            {**TITLE, "include": ["links"]},
+            count=200,
+            together=True,
         ),
     }
 
 
-SORTS: Final = _sorts()
+SORTS: Final = _trees() | _documents() | _for_the_loop()
 
 
 class _Site:

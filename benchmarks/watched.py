@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BEAT: Final = 0.001  # seconds between two looks at the loop
 NOTED: Final = 0.01  # seconds; shorter delays are nobody's fault
 LOOKED_AT: Final = 0.04  # seconds after which it is asked what the loop is at
-_FRAMES: Final = 4  # of the stack, the innermost ones of ours
+_FRAMES: Final = 5  # of the stack
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -34,8 +34,8 @@ class Hold(msgspec.Struct, frozen=True):
 
     `at` is its end by CLOCK_MONOTONIC, which all processes share; `late` how many seconds too
     late the heartbeat came, `cpu` how many seconds of processor the loop's own thread used
-    meanwhile: the rest of `late` it was not scheduled. `stack` is what it was seen at, if it
-    was long.
+    meanwhile. The rest of `late` it was not scheduled, or a system call kept it (starting a
+    process does). `stack` is what it was seen at, if it was long.
     """
 
     at: float
@@ -92,13 +92,14 @@ class _Heart:
 
 
 def _ours(frame: FrameType | None) -> str:
+    """The innermost frame, whoever's it is, and the innermost ones of ours."""
     lines: list[str] = []
     while frame is not None and len(lines) < _FRAMES:
         path = frame.f_code.co_filename
-        if "scraperd" in path:
+        if not lines or "scraperd" in path:
             lines.append(f"{Path(path).stem}.{frame.f_code.co_name}:{frame.f_lineno}")
         frame = frame.f_back
-    return " < ".join(lines) or "no code of ours"
+    return " < ".join(lines)
 
 
 def holds(file: Path) -> list[Hold]:

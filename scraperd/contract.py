@@ -44,36 +44,37 @@ MAX_URL: Final = 8192
 MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
 MAX_COOKIES: Final = 300  # browsers keep 180 of a site; each costs time at each redirect
 
-_SELECTOR: Final[dict[str, Any]] = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-    ]
-}
+_WORDS: Final[dict[str, Any]] = {"type": "string", "pattern": r"\S"}
+
+
+def _one_or_more(most: int) -> dict[str, Any]:
+    return {"anyOf": [_WORDS, {"type": "array", "minItems": 1, "maxItems": most, "items": _WORDS}]}
+
+
 _RULE_OBJECT: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
         "selector": {
             "description": "a CSS selector, or several: the first that matches counts",
-            **_SELECTOR,
+            **_one_or_more(20),
         },
-        "jmespath": {"type": "string", "minLength": 1, "description": "an expression, for JSON"},
+        "jmespath": {**_WORDS, "description": "an expression, for JSON"},
         "output": {
             "description": "text (default), html, table, @attribute, or nested rules",
             "anyOf": [
-                {"type": "string", "pattern": "^(text|html|table|@.+)$"},
+                {"type": "string", "pattern": r"^(text|html|table|@[\s\S]+)$"},
                 {"type": "object"},
             ],
         },
         "type": {"enum": ["item", "list"]},
         "limit": {"type": "integer", "minimum": 1, "description": "of a list: at most so many"},
         "header": {"type": "boolean", "description": "of a table: objects by its header row"},
-        "regex": {"type": "string", "minLength": 1, "description": "RE2; the first match counts"},
+        "regex": {**_WORDS, "description": "RE2; the first match counts"},
         "group": {"type": ["integer", "string"], "description": "of the regex: which one counts"},
         "cast": {"enum": ["int", "float", "bool", "date", "url"]},
         "decimal": {"enum": [".", ","], "description": "of int and float: the decimal separator"},
-        "format": {"description": "of a date: strptime formats", **_SELECTOR},
+        "format": {"description": "of a date: strptime formats", **_one_or_more(10)},
         "default": {"description": "stands where there is no value"},
         "required": {"type": "boolean", "description": "without a value the job fails"},
     },
@@ -83,7 +84,7 @@ _RULE_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": {
         "anyOf": [
-            {"type": "string", "minLength": 1},
+            _WORDS,
             {**_RULE_OBJECT, "anyOf": [{"required": ["selector"]}, {"required": ["jmespath"]}]},
         ]
     },

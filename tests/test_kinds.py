@@ -88,6 +88,7 @@ class Strangers:
         at("/out", redirect("file:///etc/passwd"))
         at("/not-gzip", page(b"not gzip", headers=CODED))
         at("/half-gzip", page(gzip.compress(body)[:-9], headers=CODED))
+        at("/html", page(body))
         at("/png", page(PNG, content_type="image/png"))
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
@@ -148,7 +149,7 @@ def cases(at: Strangers) -> dict[str, Case]:
             "extract",
             FOR_GOOD,
             {
-                "url": at.url("/page/1"),
+                "url": at.url("/html"),
                 "extract": {"x": {"selector": "h6", "required": True}},
             },
         ),

@@ -7,6 +7,7 @@ Must never: know a response or a job, read a clock, or raise for what a page hol
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import math
 import re
@@ -29,6 +30,7 @@ _SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
 LIGHT_BODY: Final = 256 * 1024  # bytes; larger ones are not even hashed on the loop
 LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
+_GZIP: Final = b"\x1f\x8b"  # a feed or a sitemap may be
 _Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
 
 
@@ -90,7 +92,7 @@ def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Take
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if asked.digest else ""
     kind = _kind(asked, body)
     name = ""
-    if kind != "binary":
+    if kind != "binary" and not body.startswith(_GZIP):
         name = charset.sniff(body, asked.media, markup=kind != "json")
     parts: dict[str, bytes] = {}
     if asked.body:
@@ -134,7 +136,7 @@ class _Unfit(Exception):  # noqa: N818 - a page that is not what was asked for
 def _kind(asked: Asked, body: bytes) -> _Kind:
     """What the body is, by its media type; without one, by its first bytes."""
     mime = asked.mime
-    start = body[:_SNIFFED]
+    start = body[:_SNIFFED].removeprefix(codecs.BOM_UTF8)
     if (asked.feed or asked.rules is not None) and is_feed(body, asked.media):
         return "feed"
     if mime in _HTML or (not mime and start.lstrip()[:1] == b"<"):
@@ -176,9 +178,9 @@ class _Reader:
         if asked.feed and kind != "feed":
             raise _Unfit(self._is_not("a feed or a sitemap"))
         found: dict[str, Any] = {}
-        if kind == "feed":
+        if kind == "feed" or (self._json_only and self._is_xml(kind)):
             found = self._feed()
-        elif rules is not None and rules.reads == {"json"}:
+        elif self._json_only:
             found["data"] = self._json(name)
             rules = None
         elif rules is not None and kind == "json" and "json" in rules.reads:
@@ -190,6 +192,14 @@ class _Reader:
         if asked.text:
             found["text"] = readable(charset.to_utf8(self._body, name))
         return self._encoded(found)
+
+    def _is_xml(self, kind: _Kind) -> bool:
+        xml = kind == "text" and self._asked.mime.endswith("xml")
+        return xml and self._body[:_SNIFFED].lstrip()[:1] == b"<"
+
+    @property
+    def _json_only(self) -> bool:
+        return self._rules is not None and self._rules.reads == {"json"}
 
     def _is_not(self, what: str) -> str:
         return f"the response is {printable(self._asked.mime) or 'of no type'}, not {what}"
@@ -217,7 +227,7 @@ class _Reader:
 
     def _feed(self) -> dict[str, Any]:
         rules = self._rules
-        if rules is not None and rules.reads != {"json"}:
+        if rules is not None and "json" not in rules.reads:
             raise _Unfit(self._is_not("HTML"))
         document = feed(
             self._body,

@@ -6,6 +6,7 @@ Must never: do I/O, read a clock, import asyncio, or keep a tree (it is 25 times
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,11 +17,12 @@ from jmespath.exceptions import JMESPathError
 from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
+from scraperd.contract import check_url
 from scraperd.page.casts import cast
 from scraperd.page.metadata import links_of, metadata_of
 from scraperd.page.rules import Attribute, Refine, Rule, Rules, Table
 from scraperd.page.tables import TooManyCells, table_rows
-from scraperd.page.tree import WEB, Base, document_base, text_of
+from scraperd.page.tree import Base, document_base, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,10 +45,10 @@ Node: TypeAlias = LexborHTMLParser | LexborNode
 
 
 class Missing(Exception):  # noqa: N818 - it says what the page lacks
-    """A rule that is `required` found no value; `path` names it."""
+    """A rule that is `required` found no value; `path` names it, `where` it was looked for."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path}: required, and not in the page")
+    def __init__(self, path: str, where: str = "the page") -> None:
+        super().__init__(f"{path}: required, and not in {where}")
         self.path = path
 
 
@@ -162,7 +164,7 @@ class _Run:
         found = self._found(rule, scope, kind)
         self._allowance.match(len(found), rule.path)
         if rule.many:
-            values = [value for one in found if (value := self._take(rule, one)) is not _MISSING]
+            values = self._list(rule, found)
             if values or not (rule.required or rule.default is not UNSET):
                 return values
         else:
@@ -172,6 +174,20 @@ class _Run:
         if rule.required:
             raise Missing(rule.path)
         return None if rule.default is UNSET else rule.default
+
+    def _list(self, rule: Rule, found: list[Any]) -> list[Any]:
+        values = []
+        for number, one in enumerate(found, 1):
+            try:
+                value = self._take(rule, one)
+            except Missing as missing:
+                if "match" in str(missing):
+                    raise
+                where = f"match {number} of {rule.path}"
+                raise Missing(missing.path, where) from None
+            if value is not _MISSING:
+                values.append(value)
+        return values
 
     def _found(self, rule: Rule, scope: Any, kind: str) -> list[Any]:
         """What the rule is about: nodes, or values if it has an expression; at most `limit`."""
@@ -217,9 +233,8 @@ class _Run:
             found = rule.expression.search(value)
         except _JSON_ERRORS:
             return []  # a function was given what it is not for: as if it found nothing
-        if found is None:
-            return []
-        return found if rule.many and isinstance(found, list) else [found]
+        several = found if rule.many and isinstance(found, list) else [found]
+        return [one for one in several if one is not None]  # null is no value
 
     def _take(self, rule: Rule, found: Any) -> Any:
         output = rule.output
@@ -228,7 +243,7 @@ class _Run:
         if isinstance(output, Table):
             return self._table(rule, found, header=output.header)
         if output == "json":
-            return found if rule.refine is None else self._refine(rule.refine, _text_of_json(found))
+            return found if rule.refine is None else self._refine_json(rule.refine, found)
         text = self._text(rule, output, found)
         self._allowance.take(len(text or ""), rule.path)
         if rule.refine is not None:
@@ -266,7 +281,16 @@ class _Run:
             allowance.match(len(row), rule.path)
             cells: Iterable[str] = row.values() if isinstance(row, dict) else row
             allowance.take(sum(map(len, cells)), rule.path)
-        return rows
+        return rows or _MISSING
+
+    def _refine_json(self, refine: Refine, value: Any) -> Any:
+        """The same for a JSON value: a number is what it is, and no text with separators."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and refine.regex is None and refine.cast in {"int", "float"}:
+            if refine.cast == "float":
+                return float(value) if abs(value) <= sys.float_info.max else _MISSING
+            return int(value) if value == int(value) else _MISSING
+        return self._refine(refine, _text_of_json(value))
 
     def _refine(self, refine: Refine, text: str | None) -> Any:
         """The typed value in `text`, or `_MISSING`."""
@@ -278,8 +302,8 @@ class _Run:
         if refine.cast is None:
             return text
         if refine.cast == "url":
-            url = self._base.resolve(text)
-            return url if url.startswith(WEB) else _MISSING
+            url = self._base.resolve(text) if text.strip() else ""
+            return url if url and check_url(url) is None else _MISSING
         value = cast(refine.cast, text, decimal=refine.decimal, formats=refine.formats)
         return _MISSING if value is None else value
 

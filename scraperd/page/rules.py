@@ -338,10 +338,12 @@ def _shorthand(text: str, scope: _Scope) -> dict[str, Any]:
 
 
 def _check_keys(spec: dict[str, Any], path: str, scope: _Scope) -> None:
-    for key in spec:
+    for key, value in spec.items():
         if key not in _KEYS:
             reason = f"unknown; a rule has {', '.join(_KEYS)}"
             raise RuleError(f"{path}.{printable(key, 60)}", reason)
+        if value is None and key != "default":
+            raise RuleError(f"{path}.{key}", "must not be null; leave it out")
     if scope == "json":
         if "selector" in spec:
             raise RuleError(f"{path}.selector", "there are no elements inside of JSON")
@@ -349,9 +351,6 @@ def _check_keys(spec: dict[str, Any], path: str, scope: _Scope) -> None:
             raise RuleError(f"{path}.jmespath", "is required inside of JSON")
     elif scope == "page" and not ("selector" in spec or "jmespath" in spec):
         raise RuleError(f"{path}.selector", "is required (or jmespath, for JSON)")
-    for key in ("selector", "jmespath"):
-        if key in spec and spec[key] is None:
-            raise RuleError(f"{path}.{key}", "must be a string, not null")
 
 
 def _check_pairs(spec: dict[str, Any], path: str, output: object, *, many: bool) -> None:

@@ -46,8 +46,8 @@ def text_of(node: LexborNode, spend: Callable[[], object] = free) -> str:
     and none is at the ends. Line breaks, the edges of blocks, list items, options, table cells and
     rows part words too; other elements do not: `a<b>b</b><br>c` is "ab c". What is in a script,
     style, template, frame or comment is no text, unless `node` itself is that element: then it is
-    its source. CSS, `hidden` and other states are not looked at. `spend` is called for each
-    `NODES` nodes that are looked at, and may raise.
+    its source (a template's can't be reached). CSS, `hidden` and other states are not looked at.
+    `spend` is called for each `NODES` nodes that are looked at, and may raise.
     """
     within, seen = node, 0
     while (child := within.first_child) is not None and child.next is None:

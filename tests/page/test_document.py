@@ -50,6 +50,8 @@ def taken(
         (HTML, "TEXT/HTML; Charset=UTF-8", H1, {"h": "H"}),
         (HTML, "application/xhtml+xml", H1, {"h": "H"}),
         (b" \n" + HTML, "", H1, {"h": "H"}),
+        (b"\xef\xbb\xbf" + HTML, "", H1, {"h": "H"}),
+        (RSS, "application/rss+xml", H1 | {"f": {"jmespath": "title"}}, {"h": None, "f": "News"}),
         (HTML, "text/html", {}, {}),
         (b'{"a": 1}', "application/json", FIELD, {"f": 1}),
         (b'{"a": 1}', "application/vnd.api+json; charset=utf-8", FIELD, {"f": 1}),
@@ -119,6 +121,7 @@ def test_rules_read_the_kind_of_document_they_are_for(
         (b"{}", "application/json", None, {"text": True}, "application/json, not HTML"),
         (RSS, "application/rss+xml", None, {"links": True}, "application/rss+xml, not HTML"),
         (HTML, "text/html", None, {"feed": True}, "text/html, not a feed or a sitemap"),
+        (b"<nothing/>", "application/atom+xml", FIELD, {}, "no feed: the root element is nothing"),
         (b"<rss><channel>", "text/xml\r\nx", None, {"links": True}, "not HTML"),
         (HTML, "text/html", {"h": {"selector": "h2", "required": True}}, {}, "extract.h: required"),
     ],
@@ -167,6 +170,7 @@ def test_a_feed_that_is_none_fails() -> None:
         (b"a\xe9", "text/plain", {"body": "a\xe9", "charset": "windows-1252"}),
         (b'{"a"', "application/json", {"body": '{"a"', "charset": "utf-8"}),
         (RSS, "application/rss+xml", {"body": RSS.decode(), "charset": "utf-8"}),
+        (gzip.compress(SITEMAP), "application/gzip", {"body_encoding": "base64"}),
         (b"a: b", "application/yaml", {"body_encoding": "base64"}),
     ],
 )
@@ -177,6 +181,8 @@ def test_a_body_comes_back_as_text_or_in_base64(
     if fields.get("body_encoding"):
         fields = {"body": base64.b64encode(body).decode()} | fields
     assert taken(body, media, body=True) == (fields, None)
+    if body and media in ("application/gzip", "application/rss+xml"):
+        assert taken(body, media, body=True, feed=True)[0].items() >= fields.items()
     assert taken(body, media)[0].keys() <= {"charset"}
 
 
