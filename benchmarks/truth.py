@@ -35,11 +35,11 @@ _LISTED = (f"{_HTML}a", f"{_HTML}area")
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What the page holds. `anchors` has None where an `a` has no href."""
+    """What the page holds."""
 
     title: str | None
     h1: list[str]
-    anchors: list[str | None]
+    anchors: list[str]
     links: list[tuple[str, str, str | None]]
     metadata: dict[str, Any]
 
@@ -54,8 +54,7 @@ def read(page: bytes, url: str) -> Truth:
         title=None if title is None else _text(title),
         h1=[_text(element) for element in tree.iter(f"{_HTML}h1")],
         anchors=[
-            resolve(base, e.get("href", "")) if "href" in e.attrib else None
-            for e in tree.iter(f"{_HTML}a")
+            resolve(base, e.attrib["href"]) for e in tree.iter(f"{_HTML}a") if "href" in e.attrib
         ],
         links=list(_links(tree, base)),
         metadata=_metadata(tree, base),

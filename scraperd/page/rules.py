@@ -22,6 +22,7 @@ from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 from scraperd.contract import printable
 from scraperd.page.casts import CASTS, format_fault
 from scraperd.page.cost import HEAVY, Cost, cost_of_expression, cost_of_selector
+from scraperd.page.selectors import mended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -258,6 +259,8 @@ class _Compiler:
                 LexborHTMLParser(b"").css_first(selector)
             except (SelectolaxError, UnicodeError):
                 raise RuleError(here, "not a CSS selector") from None
+        chosen = tuple(map(mended, chosen))
+        for selector in chosen:
             self._cost += cost_of_selector(selector, overlap)
         return chosen
 
