@@ -31,9 +31,9 @@ from scraperd.contract import (
 from scraperd.jobs.observe import Observer, Record
 from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Park, Policy, Verdict, decide
-from scraperd.page.content import bounds_of, unavailable
+from scraperd.page.content import unavailable
 from scraperd.page.politeness import Later
-from scraperd.page.rules import RuleError, Rules, compile_rules
+from scraperd.page.rules import RuleError, Rules
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ class Worker:
         self, config: Config, scraper: Scraper, settler: Settler, observer: Observer, name: str
     ) -> None:
         self._config = config
-        self._bounds = bounds_of(config)
         self._scraper = scraper
         self._settler = settler
         self._observer = observer
@@ -100,7 +99,7 @@ class Worker:
     async def handle(self, delivery: Delivery) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
         flight = self._flights[delivery]
-        job = self._decode(delivery)
+        job = await self._decode(delivery)
         ident = _known(delivery, job) or uuid.uuid4().hex
         page = flight.page = self._page(delivery, job)
         try:
@@ -162,7 +161,7 @@ class Worker:
         """Deliveries taken over and not yet settled."""
         return len(self._flights)
 
-    def _decode(self, delivery: Delivery) -> Decoded:
+    async def _decode(self, delivery: Delivery) -> Decoded:
         """The job with its rules compiled, or why it is none."""
         job = decode_job(delivery.body)
         if isinstance(job, Invalid):
@@ -174,7 +173,7 @@ class Worker:
         if job.extract is UNSET:
             return job, None
         try:
-            return job, compile_rules(bytes(job.extract), self._bounds)
+            return job, await self._scraper.rules(bytes(job.extract))
         except RuleError as error:
             return refused(job, error.path, error.reason)
 

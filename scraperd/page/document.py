@@ -92,7 +92,7 @@ def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Take
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if asked.digest else ""
     kind = _kind(asked, body)
     name = ""
-    if kind != "binary" and not body.startswith(_GZIP):
+    if kind != "binary" and not (kind == "feed" and body.startswith(_GZIP)):
         name = charset.sniff(body, asked.media, markup=kind != "json")
     parts: dict[str, bytes] = {}
     if asked.body:

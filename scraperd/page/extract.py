@@ -233,6 +233,7 @@ class _Run:
             found = rule.expression.search(value)
         except _JSON_ERRORS:
             return []  # a function was given what it is not for: as if it found nothing
+        self._allowance.take(_size(found, self._allowance.output), rule.path)
         several = found if rule.many and isinstance(found, list) else [found]
         return [one for one in several if one is not None]  # null is no value
 
@@ -322,6 +323,25 @@ def _is_flag(refine: Refine, output: Any, text: str | None) -> bool:
 def _once(nodes: list[LexborNode]) -> list[LexborNode]:
     """Without repetitions: a list of selectors finds an element once for each that matches."""
     return list({node.mem_id: node for node in nodes}.values())
+
+
+def _size(value: Any, most: int) -> int:
+    """About how many bytes of JSON; not looked at beyond `most`.
+
+    An expression can name one value a million times over: written out, it would not end.
+    """
+    size, ahead = 0, [value]
+    while ahead and size <= most:
+        one = ahead.pop()
+        size += 1
+        if isinstance(one, str):
+            size += len(one)
+        elif isinstance(one, list):
+            ahead += one
+        elif isinstance(one, dict):
+            size += sum(map(len, one))
+            ahead += one.values()
+    return size
 
 
 def _text_of_json(value: Any) -> str | None:

@@ -7,6 +7,7 @@ Must never: open anything else, see the configuration's secrets, or outlive its 
 from __future__ import annotations
 
 import io
+import os
 import resource
 import signal
 import struct
@@ -18,16 +19,17 @@ import msgspec
 from msgspec import Struct
 
 from scraperd.page.document import Asked, Limits, Taken, take
+from scraperd.page.readable import warm_up
 from scraperd.page.rules import compile_rules
 
-REQUEST: Final = struct.Struct(">IQ")  # bytes of the question, bytes of the body
+REQUEST: Final = struct.Struct(">IQd")  # bytes of the question and of the body, seconds of CPU
+NICE: Final = 5  # the event loop goes first
 REPLY: Final = struct.Struct(">Q")
 
 
 class Start(Struct, frozen=True):
-    """What a helper is told when it begins: `timeout` in seconds of CPU, `memory` in bytes."""
+    """What a helper is told when it begins: `memory` in bytes."""
 
-    timeout: float
     memory: int
     limits: Limits
 
@@ -50,6 +52,7 @@ def main() -> None:
     # it may still want answers. The end of the input ends us.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (start.memory, start.memory))
     source, sink = io.FileIO(0), io.FileIO(1, "w")
@@ -61,21 +64,23 @@ def serve(source: io.BufferedReader, sink: io.FileIO, start: Start) -> None:
     """Answer one request after the other."""
     questions = msgspec.msgpack.Decoder(Asked)
     while len(frame := source.read(REQUEST.size)) == REQUEST.size:
-        length, size = REQUEST.unpack(frame)
+        length, size, seconds = REQUEST.unpack(frame)
         asked = questions.decode(source.read(length))
-        answer = msgspec.msgpack.encode(_answer(asked, source.read(size), start))
+        answer = msgspec.msgpack.encode(_answer(asked, source.read(size), seconds, start.limits))
         _write(sink, REPLY.pack(len(answer)))
         _write(sink, answer)
 
 
-def _answer(asked: Asked, body: bytes, start: Start) -> Reply:
+def _answer(asked: Asked, body: bytes, seconds: float, limits: Limits) -> Reply:
     taken, error = None, ""
-    signal.setitimer(signal.ITIMER_PROF, start.timeout)  # SIGPROF, not caught, ends the process
+    if asked.text:
+        warm_up()  # once, 0.3 s that no page should be charged with
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF, not caught, ends the process
     try:
         rules = None
         if asked.rules is not None:
-            rules = compile_rules(asked.rules, start.limits.bounds)
-        taken = take(asked, body, rules, start.limits)
+            rules = compile_rules(asked.rules, limits.bounds)
+        taken = take(asked, body, rules, limits)
     except MemoryError:
         pass
     except Exception:  # noqa: BLE001 - an error of ours is the parent's to report

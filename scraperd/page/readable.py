@@ -13,6 +13,12 @@ AVAILABLE: Final = find_spec("trafilatura") is not None
 """Whether the optional extra `readable` is installed; without it `readable` raises ImportError."""
 
 
+def warm_up() -> None:
+    """Load what the first page would have to wait for."""
+    if AVAILABLE:
+        readable(b"<p>x</p>")
+
+
 def readable(page: bytes) -> str:
     """The main content of `page` (UTF-8 HTML) as text, "" if it has none.
 

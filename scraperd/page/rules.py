@@ -25,14 +25,17 @@ from scraperd.page.cost import HEAVY, Cost, cost_of_expression, cost_of_selector
 from scraperd.page.selectors import mended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 MAX_SIZE: Final = 256 * 1024  # bytes of a job's rules, white space included
 MAX_FORMATS: Final = 10
 MAX_FALLBACKS: Final = 20
-CACHED: Final = 32 * 1024 * 1024  # bytes, by `_weight`
+CACHED: Final = 32 * 1024 * 1024  # bytes, by `_Compiler.weight`
 _REGEX_MEMORY: Final = 1024 * 1024  # bytes; a pattern that needs more is refused
-_REGEX_WEIGHT: Final = 32 * 1024  # bytes, as most take
+MAX_REGEXES: Final = 200_000  # instructions of all that a job has; 0.1 s and 6 MB
+MAX_EXPRESSIONS: Final = 10_000  # characters; 0.1 s at worst
+_INSTRUCTION: Final = 30  # bytes; both ways, and what a search caches
+_REGEX: Final = 8 * 1024  # bytes
 
 _KEYS: Final = (
     "selector jmespath output type limit header regex group cast decimal format default required"
@@ -41,6 +44,7 @@ _FUNCTIONS: Final = Functions().FUNCTION_TABLE
 _URL_ATTRIBUTES: Final = frozenset(
     "href src action formaction poster data cite background longdesc manifest ping".split()
 )
+Output: TypeAlias = "Literal['text', 'html', 'json'] | Attribute | Table | Rules"
 Cast: TypeAlias = Literal["int", "float", "bool", "date", "url"]
 
 
@@ -98,7 +102,7 @@ class Rule:
     path: str
     selectors: tuple[str, ...]
     expression: Any
-    output: Literal["text", "html", "json"] | Attribute | Table | Rules
+    output: Output
     many: bool
     limit: int | None
     refine: Refine | None
@@ -129,25 +133,36 @@ class _Cache:
         self._rules: OrderedDict[tuple[bytes, Bounds], tuple[Rules, int]] = OrderedDict()
         self.compiled = 0
 
-    def get(self, raw: bytes, bounds: Bounds) -> Rules:
-        """The compiled rules; raises RuleError."""
-        key = raw, bounds
-        if known := self._rules.get(key):
-            self._rules.move_to_end(key)
-            return known[0]
-        rules = _Compiler(bounds).compile(raw)
+    def known(self, raw: bytes, bounds: Bounds) -> Rules | None:
+        """The compiled rules, if they are still here."""
+        if entry := self._rules.get((raw, bounds)):
+            self._rules.move_to_end((raw, bounds))
+            return entry[0]
+        return None
+
+    def compiling(self, raw: bytes, bounds: Bounds) -> Generator[None, None, Rules]:
+        """Compile them in steps of some milliseconds, and keep them. Raises RuleError."""
+        compiler = _Compiler(bounds)
+        rules = yield from compiler.compile(raw)
         self.compiled += 1
-        weight = _weight(raw, rules)
-        self._rules[key] = rules, weight
-        self._used += weight
+        if self.known(raw, bounds) is None:
+            self._rules[raw, bounds] = rules, compiler.weight
+            self._used += compiler.weight
         while self._used > self._limit:
             self._used -= self._rules.popitem(last=False)[1][1]
         return rules
 
-
-def _weight(raw: bytes, rules: Rules) -> int:
-    """About how many bytes compiled rules take, as tests hold against tracemalloc."""
-    return 3 * len(raw) + 1000 * len(rules.paths) + _REGEX_WEIGHT * raw.count(b'"regex"')
+    def get(self, raw: bytes, bounds: Bounds) -> Rules:
+        """The compiled rules, at once; raises RuleError."""
+        if (known := self.known(raw, bounds)) is not None:
+            return known
+        steps = self.compiling(raw, bounds)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                rules: Rules = end.value
+                return rules
 
 
 CACHE: Final = _Cache(CACHED)
@@ -165,9 +180,12 @@ class _Compiler:
         self._bounds = bounds
         self._paths: list[str] = []
         self._cost = Cost()
+        self._expressions = 0  # characters
+        self._regexes = 0  # instructions
+        self.weight = 0  # about how many bytes the rules take, as tests hold against the process
 
-    def compile(self, raw: bytes) -> Rules:
-        """The rules in `raw`; raises RuleError."""
+    def compile(self, raw: bytes) -> Generator[None, None, Rules]:
+        """The rules in `raw`, in steps; raises RuleError."""
         if len(raw) > MAX_SIZE:
             raise RuleError("extract", f"larger than {MAX_SIZE} bytes")
         try:
@@ -176,14 +194,18 @@ class _Compiler:
             raise RuleError("extract", self._too_deep()) from None
         except msgspec.DecodeError as error:
             raise RuleError("extract", f"not JSON: {error}") from None
-        rules = self._object(tree, "extract", 1, scope="page", overlap=0)
+        rules = yield from self._object(tree, "extract", 1, scope="page", overlap=0)
+        self.weight = 3 * len(raw) + 2000 * len(self._paths) + 400 * self._expressions
+        self.weight += _INSTRUCTION * self._regexes + _REGEX * raw.count(b'"regex"')
         reads = frozenset(_reads(rules))
         return Rules(rules.by_name, reads, tuple(self._paths), self._cost)
 
     def _too_deep(self) -> str:
         return f"nested deeper than {self._bounds.depth} rules (extract_max_depth)"
 
-    def _object(self, tree: Any, path: str, depth: int, *, scope: _Scope, overlap: int) -> Rules:
+    def _object(
+        self, tree: Any, path: str, depth: int, *, scope: _Scope, overlap: int
+    ) -> Generator[None, None, Rules]:
         if not isinstance(tree, dict):
             raise RuleError(path, f"must be an object of rules, not {_json_type(tree)}")
         if depth > self._bounds.depth:
@@ -197,11 +219,14 @@ class _Compiler:
             self._paths.append(here)
             if isinstance(spec, str):
                 spec = _shorthand(spec, scope)  # noqa: PLW2901
-            rule = self._rule(spec, here, depth, scope=scope, overlap=overlap)
+            rule = yield from self._rule(spec, here, depth, scope=scope, overlap=overlap)
             named.append((name, rule))
+            yield
         return Rules(tuple(named))
 
-    def _rule(self, spec: Any, path: str, depth: int, *, scope: _Scope, overlap: int) -> Rule:
+    def _rule(
+        self, spec: Any, path: str, depth: int, *, scope: _Scope, overlap: int
+    ) -> Generator[None, None, Rule]:
         if not isinstance(spec, dict):
             raise RuleError(path, f"must be a selector or a rule object, not {_json_type(spec)}")
         _check_keys(spec, path, scope)
@@ -210,7 +235,7 @@ class _Compiler:
         expression = self._expression(spec.get("jmespath"), path)
         inner: _Scope = "json" if expression is not None else "element"
         deeper = overlap + (many and inner == "element")
-        output = self._output(spec, path, depth, scope=inner, overlap=deeper)
+        output = yield from self._output(spec, path, depth, scope=inner, overlap=deeper)
         _check_pairs(spec, path, output, many=many)
         if selectors and expression is not None:
             self._cost += HEAVY  # JSON inside of a page: of any size, as often as it matches
@@ -228,11 +253,12 @@ class _Compiler:
 
     def _output(
         self, spec: dict[str, Any], path: str, depth: int, *, scope: _Scope, overlap: int
-    ) -> Literal["text", "html", "json"] | Attribute | Table | Rules:
+    ) -> Generator[None, None, Output]:
         output = spec.get("output", "json" if scope == "json" else "text")
         path = f"{path}.output"
         if isinstance(output, dict):
-            return self._object(output, path, depth + 1, scope=scope, overlap=overlap)
+            rules = yield from self._object(output, path, depth + 1, scope=scope, overlap=overlap)
+            return rules
         if scope == "json":
             if "output" in spec:
                 raise RuleError(path, "of a jmespath rule, must be an object of rules")
@@ -270,6 +296,9 @@ class _Compiler:
         path = f"{path}.jmespath"
         _string(spec, path)
         self._check_length(spec, path)
+        self._expressions += len(spec)
+        if self._expressions > MAX_EXPRESSIONS:
+            raise RuleError(path, f"all expressions together exceed {MAX_EXPRESSIONS} characters")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", PendingDeprecationWarning)
@@ -319,11 +348,15 @@ class _Compiler:
         options.max_mem = _REGEX_MEMORY
         options.log_errors = False
         try:
-            return re2.compile(spec, options)
+            regex = re2.compile(spec, options)
         except re2.error as error:
             why = error.args[0] if error.args else ""
             why = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
             raise RuleError(path, f"not an RE2 pattern: {printable(why)}") from None
+        self._regexes += regex.programsize
+        if self._regexes > MAX_REGEXES:
+            raise RuleError(path, f"all regexes together exceed {MAX_REGEXES} instructions of RE2")
+        return regex
 
 
 _Scope: TypeAlias = Literal["page", "element", "json"]

@@ -106,6 +106,10 @@ class Scraper:
         """Begin with `job`. The page is to be closed once nothing of it is needed any more."""
         return Page(job, self._budget.open(), place)
 
+    async def rules(self, raw: bytes) -> Rules:
+        """A job's rules, compiled once for all jobs that have the same. Raises RuleError."""
+        return await self._extractor.rules(raw)
+
     async def scrape(self, page: Page, rules: Rules | None) -> None:
         """Fetch the job's page and take from it what was asked for."""
         place, patience = page.place, self._config.park_after

@@ -221,7 +221,7 @@ def test_only_on_the_loop_a_bound_of_work_is_raised() -> None:
         doubling,
         msgspec.structs.replace(LIMITS, output=10_000),
     )
-    assert failure == Failure("too_large", "extract: more than 10000 bytes (extract_max_output)")
+    assert failure == Failure("too_large", "extract.x: more than 10000 bytes (extract_max_output)")
 
 
 MEDIA = st.sampled_from(

@@ -22,8 +22,10 @@ import pytest
 
 from scraperd.config import Config
 from scraperd.page.document import Asked
-from scraperd.page.extractor import RETIRED, Extractor, _Turns
-from scraperd.page.rules import compile_rules
+from scraperd.page.extractor import Extractor
+from scraperd.page.helpers import RETIRED
+from scraperd.page.lanes import Lane, Share
+from scraperd.page.rules import CACHE, RuleError, compile_rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -241,7 +243,7 @@ async def test_a_helper_that_died_between_two_pages_is_replaced() -> None:
         await take(extractor, LARGE, {"t": "h1"})
         (pid,) = children() - before
         os.kill(pid, signal.SIGKILL)
-        while extractor._idle[0].alive:  # noqa: ASYNC110 - nothing tells of it
+        while extractor._helpers._idle[0].alive:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
         assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
 
@@ -284,9 +286,9 @@ async def test_a_helper_that_keeps_much_memory_is_ended() -> None:
     ballast[:: resource.getpagesize()] = b"x" * len(ballast[:: resource.getpagesize()])
     async with extracting(extract_processes=1) as extractor:
         await take(extractor, LARGE, {"t": "h1"})
-        assert len(extractor._idle) == 1
+        assert len(extractor._helpers._idle) == 1
         await take(extractor, b"<p>x</p>" * 800_000, {"t": "h1"}, body=True, metadata=True)
-        used = sum(helper_memory(helper._process.pid) for helper in extractor._idle)
+        used = sum(helper_memory(helper.pid) for helper in extractor._helpers._idle)
         assert used < RETIRED
     del ballast
 
@@ -310,14 +312,78 @@ async def test_one_host_does_not_get_all_helpers() -> None:
         await asyncio.gather(*slow, return_exceptions=True)
 
 
+async def test_pages_that_take_long_wait_for_each_other_only() -> None:
+    """With one quick helper and one slow, slow pages of many hosts hold up no quick one."""
+    async with extracting(extract_processes=2, extract_timeout=60) as extractor:
+        slow = [
+            asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}, f"bad{n}"))
+            for n in range(3)
+        ]
+        began = time.monotonic()
+        for number in range(3):
+            found = await take(extractor, LARGE, {"t": "h1"}, f"good{number}")
+            assert found["data"] == {"t": "Large"}
+        assert time.monotonic() - began < 20
+        assert not any(task.done() for task in slow)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_many_pages_at_once_do_not_hold_the_loop() -> None:
+    """Hundreds of pages that come in the same moment are searched between other things."""
+    page = b"<div><p>text <a href=/x>x</a></p></div>" * 300
+    rules = {"a": {"selector": "a", "type": "list"}, "p": {"selector": "p", "type": "list"}}
+    async with extracting() as extractor, free_loop():
+        pages = [take(extractor, page, rules, links=True) for _ in range(200)]
+        for found in await asyncio.gather(*pages):
+            assert len(found["data"]["a"]) == 300
+        assert not extractor._helpers._idle
+
+
+async def test_a_share_of_the_loop_is_given_in_order() -> None:
+    """One after the other, first come, first served, also if one is cancelled or fails."""
+    share, done = Share(0.0), []
+
+    async def one(number: int) -> None:
+        async with share:
+            done.append(number)
+            if number == 3:
+                raise ValueError
+
+    tasks = [asyncio.create_task(one(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert done == [0, 1, 3, 4, 5]
+    async with share:
+        pass
+
+
+async def test_costly_rules_do_not_hold_the_loop_and_compile_once() -> None:
+    """Compiling is done in slices; jobs that come with the same rules meanwhile wait for it."""
+    rules = {
+        f"r{n}": {"selector": "p", "regex": r"\pL{30}" + f"x{n}{time.monotonic_ns()}"}
+        for n in range(5)
+    } | {f"j{n}": {"jmespath": "a" + "[]" * 200} for n in range(24)}
+    raw = json.dumps(rules).encode()
+    async with extracting() as extractor, free_loop():
+        before = CACHE.compiled
+        found = await asyncio.gather(*(extractor.rules(raw) for _ in range(50)))
+        assert len({id(one) for one in found}) == 1
+        assert CACHE.compiled == before + 1
+        with pytest.raises(RuleError, match="not a CSS selector"):
+            await extractor.rules(b'{"a": ":x("}')
+
+
 async def test_turns_go_round_and_none_is_lost() -> None:
     """Never more than the limit, never more than all but one a host, and all come to their turn."""
-    turns, running, most = _Turns(3), dict.fromkeys("abc", 0), 0
+    lane, running, most = Lane(3), dict.fromkeys("abc", 0), 0
     order: list[str] = []
 
     async def one(host: str, *, steps: int) -> None:
         nonlocal most
-        async with turns.of(host):
+        async with lane.turn(host):
             order.append(host)
             running[host] += 1
             assert running[host] <= 2
@@ -335,7 +401,7 @@ async def test_turns_go_round_and_none_is_lost() -> None:
     assert most == 3
     assert order[:3] == ["a", "a", "b"]
     assert max(at for at, host in enumerate(order) if host != "a") < 18
-    async with turns.of("x"), turns.of("x"), turns.of("y"):
+    async with lane.turn("x"), lane.turn("x"), lane.turn("y"):
         pass
-    assert not turns._held
-    assert not turns._waiting
+    assert not lane._held
+    assert not lane._waiting

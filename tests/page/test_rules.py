@@ -7,8 +7,9 @@ Must never: take the words of a library that changes them with each release.
 from __future__ import annotations
 
 import json
-import tracemalloc
-from typing import Any
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -26,6 +27,9 @@ from scraperd.page.rules import (
     _Cache,
     compile_rules,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_RULES, MAX_DEPTH, MAX_SELECTOR = Bounds()
 PAGE = b"<title>x</title><a href=1>a<p>b"
@@ -239,21 +243,57 @@ def test_ten_thousand_jobs_with_the_same_rules_compile_once() -> None:
     assert cache.compiled == 2  # other bounds could have refused it
 
 
-def test_the_cache_of_rules_is_bounded() -> None:
-    """It keeps to its bytes, whatever the rules, and drops those that were not used for longest."""
-    limit = 2 * 1024 * 1024
-    cache = _Cache(limit)
-    tracemalloc.start()
-    for number in range(400):
-        rule = {"selector": f"a.x{number}", "regex": f"([0-9]+) {number}", "output": "@title"}
-        cache.get(json.dumps({f"r{k}": rule for k in range(number % 7 + 1)}).encode(), Bounds())
+KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "selectors": lambda n: {"a": f"a.x{n}", "b": "p"},
+    "regexes": lambda n: {"a": {"selector": "a", "regex": f"([0-9]+) {n}"}},
+    "large regexes": lambda n: {"a": {"selector": "a", "regex": r"\pL" * 30 + str(n)}},
+    "expressions": lambda n: {f"r{k}": {"jmespath": f"a{n}" + "[]" * 100} for k in range(10)},
+    "long names": lambda n: {f"{n}" * 5000: "a"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cache_of_rules_is_bounded(kind: str) -> None:
+    """It keeps to its bytes, as the process sees them, and drops what was not used for longest."""
+    limit = 8 * 1024 * 1024
+    cache, number = _Cache(limit), 0
+    before = resident()
+    while len(cache._rules) > number or not number:  # until one is dropped
+        cache.get(json.dumps(KINDS[kind](number)).encode(), Bounds())
         cache.get(b'{"kept": "b"}', Bounds())
-    used, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    cache.get(b'{"kept": "b"}', Bounds())
-    assert cache.compiled == 401
+        number += 1
+    assert len(cache._rules) <= number
+    assert cache.compiled == number + 1  # the one in use was never dropped
     assert cache._used <= limit
-    assert used < limit
+    assert resident() - before < 1.5 * limit
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds: what C++ takes counts as well."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize(
+    ("rule", "many", "words"),
+    [
+        (
+            {"selector": "a", "regex": r"\pL" * 40},
+            4,
+            "all regexes together exceed 200000 instructi",
+        ),
+        ({"jmespath": "a" + "[]" * 400}, 13, "all expressions together exceed 10000 characters"),
+    ],
+)
+def test_what_costs_to_compile_is_bounded_in_all(
+    rule: dict[str, Any], many: int, words: str
+) -> None:
+    """Each may be large, but not all of them."""
+    rules = [
+        rule | {"regex": rule["regex"] + str(n)} if "regex" in rule else rule for n in range(many)
+    ]
+    compiled({str(n): one for n, one in enumerate(rules[:-1])})
+    with pytest.raises(RuleError, match=words):
+        compiled({str(n): one for n, one in enumerate(rules)})
 
 
 def test_rules_that_take_too_many_bytes_are_refused() -> None:
