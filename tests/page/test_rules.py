@@ -278,7 +278,7 @@ def resident() -> int:
     [
         (
             {"selector": "a", "regex": r"\pL" * 40},
-            4,
+            5,
             "all regexes together exceed 200000 instructi",
         ),
         ({"jmespath": "a" + "[]" * 400}, 13, "all expressions together exceed 10000 characters"),
