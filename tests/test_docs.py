@@ -18,7 +18,7 @@ from scraperd.cli import main
 from scraperd.config import Config, HostSettings, example, load
 from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.jobs.worker import MAX_PARKS
-from scraperd.page import connection, resolver, robots, throttle
+from scraperd.page import connection, extractor, helper, helpers, resolver, robots, throttle
 from scraperd.page.hosts import HostTable
 from scraperd.page.rules import Bounds
 
@@ -176,6 +176,12 @@ def test_defaults_in_words_are_the_codes() -> None:
     assert f"`park_after` ({config.park_after:g} s)" in text
     assert f"({config.waiting_room} by default)" in text
     assert f"`memory_budget` ({config.memory_budget // 1024**2} MiB)" in text
+    assert f"`extract_processes` ({config.extract_processes})" in text
+    assert f"`extract_timeout` ({config.extract_timeout:g} s of CPU)" in text
+    assert f"`extract_memory` ({config.extract_memory // 1024**3} GiB" in text
+    assert f"longer than {extractor.QUICK:g} s" in text
+    assert f"more than {helpers.RETIRED // 1024**2} MiB" in text
+    assert f"at nice {helper.NICE}" in text
     assert config.prefetch_count == 2 * config.concurrency
     for name in HostSettings.__struct_fields__:
         assert f"`{name}" in text
