@@ -126,7 +126,10 @@ def worst(asked: Asked, body: bytes, rules: Rules | None) -> float:
     searching = rules.cost if rules is not None else cost.Cost()
     if asked.links or asked.metadata:
         searching += cost.LINKS_AND_METADATA
-    return (cost.of_html if kind == "html" else cost.of_json)(body, searching) / 1e9
+    took = cost.of_html(body, searching) if kind == "html" else 0.0
+    if kind != "html" or (rules is not None and "json" in rules.reads):
+        took += cost.of_json(body, searching)  # whatever it is called, it may be JSON
+    return took / 1e9
 
 
 class _Unfit(Exception):  # noqa: N818 - a page that is not what was asked for

@@ -123,6 +123,7 @@ def test_what_is_common_is_done_on_the_loop() -> None:
     assert not on_loop(
         {"a": {"jmespath": "[@,@]|[@,@]|[@,@]|[@,@]|[@,@]"}}, b"[%s0]" % (b"0," * 99), ""
     )
+    assert not on_loop({"a": {"jmespath": "a" + "[?b]" * 200}}, b"[%s0]" % (b"0," * 9999))
     assert not on_loop({"a": {"jmespath": "entries[].url"}}, b"<rss/>", "application/rss+xml")
 
 
