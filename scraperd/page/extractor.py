@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ON_LOOP: Final = 0.06  # seconds; what a page may take at worst, to be searched on the loop
 ON_LOOP_WORK: Final = 5_000  # steps of some microseconds each
 ON_LOOP_OUTPUT: Final = 256 * 1024  # characters
-SLICE: Final = 0.01  # seconds; after so much of it the loop does something else
+SLICE: Final = 0.005  # seconds; after so much of it the loop does something else
 QUICK: Final = 0.3  # seconds of CPU in the quick lane
 _OUT_OF_TIME: Final = -signal.SIGPROF
 QUICK_SIZE: Final = 1024 * 1024  # bytes; what is larger does not even try there
@@ -96,8 +96,8 @@ class Extractor:
 
         Cancelled, it ends the helper that was at it.
         """
-        if worst(asked, body, rules) <= ON_LOOP:
-            async with self._share:
+        async with self._share:
+            if worst(asked, body, rules) <= ON_LOOP:
                 began = time.monotonic()
                 with suppress(Overrun):
                     taken = take(asked, body, rules, self._on_loop)
