@@ -233,12 +233,12 @@ def beside(stage: Stage, goals: Goals, only: list[str]) -> None:
         print(f"\nidle: {held(holds(file), idle, time.monotonic())}")
         traffic = Traffic(stage, kin, web, port)
         traffic.window("warm up", 4.0, [])
-        cpu, theirs = daemon.cpu(), kin.cpu()
+        cpu, theirs = daemon.cpu(helpers=False), kin.cpu()
         quiet = traffic.window("quiet", QUIET, [])
         each = 1e6 / len(quiet.all_times)
         print(
             f"\n{RATE:g} ordinary pages/s of {len(NEIGHBOURS)} hosts alone, processor time a page: "
-            f"daemon {(daemon.cpu() - cpu) * each:,.0f} us, helpers "
+            f"daemon {(daemon.cpu(helpers=False) - cpu) * each:,.0f} us, helpers "
             f"{(kin.cpu() - theirs) * each:,.0f} us"
         )
         print(f"  {latencies(quiet)}")

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -150,11 +150,19 @@ class Child:
     popen: subprocess.Popen[bytes]
     log: Path
 
-    def cpu(self) -> float:
-        """CPU seconds so far, user and system, all threads (proc(5): stat fields 14 and 15)."""
-        stat = Path(f"/proc/{self.popen.pid}/stat").read_text()
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+    def cpu(self, *, helpers: bool = True) -> float:
+        """CPU seconds so far, user and system, of it, and of the helpers it has or had.
+
+        proc(5): stat fields 4 and 14 to 17.
+        """
+        ticks = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has ended meanwhile
+                fields = path.read_text().rpartition(")")[2].split()
+                own = int(path.parent.name) == self.popen.pid
+                if own or (helpers and int(fields[1]) == self.popen.pid):
+                    ticks += sum(map(int, fields[11 : 15 if own and helpers else 13]))
+        return ticks / _TICKS
 
     def peak_rss(self) -> float:
         """Peak resident memory in MiB (VmHWM)."""

@@ -197,7 +197,7 @@ def scrape(  # noqa: PLR0917 - click passes each option
         if given and not fits:
             _fail(f"{name} is for {'a URL' if local else 'a FILE'}", EXIT_USAGE)
     url = (base or "http://localhost/") if local else source
-    job = _job_from_options(url, rules, include, headers)
+    job = _job_from_options(url, rules, include, headers, origin=str(rules_file or "--extract"))
     if fault := unavailable(job):
         _fail(f"--include: {fault}", EXIT_USAGE)
     compiled = _compiled(config, job)
@@ -240,7 +240,12 @@ def _read(path: Path) -> str:
 
 
 def _job_from_options(
-    url: str, rules: str | None, include: tuple[str, ...], headers: tuple[str, ...]
+    url: str,
+    rules: str | None,
+    include: tuple[str, ...],
+    headers: tuple[str, ...],
+    *,
+    origin: str,
 ) -> Job:
     """The job that a queue message with these values would be, checked the same way."""
     job: dict[str, Any] = {"url": url}
@@ -248,10 +253,13 @@ def _job_from_options(
         try:
             job["extract"] = json.loads(rules)
         except (ValueError, RecursionError) as error:
-            _fail(f"--extract: not JSON: {error}", EXIT_USAGE)
+            _fail(f"{origin}: not JSON: {error}", EXIT_USAGE)
     if include:
         job["include"] = list(include)
     if headers:
+        for header in headers:
+            if ":" not in header:
+                _fail(f"--header: {header!r} has no colon; write 'NAME: VALUE'", EXIT_USAGE)
         pairs = [header.partition(":") for header in headers]
         job["headers"] = {name.strip(): value.strip() for name, _, value in pairs}
     return _checked(json.dumps(job).encode(), "job")

@@ -159,6 +159,7 @@ def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
         (["scrape", "http://x/", "--media", "text/html"], "--media is for a FILE"),
         (["scrape", "-", "--base", "ftp://y/"], "url: must start with http:// or https://"),
         (["scrape", "-", "--extract", "{}", "--extract-file", "x"], "exclude each other"),
+        (["scrape", "http://x/", "-H", "Bad"], "--header: 'Bad' has no colon"),
         (["scrape", "http://x/", "-H", "A B: c"], "headers.A B: not a header name"),
         (["publish", "nope.txt"], "nope.txt: can't be read"),
         (["publish", "-"], "no jobs given"),

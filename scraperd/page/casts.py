@@ -33,9 +33,10 @@ _CANONICAL: Final = (
 )
 _DIRECTION: Final = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # around signs
 _DIGIT: Final = re.compile(r"\d")
-# What stands before the first digit: a sign, a currency ("-R$ 5"), a decimal separator (".5").
+# What stands before the first digit: a sign, a currency ("-R$ 5", "-EUR 5"), a separator (".5").
 _BEFORE: Final = re.compile(
-    r"(?:(?<![^\W_])(?<![+-])(?P<sign>[+-])(?:[^\W\d_]{0,3}¤[ \xa0\u202f]?)?)?"
+    r"(?:(?<![^\W_])(?<![+-])(?P<sign>[+-])"
+    r"(?:(?:[^\W\d_]{0,3}¤|[A-Z]{3}|kr|zł|Kč|Ft|lei|TL|Rs)\.?[ \xa0\u202f]?)?)?"
     r"(?P<point>(?<![^\W_])(?<![.,\u066b])[.,\u066b]{1,2})?$"
 )
 _NUMBER: Final = re.compile(
@@ -59,7 +60,8 @@ def cast(
 
     `int`, `float`: the first number in the text, whatever stands around it, also in digits of
     other scripts and with an exponent. A sign counts if it touches the number or its currency
-    sign, and no letter, digit or sign is in front of it. Digits are grouped by commas, points,
+    (a sign, a code of three capitals, a common word like kr), and no letter, digit or sign is in
+    front of it. Digits are grouped by commas, points,
     apostrophes or spaces, in threes or the Indian way. Of point and comma the last of two kinds
     is the decimal separator, a repeated one groups, and a single one is decimal, unless it has
     exactly three digits behind it and could group: then a comma groups; a point groups for `int`

@@ -12,6 +12,8 @@ from itertools import zip_longest
 from math import factorial
 from typing import Any, Final
 
+from scraperd.page.selectors import plain
+
 # Nanoseconds, measured with selectolax 1.0.2 on a core of 2.5 GHz; docs/decisions/0015 has how.
 _NODE: Final = 40.0  # for each element, whatever the selector
 _TEST: Final = 3.0  # and for each character of it
@@ -19,10 +21,8 @@ _STEP: Final = 6.0  # a step to an ancestor, to an elder sibling, or into a subt
 _ELEMENT: Final = 200.0  # an element that is made
 _OPEN: Final = 1.5  # for each pair of tags: the parser looks through the elements that are open
 _ATTRIBUTE: Final = 1.5 / 36  # for each pair of bytes: is an attribute's name new?
-_CONTAINS: Final = 40_000.0  # an element's text, searched
 _JSON_STEP: Final = 700.0  # a node of an expression, applied to a value
 
-_QUOTED = re.compile(r"""\\.|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""", re.DOTALL)
 _BRACKETS = re.compile(r"\[[^\]]*\]")
 _AROUND = re.compile(r"\s*([>+~,(|])\s*|\s+(?=\))|\s+\Z|\A\s+")
 _SPACE = re.compile(r"\s+")
@@ -31,6 +31,7 @@ _FORMATTING = re.compile(
     rb"<(?:b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)([\t\n\f\r />])", re.IGNORECASE
 )
 _PLAIN: Final = 36  # three of each of twelve; there is one nobr at most
+_MAKING: Final = frozenset({"to_string", "to_array", "join", "map", "merge"})
 _CHEAP: Final = frozenset({"is", "not", "where", "matches", "any", "lang", "dir"})
 
 
@@ -52,6 +53,9 @@ class Cost:
         return total * elements
 
 
+HEAVY: Final = Cost((1e12,))  # never on the loop
+
+
 def cost_of_selector(selector: str, overlap: int) -> Cost:
     """The most that `selector` takes in a page.
 
@@ -59,31 +63,34 @@ def cost_of_selector(selector: str, overlap: int) -> Cost:
     sibling combinator and each `:has` multiplies by the elements there are. So does each
     of the `overlap` lists of elements that it is applied in, as those may lie in each other.
     """
-    flat = _BRACKETS.sub("", _QUOTED.sub("", selector))
+    flat = _BRACKETS.sub("", plain(selector))
     flat = _AROUND.sub(r"\1", flat)
     degree = overlap + len(_SPACE.findall(flat)) + flat.count("~")
     linear = _NODE + _TEST * len(selector)
     for name in _FUNCTION.findall(flat.lower()):
-        if name.endswith("contains"):
-            linear += _CONTAINS
-        elif name not in _CHEAP:
+        if name not in _CHEAP:
             degree += 1
     step = _STEP * (1 + len(selector) / 100) / factorial(min(degree, 20))
     return Cost((linear, *(0.0,) * (degree - 1), step) if degree else (linear,))
 
 
 def cost_of_expression(tree: dict[str, Any]) -> Cost:
-    """The most that a JMESPath expression takes; each further multi-select can double a value."""
-    nodes, doublings, ahead = 0, 0, [tree]
+    """The most that a JMESPath expression takes; each multi-select can repeat a value.
+
+    Some functions make values that are not in the document, of any size.
+    """
+    nodes, repeated, ahead = 0, 1, [tree]
     while ahead:
         node = ahead.pop()
         nodes += 1
-        doublings += node["type"].startswith("multi_select")
+        if node["type"].startswith("multi_select"):
+            repeated *= max(1, len(node["children"]))
+        elif node["type"] == "function_expression" and node["value"] in _MAKING:
+            return HEAVY
         ahead += [child for child in node["children"] if isinstance(child, dict)]
-    return Cost((0.0,) * max(0, doublings - 1) + (_JSON_STEP * nodes,))
+    return Cost((_JSON_STEP * nodes * min(repeated, 10**9),))
 
 
-HEAVY: Final = Cost((1e12,))  # never on the loop
 LINKS_AND_METADATA: Final = Cost((600.0,))
 
 

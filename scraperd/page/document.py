@@ -30,6 +30,10 @@ _SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
 LIGHT_BODY: Final = 256 * 1024  # bytes; larger ones are not even hashed on the loop
 LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
+_HALF = re.compile(  # half of a surrogate pair
+    rb"(?<!\\)((?:\\\\)*)\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|[dD][c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
+)
 _GZIP: Final = b"\x1f\x8b"  # a feed or a sitemap may be
 _Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
 
@@ -117,7 +121,7 @@ def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Take
 def worst(asked: Asked, body: bytes, rules: Rules | None) -> float:
     """Seconds that `take` can take at worst; infinite where that can't be told or is large."""
     if not asked.parsed:
-        return 0.0 if len(body) <= LIGHT_BODY else math.inf
+        return 0.0 if _is_light(asked, body) else math.inf
     if asked.text or len(body) > LIGHT_PAGE or b"\0" in body:
         return math.inf
     kind = _kind(asked, body)
@@ -130,6 +134,15 @@ def worst(asked: Asked, body: bytes, rules: Rules | None) -> float:
     if kind != "html" or (rules is not None and "json" in rules.reads):
         took += cost.of_json(body, searching)  # whatever it is called, it may be JSON
     return took / 1e9
+
+
+def _is_light(asked: Asked, body: bytes) -> bool:
+    """Whether a body is hashed and decoded in a moment: small, or large and easily decoded."""
+    if not asked.body or len(body) <= LIGHT_PAGE:
+        return len(body) <= LIGHT_BODY
+    kind = _kind(asked, body)
+    easy = kind == "binary" or charset.sniff(body, asked.media) in {"utf-8", charset.FALLBACK}
+    return easy and len(body) <= LIGHT_BODY
 
 
 class _Unfit(Exception):  # noqa: N818 - a page that is not what was asked for
@@ -159,6 +172,20 @@ def _body(body: bytes, name: str) -> dict[str, bytes]:
         return {"body": msgspec.json.encode(text)}
     # Standard base64 is JSON as it stands: nothing in it has to be escaped.
     return {"body": b'"%s"' % base64.b64encode(body), "body_encoding": b'"base64"'}
+
+
+def _json_of(text: bytes) -> Any:
+    """The document; raises msgspec.DecodeError and RecursionError.
+
+    A text that was cut within a character is common, and need not cost the whole answer.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        mended = _HALF.sub(rb"\1\\ufffd", text)
+        if mended == text:
+            raise
+        return msgspec.json.decode(mended)
 
 
 class _Reader:
@@ -220,8 +247,9 @@ class _Reader:
         return {name: part for name, part in found.items() if part is not UNSET}
 
     def _json(self, name: str) -> Any:
+        text = charset.to_utf8(self._body, name or "utf-8")
         try:
-            document = msgspec.json.decode(charset.to_utf8(self._body, name or "utf-8"))
+            document = _json_of(text)
         except (msgspec.DecodeError, RecursionError) as error:
             deep = isinstance(error, RecursionError)
             why = "nested too deeply" if deep else printable(str(error))
@@ -250,7 +278,12 @@ class _Reader:
         parts = {}
         left = self._limits.output
         for name, value in found.items():
-            parts[name] = msgspec.json.encode(value)
+            try:
+                parts[name] = msgspec.json.encode(value)
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
+                # Only an expression makes such a value: half a character, or too many digits.
+                why = f"{name} can't be written as JSON ({type(error).__name__})"
+                raise _Unfit(why) from None
             left -= len(parts[name])
             if left < 0:
                 most = self._limits.output

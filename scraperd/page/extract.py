@@ -6,6 +6,7 @@ Must never: do I/O, read a clock, import asyncio, or keep a tree (it is 25 times
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from scraperd.contract import check_url
-from scraperd.page.casts import cast
+from scraperd.page.casts import INTEGERS, cast
 from scraperd.page.metadata import links_of, metadata_of
 from scraperd.page.rules import Attribute, Refine, Rule, Rules, Table
 from scraperd.page.tables import TooManyCells, table_rows
@@ -41,6 +42,8 @@ _JSON_ERRORS: Final = (
     TypeError,
     ValueError,
 )
+_REGEX_STEP: Final = 1600  # characters times instructions of RE2; and attributes: some microseconds
+_ATTRIBUTES_STEP: Final = 32
 Node: TypeAlias = LexborHTMLParser | LexborNode
 
 
@@ -77,9 +80,10 @@ class Allowance:
     worked: int = 0
     hits: Counter[str] = field(default_factory=Counter)
 
-    def match(self, n: int, path: str) -> None:
-        """Count `n` matches of the rule at `path`; raises Overrun."""
-        self.hits[path] += n
+    def match(self, n: int, path: str, *, hits: bool = True) -> None:
+        """Count `n` matches of the rule at `path` (`hits`), or of cells; raises Overrun."""
+        if hits:
+            self.hits[path] += n
         self.matched += n
         if self.matched > self.matches:
             raise Overrun(path, "matches", "extract_max_matches", self.matches)
@@ -157,6 +161,8 @@ class _Run:
 
     def apply(self, rules: Rules, scope: Any, kind: str) -> dict[str, Any]:
         """The values of `rules` inside of `scope`: a node, or with `_JSON` a JSON value."""
+        if rules.by_name:
+            self._allowance.take(rules.names, rules.by_name[0][1].path)
         return {name: self._value(rule, scope, kind) for name, rule in rules.by_name}
 
     def _value(self, rule: Rule, scope: Any, kind: str) -> Any:
@@ -173,7 +179,10 @@ class _Run:
                 return value
         if rule.required:
             raise Missing(rule.path)
-        return None if rule.default is UNSET else rule.default
+        if rule.default is UNSET:
+            return None
+        self._allowance.take(rule.default_size, rule.path)
+        return rule.default
 
     def _list(self, rule: Rule, found: list[Any]) -> list[Any]:
         values = []
@@ -221,7 +230,7 @@ class _Run:
 
     def _inside(self, rule: Rule, node: LexborNode) -> list[Any]:
         """What the expression finds in the JSON that is the node's text."""
-        text = self._read(rule, node)
+        text = node.text()  # as it stands: white space counts inside of JSON's strings
         self._allowance.take(len(text), rule.path)
         try:
             return self._search(rule, msgspec.json.decode(text))
@@ -244,13 +253,13 @@ class _Run:
         if isinstance(output, Table):
             return self._table(rule, found, header=output.header)
         if output == "json":
-            return found if rule.refine is None else self._refine_json(rule.refine, found)
+            return found if rule.refine is None else self._refine_json(rule, rule.refine, found)
         text = self._text(rule, output, found)
         self._allowance.take(len(text or ""), rule.path)
         if rule.refine is not None:
             if _is_flag(rule.refine, output, text):
                 return True
-            return self._refine(rule.refine, text)
+            return self._refine(rule, rule.refine, text)
         return _MISSING if text is None else text
 
     def _read(self, rule: Rule, node: LexborNode) -> str:
@@ -264,7 +273,8 @@ class _Run:
             return self._read(rule, node)
         if output == "html":
             return node.html
-        attributes = node.attributes
+        attributes = node.attributes  # all of them are read
+        self._allowance.spend(len(attributes) // _ATTRIBUTES_STEP, rule.path)
         if output.name not in attributes:
             return None
         value = attributes[output.name] or ""
@@ -279,23 +289,27 @@ class _Run:
             most = allowance.matches
             raise Overrun(rule.path, "matches", "extract_max_matches", most) from None
         for row in rows:
-            allowance.match(len(row), rule.path)
-            cells: Iterable[str] = row.values() if isinstance(row, dict) else row
+            allowance.match(len(row), rule.path, hits=False)
+            cells: Iterable[str] = row if isinstance(row, list) else [*row, *row.values()]
             allowance.take(sum(map(len, cells)), rule.path)
         return rows or _MISSING
 
-    def _refine_json(self, refine: Refine, value: Any) -> Any:
+    def _refine_json(self, rule: Rule, refine: Refine, value: Any) -> Any:
         """The same for a JSON value: a number is what it is, and no text with separators."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, float) and not math.isfinite(value):
+            return _MISSING  # functions make such numbers, JSON has none
         if number and refine.regex is None and refine.cast in {"int", "float"}:
             if refine.cast == "float":
                 return float(value) if abs(value) <= sys.float_info.max else _MISSING
-            return int(value) if value == int(value) else _MISSING
-        return self._refine(refine, _text_of_json(value))
+            whole = value == int(value) and int(value) in INTEGERS
+            return int(value) if whole else _MISSING
+        return self._refine(rule, refine, _text_of_json(value))
 
-    def _refine(self, refine: Refine, text: str | None) -> Any:
+    def _refine(self, rule: Rule, refine: Refine, text: str | None) -> Any:
         """The typed value in `text`, or `_MISSING`."""
         if text is not None and refine.regex is not None:
+            self._allowance.spend(len(text) * refine.program // _REGEX_STEP, rule.path)
             match = refine.regex.search(text)
             text = match[refine.group] if match else None
         if text is None:
@@ -304,6 +318,7 @@ class _Run:
             return text
         if refine.cast == "url":
             url = self._base.resolve(text) if text.strip() else ""
+            self._allowance.take(len(url), rule.path)
             return url if url and check_url(url) is None else _MISSING
         value = cast(refine.cast, text, decimal=refine.decimal, formats=refine.formats)
         return _MISSING if value is None else value
@@ -348,4 +363,9 @@ def _text_of_json(value: Any) -> str | None:
     """A JSON scalar as the text a regex or a cast works on."""
     if isinstance(value, str):
         return value
-    return None if isinstance(value, dict | list) else msgspec.json.encode(value).decode()
+    if isinstance(value, dict | list):
+        return None
+    try:
+        return msgspec.json.encode(value).decode()
+    except ValueError:  # an integer of thousands of digits
+        return None

@@ -7,6 +7,7 @@ Must never: start one with an inherited environment, or leave one behind.
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -45,11 +46,11 @@ class Helpers:
         memory did not suffice. Raises HelperError for an error of ours.
         """
         helper = await self._helper()
-        try:
-            reply = await helper.ask(asked, body, seconds)
-        except BaseException:
-            await helper.kill()
-            raise
+        reply = await self._reply(helper, asked, body, seconds)
+        if reply == -signal.SIGKILL:
+            # Whoever did that, perhaps while it was idle: once more, with another.
+            helper = await self._helper()
+            reply = await self._reply(helper, asked, body, seconds)
         if not isinstance(reply, Reply):
             return reply
         if reply.memory > RETIRED:
@@ -59,6 +60,14 @@ class Helpers:
         if reply.error:
             raise HelperError(reply.error)
         return reply.taken
+
+    @staticmethod
+    async def _reply(helper: _Helper, asked: Asked, body: bytes, seconds: float) -> Reply | int:
+        try:
+            return await helper.ask(asked, body, seconds)
+        except BaseException:
+            await helper.kill()
+            raise
 
     async def close(self) -> None:
         """End them all."""

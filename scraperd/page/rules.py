@@ -6,6 +6,7 @@ Must never: see a page, or let a rule through that can't be applied.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 from scraperd.contract import printable
 from scraperd.page.casts import CASTS, format_fault
 from scraperd.page.cost import HEAVY, Cost, cost_of_expression, cost_of_selector
-from scraperd.page.selectors import mended
+from scraperd.page.selectors import fault, mended
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 MAX_SIZE: Final = 256 * 1024  # bytes of a job's rules, white space included
 MAX_FORMATS: Final = 10
+MAX_DISTINCT_FORMATS: Final = 50
 MAX_FALLBACKS: Final = 20
 CACHED: Final = 32 * 1024 * 1024  # bytes, by `_Compiler.weight`
 _REGEX_MEMORY: Final = 1024 * 1024  # bytes; a pattern that needs more is refused
@@ -40,6 +42,8 @@ _REGEX: Final = 8 * 1024  # bytes
 _KEYS: Final = (
     "selector jmespath output type limit header regex group cast decimal format default required"
 ).split()
+_UNQUOTED = re.compile(r"""=\s*(?:[0-9]|[^"'\]]*[:/.?&@])""")
+_BY: Final = frozenset({"sort_by", "max_by", "min_by", "map"})
 _FUNCTIONS: Final = Functions().FUNCTION_TABLE
 _URL_ATTRIBUTES: Final = frozenset(
     "href src action formaction poster data cite background longdesc manifest ping".split()
@@ -89,6 +93,7 @@ class Refine:
     cast: Cast | None = None
     decimal: Literal[".", ","] | None = None
     formats: tuple[str, ...] = ()
+    program: int = 0  # instructions of the regex: each character can meet each of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,7 @@ class Rule:
     limit: int | None
     refine: Refine | None
     default: Any
+    default_size: int  # characters of its JSON
     required: bool
 
 
@@ -119,6 +125,7 @@ class Rules:
     """
 
     by_name: tuple[tuple[str, Rule], ...]
+    names: int = 0  # characters of all names
     reads: frozenset[Literal["html", "json"]] = frozenset()
     paths: tuple[str, ...] = ()
     cost: Cost = Cost()  # noqa: RUF009 - a frozen value
@@ -182,6 +189,7 @@ class _Compiler:
         self._cost = Cost()
         self._expressions = 0  # characters
         self._regexes = 0  # instructions
+        self._formats_seen: set[str] = set()
         self.weight = 0  # about how many bytes the rules take, as tests hold against the process
 
     def compile(self, raw: bytes) -> Generator[None, None, Rules]:
@@ -198,7 +206,7 @@ class _Compiler:
         self.weight = 3 * len(raw) + 2000 * len(self._paths) + 400 * self._expressions
         self.weight += _INSTRUCTION * self._regexes + _REGEX * raw.count(b'"regex"')
         reads = frozenset(_reads(rules))
-        return Rules(rules.by_name, reads, tuple(self._paths), self._cost)
+        return Rules(rules.by_name, rules.names, reads, tuple(self._paths), self._cost)
 
     def _too_deep(self) -> str:
         return f"nested deeper than {self._bounds.depth} rules (extract_max_depth)"
@@ -222,7 +230,7 @@ class _Compiler:
             rule = yield from self._rule(spec, here, depth, scope=scope, overlap=overlap)
             named.append((name, rule))
             yield
-        return Rules(tuple(named))
+        return Rules(tuple(named), sum(len(name) for name, _ in named))
 
     def _rule(
         self, spec: Any, path: str, depth: int, *, scope: _Scope, overlap: int
@@ -237,7 +245,7 @@ class _Compiler:
         deeper = overlap + (many and inner == "element")
         output = yield from self._output(spec, path, depth, scope=inner, overlap=deeper)
         _check_pairs(spec, path, output, many=many)
-        if selectors and expression is not None:
+        if expression is not None and (selectors or scope == "element"):
             self._cost += HEAVY  # JSON inside of a page: of any size, as often as it matches
         return Rule(
             path,
@@ -248,6 +256,7 @@ class _Compiler:
             _positive(spec.get("limit"), f"{path}.limit"),
             self._refine(spec, path),
             spec.get("default", UNSET),
+            len(msgspec.json.encode(spec.get("default"))),
             _flag(spec, "required", path),
         )
 
@@ -281,10 +290,12 @@ class _Compiler:
         for at, selector in enumerate(chosen):
             here = f"{path}[{at}]" if isinstance(spec, list) else path
             self._check_length(selector, here)
+            if reason := fault(selector):
+                raise RuleError(here, f"{_not_a_selector(selector)}: {printable(reason)}")
             try:
                 LexborHTMLParser(b"").css_first(selector)
             except (SelectolaxError, UnicodeError):
-                raise RuleError(here, "not a CSS selector") from None
+                raise RuleError(here, _not_a_selector(selector)) from None
         chosen = tuple(map(mended, chosen))
         for selector in chosen:
             self._cost += cost_of_selector(selector, overlap)
@@ -310,8 +321,8 @@ class _Compiler:
         except (JMESPathError, ValueError) as error:
             raise RuleError(path, f"not a JMESPath expression: {_first_line(error)}") from None
         tree: Any = compiled.parsed
-        if fault := _call_fault(tree):
-            raise RuleError(path, fault)
+        if reason := _call_fault(tree):
+            raise RuleError(path, reason)
         self._cost += cost_of_expression(tree)
         return compiled
 
@@ -328,15 +339,19 @@ class _Compiler:
         if regex is None and cast is None:
             return None
         group = _group(spec.get("group"), regex, f"{path}.group")
-        return Refine(regex, group, cast, decimal, formats)
+        program = 0 if regex is None else regex.programsize
+        return Refine(regex, group, cast, decimal, formats, program)
 
     def _formats(self, spec: Any, path: str) -> tuple[str, ...]:
         if spec is None:
             return ()
         chosen = _strings(spec, path, MAX_FORMATS)
         for form in chosen:
-            if fault := format_fault(form):
-                raise RuleError(path, fault)
+            if reason := format_fault(form):
+                raise RuleError(path, reason)
+        self._formats_seen.update(chosen)
+        if len(self._formats_seen) > MAX_DISTINCT_FORMATS:
+            raise RuleError(path, f"more than {MAX_DISTINCT_FORMATS} formats in all rules")
         return chosen
 
     def _regex(self, spec: Any, path: str) -> Any:
@@ -414,6 +429,20 @@ def _reads(rules: Rules) -> Iterator[Literal["html", "json"]]:
         yield "html" if rule.selectors or rule.expression is None else "json"
 
 
+def _not_a_selector(text: str) -> str:
+    """What is wrong, in the words of somebody who comes from another tool."""
+    shown = f"not a CSS selector: {printable(text, 80)}"
+    if text.lstrip().startswith(("/", "./", "(/")):
+        return f"{shown} (XPath is not read)"
+    if "::" in text:
+        return f"{shown} (no ::text or ::attr(); see output)"
+    if ":contains(" in text:
+        return f"{shown} (jQuery's :contains is not in the standard; use a list and regex)"
+    if _UNQUOTED.search(text):
+        return f"{shown} (an attribute's value needs quotes, unless it is a name)"
+    return shown
+
+
 def _group(spec: Any, regex: Any, path: str) -> int | str:
     if regex is None:
         return 0
@@ -437,9 +466,15 @@ def _first_line(error: Exception) -> str:
 def _call_fault(tree: dict[str, Any]) -> str | None:
     """What the library would say only when it comes to a function: unknown, or wrongly called."""
     ahead = [tree]
+    if tree["type"] == "expref":
+        return "an & is for the second argument of sort_by and the like"
     while ahead:
         node = ahead.pop()
-        ahead += [child for child in node["children"] if isinstance(child, dict)]
+        children = [child for child in node["children"] if isinstance(child, dict)]
+        ahead += children
+        by = node["type"] == "function_expression" and node["value"] in _BY
+        if not by and any(child["type"] == "expref" for child in children):
+            return "an & is for the second argument of sort_by and the like"
         if node["type"] == "slice" and node["children"][2] == 0:
             return "a slice's step must not be 0"
         if node["type"] != "function_expression":

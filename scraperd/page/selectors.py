@@ -1,19 +1,26 @@
-"""Selectors in a form that lexbor matches as the Selectors standard says.
+"""Selectors from strangers: which are let through to lexbor, and in which form.
 
 May touch: selectors as text. Pure.
-Must never: change what a selector means, or whether it is one.
+Must never: change what a selector means, or let one through whose parts it can't tell apart.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from re import Match
 
+FUNCTIONS: Final = frozenset(
+    "is where not has matches any lang dir"
+    " nth-child nth-last-child nth-of-type nth-last-of-type".split()
+)
+_STRING: Final = r""""(?:\\.|[^"\\\n\r\f])*"|'(?:\\.|[^'\\\n\r\f])*'"""
+_OPAQUE = re.compile(rf"(?P<string>{_STRING})|\\.", re.DOTALL)
+_FUNCTION = re.compile(r":([^:()\[\]\s,>+~.#*]*)\(")
 _TOKEN = re.compile(
-    r"""(?P<skip>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|/\*.*?\*/|(?:\\.)+:?)"""
+    rf"(?P<skip>{_STRING}|(?:\\.)+:?)"
     r"""|(?P<of>(?:(?<![^\s>+~,(])(?P<bare>))?"""
     r""":nth-(?:last-)?child\([^()"'\\]*?\sof(?=[\s:.#\[*]))"""
     r"""|(?P<start>(?<![^\s>+~,(])(?=:))|(?P<open>\()|(?P<close>\))""",
@@ -21,8 +28,30 @@ _TOKEN = re.compile(
 )
 
 
+def plain(selector: str) -> str:
+    """`selector` with nothing in its strings, and an `x` for each escaped character."""
+    return _OPAQUE.sub(lambda part: '""' if part["string"] else "x", selector)
+
+
+def fault(selector: str) -> str | None:
+    """Why a selector is not let through, though lexbor might take it; None if it is.
+
+    What it may cost can't be told of one that hides its parts, and lexbor's own extensions
+    to the standard end the process if they are wrong.
+    """
+    text = plain(selector)
+    if "/*" in text:
+        return "comments are not read"
+    if "'" in text or '"' in text.replace('""', ""):
+        return "a quote is not closed"
+    for name in _FUNCTION.findall(text):
+        if name.lower() not in FUNCTIONS:
+            return f"there is no :{name}()"
+    return None
+
+
 def mended(selector: str) -> str:
-    """`selector` as lexbor 2.7 (in selectolax 1.0.2) understands it.
+    """`selector` as lexbor (in selectolax 1.0.2) understands it.
 
     What begins with a pseudo-class (`:is(a) b`) is only tried against the next ancestor or
     sibling, and so gets its `*` back; of the selectors in `:nth-child(2 of S)` lexbor counts

@@ -56,6 +56,8 @@ def taken(
         (b'{"a": 1}', "application/json", FIELD, {"f": 1}),
         (b'{"a": 1}', "application/vnd.api+json; charset=utf-8", FIELD, {"f": 1}),
         (b'{"a": 1}', "text/json", FIELD, {"f": 1}),
+        (rb'{"a": "cut \ud83d..."}', "text/json", FIELD, {"f": "cut \ufffd..."}),
+        (rb'{"a": "\ude00\ud83d\ude00\\ud83d"}', "", FIELD, {"f": "\ufffd\U0001f600\\ud83d"}),
         (b'{"a": 1}', "", FIELD, {"f": 1}),
         (b'{"a": 1}', "text/html", FIELD, {"f": 1}),  # sites do say so
         (b'{"a": 1}', "text/plain", FIELD, {"f": 1}),
@@ -136,6 +138,28 @@ def test_what_does_not_fit_fails_in_words(
     assert message in failure.message
     assert failure.message.isprintable()
     assert "data" not in found
+
+
+@pytest.mark.parametrize(
+    ("rule", "body", "value"),
+    [
+        ({"jmespath": r'`"\ud800"`'}, b"{}", None),
+        ({"jmespath": r'{"\ud800": @}'}, b"{}", None),
+        ({"jmespath": "to_number(a)", "cast": "int"}, b'{"a": "inf"}', {"x": None}),
+        ({"jmespath": "to_number(a)", "cast": "float"}, b'{"a": "nan"}', {"x": None}),
+        ({"jmespath": "to_number(a)", "regex": "."}, b'{"a": "nan"}', {"x": None}),
+        ({"jmespath": "sum([to_number(a)])"}, b'{"a": "%s"}' % (b"9" * 4301), None),
+        ({"jmespath": "[" * 100 + "@" + "]" * 100}, b"[" * 900 + b"]" * 900, None),
+    ],
+)
+def test_values_that_only_an_expression_makes_end_well(rule: Any, body: bytes, value: Any) -> None:
+    """Numbers that JSON has not, half characters, endless digits: a failure, or no value."""
+    found, failure = taken(body, "application/json", {"x": rule})
+    if value is not None:
+        assert found["data"] == value
+    else:
+        assert (failure and failure.kind) in (None, "extract")
+        assert failure or found["data"]["x"] is None or json.dumps(found["data"])
 
 
 def test_a_feed_and_a_sitemap_come_back_as_data() -> None:

@@ -127,6 +127,7 @@ SHOP = b"""<base href="http://shop.example/de/"><div class=p><h2>Ball</h2>
 <a href=ball>more</a><input disabled value=""><i class=empty></i></div>
 <div class=p><h2>Bat</h2><b class=price>on request</b><div class=p><h2>Inner</h2></div></div>
 <script id=state type=application/json>{"user": {"id": 7, "tags": ["a", "b"]}, "n": null}</script>
+<script id=spaces>"a   b\\u00a0c"</script>
 <table><tr><th>Name<th>Price<tr><td>Ball<td>1<br>2<tr><td colspan=2>none</table>"""
 
 
@@ -219,6 +220,7 @@ SHOP = b"""<base href="http://shop.example/de/"><div class=p><h2>Ball</h2>
             {"i": 7, "t": "a"},
         ),
         ({"selector": "h2", "jmespath": "user.id"}, None),
+        ({"selector": "#spaces", "jmespath": "@"}, "a   b\xa0c"),
         ({"selector": "#state", "output": {"i": {"jmespath": "user.id"}}}, {"i": 7}),
         ({"selector": "#state"}, '{"user": {"id": 7, "tags": ["a", "b"]}, "n": null}'),
     ],

@@ -248,6 +248,16 @@ async def test_a_helper_that_died_between_two_pages_is_replaced() -> None:
         assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
 
 
+async def test_a_helper_killed_at_its_page_is_replaced_too() -> None:
+    """Nobody but a stranger sends SIGKILL; the page is asked of another helper."""
+    async with extracting(extract_processes=1) as extractor:
+        before = children()
+        await take(extractor, LARGE, {"t": "h1"})
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGKILL)  # and at once, before anybody could have noticed
+        assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
+
+
 async def test_a_signal_for_the_group_does_not_end_a_helper() -> None:
     """Ctrl-C and a service manager's SIGTERM reach all processes; what is in flight must finish."""
     async with extracting(extract_processes=1) as extractor:

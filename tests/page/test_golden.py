@@ -66,11 +66,11 @@ def shown(fields: dict[str, Any]) -> str:
 
 def in_process(pages: list[Golden], **environment: str) -> list[bytes]:
     """The helper's answers, each encoded, from one that runs in this environment."""
-    start = Start(10.0, 2**31, LIMITS)
+    start = Start(2**31, LIMITS)
     questions = b""
     for page in pages:
         question = msgspec.msgpack.encode(page.asked)
-        questions += REQUEST.pack(len(question), len(page.body)) + question + page.body
+        questions += REQUEST.pack(len(question), len(page.body), 10.0) + question + page.body
     done = subprocess.run(
         [sys.executable, "-P", "-m", "scraperd.page.helper", msgspec.json.encode(start).decode()],
         input=questions,

@@ -148,6 +148,21 @@ def test_rules_that_are_no_json_are_refused(raw: bytes) -> None:
         ({"selector": ["a"] * 21}, "selector", f"must be 1 to {MAX_FALLBACKS} of them"),
         ({"selector": ["a", 5]}, "selector[1]", "must be a string, not a number"),
         ({"selector": ["a", "b["]}, "selector[1]", "not a CSS selector"),
+        ({"selector": "//h1"}, "selector", "not a CSS selector: //h1 (XPath is not read)"),
+        ({"selector": "h1::text"}, "selector", "h1::text (no ::text or ::attr(); see output)"),
+        ({"selector": "a:contains('b')"}, "selector", "(jQuery's :contains is not in the standard"),
+        ({"selector": "a[b=http://x]"}, "selector", "(an attribute's value needs quotes, unless"),
+        ({"selector": "a[b=1]"}, "selector", "(an attribute's value needs quotes, unless"),
+        ({"selector": "> b"}, "selector", "not a CSS selector: > b"),
+        ({"selector": ':lexbor-contains("q")'}, "selector", "there is no :lexbor-contains()"),
+        ({"selector": ":is(:lexbor-contains()-,t:i"}, "selector", "there is no :lexbor-contains()"),
+        ({"selector": r":l\65xbor-contains(q)"}, "selector", "there is no :lx"),
+        ({"selector": "x b/*'*/ b b/*'*/"}, "selector", "comments are not read"),
+        ({"selector": ':is("\n, x b b b, "\n)'}, "selector", "a quote is not closed"),
+        ({"jmespath": "&a"}, "jmespath", "an & is for the second argument of sort_by"),
+        ({"jmespath": "[&a]"}, "jmespath", "an & is for the second argument of sort_by"),
+        ({"jmespath": "to_string(&a)"}, "jmespath", "an & is for the second argument"),
+        ({"jmespath": "map(&(&a), @)"}, "jmespath", "an & is for the second argument"),
         ({"selector": "a", "regex": "("}, "regex", "not an RE2 pattern: missing ): ("),
         ({"selector": "a", "regex": "(?=a)"}, "regex", "not an RE2 pattern: invalid perl operator"),
         ({"selector": "a", "regex": "a{1001}"}, "regex", "invalid repetition size"),
@@ -294,6 +309,22 @@ def test_what_costs_to_compile_is_bounded_in_all(
     compiled({str(n): one for n, one in enumerate(rules[:-1])})
     with pytest.raises(RuleError, match=words):
         compiled({str(n): one for n, one in enumerate(rules)})
+
+
+def test_formats_are_bounded_in_all() -> None:
+    """Each of them is a pattern that has to be compiled."""
+    rules = {
+        str(n): {
+            "selector": "a",
+            "cast": "date",
+            "format": [f"{n} {k} %Y %m %d" for k in range(10)],
+        }
+        for n in range(6)
+    }
+    with pytest.raises(RuleError, match="more than 50 formats in all rules"):
+        compiled(rules)
+    del rules["5"]
+    compiled(rules)
 
 
 def test_rules_that_take_too_many_bytes_are_refused() -> None:
