@@ -48,11 +48,12 @@ Node: TypeAlias = LexborHTMLParser | LexborNode
 
 
 class Missing(Exception):  # noqa: N818 - it says what the page lacks
-    """A rule that is `required` found no value; `path` names it, `where` it was looked for."""
+    """A rule that is `required` found no value; `match` is the match it was looked for in."""
 
-    def __init__(self, path: str, where: str = "the page") -> None:
-        super().__init__(f"{path}: required, and not in {where}")
+    def __init__(self, path: str, match: str = "") -> None:
+        super().__init__(f"{path}: required, and not in {match or 'the page'}")
         self.path = path
+        self.match = match
 
 
 class Overrun(Exception):  # noqa: N818 - a bound, and who passed it
@@ -190,10 +191,8 @@ class _Run:
             try:
                 value = self._take(rule, one)
             except Missing as missing:
-                if "match" in str(missing):
-                    raise
-                where = f"match {number} of {rule.path}"
-                raise Missing(missing.path, where) from None
+                match = missing.match or f"match {number} of {rule.path}"
+                raise Missing(missing.path, match) from None
             if value is not _MISSING:
                 values.append(value)
         return values
