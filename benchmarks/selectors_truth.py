@@ -46,6 +46,9 @@ _IS_EMPTY: Final = "x-empty"  # an attribute of our own
 _HTML: Final = "{http://www.w3.org/1999/xhtml}"
 _URLS: Final = ("href", "src", "action", "data", "cite", "longdesc")  # of those the rules name
 
+# What a job may fetch: http or https, no userinfo, and a host that DNS could know.
+_JOB_URL = re.compile(r"https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?(?=[/?#]|$)", re.IGNORECASE)
+
 
 @dataclass(slots=True)
 class Page:
@@ -128,7 +131,8 @@ class Page:
             return self.data(output, tag)
         if output == "table":
             rows = [[self._text(cell) for cell in row] for row in slots(element)]
-            return _named(rows, _heading(element)) if rule.get("header") else rows
+            table = _named(rows, _heading(element)) if rule.get("header") else rows
+            return table or MISSING
         if output == "html":
             return canonical(element)
         if output == "text":
@@ -173,7 +177,7 @@ class Page:
         kind = rule.get("cast")
         if kind == "url":
             url = self._resolved(text)
-            return url if url.startswith(("http://", "https://")) else MISSING
+            return url if _JOB_URL.match(url) else MISSING
         return text if kind is None else _cast(kind, text)
 
 
