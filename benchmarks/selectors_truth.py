@@ -47,7 +47,7 @@ _HTML: Final = "{http://www.w3.org/1999/xhtml}"
 _URLS: Final = ("href", "src", "action", "data", "cite", "longdesc")  # of those the rules name
 
 # What a job may fetch: http or https, no userinfo, and a host that DNS could know.
-_JOB_URL = re.compile(r"https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?(?=[/?#]|$)", re.IGNORECASE)
+_JOB_URL = re.compile(r"https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{0,5})?(?=[/?#]|$)", re.IGNORECASE)
 
 
 @dataclass(slots=True)
