@@ -20,6 +20,7 @@ from scraperd.contract import Failure, printable
 from scraperd.page import charset, cost
 from scraperd.page.extract import Allowance, Missing, Overrun, extract, extract_json
 from scraperd.page.feeds import FeedError, feed, is_feed
+from scraperd.page.feedxml import GZIP
 from scraperd.page.readable import readable
 from scraperd.page.rules import Bounds, Rules  # noqa: TC001 - msgspec resolves annotations
 
@@ -34,7 +35,6 @@ _HALF = re.compile(  # half of a surrogate pair
     rb"(?<!\\)((?:\\\\)*)\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|[dD][c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
 )
-_GZIP: Final = b"\x1f\x8b"  # a feed or a sitemap may be
 _Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
 
 
@@ -96,7 +96,7 @@ def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Take
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if asked.digest else ""
     kind = _kind(asked, body)
     name = ""
-    if kind != "binary" and not (kind == "feed" and body.startswith(_GZIP)):
+    if kind != "binary" and not (kind == "feed" and body.startswith(GZIP)):
         name = charset.sniff(body, asked.media, markup=kind != "json")
     parts: dict[str, bytes] = {}
     if asked.body:

@@ -6,6 +6,7 @@ Must never: raise for what a page holds, hand trafilatura bytes or a string (it 
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Final
 
@@ -13,8 +14,9 @@ AVAILABLE: Final = find_spec("trafilatura") is not None
 """Whether the optional extra `readable` is installed; without it `readable` raises ImportError."""
 
 
+@cache
 def warm_up() -> None:
-    """Load what the first page would have to wait for."""
+    """Load, once, what the first page would have to wait for."""
     if AVAILABLE:
         readable(b"<p>x</p>")
 
