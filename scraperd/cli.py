@@ -24,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scraperd import __version__, daemon, once
 from scraperd.broker import client
-from scraperd.broker.link import BrokerLost, censored
+from scraperd.broker.generation import BrokerLost
+from scraperd.broker.link import censored
 from scraperd.broker.topology import Topology, TopologyError
 from scraperd.config import Config, ConfigError, example, load, notify_socket
 from scraperd.contract import (
@@ -121,12 +122,13 @@ def check(path: Path | None) -> None:
 
 
 async def _check(config: Config) -> int:
-    where, topology = censored(config.broker_url), Topology(config.prefix, config.delivery_limit)
-    async with client.connected(config.broker_url, config.connect_timeout):
-        click.echo(f"broker: reached {where}")
-    for queue in (topology.jobs, topology.results, topology.dead):
+    topology = Topology(config.prefix)
+    for url in config.broker_urls:
+        async with client.connected((url,), config.connect_timeout):
+            click.echo(f"broker: reached {censored(url)}")
+    for queue in topology.queues_of_interest:
         try:  # a missing queue closes the channel, so each look takes its own connection
-            async with client.connected(config.broker_url, config.connect_timeout) as channel:
+            async with client.connected(config.broker_urls, config.connect_timeout) as channel:
                 ready, consumers = await client.count(channel, queue)
         except TopologyError:
             what = (
@@ -139,7 +141,7 @@ async def _check(config: Config) -> int:
             click.echo(f"queue {queue}: {ready} messages, {consumers} consumers")
     waiting = 0
     with suppress(TopologyError):
-        async with client.connected(config.broker_url, config.connect_timeout) as channel:
+        async with client.connected(config.broker_urls, config.connect_timeout) as channel:
             for queue in topology.delays:
                 waiting += (await client.count(channel, queue))[0]
         click.echo(f"queues {config.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
@@ -349,8 +351,8 @@ def _plain(url: str, rules: str | None) -> bytes:
 async def _publish(
     config: Config, jobs: list[tuple[str, Job]], *, wait: bool, within: float | None
 ) -> int:
-    topology = Topology(config.prefix, config.delivery_limit)
-    async with client.connected(config.broker_url, config.connect_timeout) as channel:
+    topology = Topology(config.prefix)
+    async with client.connected(config.broker_urls, config.connect_timeout) as channel:
         publisher = client.Publisher(channel, topology)
         queue = await client.replies(channel) if wait else None
         slots = asyncio.Semaphore(PUBLISH_WINDOW)
@@ -424,8 +426,8 @@ def results(path: Path | None, key: str, consume: bool, count: int | None) -> No
 
 
 async def _results(config: Config, key: str, *, consume: bool, count: int | None) -> int:
-    topology = Topology(config.prefix, config.delivery_limit)
-    async with client.connected(config.broker_url, config.connect_timeout) as channel:
+    topology = Topology(config.prefix)
+    async with client.connected(config.broker_urls, config.connect_timeout) as channel:
         if consume:
             await client.count(channel, topology.results)
             queue = await channel.get_queue(topology.results, ensure=False)

@@ -18,7 +18,7 @@ import msgspec
 from yarl import URL
 
 from scraperd.contract import printable
-from scraperd.settings import Config, HostSettings
+from scraperd.settings import JOB_SHARE, Config, HostSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -105,7 +105,8 @@ def _from_env(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
 
 def _env_value(key: str, text: str) -> Any:
     """A variable's text as the setting's type: text as it stands, the rest read as TOML."""
-    if isinstance(getattr(Config(), key, None), str):
+    several = key == "broker_url" and text.lstrip().startswith("[")  # no URL does
+    if isinstance(getattr(Config(), key, None), str) and not several:
         return text
     try:
         return _toml_table(f"value = {text}")["value"]
@@ -139,13 +140,9 @@ def _reason(key: str, error: Exception) -> str:
 
 def _impossible(config: Config) -> Iterator[tuple[set[str], str]]:
     """What no type can say, and the settings it is about. Never the broker's URL itself."""
-    try:
-        URL(config.broker_url)
-    except ValueError:
-        yield (
-            {"broker_url"},
-            "broker_url: not a URL; percent-encode special characters in user name and password",
-        )
+    for url in config.broker_urls or ("",):
+        if fault := _broker_fault(url):
+            yield {"broker_url"}, f"broker_url: {fault}"
     yield from _out_of_order(config)
     yield from _unusable(config)
     yield from _no_authorities(config)
@@ -156,6 +153,16 @@ def _impossible(config: Config) -> Iterator[tuple[set[str], str]]:
         )
         yield {"user_agent", "robots_agent"}, fault
     yield from _proxy_faults(config)
+
+
+def _broker_fault(url: str) -> str | None:
+    if not url.startswith(("amqp://", "amqps://")):
+        return f"must be: {_meta('broker_url')['extra']['unit']}"
+    try:
+        URL(url)
+    except ValueError:
+        return "not a URL; percent-encode special characters in user name and password"
+    return None
 
 
 def _out_of_order(config: Config) -> Iterator[tuple[set[str], str]]:
@@ -171,6 +178,12 @@ def _out_of_order(config: Config) -> Iterator[tuple[set[str], str]]:
         if low > high:
             fault = f"{small} ({low:g}) must not be greater than {large} ({high:g})"
             yield {small, large}, fault
+    if config.job_timeout > (most := config.ack_timeout * JOB_SHARE):
+        fault = (
+            f"job_timeout ({config.job_timeout:g}) must not be greater than three quarters of "
+            f"ack_timeout ({most:g}): the broker takes a job back that is not acked by then"
+        )
+        yield {"job_timeout", "ack_timeout"}, fault
     if 0 < config.prefetch < config.concurrency:
         fault = (
             f"prefetch ({config.prefetch}) must be 0 or at least concurrency "

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from scraperd import __version__
-from scraperd.broker.link import BrokerRefused, Link, Settings
+from scraperd.broker.generation import BrokerRefused, Settings
+from scraperd.broker.intake import Lanes
+from scraperd.broker.limits import Limits
+from scraperd.broker.link import Link
 from scraperd.broker.outbox import Outbox
 from scraperd.broker.topology import Topology, TopologyError
 from scraperd.jobs.observe import Observer, configure
@@ -99,14 +102,16 @@ async def _live(config: Config, notifier: Notifier, observer: Observer) -> None:
 
 def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _Services:
     """Build the house: each part gets what it needs and no more."""
-    topology = Topology(config.prefix, config.delivery_limit)
+    topology = Topology(config.prefix)
+    limits = Limits(config.max_result_size, config.ack_timeout)
     outbox = Outbox(topology, observer.event, passive=config.passive_declare)
-    settler = Settler(outbox, topology)
+    settler = Settler(outbox, topology, limits)
     worker = Worker(config, scraper, settler, observer, name)
     link = Link(
         link_settings(config, name),
         topology,
-        prefetch=config.prefetch_count,
+        limits,
+        lanes=Lanes(config.prefetch_count, config.suspects),
         on_delivery=worker.accept,
         on_lost=worker.abandon,
         events=observer.event,
@@ -117,7 +122,7 @@ def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _S
 def link_settings(config: Config, name: str) -> Settings:
     """The broker's part of the configuration."""
     return Settings(
-        url=config.broker_url,
+        urls=config.broker_urls,
         name=f"scraperd {name}",
         heartbeat=config.heartbeat,
         connect_timeout=config.connect_timeout,
@@ -196,17 +201,17 @@ async def _first_of(event: asyncio.Event, seconds: float) -> None:
 def _status(services: _Services, observer: Observer) -> str:
     """One line for `systemctl status`."""
     tally = observer.tally
-    if services.worker.draining:
-        state = "draining"
-    elif services.link.consuming.is_set():
-        state = "consuming"
-    else:
-        state = f"no broker at {services.link.where}"
-    unlogged = f"; {tally.unlogged} log lines lost" if tally.unlogged else ""
+    state = "draining" if services.worker.draining else services.link.state
+    rare = {
+        "set aside": tally.aside,
+        "times starved": tally.starved,
+        "log lines lost": tally.unlogged,
+    }
+    seen = "".join(f"; {count} {what}" for what, count in rare.items() if count)
     return (
         f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
         f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead; "
-        f"{tally.parked} moves to wait for a turn{unlogged}"
+        f"{tally.parked} moves to wait for a turn{seen}"
     )
 
 

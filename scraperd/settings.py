@@ -23,6 +23,7 @@ def _whole(pattern: str) -> str:
     return f"^{pattern}$(?!\\n)"
 
 
+JOB_SHARE = 0.75  # of ack_timeout, for a job; the rest is for publishing its outcome
 _Seconds = Annotated[float, Meta(gt=0, le=86400)]
 _SecondsOrNone = Annotated[float, Meta(ge=0, le=86400)]
 _Pages = Annotated[int, Meta(ge=1, le=100_000)]
@@ -50,10 +51,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every setting, its default, its unit and its reason, in the order of the example file."""
 
     broker_url: Annotated[
-        str,
+        # No pattern: msgspec 0.22 frees one that stands in a union with an array.
+        str | tuple[str, ...],
         Meta(
-            **_s("amqp:// or amqps:// URL", "The broker. The path is the vhost; none means `/`."),
-            pattern="^amqps?://",
+            **_s(
+                "amqp:// or amqps:// URL, or a list of them",
+                "The broker. The path is the vhost; none means `/`. Several are tried in turn.",
+            ),
         ),
     ] = "amqp://guest:guest@localhost:5672/"
     prefix: Annotated[
@@ -75,8 +79,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     delivery_limit: Annotated[
         int,
         Meta(
-            **_s("redeliveries", "A job that came back this often (the process died) is dead."),
-            ge=1,
+            **_s(
+                "returns",
+                "A job that came back this often (its process died) is dead; first it runs among "
+                "few, then alone.",
+            ),
+            ge=3,
             le=1000,
         ),
     ] = 5
@@ -110,8 +118,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0
     job_timeout: Annotated[
         _Seconds,
-        Meta(**_s("seconds", "One attempt in all, well under the broker's ack timeout (30 min).")),
+        Meta(**_s("seconds", "One attempt in all; at most three quarters of ack_timeout.")),
     ] = 120.0
+    ack_timeout: Annotated[
+        _Seconds,
+        Meta(**_s("seconds", "The broker's consumer_timeout: how long it waits for an ack.")),
+    ] = 1800.0
     shutdown_timeout: Annotated[
         _Seconds, Meta(**_s("seconds", "SIGTERM: how long jobs in flight may take to finish."))
     ] = 30.0
@@ -395,6 +407,16 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         their host's turn, and those on their way to a delay queue or to the results.
         """
         return self.prefetch or min(65535, self.concurrency + max(4, self.concurrency))
+
+    @property
+    def broker_urls(self) -> tuple[str, ...]:
+        """The brokers, in the order in which they are tried."""
+        return (self.broker_url,) if isinstance(self.broker_url, str) else self.broker_url
+
+    @property
+    def suspects(self) -> int:
+        """How many jobs that came back once run at a time: a crash counts against all of them."""
+        return max(1, self.concurrency // 10)
 
     @property
     def waiting_room(self) -> int:

@@ -66,7 +66,7 @@ def amqp(broker_url: str) -> Iterator[BlockingChannel]:
 def dispatcher(amqp: BlockingChannel, prefix: str) -> Iterator[Dispatcher]:
     """A dispatcher on this test's queues, which are deleted at the end: a node's queues add up."""
     yield Dispatcher(amqp, prefix)
-    topology = Topology(prefix, 1)
+    topology = Topology(prefix)
     channel = amqp.connection.channel()
     for queue in topology.queues:
         channel.queue_delete(queue.name)

@@ -264,8 +264,7 @@ BAD_VALUES: list[tuple[str, str, str]] = [
     ("user_agent", '"a\\n"', "user_agent: must be: printable ASCII"),
     ("contact_url", '"a\\n"', "contact_url: must be: URL in ASCII"),
     ("worker_name", '"é"', "worker_name: must be: printable ASCII"),
-    ("broker_url", '"http://h/"', "broker_url: must be: amqp:// or amqps:// URL"),
-    ("broker_url", "[]", "broker_url: Expected `str`, got `array` (amqp:// or amqps:// URL)"),
+    ("broker_url", "3", "broker_url: Expected `str | array`, got `int` (amqp:// or amqps:// URL"),
     ("broker", "{ url = 'amqp://h' }", "unknown setting 'broker'; did you mean 'broker_url'?"),
 ]
 
@@ -279,6 +278,13 @@ def test_a_bad_setting_is_named(
     [fault] = faults_of(path, {})
     assert fault.startswith(f"{path}: ")
     assert words in fault
+
+
+@pytest.mark.parametrize("url", ['"http://h/"', '""', "[]", '["amqp://a/", "http://h/"]'])
+def test_a_broker_is_an_amqp_url_or_several(url: str, write: Callable[[str], Path]) -> None:
+    """Each of them, and at least one."""
+    [fault] = faults_of(write(f"broker_url = {url}"), {})
+    assert fault == "broker_url: must be: amqp:// or amqps:// URL, or a list of them"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pika
 import pytest
 
+from scraperd.broker.topology import Topology
 from tests.rig.daemon import Daemon, Dispatcher
 from tests.rig.debs import debs, libraries
 from tests.rig.node import Node
@@ -195,12 +196,13 @@ def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
 ) -> None:
     """What in its reply_to or headers ended each delivery before is left out of the last one."""
     own = dispatcher.channel.queue_declare("", exclusive=True).method.queue
-    with Daemon(broker_url, prefix, delivery_limit=1).ready() as daemon:
+    with Daemon(broker_url, prefix, delivery_limit=3).ready() as daemon:
         job = {"url": hostel.url("/hold/1"), "id": "a"}
-        dispatcher.publish(job, reply_to=own, headers={"traceparent": "t"})
+        headers = {"traceparent": "t", "x-scraperd-crashes": 2}
+        dispatcher.publish(job, reply_to=own, headers=headers)
         hostel.wait_for(lambda hits: len(hits) == 1)
         daemon.kill()
-    with Daemon(broker_url, prefix, delivery_limit=1).ready():
+    with Daemon(broker_url, prefix, delivery_limit=3).ready():
         properties, body = dispatcher.take("results")
         dead, untouched = dispatcher.take("dead")
     assert json.loads(body)["error"]["kind"] == "internal"
@@ -340,19 +342,20 @@ def test_a_job_that_never_ends_is_dead_by_the_limit(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job whose process is killed each time gets its outcome once delivery_limit is reached."""
-    with Daemon(broker_url, prefix, delivery_limit=2).ready():
+    with Daemon(broker_url, prefix, delivery_limit=3).ready():
         pass
     dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
-    for attempt in range(1, 3):
-        with Daemon(broker_url, prefix, delivery_limit=2).ready() as daemon:
+    for attempt in range(1, 4):
+        with Daemon(broker_url, prefix, delivery_limit=3).ready() as daemon:
             hostel.wait_for(lambda hits, attempt=attempt: hits["/hold/1"] == attempt)
             daemon.kill()
-    with Daemon(broker_url, prefix, delivery_limit=2).ready():
+    with Daemon(broker_url, prefix, delivery_limit=3).ready():
         [result] = dispatcher.results(1)
         dead, _ = dispatcher.take("dead")
     assert result["error"]["kind"] == "internal"
     assert dead.headers["x-scraperd-dead-reason"] == "internal"
-    assert hostel.hits["/hold/1"] == 2
+    assert dead.headers["x-scraperd-crashes"] == 3
+    assert hostel.hits["/hold/1"] == 3
 
 
 def test_the_broker_is_waited_for(tmp_path: Path, prefix: str, hostel: Hostel) -> None:
@@ -438,15 +441,33 @@ def test_a_connection_that_is_cut(
 def test_a_conflicting_queue_ends_the_start_in_words(
     broker_url: str, prefix: str, dispatcher: Dispatcher
 ) -> None:
-    """Another delivery_limit than the queue has: exit 78, naming queue, both values and remedy."""
-    with Daemon(broker_url, prefix, delivery_limit=7).ready():
-        pass
-    with Daemon(broker_url, prefix, delivery_limit=9) as daemon:
+    """A queue of ours that waits for another time: exit 78, naming queue, both values, remedy."""
+    queues = {queue.name: queue.arguments for queue in Topology(prefix).queues}
+    name = f"{prefix}.delay.2"
+    arguments = {**queues[name], "x-message-ttl": 9000}
+    dispatcher.channel.queue_declare(name, durable=True, arguments=arguments)
+    with Daemon(broker_url, prefix) as daemon:
         assert daemon.wait() == 78
     [line] = daemon.logged("config")
-    for part in (f"{prefix}.jobs", "x-delivery-limit = 7", "asks for 9", "delete_queue"):
+    for part in (name, "x-message-ttl = 9000", "asks for 2000", "delete_queue"):
         assert part in line["error"]
     assert "Traceback" not in daemon.stdout + daemon.stderr
+
+
+def test_a_queue_with_another_delivery_limit_is_used_and_said(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """The count that ends a job is the daemon's own: the broker's may be what an earlier version
+    declared. It is said once, with what could be done.
+    """
+    queues = {queue.name: queue.arguments for queue in Topology(prefix).queues}
+    arguments = {**queues[f"{prefix}.jobs"], "x-delivery-limit": 5}
+    dispatcher.channel.queue_declare(f"{prefix}.jobs", durable=True, arguments=arguments)
+    with Daemon(broker_url, prefix).ready() as daemon:
+        dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
+        assert dispatcher.results(1)[0]["id"] == "a"
+    [line] = daemon.logged("queue_differs")
+    assert "x-delivery-limit = 5, but scraperd asks for 100" in line["error"]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_choices_are_documented() -> None:
 
 def test_every_queue_is_documented() -> None:
     """The operations page names each queue with its arguments, and the whole ladder."""
-    for queue in Topology("scraperd", 5).queues:
+    for queue in Topology("scraperd").queues:
         if ".delay." not in queue.name:
             [row] = re.findall(rf"^\| `{queue.name}` \| queue.*$", OPERATIONS, re.MULTILINE)
             for argument in queue.arguments:

@@ -165,7 +165,7 @@ def cases(at: Strangers) -> dict[str, Case]:
 def settings(at: Strangers) -> dict[str, Any]:
     return {
         "max_retries": 1,
-        "delivery_limit": 1,
+        "delivery_limit": 3,
         "retry_backoff": 0.1,
         "max_redirects": 3,
         "allow_networks": ["127.0.0.1/32", "127.0.0.2/32"],
@@ -177,12 +177,13 @@ def settings(at: Strangers) -> dict[str, Any]:
 
 
 def taken_and_lost(dispatcher: Dispatcher) -> None:
-    """Take the one job there is, as a process would that does not live to settle it."""
-    channel = dispatcher.channel.connection.channel()
-    for method, _, _ in channel.consume(f"{dispatcher.prefix}.jobs", inactivity_timeout=20):
-        assert method is not None
-        break
-    channel.close()
+    """Take the one job there is three times, as a process would that does not live to settle it."""
+    for _ in range(3):
+        channel = dispatcher.channel.connection.channel()
+        for method, _, _ in channel.consume(f"{dispatcher.prefix}.jobs", inactivity_timeout=20):
+            assert method is not None
+            break
+        channel.close()
 
 
 def test_every_kind_of_failure(

@@ -120,9 +120,10 @@ def test_park_moves_the_job_to_a_delay_tier_before_the_ack(
     assert (properties.correlation_id, properties.reply_to) == ("c", "r")
     assert (properties.priority, properties.headers["traceparent"]) == (3, "t")
     assert properties.headers["x-scraperd-attempt"] == properties.headers["x-scraperd-parks"] == 1
-    at, _, host = properties.headers["x-scraperd-turn"].partition(" ")
+    at, host, left = properties.headers["x-scraperd-turn"].split(" ")
     assert host == "127.0.0.1"
     assert int(tier) <= float(at) - time.time() + 20 <= 111  # at most 1.5 delays
+    assert abs(float(at) - time.time() - int(tier) - float(left)) < 20
     assert dispatcher.depth("results") == 1
 
 

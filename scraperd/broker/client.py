@@ -16,26 +16,38 @@ from aio_pika.abc import DeliveryMode
 from aiormq import exceptions as amqp
 from yarl import URL
 
-from scraperd.broker.link import LOST, BrokerLost, censored, reraise_own_cancel
+from scraperd.broker.generation import LOST, BrokerLost, reraise_own_cancel
+from scraperd.broker.link import censored
 from scraperd.broker.topology import TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+    from aio_pika.abc import (
+        AbstractChannel,
+        AbstractConnection,
+        AbstractIncomingMessage,
+        AbstractQueue,
+    )
 
     from scraperd.broker.topology import Topology
 
 
+async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConnection]:
+    """The first broker that answers, and a connection to it. Raises BrokerLost, in words."""
+    faults = []
+    for url in urls:
+        try:
+            return url, await aio_pika.connect(URL(url), timeout=within)
+        except (amqp.AMQPError, OSError, TimeoutError) as error:
+            faults.append(f"no broker at {censored(url)}: {str(error) or type(error).__name__}")
+    raise BrokerLost("\n".join(faults))
+
+
 @asynccontextmanager
-async def connected(url: str, within: float) -> AsyncIterator[AbstractChannel]:
-    """A channel of its own connection, dialled `within` seconds. Raises BrokerLost, in words."""
-    try:
-        connection = await aio_pika.connect(URL(url), timeout=within)
-    except (amqp.AMQPError, OSError, TimeoutError) as error:
-        raise BrokerLost(
-            f"no broker at {censored(url)}: {str(error) or type(error).__name__}"
-        ) from error
+async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[AbstractChannel]:
+    """A channel of its own connection, dialled `within` seconds each. Raises BrokerLost."""
+    url, connection = await _dial(urls, within)
     try:
         async with connection:
             yield await connection.channel(on_return_raises=True)

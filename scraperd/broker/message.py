@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
     from aiormq.abc import DeliveredMessage
 
-    from scraperd.broker.link import Generation
+    from scraperd.broker.generation import Generation
 
 ATTEMPT: Final = "x-scraperd-attempt"
 JOB_ID: Final = "x-scraperd-job-id"
-TURN: Final = "x-scraperd-turn"  # seconds since 1970, a space, the host whose turn it is then
+TURN: Final = "x-scraperd-turn"  # seconds since 1970; the host whose turn it is then; the most
+# seconds that can be left of it when the job is back, should a clock have been set meanwhile
 PARKS: Final = "x-scraperd-parks"  # how often the job waited for a turn in a delay queue
+CRASHES: Final = "x-scraperd-crashes"  # how often it came back before it was moved to this queue
 _COUNT: Final = "x-delivery-count"
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
@@ -35,8 +38,10 @@ _OURS: Final = "x-scraperd-"
 _MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_MARK: Final = 1024  # bytes of one header of ours or the broker's
-_MAX_ATTEMPT: Final = 1_000_000  # above it a header is a joke or an attack
-_TURN = re.compile(r"(?P<at>[0-9]{1,10}\.[0-9]{3}) (?P<host>[!-~]{1,255})")
+_MAX_COUNT: Final = 1_000_000  # above it a header is a joke or an attack
+_TURN = re.compile(
+    r"(?P<at>[0-9]{1,10}\.[0-9]{3}) (?P<host>[!-~]{1,255})( (?P<left>[0-9]{1,7}\.[0-9]{3}))?"
+)
 _process: Final = uuid.uuid4().hex
 _serial = itertools.count(1)
 
@@ -82,33 +87,43 @@ class Delivery:
     content_type: str | None
     tag: int
     generation: Generation
+    queue: str = ""
+    arrived: float = field(default_factory=time.monotonic)
+    forgiven: int = 0  # of its returns, those that it is known not to have caused
     settled: bool = False
     bare: bool = False
 
     @property
-    def delivery_count(self) -> int:
-        """How often the broker gave this message out before (quorum queues count)."""
-        count = self.headers.get(_COUNT, 0)
-        return count if type(count) is int and count > 0 else 0
+    def crashes(self) -> int:
+        """How often it came back without an outcome, in all queues, and not for a known reason."""
+        return max(0, self.number(CRASHES) + self.number(_COUNT) - self.forgiven)
+
+    @property
+    def fingerprint(self) -> int:
+        """The same for each delivery of one message in this process, from one queue."""
+        return hash((self.body, self.message_id, self.correlation_id, self.queue))
 
     @property
     def attempt(self) -> int:
         """Which attempt this is, from 1. A strange header counts as the first."""
-        value = self.headers.get(ATTEMPT, 1)
-        return value if type(value) is int and 1 <= value <= _MAX_ATTEMPT else 1
+        return self.number(ATTEMPT) or 1
 
     @property
     def parks(self) -> int:
         """How often the job was parked, in all its attempts."""
-        value = self.headers.get(PARKS, 0)
-        return value if type(value) is int and 0 <= value <= _MAX_ATTEMPT else 0
+        return self.number(PARKS)
+
+    def number(self, header: str) -> int:
+        """A count that a header of ours or the broker's holds; 0 if it is none, or a joke."""
+        value = self.headers.get(header, 0)
+        return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
 
     @property
-    def turn(self) -> tuple[str, float] | None:
-        """The host and the time (seconds since 1970) of the turn it was parked for, if it was."""
+    def turn(self) -> tuple[str, float, float] | None:
+        """Host, time (seconds since 1970) and most seconds left of the turn it was parked for."""
         value = self.headers.get(TURN)
         match = _TURN.fullmatch(value) if isinstance(value, str) else None
-        return (match["host"], float(match["at"])) if match else None
+        return (match["host"], float(match["at"]), float(match["left"] or "inf")) if match else None
 
     def passed_on(self) -> dict[str, Any]:
         """The publisher's own headers, fit to travel on with the job or its result.
@@ -136,8 +151,8 @@ class Delivery:
         return await self.generation.ack(self.tag)
 
 
-def delivery_of(message: DeliveredMessage, generation: Generation) -> Delivery:
-    """The client library's delivery as ours."""
+def delivery_of(message: DeliveredMessage, generation: Generation, queue: str) -> Delivery:
+    """The client library's delivery, from `queue`, as ours."""
     properties = message.header.properties
     headers = _sound(properties.headers)
     if not message.redelivered:  # RabbitMQ counts from the second delivery on; this is from
@@ -152,6 +167,7 @@ def delivery_of(message: DeliveredMessage, generation: Generation) -> Delivery:
         content_type=_text(properties.content_type),
         tag=message.delivery_tag or 0,
         generation=generation,
+        queue=queue,
     )
 
 

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aiormq import exceptions as amqp
 
-from scraperd.broker.link import LOST, reraise_own_cancel
+from scraperd.broker.generation import LOST, reraise_own_cancel
 from scraperd.broker.topology import TopologyError, declare
 
 if TYPE_CHECKING:
-    from scraperd.broker.link import Events, Generation
+    from scraperd.broker.generation import Events, Generation
     from scraperd.broker.message import Message
     from scraperd.broker.topology import Topology
 
 RETRY_MIN: Final = 0.5  # seconds; the queue is full or gone, and someone must see to it
 RETRY_MAX: Final = 30.0
 UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"
+
+
+class Refused(Exception):  # noqa: N818 - a state of the world, not a mistake
+    """A message was returned or rejected again and again, for as long as it could be waited."""
 
 
 class Outbox:
@@ -34,11 +39,12 @@ class Outbox:
         self._events = events
         self._passive = passive
 
-    async def send(self, generation: Generation, message: Message) -> None:
+    async def send(self, generation: Generation, message: Message, until: float) -> None:
         """Publish until it is confirmed: a full queue is waited for, a missing one declared again.
 
         The wait holds the job's prefetch slot, so a results queue that is full slows the daemon
-        down and loses nothing.
+        down and loses nothing. Raises Refused at the time `until` (of the monotonic clock); an
+        outcome that is not known yet is waited for all the same.
         """
         wait = RETRY_MIN
         while True:
@@ -58,10 +64,14 @@ class Outbox:
                 routing_key=message.routing_key,
                 retry_in=round(wait, 1),
             )
+            if time.monotonic() + wait > until:
+                raise Refused(problem)
             await self._pause(generation, wait)
             wait = min(RETRY_MAX, wait * 2)
 
-    async def reply(self, generation: Generation, message: Message, reply_to: str) -> None:
+    async def reply(
+        self, generation: Generation, message: Message, reply_to: str, until: float
+    ) -> None:
         """Publish a result to `reply_to`.
 
         One that can't be routed there goes to the results queue, with a header
@@ -75,7 +85,7 @@ class Outbox:
             else:
                 return
         headers = {**message.headers, UNROUTABLE_REPLY: reply_to}
-        await self.send(generation, replace(message, headers=headers))
+        await self.send(generation, replace(message, headers=headers), until)
 
     async def _redeclare(self, generation: Generation) -> None:
         """A queue of ours may have been deleted; put it back, unless someone else declares."""

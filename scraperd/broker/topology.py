@@ -25,6 +25,12 @@ DELAYS: Final = (
     *(1, 2, 4, 6, 10, 15, 25, 40, 60),
     *(100, 150, 250, 400, 600, 1000, 1500, 2500, 3600),
 )
+# A crash counts against every unacked delivery, so the count that ends a job is ours, kept in a
+# header (docs/decisions/0016-suspicion.md). The broker's own is the net beneath: for a message that
+# ends each process before it can be looked at, and where a limit does harm, none that is ever met
+# (unset, RabbitMQ 4 drops a message at its 20th return; 3.10 does not take -1).
+RETURNS: Final = 100
+ENDLESS: Final = 1_000_000_000
 _ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, or none
     r"inequivalent arg '(?P<arg>[^']*)' for (?P<what>queue|exchange) '(?P<name>[^']*)' "
     r"in vhost '(?P<vhost>.*)': received (?P<ours>.*) but current is (?P<theirs>.*)"
@@ -50,7 +56,6 @@ class Topology:
     """Every name under one prefix."""
 
     prefix: str
-    delivery_limit: int
 
     @property
     def jobs(self) -> str:
@@ -61,6 +66,16 @@ class Topology:
     def results(self) -> str:
         """The results exchange (topic) and the results queue."""
         return f"{self.prefix}.results"
+
+    @property
+    def suspects(self) -> str:
+        """The queue of jobs that came back once: their process may have died of them."""
+        return f"{self.prefix}.suspects"
+
+    @property
+    def alone(self) -> str:
+        """The queue of jobs that came back more than once, each to be run beside no other."""
+        return f"{self.prefix}.alone"
 
     @property
     def dead(self) -> str:
@@ -77,10 +92,6 @@ class Topology:
         """The delay queues, from the shortest."""
         return tuple(self._tier(seconds) for seconds in DELAYS)
 
-    def delay_within(self, seconds: float) -> str:
-        """The longest tier of at most `seconds`; the shortest for anything below it."""
-        return self._tier(DELAYS[max(0, bisect_right(DELAYS, seconds) - 1)])
-
     def _tier(self, seconds: int) -> str:
         return f"{self.prefix}.delay.{seconds}"
 
@@ -92,6 +103,11 @@ class Topology:
         """
         ours = queue.startswith(f"{self.prefix}.") and queue != self.results
         return ours or queue.startswith("amq.rabbitmq.")
+
+    @property
+    def queues_of_interest(self) -> tuple[str, ...]:
+        """Those whose depth an operator asks for, without the delays."""
+        return (self.jobs, self.suspects, self.alone, self.results, self.dead)
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
@@ -108,36 +124,50 @@ class Topology:
         }
         to_dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.dead}
         to_jobs = {"x-dead-letter-exchange": self.jobs, "x-dead-letter-routing-key": self.jobs}
-        plain = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
-        limit = {"x-delivery-limit": self.delivery_limit}
+        kept = {
+            "x-queue-type": "quorum",
+            "x-overflow": "reject-publish",
+            "x-delivery-limit": ENDLESS,
+        }
+        work = {**safe, **to_dead, "x-delivery-limit": RETURNS}
         return (
-            Queue(self.dead, plain),
-            Queue(self.results, plain, (self.results, "#")),
-            Queue(self.jobs, {**safe, **to_dead, **limit}, (self.jobs, self.jobs)),
+            Queue(self.dead, kept),
+            Queue(self.results, kept, (self.results, "#")),
+            Queue(self.jobs, work, (self.jobs, self.jobs)),
+            Queue(self.suspects, work),
+            Queue(self.alone, work),
             *(Queue(self._tier(s), {**safe, **to_jobs, "x-message-ttl": s * 1000}) for s in DELAYS),
         )
 
 
+def wait_within(seconds: float) -> int:
+    """The longest wait of a delay tier of at most `seconds`; the shortest for anything below it."""
+    return DELAYS[max(0, bisect_right(DELAYS, seconds) - 1)]
+
+
 async def declare(
     topology: Topology, open_channel: Callable[[], Awaitable[Channel]], *, passive: bool
-) -> None:
+) -> list[str]:
     """Declare all of it, or with `passive` only check that it exists.
 
-    Raises TopologyError where the broker has something else by that name.
+    Returns what differs and does no harm. Raises TopologyError where the broker has
+    something else by that name.
     """
     channel = await open_channel()
-    name = ""
+    name, differs = "", []
     try:
         for name, kind in topology.exchanges:
             await channel.exchange_declare(name, exchange_type=kind, durable=True, passive=passive)
         for queue in topology.queues:
             name = queue.name
-            await channel.queue_declare(
-                name, durable=True, arguments=queue.arguments, passive=passive
-            )
-            if queue.binding and not passive:
-                exchange, key = queue.binding
-                await channel.queue_bind(name, exchange, key)
+            try:
+                await _declare(channel, queue, passive=passive)
+            except amqp.ChannelPreconditionFailed as error:
+                if not _is_a_net(str(error)):
+                    raise
+                differs.append(_conflict(name, str(error)))
+                channel = await open_channel()  # the refusal closed it
+                await _declare(channel, queue, passive=True)
     except amqp.ChannelPreconditionFailed as error:
         raise TopologyError(_conflict(name, str(error))) from error
     except amqp.ChannelNotFoundEntity as error:
@@ -151,6 +181,22 @@ async def declare(
             "create the queues by policy and set passive_declare = true."
         ) from error
     await channel.close()
+    return differs
+
+
+async def _declare(channel: Channel, queue: Queue, *, passive: bool) -> None:
+    await channel.queue_declare(
+        queue.name, durable=True, arguments=queue.arguments, passive=passive
+    )
+    if queue.binding and not passive:
+        exchange, key = queue.binding
+        await channel.queue_bind(queue.name, exchange, key)
+
+
+def _is_a_net(text: str) -> bool:
+    """Whether all that differs is the broker's own count of returns, which ours comes before."""
+    match = _ARGUMENT.search(text)
+    return match is not None and match["arg"] == "x-delivery-limit"
 
 
 def _conflict(name: str, text: str) -> str:
@@ -164,10 +210,9 @@ def _conflict(name: str, text: str) -> str:
         delete = f"drain and delete it (rabbitmqctl delete_queue --vhost {vhost} {name})"
     else:
         delete = f"delete it (rabbitmqadmin --vhost={vhost} delete exchange name={name})"
-    back = f"set delivery_limit back to {theirs}, " if _is_limit(match["arg"], theirs) else ""
     return (
         f"{what} {name!r} exists with {match['arg']} = {theirs}, but scraperd asks for "
-        f"{ours}. That can't be changed: {back}choose another prefix, or {delete} and start again."
+        f"{ours}. That can't be changed: choose another prefix, or {delete} and start again."
     )
 
 
@@ -175,8 +220,3 @@ def _value(text: str) -> str:
     """A value as the broker's messages quote it; `nothing` where the argument is not set."""
     match = _VALUE.fullmatch(text)
     return text if match is None else match["value"] or "nothing"
-
-
-def _is_limit(argument: str, value: str) -> bool:
-    """Whether it is the one argument a setting decides."""
-    return argument == "x-delivery-limit" and value.isdigit()

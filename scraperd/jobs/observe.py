@@ -17,7 +17,7 @@ from msgspec import UNSET
 from yarl import URL
 
 from scraperd.contract import MAX_URL, host_of, printable
-from scraperd.jobs.verdict import Dead, Done, Park, Retry, Verdict
+from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
     from scraperd.config import Config
@@ -31,7 +31,7 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 class Record:
     """One delivery that came to its end here. Times in seconds.
 
-    A parked job has no result yet: the one given only says which job it is.
+    A job that was parked or set aside has no result yet: the one given only says which job it is.
     """
 
     result: Result
@@ -39,6 +39,7 @@ class Record:
     settled: bool
     publish_time: float
     parks: int = 0
+    crashes: int = 0
 
 
 @dataclass(slots=True)
@@ -49,8 +50,10 @@ class Tally:
     failed: int = 0
     retried: int = 0
     parked: int = 0
+    aside: int = 0
     dead: int = 0
     lost: int = 0
+    starved: int = 0
     unlogged: int = 0
 
 
@@ -63,6 +66,7 @@ class Observer:
 
     def event(self, event: str, **fields: Any) -> None:
         """Something happened to the process: start, ready, lost broker, drain, stop."""
+        self.tally.starved += event == "consumer_starved"
         level = "error" if event == "config" else "warning" if event in _WARNINGS else "info"
         self._write(level, event, fields)
 
@@ -77,6 +81,8 @@ class Observer:
                 self.tally.retried += 1
             case Park():
                 self.tally.parked += 1
+            case Aside():
+                self.tally.aside += 1
             case Dead():
                 self.tally.dead += 1
         self.tally.lost += not record.settled
@@ -102,6 +108,9 @@ _WARNINGS = frozenset(
         "broker_refused",
         "broker_lost",
         "broker_blocked",
+        "broker_limit",
+        "consumer_starved",
+        "queue_differs",
         "publish_refused",
         "drain_timeout",
         "second_signal",
@@ -115,7 +124,7 @@ def _line(record: Record) -> dict[str, Any]:
         "id": result.id,
         "url": without_credentials(result.url) if result.url is not UNSET else None,
         "host": host_of(result.url),
-        "status": UNSET if isinstance(verdict, Park) else result.status,
+        "status": UNSET if isinstance(verdict, Park | Aside) else result.status,
         "verdict": type(verdict).__name__.lower(),
         "attempt": result.attempt,
         "publish": round(record.publish_time, 6),
@@ -130,8 +139,10 @@ def _line(record: Record) -> dict[str, Any]:
         fields["retry_in"] = round(verdict.delay, 3)
     if isinstance(verdict, Park):
         fields["turn_of"], fields["turn_in"] = verdict.host, round(verdict.delay, 3)
-    if record.parks:
-        fields["parks"] = record.parks
+    if isinstance(verdict, Aside):
+        fields["queue"] = verdict.queue
+    counts = {"crashes": record.crashes, "parks": record.parks}
+    fields |= {name: count for name, count in counts.items() if count}
     if result.timings is not UNSET:
         fields |= msgspec.structs.asdict(result.timings)
     if not record.settled:

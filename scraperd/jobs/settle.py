@@ -7,6 +7,7 @@ Must never: ack before the confirm, or settle twice.
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, structs
 
-from scraperd.broker.message import ATTEMPT, JOB_ID, PARKS, TURN, Message
+from scraperd.broker.message import ATTEMPT, CRASHES, JOB_ID, PARKS, TURN, Message
+from scraperd.broker.topology import wait_within
 from scraperd.contract import Failure, Result, encode, host_of, printable
-from scraperd.jobs.verdict import Dead, Done, Park, Retry, Verdict
+from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
+    from scraperd.broker.limits import Limits
     from scraperd.broker.message import Delivery
     from scraperd.broker.outbox import Outbox
     from scraperd.broker.topology import Topology
@@ -53,26 +56,38 @@ class Settler:
 
     outbox: Outbox
     topology: Topology
+    limits: Limits
 
     async def settle(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> bool:
-        """Publish, confirmed and mandatory, then ack. Raises BrokerLost with nothing acked.
+        """Publish, confirmed and mandatory, then ack.
 
-        False if the publish was confirmed but the ack came too late: the job
-        will be delivered again, and its result is a duplicate.
+        Raises BrokerLost, or Refused if it could not be published for so long that
+        the delivery must be let go (by an Aside); then nothing is acked. False if the
+        publish was confirmed but the ack came too late: the job will be delivered
+        again, and its result is a duplicate.
         """
-        generation, result = delivery.generation, outcome.result
+        result = outcome.result
         match verdict:
             case Done():
                 await self._result(delivery, outcome)
             case Retry(delay):
-                await self.outbox.send(generation, self._retry(delivery, result, delay))
+                await self._move(delivery, self._retry(delivery, result, delay))
             case Park(host, delay):
-                await self.outbox.send(generation, self._park(delivery, result, host, delay))
+                await self._move(delivery, self._park(delivery, result, host, delay))
+            case Aside(queue):
+                message = self._aside(delivery, result, queue)
+                await self.outbox.send(delivery.generation, message, math.inf)
             case Dead(reason, tell):
                 if tell:
                     await self._result(delivery, outcome)
-                await self.outbox.send(generation, self._dead(delivery, result, reason))
+                await self._move(delivery, self._dead(delivery, result, reason))
         return await delivery.ack()
+
+    async def _move(self, delivery: Delivery, message: Message) -> None:
+        await self.outbox.send(delivery.generation, message, self._until(delivery))
+
+    def _until(self, delivery: Delivery) -> float:
+        return delivery.arrived + self.limits.release
 
     async def _result(self, delivery: Delivery, outcome: Outcome) -> None:
         message = Message(
@@ -82,10 +97,11 @@ class Settler:
             headers={**delivery.passed_on(), **_parks(delivery), **_marks(outcome.result)},
             correlation_id=delivery.correlation_id,
         )
+        until = self._until(delivery)
         if delivery.reply_to and not delivery.bare:
-            await self.outbox.reply(delivery.generation, message, delivery.reply_to)
+            await self.outbox.reply(delivery.generation, message, delivery.reply_to, until)
         else:
-            await self.outbox.send(delivery.generation, message)
+            await self.outbox.send(delivery.generation, message, until)
 
     def _retry(self, delivery: Delivery, result: Result, delay: float) -> Message:
         marks = {ATTEMPT: result.attempt + 1, JOB_ID: result.id, **_parks(delivery)}
@@ -93,18 +109,30 @@ class Settler:
 
     def _park(self, delivery: Delivery, result: Result, host: str, delay: float) -> Message:
         """Rather back too early than too late: then it is parked again, for the rest."""
+        tier = wait_within(delay)
         marks = {
             ATTEMPT: result.attempt,
             JOB_ID: result.id,
+            **_crashes(delivery),
             PARKS: delivery.parks + 1,
-            TURN: f"{time.time() + delay:.3f} {host}",
+            TURN: f"{time.time() + delay:.3f} {host} {max(0.0, delay - tier):.3f}",
         }
-        return self._job(delivery, self.topology.delay_within(delay), marks)
+        return self._job(delivery, self.topology.delay(tier), marks)
+
+    def _aside(self, delivery: Delivery, result: Result, queue: str) -> Message:
+        """As it came, with what was known of it: nothing has become of it yet."""
+        marks = {ATTEMPT: result.attempt, **_crashes(delivery), **_parks(delivery)}
+        if result.id:
+            marks[JOB_ID] = result.id
+        if TURN in delivery.headers and delivery.turn:
+            marks[TURN] = delivery.headers[TURN]
+        return self._job(delivery, queue, marks)
 
     def _dead(self, delivery: Delivery, result: Result, reason: str) -> Message:
         failure = result.error or Failure("internal", "no reason given")
         marks = {
             **_marks(result),
+            **_crashes(delivery),
             "x-scraperd-dead-reason": reason,
             "x-scraperd-dead-message": printable(failure.message, 500),
             "x-scraperd-dead-at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -131,6 +159,10 @@ class Settler:
 
 def _parks(delivery: Delivery) -> dict[str, Any]:
     return {PARKS: delivery.parks} if delivery.parks else {}
+
+
+def _crashes(delivery: Delivery) -> dict[str, Any]:
+    return {CRASHES: delivery.crashes} if delivery.crashes else {}
 
 
 def _marks(result: Result) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What becomes of a job: decide(...) -> Done | Retry | Dead, or Park. Pure.
+"""What becomes of a job: decide(...) -> Done | Retry | Dead; or Park, or Aside. Pure.
 
 May touch: the contract's values.
 Must never: read a clock, draw a random number, or do anything.
@@ -36,6 +36,13 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
+class Aside:
+    """Publish the job to `queue`, same attempt, as it came: it can't be worked on from here."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """Publish the failed result, if there is anyone to `tell`, and the job to the dead queue."""
 
@@ -43,7 +50,7 @@ class Dead:
     tell: bool = True
 
 
-Verdict: TypeAlias = Done | Retry | Park | Dead
+Verdict: TypeAlias = Done | Retry | Park | Aside | Dead
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET
 
-from scraperd.broker.link import BrokerLost
+from scraperd.broker.generation import BrokerLost
+from scraperd.broker.limits import is_about_limits
 from scraperd.broker.message import JOB_ID
+from scraperd.broker.outbox import Refused
 from scraperd.contract import (
     MAX_ID,
     Failure,
@@ -30,20 +32,21 @@ from scraperd.contract import (
 )
 from scraperd.jobs.observe import Observer, Record
 from scraperd.jobs.settle import Outcome
-from scraperd.jobs.verdict import Park, Policy, Verdict, decide
+from scraperd.jobs.verdict import Aside, Park, Policy, Verdict, decide
 from scraperd.page.content import unavailable
 from scraperd.page.politeness import Later
 from scraperd.page.rules import RuleError, Rules
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
 
 if TYPE_CHECKING:
-    from scraperd.broker.link import Generation
+    from scraperd.broker.generation import Generation
     from scraperd.broker.message import Delivery
     from scraperd.config import Config
     from scraperd.jobs.settle import Settler
 
-FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
 MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
+FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
+REFUSED_FOR: Final = 60.0  # seconds a job waits whose outcome no queue takes
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
 
@@ -78,6 +81,7 @@ class Worker:
         self._observer = observer
         self._name = name
         self._flights: dict[Delivery, Flight] = {}
+        self._forgiven: dict[int, int] = {}
         self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
         self.draining = False  # no further delivery is started
@@ -91,7 +95,8 @@ class Worker:
         """Take a delivery over; called by the consumer, returns at once."""
         if self.draining or self._group is None:
             return  # it stays unacked: the broker gives it to someone else
-        delivery.bare = delivery.delivery_count >= self._config.delivery_limit
+        delivery.forgiven = self._forgiven.get(delivery.fingerprint, 0) if delivery.crashes else 0
+        delivery.bare = delivery.crashes >= self._config.delivery_limit
         task = self._group.create_task(self.handle(delivery), name=f"job {delivery.tag}")
         self._flights[delivery] = Flight(task)
         task.add_done_callback(lambda _: self._flights.pop(delivery, None))
@@ -99,6 +104,10 @@ class Worker:
     async def handle(self, delivery: Delivery) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
         flight = self._flights[delivery]
+        if lane := self._lane(delivery):
+            flight.settling = True
+            await self._settle(delivery, self._untouched(delivery), Aside(lane))
+            return
         job = await self._decode(delivery)
         ident = _known(delivery, job) or uuid.uuid4().hex
         page = flight.page = self._page(delivery, job)
@@ -114,17 +123,58 @@ class Worker:
     async def _settle(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> None:
         started = time.monotonic()
         try:
-            settled = await self._settler.settle(delivery, outcome, verdict)
+            try:
+                settled = await self._settler.settle(delivery, outcome, verdict)
+            except Refused:  # longer, and the broker would take every delivery away
+                verdict = Aside(self._settler.topology.delay(REFUSED_FOR))
+                settled = await self._settler.settle(delivery, outcome, verdict)
         except BrokerLost:
             settled = False
         took = time.monotonic() - started
-        self._observer.record(Record(outcome.result, verdict, settled, took, delivery.parks))
+        self._observer.record(
+            Record(outcome.result, verdict, settled, took, delivery.parks, delivery.crashes)
+        )
 
     def abandon(self, generation: Generation) -> None:
-        """The generation has ended: its jobs will be delivered again, so stop working on them."""
+        """The generation has ended: its jobs will be delivered again, so stop working on them.
+
+        This process lives, so none of them has ended it. Their return is not held against
+        them, but for those that were being published, which can end a connection.
+        """
+        excused = is_about_limits(generation.words)
+        self._forgiven = {}
         for delivery, flight in list(self._flights.items()):
-            if delivery.generation is generation and flight.phase != "settling":
+            if delivery.generation is not generation:
+                continue
+            if flight.phase != "settling" or excused:
+                self._forgiven[delivery.fingerprint] = delivery.forgiven + 1
+            if flight.phase != "settling":
                 flight.task.cancel()
+
+    def _lane(self, delivery: Delivery) -> str | None:
+        """The queue that the delivery must be moved to before it is looked at, if any.
+
+        What came back may have ended its process, and a crash counts against all that is unacked.
+        So it runs among few others, and after a second time alone (broker/intake.py).
+        """
+        topology = self._settler.topology
+        if delivery.bare or not delivery.crashes:
+            return None
+        lane = topology.suspects if delivery.crashes == 1 else topology.alone
+        return None if delivery.queue in (lane, topology.alone) else lane
+
+    def _untouched(self, delivery: Delivery) -> Outcome:
+        """What can be said of a job whose body is not looked at."""
+        ident = _known(delivery, None) or ""
+        return Outcome(
+            Result(
+                id=ident,
+                url=UNSET,
+                status="failed",
+                attempt=delivery.attempt,
+                worker=self._name,
+            )
+        )
 
     def close(self) -> None:
         """Start nothing more: what has not begun stays unacked, for another worker."""
@@ -170,7 +220,7 @@ class Worker:
             return refused(job, "proxy", f"no proxy is named {printable(job.proxy)} here")
         if fault := unavailable(job):
             return refused(job, "include", fault)
-        if job.extract is UNSET:
+        if job.extract is UNSET or delivery.bare:  # no more of it is tried than must be
             return job, None
         try:
             return job, await self._scraper.rules(bytes(job.extract))
@@ -183,8 +233,8 @@ class Worker:
             return None
         if (turn := delivery.turn) is None or delivery.bare:
             return self._scraper.page(job[0])
-        host, at = turn
-        return self._scraper.page(job[0], Later(host, min(at - time.time(), FURTHEST)))
+        host, at, most = turn
+        return self._scraper.page(job[0], Later(host, min(at - time.time(), most, FURTHEST)))
 
     def _verdict(
         self, delivery: Delivery, job: Decoded, page: Page | None, result: Result
@@ -204,14 +254,14 @@ class Worker:
     ) -> Outcome:
         """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
         started = time.monotonic()
-        limit = self._config.max_result_size
+        limit = self._settler.limits.max_message
         if isinstance(job, Invalid) or page is None:
             assert isinstance(job, Invalid)
             return Outcome.of(self._refused(delivery, job, ident), limit)
         try:
             page.failure = self._reason_not_to(delivery, job[0])
             if page.failure is None:
-                await self._scrape(page, job[1])
+                await self._scrape(page, job[1], self._time_for(delivery))
             result = self._result(delivery, page, ident, time.monotonic() - started)
             outcome = Outcome(result) if page.later else Outcome.of(result, limit)
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
@@ -227,12 +277,17 @@ class Worker:
         attempt = delivery.attempt
         return result_of(page, ident=ident, attempt=attempt, worker=self._name, total=total)
 
-    async def _scrape(self, page: Page, rules: Rules | None) -> None:
+    def _time_for(self, delivery: Delivery) -> float:
+        """Seconds the job may take: job_timeout, and never longer than the broker waits."""
+        held = time.monotonic() - delivery.arrived
+        return min(self._config.job_timeout, max(0.0, self._settler.limits.job - held))
+
+    async def _scrape(self, page: Page, rules: Rules | None, seconds: float) -> None:
         try:
-            async with asyncio.timeout(self._config.job_timeout):
+            async with asyncio.timeout(seconds):
                 await self._scraper.scrape(page, rules)
         except TimeoutError:
-            over = f"the job took over {self._config.job_timeout:g} s"
+            over = f"the job took over {seconds:.3g} s"
             page.failure = Failure("timeout", over, retryable=True)
 
     def _reason_not_to(self, delivery: Delivery, job: Job) -> Failure | None:
@@ -240,7 +295,7 @@ class Worker:
         if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
             return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
         if delivery.bare:
-            times = delivery.delivery_count
+            times = delivery.crashes
             return Failure("internal", f"delivered {times} times before, and no outcome each time")
         if delivery.parks >= MAX_PARKS:
             waited = (
@@ -278,9 +333,11 @@ def _until(job: Job, seconds: float) -> float:
     return max(0.0, min(seconds, (job.expires_at - datetime.now(UTC)).total_seconds()))
 
 
-def _known(delivery: Delivery, job: Decoded) -> str | None:
+def _known(delivery: Delivery, job: Decoded | None) -> str | None:
     """The job's id: its own, else the message id, else the correlation id; None without any."""
-    own = job.id if isinstance(job, Invalid) else job[0].id
+    own: Any = UNSET
+    if job is not None:
+        own = job.id if isinstance(job, Invalid) else job[0].id
     earlier = delivery.headers.get(JOB_ID)  # a retry travels with a message id of ours
     for ident in (own, earlier, delivery.message_id, delivery.correlation_id):
         if isinstance(ident, str) and 0 < len(ident.encode()) <= MAX_ID:

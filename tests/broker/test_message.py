@@ -10,6 +10,7 @@ import math
 import struct
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -23,7 +24,7 @@ from pamqp.header import ContentHeader
 from scraperd.broker.message import Delivery, Message, _sound, delivery_of
 
 if TYPE_CHECKING:
-    from scraperd.broker.link import Generation
+    from scraperd.broker.generation import Generation
 
 GENERATION = cast("Generation", None)  # what settles a delivery; nothing here does
 
@@ -42,7 +43,9 @@ def arrived(properties: spec.Basic.Properties, *, redelivered: bool = True) -> D
     deliver = spec.Basic.Deliver("c", 5, redelivered, "", "team.jobs")
     channel = cast("Any", None)
     return delivery_of(
-        DeliveredMessage(delivery=deliver, header=read, body=b"body", channel=channel), GENERATION
+        DeliveredMessage(delivery=deliver, header=read, body=b"body", channel=channel),
+        GENERATION,
+        "team.jobs",
     )
 
 
@@ -96,7 +99,7 @@ def test_a_delivery_with_everything() -> None:
     )
     assert (delivery.priority, delivery.content_type) == (9, "application/json")
     assert delivery.headers == delivery.passed_on() == {"traceparent": "00-1-2-03"}
-    assert (delivery.attempt, delivery.delivery_count, delivery.settled) == (1, 0, False)
+    assert (delivery.attempt, delivery.crashes, delivery.settled) == (1, 0, False)
 
 
 def test_a_delivery_with_nothing() -> None:
@@ -104,7 +107,7 @@ def test_a_delivery_with_nothing() -> None:
     delivery = arrived(spec.Basic.Properties())
     assert (delivery.message_id, delivery.correlation_id, delivery.reply_to) == (None, None, None)
     assert (delivery.priority, delivery.content_type, delivery.headers) == (None, None, {})
-    assert (delivery.attempt, delivery.delivery_count, delivery.passed_on()) == (1, 0, {})
+    assert (delivery.attempt, delivery.crashes, delivery.passed_on()) == (1, 0, {})
 
 
 def test_empty_properties_are_as_if_absent() -> None:
@@ -139,8 +142,11 @@ def test_the_parks_are_a_small_number_or_none(value: Any, parks: int) -> None:
 @pytest.mark.parametrize(
     ("value", "turn"),
     [
-        ("1700000000.125 www.example.com", ("www.example.com", 1700000000.125)),
-        ("0.000 ::1", ("::1", 0.0)),
+        ("1700000000.125 www.example.com", ("www.example.com", 1700000000.125, inf)),
+        ("1700000000.125 a.b 12.500", ("a.b", 1700000000.125, 12.5)),
+        ("1700000000.125 a.b -1.000", None),
+        ("1700000000.125 a.b inf", None),
+        ("0.000 ::1", ("::1", 0.0, inf)),
         ("1700000000.125  a.b", None),
         ("1700000000.125 a b", None),
         ("1700000000.125 a\n", None),
@@ -159,8 +165,10 @@ def test_the_parks_are_a_small_number_or_none(value: Any, parks: int) -> None:
         (["1700000000.125 a.b"], None),
     ],
 )
-def test_a_turn_is_as_we_write_it_or_none(value: Any, turn: tuple[str, float] | None) -> None:
-    """A time to the millisecond and a host; whatever a stranger writes there is no promise."""
+def test_a_turn_is_as_we_write_it_or_none(
+    value: Any, turn: tuple[str, float, float] | None
+) -> None:
+    """A time to the millisecond, a host, what can be left; what a stranger writes is no promise."""
     assert with_headers({"x-scraperd-turn": value}).turn == turn
 
 
@@ -168,7 +176,7 @@ def test_what_a_parked_job_carries_is_left_behind_by_what_comes_of_it() -> None:
     """The turn and the parks are ours: they are not passed on as the publisher's own."""
     ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-parks": 2}
     delivery = with_headers({**ours, "traceparent": "t"})
-    assert (delivery.parks, delivery.turn) == (2, ("a.b", 1700000000.125))
+    assert (delivery.parks, delivery.turn) == (2, ("a.b", 1700000000.125, inf))
     assert delivery.passed_on() == {"traceparent": "t"}
 
 
@@ -185,13 +193,13 @@ def test_headers_too_large_for_a_frame_keep_ours() -> None:
 )
 def test_the_broker_s_count_of_deliveries(value: Any, count: int) -> None:
     """A whole number on a redelivered message counts; anything else is no count."""
-    assert with_headers({"x-delivery-count": value}).delivery_count == count
+    assert with_headers({"x-delivery-count": value}).crashes == count
 
 
 def test_a_first_delivery_has_no_count() -> None:
     """A count on a first delivery is a publisher's own, or from an earlier life: it is not ours."""
     delivery = with_headers({"x-delivery-count": 50, "a": 1}, redelivered=False)
-    assert delivery.delivery_count == 0
+    assert delivery.crashes == 0
     assert delivery.headers == {"a": 1}
 
 
@@ -316,7 +324,7 @@ def test_any_headers_make_a_delivery_that_can_be_settled(headers: dict[str, Any]
     """Whatever is in the table: an attempt, a count, and headers that can be published again."""
     delivery = Delivery(b"", _sound(headers), None, None, None, None, None, 1, GENERATION)
     assert 1 <= delivery.attempt <= 1_000_000
-    assert delivery.delivery_count >= 0
+    assert delivery.crashes >= 0
     onward = Message("", "q", b"", {**delivery.passed_on(), "x-scraperd-attempt": 2})
     sent = ContentHeader(body_size=0, properties=onward.properties())
     assert frame.marshal(sent, 1)

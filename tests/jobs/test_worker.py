@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from scraperd.broker.link import BrokerLost
+from scraperd.broker.generation import BrokerLost, Generation
+from scraperd.broker.limits import Limits
 from scraperd.broker.message import Delivery
+from scraperd.broker.outbox import Refused
+from scraperd.broker.topology import Topology
 from scraperd.config import Config
 from scraperd.jobs.observe import Observer
-from scraperd.jobs.verdict import Dead, Done, Park
+from scraperd.jobs.verdict import Aside, Dead, Done, Park
 from scraperd.jobs.worker import FURTHEST, MAX_PARKS, Worker
 from scraperd.page.politeness import Later
 from scraperd.page.scrape import Page
@@ -64,10 +67,15 @@ class Settles:
 
     settled: list[tuple[Outcome, Verdict]] = field(default_factory=list)
     lost: bool = False
+    refused: list[str] = field(default_factory=list)
+    topology: Topology = field(default_factory=lambda: Topology("team"))
+    limits: Limits = field(default_factory=lambda: Limits(2**20, 1800))
 
     async def settle(self, _delivery: Delivery, outcome: Outcome, verdict: Verdict) -> bool:
         if self.lost:
             raise BrokerLost
+        if self.refused:
+            raise Refused(self.refused.pop())
         self.settled.append((outcome, verdict))
         return True
 
@@ -93,6 +101,13 @@ async def turns_until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0)
 
 
+@dataclass(eq=False)
+class Lost(Generation):
+    """A generation that ended, and what the broker said last."""
+
+    words: str = ""
+
+
 class House:
     """A running worker with its neighbours."""
 
@@ -108,7 +123,7 @@ class House:
             "w",
         )
         self.running: asyncio.Task[None] | None = None
-        self.generation: Any = object()
+        self.generation: Any = Lost()
 
     async def __aenter__(self) -> Self:
         self.running = asyncio.create_task(self.worker.run())
@@ -120,16 +135,17 @@ class House:
         assert self.running is not None
         await self.running
 
-    def deliver(self, *paths: str, generation: Any = None, **more: Any) -> None:
+    def deliver(
+        self, *paths: str, generation: Any = None, queue: str = "team.jobs", **more: Any
+    ) -> None:
         """Deliver a job a path; of `more`, `x-...` are headers and the rest fields of the job."""
         headers = {name: value for name, value in more.items() if name.startswith("x-")}
         fields = {name: value for name, value in more.items() if name not in headers}
         for path in paths:
             body = json.dumps({"url": f"http://x/{path}", "id": path, **fields}).encode()
+            owner = generation or self.generation
             self.worker.accept(
-                Delivery(
-                    body, headers, None, None, None, None, None, 1, generation or self.generation
-                )
+                Delivery(body, headers, None, None, None, None, None, 1, owner, queue)
             )
 
     async def idle(self) -> None:
@@ -218,12 +234,12 @@ async def test_a_proxy_that_is_not_configured_is_refused() -> None:
 
 async def test_a_lost_generation_abandons_its_own_jobs_only() -> None:
     """Jobs of the generation that ended are cancelled unsettled; the next one's go on."""
-    old, new = object(), object()
+    old, new = Lost(), Lost()
     async with House() as house:
         house.deliver("wait-old", generation=old)
         house.deliver("wait-new", generation=new)
         await turns_until(lambda: len(house.scrapes.started) == 2)
-        house.worker.abandon(old)  # type: ignore[arg-type]
+        house.worker.abandon(old)
         house.scrapes.release.set()
         await house.idle()
     assert [outcome.result.id for outcome, _ in house.settles.settled] == ["wait-new"]
@@ -263,13 +279,76 @@ async def test_what_does_not_end_in_time_is_left(within: float) -> None:
 
 async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
     """A job that has been delivered too often is dead without a scrape."""
-    async with House(delivery_limit=2) as house:
-        house.deliver("good", **{"x-delivery-count": 2})
+    async with House(delivery_limit=3) as house:
+        house.deliver("good", **{"x-delivery-count": 3})
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == Dead("internal")
-    assert "delivered 2 times before" in outcome.result.error.message
+    assert "delivered 3 times before" in outcome.result.error.message
     assert house.scrapes.started == []
+
+
+@pytest.mark.parametrize(
+    ("queue", "crashes", "aside"),
+    [
+        ("jobs", 0, None),
+        ("jobs", 1, "suspects"),
+        ("jobs", 2, "alone"),
+        ("suspects", 0, None),
+        ("suspects", 1, None),
+        ("suspects", 2, "alone"),
+        ("alone", 1, None),
+        ("alone", 4, None),
+    ],
+)
+async def test_a_job_that_came_back_runs_among_few_then_alone(
+    queue: str, crashes: int, aside: str | None
+) -> None:
+    """Wherever it comes from, a suspect is moved untouched, and runs only where few others do."""
+    async with House() as house:
+        marks = {"x-scraperd-crashes": crashes // 2, "x-delivery-count": crashes - crashes // 2}
+        house.deliver("good", queue=f"team.{queue}", **marks)
+        await house.idle()
+    [(_, verdict)] = house.settles.settled
+    assert verdict == (Done() if aside is None else Aside(f"team.{aside}"))
+    assert len(house.scrapes.started) == (aside is None)
+
+
+async def test_a_process_that_lives_suspects_none_of_its_jobs() -> None:
+    """A lost connection brings jobs back, which is not held against them where they were; but for
+    those that were being published: that can end a connection.
+    """
+    async with House() as house:
+        lost = Lost()
+        house.deliver("wait", generation=lost)
+        await turns_until(lambda: house.scrapes.started)
+        house.worker.abandon(lost)
+        await house.idle()
+        house.scrapes.release.set()
+        house.deliver("wait", **{"x-delivery-count": 1})
+        await house.idle()
+        house.deliver("wait", **{"x-delivery-count": 2})
+        await house.idle()
+    assert [verdict for _, verdict in house.settles.settled] == [Done(), Aside("team.suspects")]
+
+
+async def test_a_job_whose_outcome_no_queue_takes_is_let_go() -> None:
+    """It waits in a delay queue, in the same attempt, instead of in the process without an ack."""
+    async with House() as house:
+        house.settles.refused.append("rejected")
+        house.deliver("good")
+        await house.idle()
+    assert [verdict for _, verdict in house.settles.settled] == [Aside("team.delay.60")]
+
+
+async def test_a_job_ends_before_the_broker_takes_it_back() -> None:
+    """What the broker said of its ack timeout bounds the job, whatever job_timeout is."""
+    async with House() as house:
+        house.settles.limits.learn("timed out. Timeout value used: 20 ms. This")
+        house.deliver("wait")
+        await house.idle()
+    [(outcome, _)] = house.settles.settled
+    assert outcome.result.error.message.startswith("the job took over 0.01")
 
 
 async def test_a_job_over_its_time_is_retried() -> None:
