@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import aio_pika
@@ -72,6 +72,8 @@ class Consumer:
     tag: str = ""
     delivered: int = 0
     unacked: int = 0
+    seen: int = 0  # of those delivered, when it was last looked at
+    fed_at: float = field(default_factory=time.monotonic)  # last seen with something, or no room
 
 
 class Generation:

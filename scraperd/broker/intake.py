@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scraperd.broker.topology import Topology
 
 LOOK_EVERY: Final = 5.0  # seconds between two comparisons with the broker's own counts
-STARVED_LOOKS: Final = 3  # in a row, at which jobs are ready, there is room, and none was delivered
+STARVED_AFTER: Final = 10.0  # seconds in which jobs were ready, there was room, and none came
 ALONE_AT_MOST: Final = 60.0  # seconds; then other jobs have their turn for as long
 
 Mode: TypeAlias = Literal["consuming", "paused", "emptying", "alone", "leaving", "closed"]
@@ -62,8 +62,6 @@ class Intake:
         self._changing = asyncio.Lock()
         self._since = self._looked = time.monotonic()
         self._alone_from = 0.0  # not before this
-        self._fed = 0
-        self._starved = 0
         self.paused_at: datetime | None = None
         self.mode: Mode = "consuming"
 
@@ -71,7 +69,6 @@ class Intake:
         """Consume jobs, and a few suspects beside them."""
         self._enter("consuming")
         self._looked = time.monotonic() - LOOK_EVERY  # the first time soon
-        self._starved = self._fed = 0
         await self._consume(self._topology.jobs, self._lanes.prefetch)
         await self._consume(self._topology.suspects, self._lanes.few)
 
@@ -117,27 +114,28 @@ class Intake:
         await self._stop()
 
     async def _look(self) -> None:
-        """Compare the broker's counts with what it delivered here."""
+        """Compare the broker's counts with what came here, and see if a job is to be alone."""
         self._looked = time.monotonic()
-        jobs = await self._generation.count(self._topology.jobs)
+        processes = 1
+        for consumer in self._consumers:
+            if (count := await self._generation.count(consumer.queue)) is not None:
+                self._compare(consumer, count[0])
+                processes = max(processes, count[1])
         alone = await self._generation.count(self._topology.alone)
-        if jobs is not None:
-            self._compare(jobs[0])
-        waiting, processes = (alone or (0, 0))[0], max(1, (jobs or (0, 1))[1])
+        waiting = 0 if alone is None else alone[0]
         # Of many processes about as many as there are such jobs: each empties itself for it.
         if self._looked >= self._alone_from and random.random() * processes < waiting:  # noqa: S311
             self._events("alone_begun", jobs=waiting, unacked=self._generation.unacked)
             self._enter("emptying")
             await self._stop()
 
-    def _compare(self, ready: int) -> None:
+    def _compare(self, consumer: Consumer, ready: int) -> None:
         """A consumer that has room and gets nothing while jobs are ready is none any more."""
-        consumer = self._consumers[0]
-        hungry = ready and consumer.unacked < consumer.prefetch and consumer.delivered == self._fed
-        self._starved = self._starved + 1 if hungry else 0
-        self._fed = consumer.delivered
-        if self._starved >= STARVED_LOOKS:
-            seconds = STARVED_LOOKS * LOOK_EVERY
+        hungry = ready and consumer.unacked < consumer.prefetch
+        if not hungry or consumer.delivered != consumer.seen:
+            consumer.seen, consumer.fed_at = consumer.delivered, self._looked
+        elif (seconds := self._looked - consumer.fed_at) >= STARVED_AFTER:
+            seconds = round(seconds, 1)
             self._events("consumer_starved", queue=consumer.queue, ready=ready, seconds=seconds)
             self._generation.end(f"{ready} jobs are ready and none came for {seconds:g} s")
 

@@ -103,6 +103,8 @@ class Link:
                 if words not in self._differs:
                     self._differs.add(words)
                     self._events("queue_differs", error=words)
+            if self._stopping:  # meanwhile
+                return
             self._intake = intake
             await intake.open()
         except LOST as error:
