@@ -11,17 +11,19 @@ import select
 import signal
 import socket
 import sys
+import threading
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pika
 import pytest
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, NackError
 
 from tests.rig import ports
+from tests.rig.cluster import Cluster
 from tests.rig.debs import debs
 from tests.rig.nginx import Nginx
 from tests.rig.node import Node, NodeError
@@ -29,7 +31,7 @@ from tests.rig.pages import html_files, postgres_docs, python_docs
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pika.adapters.blocking_connection import BlockingChannel
 
@@ -84,6 +86,17 @@ def read_one(node: Node, queue: str) -> bytes | None:
     return body
 
 
+def read_all(node: Node, queue: str) -> set[bytes]:
+    """Look at every message of a queue; they go back when the connection is closed."""
+    connection = pika.BlockingConnection(pika.URLParameters(node.url))
+    channel = connection.channel()
+    found = set()
+    while (body := channel.basic_get(queue)[2]) is not None:
+        found.add(body)
+    connection.close()
+    return found
+
+
 def test_a_killed_node_comes_back_with_its_data(own_node: Node) -> None:
     """After kill -9 and a start, a confirmed durable message is still there, on the same port."""
     connection = pika.BlockingConnection(pika.URLParameters(own_node.url))
@@ -125,6 +138,76 @@ def test_rabbitmqctl_speaks_to_this_node(own_node: Node) -> None:
     assert ports.answers(own_node.port)
     with pytest.raises(NodeError, match="no_such_command"):
         own_node.ctl("no_such_command")
+
+
+def test_a_node_counts_what_its_queues_hold(own_node: Node) -> None:
+    """Ready, unacked and consumers are those of this moment, of quorum and of classic queues."""
+    connection = pika.BlockingConnection(pika.URLParameters(own_node.url))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.basic_qos(prefetch_count=2)
+    for kind in ("quorum", "classic"):
+        channel.queue_declare(kind, durable=True, arguments={"x-queue-type": kind})
+        for _ in range(3):
+            channel.basic_publish("", kind, b"counted", mandatory=True)
+        assert own_node.counts()[kind] == (3, 0, 0)
+        assert next(channel.consume(kind))[2] == b"counted"
+        assert own_node.counts()[kind] == (1, 2, 1)
+        channel.cancel()
+        channel.queue_delete(kind)
+        assert kind not in own_node.counts()
+    connection.close()
+
+
+@pytest.mark.parametrize("alarm", [Node.alarm_memory, Node.alarm_disk])
+def test_alarms_are_raised_and_cleared(own_node: Node, alarm: Callable[[Node], None]) -> None:
+    """An alarm blocks a connection that publishes, and clearing it lets the connection go on."""
+    connection = pika.BlockingConnection(pika.URLParameters(own_node.url))
+    heard: list[str] = []
+    connection.add_on_connection_blocked_callback(lambda *_: heard.append("blocked"))
+    connection.add_on_connection_unblocked_callback(lambda *_: heard.append("unblocked"))
+    channel = connection.channel()
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    alarm(own_node)
+    channel.basic_publish("", queue, b"late")
+    connection.process_data_events(20)
+    assert heard == ["blocked"]
+    own_node.clear_alarms()
+    connection.process_data_events(20)
+    assert heard == ["blocked", "unblocked"]
+    connection.close()
+
+
+def test_what_the_node_cannot_evaluate_is_an_error(own_node: Node) -> None:
+    """`eval` returns text, and raises with the reason what fails in Erlang or is no Erlang."""
+    assert own_node.eval("node()") == own_node.name
+    with pytest.raises(NodeError, match="undef"):
+        own_node.eval("no_such:function()")
+    with pytest.raises(NodeError, match="not Erlang"):
+        own_node.eval("no erlang")
+
+
+def test_a_node_counts_dead_letters_that_wait(own_node: Node) -> None:
+    """A message that expired and has no queue to go to is in no other count, and not lost."""
+    connection = pika.BlockingConnection(pika.URLParameters(own_node.url))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    safe = {
+        "x-queue-type": "quorum",
+        "x-overflow": "reject-publish",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "nowhere",
+        "x-message-ttl": 1,
+    }
+    channel.queue_declare("held", durable=True, arguments=safe)
+    channel.basic_publish("", "held", b"expired", mandatory=True)
+    while own_node.counts()["held"][0]:
+        connection.process_data_events(0.01)
+    assert own_node.counts()["held"] == (0, 0, 0)
+    assert own_node.dead_letters()["held"] == 1
+    channel.queue_delete("held")
+    connection.close()
 
 
 def test_two_nodes_never_share_a_folder(own_node: Node) -> None:
@@ -170,6 +253,49 @@ def test_a_node_ends_with_its_parent(tmp_path: Path, number: signal.Signals) -> 
     assert code == (0 if number == signal.SIGTERM else -signal.SIGKILL)
     assert_end(pids, 20)
     assert processes_of(tmp_path) == set()
+
+
+def test_a_cluster_survives_its_leader(tmp_path: Path) -> None:
+    """The leader is killed while messages come: all that were confirmed are there, on all nodes."""
+    with Cluster(tmp_path) as cluster:
+        connection = pika.BlockingConnection(pika.URLParameters(cluster.urls[0]))
+        connection.channel().queue_declare(
+            "kept", durable=True, arguments={"x-queue-type": "quorum"}
+        )
+        connection.close()
+        cluster.wait_healthy()
+        cluster.settle()
+        leader = cluster.leader("kept")
+        another = next(node for node in cluster.nodes if node is not leader)
+        confirmed: list[bytes] = []
+        some = threading.Event()
+        publisher = threading.Thread(target=publish_confirmed, args=(another, confirmed, some))
+        publisher.start()
+        assert some.wait(20)
+        leader.kill()
+        publisher.join(60)
+        assert len(confirmed) == 200
+        assert cluster.leader("kept") is not leader
+        leader.start()
+        cluster.wait_healthy()
+        assert len({node.counts()["kept"] for node in cluster.nodes}) == 1
+        assert set(confirmed) <= read_all(leader, "kept")
+
+
+def publish_confirmed(node: Node, confirmed: list[bytes], some: threading.Event) -> None:
+    """Publish 200 messages until each is confirmed; `some` is set after the first 20."""
+    connection = pika.BlockingConnection(pika.URLParameters(node.url))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    for number in range(200):
+        body = str(number).encode()
+        while len(confirmed) == number:
+            with suppress(NackError):  # what 3.10 may answer while there is no leader
+                channel.basic_publish("", "kept", body, mandatory=True)
+                confirmed.append(body)
+        if number == 20:
+            some.set()
+    connection.close()
 
 
 def test_packages_are_fetched_once() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,20 @@ Acquire::IndexTargets::deb::CNF::DefaultEnabled "0";
 """
 
 
+# Added for another release of Debian: only its packages count, and none of them is installed, so
+# apt downloads all they need, down to the C library.
+_OTHER_CONF = """
+Dir::State::status "{scratch}/status";
+Dir::Etc::sourcelist "{scratch}/sources.list";
+Dir::Etc::sourceparts "-";
+Dir::Etc::preferences "-";
+Dir::Etc::preferencesparts "-";
+APT::Default-Release "{suite}";
+"""
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_MIRROR = re.compile(r"\bhttps?://\S+/debian/?(?=\s)")
+
+
 class DebsError(RuntimeError):
     """The packages could not be had; the message says what to do."""
 
@@ -53,14 +68,23 @@ def debs(*packages: str) -> Path:
 
     Only packages that the machine does not have are unpacked: look on the machine for the rest.
     """
-    key = "-".join([_system(), *sorted(packages)])
-    root = CACHE / "debs" / key
-    if root.is_dir():
-        return root
-    with _lock(CACHE / "debs.lock"):
-        if not root.is_dir():  # another process may have been faster
-            _fetch(packages, root)
-    return root
+    return _once("-".join([_system(), *sorted(packages)]), packages, "")
+
+
+def tree(suite: str, *packages: str) -> Path:
+    """Return a folder laid out like /, with packages of another release of Debian, complete.
+
+    Its programs need its own C library: start them by its own loader (`loader`). No script of
+    the packages has run. The release's key must be in this machine's keyring of Debian.
+    """
+    key = "-".join(["tree", suite, platform.machine(), *sorted(packages)])
+    return _once(key, packages, suite)
+
+
+def loader(root: Path) -> list[str]:
+    """Return what to put before a program of a `tree`; nothing else of the machine is needed."""
+    found = next(root.glob("usr/lib/*-linux-gnu*/ld-linux*.so.*"))
+    return [str(found), "--library-path", libraries(root)]
 
 
 def libraries(root: Path) -> str:
@@ -87,7 +111,17 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _fetch(packages: Sequence[str], root: Path) -> None:
+def _once(key: str, packages: Sequence[str], suite: str) -> Path:
+    root = CACHE / "debs" / key
+    if root.is_dir():
+        return root
+    with _lock(CACHE / "debs.lock"):
+        if not root.is_dir():  # another process may have been faster
+            _fetch(packages, root, suite)
+    return root
+
+
+def _fetch(packages: Sequence[str], root: Path, suite: str) -> None:
     """Download and unpack, and only then give the folder its name: half a root is never seen."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         raise DebsError(
@@ -97,17 +131,23 @@ def _fetch(packages: Sequence[str], root: Path) -> None:
     print(f"downloading {' '.join(packages)} into {CACHE.name}/ (once)", file=sys.stderr)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as scratch:
-        archives = _download(packages, Path(scratch))
+        archives = _download(packages, Path(scratch), suite)
         unpacked = Path(scratch) / "root"
         unpacked.mkdir(mode=0o755)
+        if suite:  # what a whole system has from its first package on: /bin is /usr/bin, and so on
+            for folder in ("bin", "lib", "lib64", "sbin"):
+                (unpacked / "usr" / folder).mkdir(parents=True)
+                (unpacked / folder).symlink_to(f"usr/{folder}")
         for archive in archives:
             _run(["dpkg", "-x", str(archive), str(unpacked)])
         unpacked.rename(root)
 
 
-def _download(packages: Sequence[str], scratch: Path) -> list[Path]:
+def _download(packages: Sequence[str], scratch: Path, suite: str) -> list[Path]:
     """Let apt-get work out and download what is missing, in folders of its own."""
-    apt = CACHE / "apt"  # kept: the next download needs no whole package list again
+    apt = CACHE / (
+        f"apt-{suite}" if suite else "apt"
+    )  # kept: the next download needs no whole package list again
     archives = scratch / "archives"
     for folder in (apt / "lists/partial", apt / "cache", archives / "partial"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,10 +155,28 @@ def _download(packages: Sequence[str], scratch: Path) -> list[Path]:
     text = _APT_CONF.format(apt=apt) + f'Dir::Cache::archives "{archives}";\n'
     if os.geteuid() == 0:  # apt's unprivileged user may not be allowed into this checkout
         text += 'APT::Sandbox::User "root";\n'
+    if suite:
+        text += _OTHER_CONF.format(scratch=scratch, suite=suite)
+        (scratch / "status").touch()
+        (scratch / "sources.list").write_text(
+            f"deb [signed-by={_KEYRING}] {_mirror()} {suite} main\n"
+        )
     conf.write_text(text)
     _run(["apt-get", "-q", "-c", str(conf), "update"])
     _run(["apt-get", "-q", "-c", str(conf), "install", "--download-only", *packages])
     return sorted(archives.glob("*.deb"))
+
+
+def _mirror() -> str:
+    """Return where this machine has its packages of Debian from."""
+    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    for file in files:
+        if file.is_file():
+            lines = file.read_text(errors="replace").splitlines(keepends=True)
+            found = _MIRROR.search("".join(line for line in lines if not line.startswith("#")))
+            if found:
+                return found[0]
+    raise DebsError("no mirror of Debian in /etc/apt: run this on Debian")
 
 
 def _run(argv: Sequence[str]) -> None:

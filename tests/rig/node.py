@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -17,12 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Self
 
 from tests.rig import ports, process
-from tests.rig.debs import DebsError, debs, libraries
+from tests.rig.debs import DebsError, debs, libraries, loader, tree
 
 _SYSTEM_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _START_DEADLINE = 90.0  # a busy two-core machine; an idle one needs 3 to 5 s
@@ -35,9 +36,42 @@ _CONF = {
     "raft.wal_max_size_bytes": "67108864",  # the default keeps up to 512 MB of log a node
 }
 
+_SUITES = {"4": "trixie"}  # the release of Debian that has this RabbitMQ
+
 # The Erlang programs ask for `erl` by name. The packaged one insists on the folder it was
 # packaged for, so this one, which goes by the environment, stands before it in PATH.
 _ERL = '#!/bin/sh\nexec "$BINDIR/erlexec" "$@"\n'
+
+# Another release's programs cannot be started by this machine's loader. Each becomes one that is
+# started by its own: the process, its id and its parent stay what they are.
+_LOADED = '#!/bin/sh\nexec {loader} --argv0 "$0" "{program}" "$@"\n'
+
+# Written to standard output as text, so that erl_call's own way to print terms does not matter.
+_EVAL = """
+try io:format("ok ~ts", [case begin {expression} end of
+    Text when is_binary(Text) -> Text; Term -> io_lib:format("~0tp", [Term]) end])
+catch Class:Reason:Stack -> io:format("no ~0tp", [{{Class, Reason, Stack}}]) end.
+"""
+
+# RabbitMQ does not use what these watch, and they are programs of their own.
+_NO_WATCHERS = " ".join(f"-os_mon start_{what} false" for what in ("cpu_sup", "disksup", "memsup"))
+
+# Asks the leader of each quorum queue: the node's own statistics are up to 5 s old.
+_COUNTS = """
+iolist_to_binary([begin
+    {resource, _, _, Name} = amqqueue:get_name(Q),
+    Counts = case amqqueue:get_type(Q) of
+        rabbit_quorum_queue ->
+            {ok, {_, O}, _} = ra:leader_query(amqqueue:get_pid(Q), fun rabbit_fifo:overview/1),
+            [maps:get(num_ready_messages, O), maps:get(num_checked_out, O),
+             maps:get(num_consumers, O),
+             maps:get(num_discarded, O) + maps:get(num_discard_checked_out, O)];
+        _ ->
+            Asked = [messages_ready, messages_unacknowledged, consumers],
+            [Count || {_, Count} <- rabbit_amqqueue:info(Q, Asked)] ++ [0]
+    end,
+    io_lib:format("~b ~b ~b ~b ~ts~n", Counts ++ [Name])
+end || Q <- rabbit_amqqueue:list()])"""
 
 
 class NodeError(RuntimeError):
@@ -51,10 +85,21 @@ class Installation:
     scripts: Path  # the folder of rabbitmq-server and rabbitmqctl
     erlang: Path  # the folder that holds bin/, lib/ and erts-*/
     root: Path
+    loader: tuple[str, ...] = ()  # what starts a program of another release of Debian
 
     @classmethod
-    def find(cls) -> Self:
-        root = Path("/") if _SYSTEM_SERVER.exists() else debs("rabbitmq-server")
+    def find(cls, release: str = "") -> Self:
+        """Find the machine's own, else its Debian's; with a `release` ("4") that one wherever."""
+        found = cls._in(Path("/") if _SYSTEM_SERVER.exists() else debs("rabbitmq-server"))
+        if not release or release == ".".join(map(str, found.version[:1])):
+            return found
+        if release not in _SUITES:
+            raise NodeError(f"no RabbitMQ {release} here, only {found.version} and {[*_SUITES]}")
+        root = tree(_SUITES[release], "rabbitmq-server")
+        return replace(cls._in(root), loader=tuple(loader(root)))
+
+    @classmethod
+    def _in(cls, root: Path) -> Self:
         server = (root / _SYSTEM_SERVER.relative_to("/")).resolve()
         erlang = root / "usr/lib/erlang"
         if not (erlang / "bin").is_dir():  # the machine had Erlang, so it was not unpacked
@@ -62,10 +107,21 @@ class Installation:
             erlang = Path(erl).resolve().parents[1]
         return cls(server.parent, erlang, root)
 
-    @property
-    def runtime(self) -> Path:
-        """The folder of the Erlang machine's own programs."""
-        return next(self.erlang.glob("erts-*/bin"))
+    def runtime(self, home: Path) -> Path:
+        """The folder of the Erlang machine's own programs, for a node laid out in `home`."""
+        return home / "bin" if self.loader else next(self.erlang.glob("erts-*/bin"))
+
+    def lay_out(self, home: Path) -> None:
+        """Write the programs that have to be found before the packaged ones."""
+        programs = {"erl": _ERL}
+        if self.loader:
+            for program in next(self.erlang.glob("erts-*/bin")).iterdir():
+                if program.read_bytes().startswith(b"\x7fELF"):
+                    text = _LOADED.format(loader=shlex.join(self.loader), program=program)
+                    programs[program.name] = text
+        for name, text in programs.items():
+            (home / "bin" / name).write_text(text)
+            (home / "bin" / name).chmod(0o755)
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -73,16 +129,22 @@ class Installation:
         found = re.search(r"rabbitmq_server-([0-9.]+)", str(self.scripts))
         return tuple(int(part) for part in found[1].split(".")) if found else ()
 
+    @property
+    def _needs_libraries(self) -> bool:
+        return self.root != Path("/") and not self.loader
+
     def environment(self, home: Path) -> dict[str, str]:
         """Return what every Erlang program needs; nothing of the caller's environment."""
-        path = [home / "bin", self.erlang / "bin", self.root / "usr/bin", self.root / "bin"]
+        path = [home / "bin", self.erlang / "bin"]
+        if not self.loader:
+            path += [self.root / "usr/bin", self.root / "bin"]
         return {
             "PATH": ":".join([*map(str, path), "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
             "LANG": "C.UTF-8",
-            "LD_LIBRARY_PATH": libraries(self.root) if self.root != Path("/") else "",
+            "LD_LIBRARY_PATH": libraries(self.root) if self._needs_libraries else "",
             "HOME": str(home),  # where Erlang keeps its cookie
             "ROOTDIR": str(self.erlang),
-            "BINDIR": str(self.runtime),
+            "BINDIR": str(self.runtime(home)),
             "EMU": "beam",
             "PROGNAME": "erl",
             "ERL_LIBS": str(self.root / "usr/lib/erlang/lib"),  # parts the machine's Erlang lacks
@@ -91,24 +153,65 @@ class Installation:
         }
 
 
+class Epmd:
+    """Erlang's port mapper as our own child; a node would start one that stays."""
+
+    def __init__(self) -> None:
+        self.port = ports.free_port()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self, installation: Installation, home: Path, log: Path) -> None:
+        """Run it, unless it runs already, from a node's folder; it writes to that node's log."""
+        if self._child is not None and self._child.poll() is None:
+            return
+        env = {"ERL_EPMD_PORT": str(self.port), "ERL_EPMD_ADDRESS": ports.HOST}
+        with log.open("ab") as output:
+            self._child = process.spawn(
+                [installation.runtime(home) / "epmd"],
+                env={**installation.environment(home), **env},
+                cwd=home,
+                stdout=output,
+            )
+        deadline = time.monotonic() + _START_DEADLINE
+        while not ports.answers(self.port):
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                raise NodeError(f"epmd did not start, see {log}")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            process.end(self._child, 5)
+        self._child = None
+
+
 class Node:
     """One RabbitMQ node with everything of it under `directory`.
+
+    `release` "4" is RabbitMQ 4, on any Debian; "" is what this machine has, or its Debian.
+    `name` and `epmd` are for nodes of a cluster, which share an epmd that is not theirs.
 
     It can be stopped, killed and started again with its data, on the same port. The kernel ends
     it when the thread that called `start` ends, so call that from the main thread.
     """
 
     def __init__(
-        self, directory: Path, *, port: int | None = None, conf: dict[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        conf: dict[str, str] | None = None,
+        release: str = "",
+        name: str = "rabbit@localhost",
+        epmd: Epmd | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.port = port or ports.free_port()
         self.conf = conf or {}  # read at every start
-        self.name = "rabbit@localhost"  # unique in its own epmd, and the same at every start
+        self.name = name  # unique in its epmd, and the same at every start
         self._dist_port = ports.free_port()
-        self._epmd_port = ports.free_port()
-        self._installation = Installation.find()
-        self._epmd: subprocess.Popen[bytes] | None = None
+        self._epmd = epmd or Epmd()
+        self._owns_epmd = epmd is None
+        self._installation = Installation.find(release)
         self._beam: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
 
@@ -120,6 +223,11 @@ class Node:
     def version(self) -> tuple[int, ...]:
         """RabbitMQ's version, such as (3, 10, 8)."""
         return self._installation.version
+
+    @property
+    def release(self) -> str:
+        """RabbitMQ's major version, such as "3"."""
+        return str(self.version[0])
 
     @property
     def log(self) -> Path:
@@ -136,13 +244,18 @@ class Node:
 
     def start(self) -> Self:
         """Start it and return once it answers an AMQP handshake."""
+        self.launch()
+        self.wait_started()
+        return self
+
+    def launch(self) -> None:
+        """Start it and return at once, for nodes that wait for one another."""
         if self.running:
             raise NodeError(f"{self.name} already runs")
         self._take_directory()
         self._lay_out()
-        deadline = time.monotonic() + _START_DEADLINE
         try:
-            self._start_epmd(deadline)
+            self._epmd.start(self._installation, self.directory, self.log)
             with self.log.open("ab") as log:
                 self._beam = process.spawn(
                     ["./rabbitmq-server"],
@@ -150,11 +263,17 @@ class Node:
                     cwd=self._installation.scripts,
                     stdout=log,
                 )
-            self._wait_for_handshake(deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    def wait_started(self) -> None:
+        """Wait until a launched node answers an AMQP handshake."""
+        try:
+            self._wait_for_handshake(time.monotonic() + _START_DEADLINE)
         except BaseException:  # also Ctrl-C while it boots: nothing may be left behind
             self.close()
             raise
-        return self
 
     def stop(self) -> None:
         """End it the graceful way (SIGTERM), and its epmd with it."""
@@ -163,9 +282,8 @@ class Node:
                 self.resume()  # a paused process hears no SIGTERM
             process.end(self._beam, _STOP_DEADLINE)
         self._beam = None
-        if self._epmd is not None:
-            process.end(self._epmd, 5)
-        self._epmd = None
+        if self._owns_epmd:
+            self._epmd.stop()
         if self._lock is not None:
             self._lock.close()
         self._lock = None
@@ -208,7 +326,62 @@ class Node:
         A queue whose node is killed before that is lost with its messages (3.10: it is still
         listed, and every use of it times out). A test of *our* guarantees must not fail by it.
         """
-        self.ctl("eval", "[ok = dets:sync(Table) || Table <- dets:all()], ok.")
+        self.eval("[ok = dets:sync(Table) || Table <- dets:all()], ok")
+
+    def counts(self) -> dict[str, tuple[int, int, int]]:
+        """Return each queue's messages ready, messages unacked and consumers, as they are now.
+
+        Raises NodeError while a quorum queue has no leader. In a cluster any node can be asked.
+        """
+        return {name: counts[:3] for name, counts in self._all_counts().items()}
+
+    def dead_letters(self) -> dict[str, int]:
+        """Return how many messages each queue holds that its target did not confirm yet.
+
+        They are in none of the `counts`: dead-lettered at least once, they wait up to 3 minutes.
+        """
+        return {name: counts[3] for name, counts in self._all_counts().items()}
+
+    def alarm_memory(self) -> None:
+        """Raise the memory alarm: from now on the node reads from no connection that publishes."""
+        self.eval("vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1})")
+        self._wait_for_alarm("memory", raised=True)
+
+    def alarm_disk(self) -> None:
+        """Raise the disk alarm, as if the disk was full."""
+        self.eval("rabbit_disk_monitor:set_disk_free_limit(1 bsl 62)")
+        self._wait_for_alarm("disk", raised=True)
+
+    def clear_alarms(self) -> None:
+        """Set both limits back to what the node's settings say, and see the alarms go."""
+        settings = {**_CONF, **self.conf}
+        memory = settings["vm_memory_high_watermark.absolute"]
+        disk = settings["disk_free_limit.absolute"]
+        self.eval(f'vm_memory_monitor:set_vm_memory_high_watermark({{absolute, "{memory}"}})')
+        self.eval(f'rabbit_disk_monitor:set_disk_free_limit("{disk}")')
+        for what in ("memory", "disk"):
+            self._wait_for_alarm(what, raised=False)
+
+    def eval(self, expression: str, timeout: float = 20) -> str:
+        """Evaluate Erlang in the node and return what comes out: a binary as its text.
+
+        By erl_call, which costs some milliseconds where rabbitmqctl costs a second.
+        """
+        argv = [str(self._installation.runtime(self.directory) / "erl_call"), "-r", "-e"]
+        argv += ["-address", f"{ports.HOST}:{self._dist_port}", "-fetch_stdout", "-no_result_term"]
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            argv,
+            input=_EVAL.format(expression=expression),
+            capture_output=True,
+            text=True,
+            env=self._environment(),
+            timeout=timeout,
+            check=False,
+        )
+        if done.returncode != 0 or not done.stdout.startswith("ok "):
+            said = done.stdout.removeprefix("no ") + done.stderr or "not Erlang"
+            raise NodeError(f"{self.name}: {expression.strip()}: {said}")
+        return done.stdout.removeprefix("ok ")
 
     def ctl(self, *args: str, timeout: float = 60) -> str:
         """Run rabbitmqctl against this node and return what it prints."""
@@ -233,6 +406,13 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _all_counts(self) -> dict[str, tuple[int, int, int, int]]:
+        found = {}
+        for line in self.eval(_COUNTS).splitlines():
+            ready, unacked, consumers, dead, name = line.split(" ", 4)
+            found[name] = (int(ready), int(unacked), int(consumers), int(dead))
+        return found
+
     def _running_beam(self) -> subprocess.Popen[bytes]:
         if self._beam is None or self._beam.poll() is not None:
             raise NodeError(f"{self.name} does not run{self._log_tail()}")
@@ -255,9 +435,7 @@ class Node:
         """Write every file the node reads. Nothing outside this folder is read or written."""
         for folder in ("bin", "data", "log", "conf.d"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
-        erl = self.directory / "bin/erl"
-        erl.write_text(_ERL)
-        erl.chmod(0o755)
+        self._installation.lay_out(self.directory)
         settings = {**_CONF, "listeners.tcp.default": f"{ports.HOST}:{self.port}", **self.conf}
         lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
         (self.directory / "rabbitmq.conf").write_text(lines)
@@ -270,7 +448,7 @@ class Node:
         only_here = "-kernel inet_dist_use_interface {127,0,0,1}"
         return {
             **self._installation.environment(here),
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self._epmd.port),
             "ERL_EPMD_ADDRESS": ports.HOST,
             "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(self._dist_port),
@@ -284,26 +462,18 @@ class Node:
             "RABBITMQ_GENERATED_CONFIG_DIR": str(here / "data/config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(here / "enabled_plugins"),
             "RABBITMQ_CONF_ENV_FILE": str(here / "env.conf"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 2:2 {only_here}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 2:2 {_NO_WATCHERS} {only_here}",
             "RABBITMQ_CTL_ERL_ARGS": only_here,
             "RUNNING_UNDER_SYSTEMD": "true",  # the script then becomes the node: no shell between
         }
 
-    def _start_epmd(self, deadline: float) -> None:
-        """Run Erlang's port mapper as our own child; the node would start one that stays."""
-        if self._epmd is not None and self._epmd.poll() is None:
-            return
-        with self.log.open("ab") as log:
-            self._epmd = process.spawn(
-                [self._installation.runtime / "epmd", "-port", str(self._epmd_port)],
-                env=self._environment(),
-                cwd=self.directory,
-                stdout=log,
-            )
-        while not ports.answers(self._epmd_port):
-            if self._epmd.poll() is not None or time.monotonic() > deadline:
-                raise NodeError(f"epmd did not start{self._log_tail()}")
-            time.sleep(0.01)
+    def _wait_for_alarm(self, what: str, *, raised: bool) -> None:
+        deadline = time.monotonic() + 20
+        alarms = f"[{what} || {{{{resource_limit, {what}, _}}, _}} <- rabbit_alarm:get_alarms()]"
+        while self.eval(alarms) != (f"[{what}]" if raised else "[]"):
+            if time.monotonic() > deadline:
+                raise NodeError(f"{self.name}: the {what} alarm is not as asked{self._log_tail()}")
+            time.sleep(0.02)
 
     def _wait_for_handshake(self, deadline: float) -> None:
         while not self._shakes_hands():
@@ -328,7 +498,7 @@ class Node:
         return f"; the end of {self.log}:\n" + "\n".join(lines)
 
 
-def run(directory: Path, port: int | None) -> None:
+def run(directory: Path, port: int | None, release: str) -> None:
     """Keep a node in the foreground until SIGINT or SIGTERM."""
 
     def interrupt(*_: object) -> None:
@@ -336,7 +506,7 @@ def run(directory: Path, port: int | None) -> None:
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        with Node(directory, port=port) as node:
+        with Node(directory, port=port, release=release) as node:
             print(node.url, flush=True)
             signal.pause()
     except KeyboardInterrupt:
@@ -349,13 +519,14 @@ def main() -> None:
     parser.add_argument("command", choices=["run"])
     parser.add_argument("--dir", type=Path, help="keep the data here (default: thrown away)")
     parser.add_argument("--port", type=int, help="the AMQP port (default: a free one)")
+    parser.add_argument("--release", default="", help="4: RabbitMQ 4 (default: this machine's)")
     options = parser.parse_args()
     try:
         if options.dir:
-            run(options.dir, options.port)
+            run(options.dir, options.port, options.release)
         else:
             with tempfile.TemporaryDirectory(prefix="rabbitmq-") as directory:
-                run(Path(directory), options.port)
+                run(Path(directory), options.port, options.release)
     except (DebsError, NodeError) as error:
         sys.exit(str(error))
 
