@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
+from scraperd.page.descriptors import PATIENCE, PAUSE, Exhausted, is_short
 from scraperd.page.proxies import UNAUTHORISED, UNREACHABLE, ProxyFailed, Socks
 
 if TYPE_CHECKING:
@@ -51,13 +52,21 @@ class Bound:
         """Close what is idle for the sake of a new connection, which counts already."""
         closed = False
         while self.idle and self.open > self._limit:
-            connection = next(iter(self.idle))
-            connector, key = self.idle.pop(connection)
-            connector.forget(key, connection)
-            connection.abort()
+            self._close_one()
             closed = True
         if closed:
             await asyncio.sleep(0)  # the loop closes the sockets only now
+
+    def give_way(self) -> None:
+        """Close one that is idle, if any, though there are no more than may be."""
+        if self.idle:
+            self._close_one()
+
+    def _close_one(self) -> None:
+        connection = next(iter(self.idle))
+        connector, key = self.idle.pop(connection)
+        connector.forget(key, connection)
+        connection.abort()
 
 
 class Connector(aiohttp.TCPConnector):
@@ -96,9 +105,24 @@ class Connector(aiohttp.TCPConnector):
         if protocol.transport is not None and not self._closed:
             self._bound.idle[protocol] = self, key
 
-    async def _create_connection(self, *args: Any) -> ResponseHandler:
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:  # noqa: ASYNC109 - the signature is aiohttp's
+        """Wait for a descriptor if there is none: other fetches end. Raises Exhausted too."""
         await self._bound.make_room()
-        return await super()._create_connection(*args)
+        pause, waited = PAUSE[0], 0.0
+        # A timeout that fires first would be the site's fault.
+        patience = min(PATIENCE, *(t / 2 for t in (timeout.connect, timeout.total) if t))
+        while True:
+            try:
+                return await super()._create_connection(req, traces, timeout)
+            except (OSError, ProxyFailed, Exhausted) as error:
+                if not is_short(error):
+                    raise
+            if waited >= patience:
+                raise Exhausted
+            self._bound.give_way()
+            await asyncio.sleep(pause)
+            waited += pause
+            pause = min(2 * pause, PAUSE[1])
 
 
 def _new(info: Any) -> socket.socket:

@@ -1,6 +1,6 @@
 """The cookies of one job, from its first request through all its redirects (RFC 6265).
 
-May touch: the wall clock, for `Expires`.
+May touch: the wall clock, for the `Expires` of an answer that has no Date.
 Must never: outlive its job, or send the job's own cookies to another origin.
 """
 
@@ -9,15 +9,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from scraperd.contract import MAX_COOKIES
-from scraperd.page.fetch import http_date
+from scraperd.page.fetch import http_date, sent_at
 from scraperd.page.urls import origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from yarl import URL
 
@@ -71,8 +70,12 @@ class Cookies:
             pairs += [cookie.pair for cookie in fitting]
         return "; ".join(pairs)
 
-    def learn(self, url: URL, lines: Iterable[str]) -> None:
-        """Keep what `url` sets (section 5.2): the next hop may depend on it."""
+    def learn(self, url: URL, lines: Iterable[str], headers: Mapping[str, str]) -> None:
+        """Keep what `url` sets (section 5.2): the next hop may depend on it.
+
+        `headers` are those of the same answer. Its Date is what `Expires` is taken against:
+        with a clock of ours that is ahead, a cookie for minutes would be over as it comes.
+        """
         names: set[str] = set()
         for line in lines:
             pair, *rest = line.split(";")
@@ -87,7 +90,7 @@ class Cookies:
                 continue
             names.add(name)
             key = (name, cookie.domain, cookie.path)
-            if _is_over(attributes):
+            if _is_over(attributes, headers):
                 self._set.pop(key, None)
             else:
                 self._set[key] = cookie
@@ -134,10 +137,10 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _is_over(attributes: dict[str, str]) -> bool:
+def _is_over(attributes: dict[str, str], headers: Mapping[str, str]) -> bool:
     """Whether the cookie is being deleted; a job is too short for any other lifetime to matter."""
     age = attributes.get("max-age", "")
     if re.fullmatch(r"-?[0-9]+", age):
         return age.startswith("-") or not age.strip("0")
     expires = http_date(attributes.get("expires", ""))
-    return expires is not None and expires <= datetime.now(UTC)
+    return expires is not None and expires <= sent_at(headers)

@@ -14,7 +14,7 @@ import io
 import ipaddress
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
@@ -47,7 +47,6 @@ _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
     errno.ENETUNREACH: "network unreachable",
     errno.ECONNRESET: "connection reset",
     errno.ETIMEDOUT: "timed out",
-    errno.EMFILE: "this process is out of file descriptors (raise LimitNOFILE)",
 }
 _NO_TYPE: Final = ("Content-Type",)
 _PROXY_AUTHENTICATION: Final = 407
@@ -159,6 +158,8 @@ class Fetcher:
 
     async def fetch(self, request: Request) -> Response | Failure:
         """Send `request` and read the answer. What goes wrong comes back as a Failure.
+
+        Raises Exhausted if it is for lack of descriptors, which no site can help.
 
         aiohttp itself sends an idempotent request a second time if its connection
         was closed before any answer: a kept one may have been closed meanwhile.
@@ -323,12 +324,30 @@ async def _pass_over(content: aiohttp.StreamReader) -> None:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds the site asks to wait (RFC 9110 section 10.2.3: seconds or a date), or None."""
+    """Seconds the site asks to wait (RFC 9110 section 10.2.3: seconds or a date), or None.
+
+    A date is taken against the time that the answer itself bears; `now` as for `sent_at`.
+    """
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
     then = http_date(value)
-    return None if then is None else max(0.0, (then - (now or datetime.now(UTC))).total_seconds())
+    return None if then is None else max(0.0, (then - sent_at(headers, now)).total_seconds())
+
+
+def sent_at(headers: Mapping[str, str], now: datetime | None = None) -> datetime:
+    """When an answer left, by the clock of the site, which its other dates were made by too.
+
+    That is its Date (RFC 9110 section 6.6.1) and, from a cache, its Age (RFC 9111 section 5.1).
+    Without a Date it is `now`, or what our own clock says, which may be wrong.
+    """
+    date = http_date(headers.get("Date", ""))
+    if date is None:
+        return now or datetime.now(UTC)
+    age = headers.get("Age", "").strip()
+    with contextlib.suppress(OverflowError):
+        date += timedelta(seconds=int(age[:9]) if age.isascii() and age.isdigit() else 0)
+    return date
 
 
 def http_date(text: str) -> datetime | None:

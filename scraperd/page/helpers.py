@@ -7,6 +7,7 @@ Must never: start one with an inherited environment, or leave one behind.
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from scraperd.page.descriptors import PATIENCE, PAUSE, Exhausted, is_short
 from scraperd.page.helper import REPLY, REQUEST, Reply, Start
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ class Helpers:
         """What a helper took of `body` within so many seconds of CPU.
 
         Or its exit code (minus a signal's number) if it did not live to tell; None if its
-        memory did not suffice. Raises HelperError for an error of ours.
+        memory did not suffice. Raises HelperError for an error of ours, Exhausted if there were
+        no descriptors to start one with.
         """
         helper = await self._helper()
         reply = await self._reply(helper, asked, body, seconds)
@@ -81,7 +84,7 @@ class Helpers:
             if helper.alive:
                 return helper
             await helper.kill()
-        starting = asyncio.ensure_future(_Helper.begin(self._start))
+        starting = asyncio.ensure_future(self._begin())
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
         try:
@@ -89,6 +92,21 @@ class Helpers:
         except asyncio.CancelledError:
             starting.add_done_callback(self._started)
             raise
+
+    async def _begin(self) -> _Helper:
+        """Start one, and wait for what that takes if it is not there (or Exhausted)."""
+        pause, waited = PAUSE[0], 0.0
+        while True:
+            try:
+                return await _Helper.begin(self._start)
+            except OSError as error:
+                if not (is_short(error) or error.errno == errno.EAGAIN):  # fork(2): too many tasks
+                    raise
+            if waited >= PATIENCE:
+                raise Exhausted
+            await asyncio.sleep(pause)
+            waited += pause
+            pause = min(2 * pause, PAUSE[1])
 
     def _started(self, starting: asyncio.Future[_Helper]) -> None:
         """A helper whose job was cancelled meanwhile is for the next one."""

@@ -20,6 +20,7 @@ import aiodns
 import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from scraperd.page.descriptors import Exhausted, none_left
 from scraperd.page.netguard import Blocked
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class _Outcome:
 
     ttl: float
     addresses: tuple[tuple[socket.AddressFamily, str], ...] = ()
-    error: Callable[[], OSError] | None = None
+    error: Callable[[], Exception] | None = None
     whole: bool = False
 
 
@@ -124,7 +125,7 @@ class Resolver(AbstractResolver):
         """The addresses of `host` that may be connected to, IPv6 first (RFC 6724 section 2.1).
 
         `host` is absolute, in ASCII; a final dot changes nothing. Raises Blocked if
-        it has addresses and none is admitted, LookupFailed if it has none.
+        it has addresses and none is admitted, LookupFailed if it has none, Exhausted.
         """
         outcome = await self._outcome(host)
         wanted = [
@@ -193,7 +194,13 @@ class Resolver(AbstractResolver):
         return outcome
 
     async def _ask(self, name: str) -> _Outcome:
-        """Ask c-ares. What goes wrong is an outcome too."""
+        """Ask c-ares. What goes wrong is an outcome too; a lack of descriptors is not kept."""
+        outcome = await self._asked(name)
+        if outcome.ttl == TROUBLE and none_left():
+            return _Outcome(0.0, error=Exhausted)
+        return outcome
+
+    async def _asked(self, name: str) -> _Outcome:
         try:
             channel = self._channel()
             self._load += 1

@@ -20,6 +20,7 @@ from scraperd.contract import Failure, Redirect, Result, Timings, check_url, hos
 from scraperd.page.budget import Budget
 from scraperd.page.content import asked_of, described, media_of, unchanged
 from scraperd.page.cookies import Cookies, given
+from scraperd.page.descriptors import Exhausted
 from scraperd.page.extractor import Extractor
 from scraperd.page.fetch import Fetcher, Request, Response, failure_of, location_of, retry_after
 from scraperd.page.hosts import HostTable
@@ -44,6 +45,7 @@ _NOT_MODIFIED: Final = 304
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
 ROBOTS_TIMEOUT: Final = (10.0, 3.0)  # seconds for each hop of a robots.txt; while others wait
 ROBOTS_RUSH: Final = (5.0, 15.0)  # seconds until a job asks again while too many are asked for
+SHORT_REST: Final = (2.0, 6.0)  # seconds until a job is tried again that found no descriptor
 _UNAUTHORISED: Final = frozenset({401, 403, 407})
 _BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.6.4
 
@@ -83,7 +85,10 @@ class Page:
 
 
 class Scraper:
-    """Turns jobs into pages. One for the process; an async context manager."""
+    """Turns jobs into pages. One for the process; an async context manager.
+
+    `exhausted` counts jobs that have to come back because this process was out of descriptors.
+    """
 
     def __init__(self, config: Config, fetcher: Fetcher) -> None:
         self._config = config
@@ -93,6 +98,7 @@ class Scraper:
         self._robots = Robots(config, self._table, self._fetch_robots)
         self._budget = Budget(config.memory_budget)
         self._extractor = Extractor(config)
+        self.exhausted = 0
 
     async def __aenter__(self) -> Self:
         await self._extractor.__aenter__()
@@ -116,14 +122,20 @@ class Scraper:
         if place and place.seconds > patience and place.host != host_of(page.job.url):
             page.later = place  # a later hop's turn: the first hop need not be fetched before it
             return
-        answer = await self._follow(page)
-        match answer:
-            case Later():
-                page.later = answer
-            case Failure():
-                page.failure = answer
-            case Response():
-                await self._take(page, answer, rules)
+        try:
+            answer = await self._follow(page)
+            match answer:
+                case Later():
+                    page.later = answer
+                case Failure():
+                    page.failure = answer
+                case Response():
+                    await self._take(page, answer, rules)
+        except Exhausted:
+            # No attempt, and no word of it to anybody: the site has done nothing wrong.
+            self.exhausted += 1
+            rest = random.uniform(*SHORT_REST)  # noqa: S311 - jitter
+            page.later = Later(_host(exact(page.job.url)), rest)
 
     async def _take(self, page: Page, answer: Response, rules: Rules | None) -> None:
         """What was asked for, out of the final response."""
@@ -163,7 +175,8 @@ class Scraper:
             if isinstance(target, Failure):
                 return target
             page.redirects.append(Redirect(answer.status, str(target)))
-            cookies.learn(request.url, answer.headers.getall("Set-Cookie", ()))
+            set_cookies = answer.headers.getall("Set-Cookie", ())
+            cookies.learn(request.url, set_cookies, answer.headers)
             _redirect(request, answer.status, target)
 
     async def _hop(

@@ -70,3 +70,34 @@ def test_no_header_raises(value: str) -> None:
     """Whatever a site sends, the answer is none or a wait that is not negative."""
     wait = retry_after(CIMultiDict({"Retry-After": value}), NOW)
     assert wait is None or 0 <= wait < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Date": "Sun, 06 Nov 1994 08:49:00 GMT"}, 37.0),
+        ({"Date": "Sunday, 06-Nov-94 07:49:00 GMT"}, 3637.0),
+        ({"Date": "Sun Nov  6 09:49:00 1994"}, 0.0),
+        ({"Date": "Sun, 06 Nov 1994 08:48:00 GMT", "Age": "60"}, 37.0),  # from a cache
+        ({"Date": "Sun, 06 Nov 1994 08:49:00 GMT", "Age": "-1"}, 37.0),
+        ({"Date": "Fri, 31 Dec 9999 23:59:59 GMT", "Age": "9" * 30}, 0.0),
+    ],
+)
+def test_a_date_is_taken_against_the_answers_own(headers: dict[str, str], seconds: float) -> None:
+    """Both dates are by the site's clock, so ours may be wrong by years and nothing changes."""
+    asked = CIMultiDict({"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT", **headers})
+    for wrong in (-3600, 0, 3600, 10**9):
+        assert retry_after(asked, NOW + timedelta(seconds=wrong)) == seconds
+
+
+@pytest.mark.parametrize("date", ["", "now", "Sun, 99 Nov 1994 08:49:00 GMT"])
+def test_our_clock_stands_in_for_a_date_that_is_none(date: str) -> None:
+    """A Date that can't be read counts as absent (RFC 9110 section 6.6.1), and its Age with it."""
+    headers = {"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT", "Date": date, "Age": "600"}
+    assert retry_after(CIMultiDict(headers), NOW) == 37.0
+
+
+def test_seconds_need_no_date() -> None:
+    """Where the site asks for seconds, no clock has a say."""
+    headers = {"Retry-After": "120", "Date": "Sun, 06 Nov 1994 05:49:00 GMT", "Age": "60"}
+    assert retry_after(CIMultiDict(headers), NOW) == 120.0

@@ -350,6 +350,19 @@ async def test_a_jobs_cookie_set_anew_is_not_sent_twice(
     assert [visit.header("Cookie") for visit in site.visits] == ["sid=old", "sid=new"]
 
 
+async def test_a_cookie_lives_by_the_clock_of_its_site(site: Site, scrape: Scrape) -> None:
+    """Five minutes by the answer's own Date are not over, though by our clock they are."""
+    date = datetime.now(UTC) - timedelta(hours=1)
+    expires = format_datetime(date + timedelta(minutes=5), usegmt=True)
+    lines = [
+        f"Date: {format_datetime(date, usegmt=True)}",
+        f"Set-Cookie: s=1; Path=/; Expires={expires}",
+    ]
+    site.at("/end", page(HTML))
+    await scrape(site.at("/a", redirect("/end", headers=lines)))
+    assert [visit.header("Cookie") for visit in site.seen("/end")] == ["s=1"]
+
+
 async def test_no_cookie_of_one_job_reaches_another(site: Site, scrape: Scrape) -> None:
     """Not one it was given, not one a redirect set, not one the page set."""
     setting = ["Set-Cookie: s=1; Path=/"]
