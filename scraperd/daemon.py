@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from scraperd import __version__
-from scraperd.broker.generation import BrokerRefused, Settings
+from scraperd.broker.dial import BrokerRefused
+from scraperd.broker.generation import Settings
 from scraperd.broker.intake import Lanes
 from scraperd.broker.limits import Limits
 from scraperd.broker.link import Link
@@ -27,6 +28,7 @@ from scraperd.broker.topology import Topology, TopologyError
 from scraperd.jobs.observe import Observer, configure
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
+from scraperd.page.descriptors import fit, needed, raise_limit
 from scraperd.page.fetch import Fetcher
 from scraperd.page.scrape import Scraper
 
@@ -46,10 +48,26 @@ def run(config: Config, notifier: Notifier) -> int:
     """Run the daemon until a signal ends it; returns the exit code."""
     configure(config)
     observer = Observer()
+    config = _fitted(config, observer)
     gc.freeze()  # what was imported stays: no collection need look at it again
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_main(config, notifier, observer))
+
+
+def _fitted(config: Config, observer: Observer) -> Config:
+    """The configuration, with no more connections than there are descriptors for."""
+    limit = raise_limit()
+    fitted = fit(config, limit)
+    if fitted != config:
+        observer.event(
+            "descriptors_few",
+            limit=limit,
+            needed=needed(config),
+            concurrency=fitted.concurrency,
+            max_connections=fitted.max_connections,
+        )
+    return fitted
 
 
 @dataclass(slots=True)
@@ -58,6 +76,7 @@ class _Services:
 
     link: Link
     worker: Worker
+    scraper: Scraper
 
 
 async def _main(config: Config, notifier: Notifier, observer: Observer) -> int:
@@ -116,7 +135,7 @@ def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _S
         on_lost=worker.abandon,
         events=observer.event,
     )
-    return _Services(link, worker)
+    return _Services(link, worker, scraper)
 
 
 def link_settings(config: Config, name: str) -> Settings:
@@ -171,8 +190,11 @@ async def _drain(config: Config, services: _Services, observer: Observer, why: s
 async def _pulse(services: _Services, notifier: Notifier, observer: Observer) -> None:
     """Tell systemd: ready once consuming, alive while the loop turns, and how it goes."""
     interval = min(STATUS_EVERY, notifier.watchdog_interval or STATUS_EVERY)
-    ready = False
+    ready, exhausted = False, 0
     while True:
+        if (count := services.scraper.exhausted) > exhausted:
+            observer.event("descriptors_exhausted", jobs=count - exhausted)
+            exhausted = count
         consuming = services.link.consuming.is_set()
         status = _status(services, observer)
         if ready:

@@ -1,6 +1,6 @@
 """A *generation*: two connections with their channels, from connect to the first sign of trouble.
 
-May touch: aio_pika and aiormq, the loop's clock.
+May touch: aiormq, the loop's clock.
 Must never: reconnect, or settle a delivery of another generation.
 """
 
@@ -11,27 +11,25 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-import aio_pika
 from aiormq import exceptions as amqp
-from yarl import URL
 
+from scraperd.broker.dial import Line, dial
 from scraperd.broker.message import Delivery, delivery_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aio_pika.abc import AbstractConnection
     from aiormq.abc import AbstractConnection as Wire
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
     from pamqp import commands as spec
 
 CLOSE_TIMEOUT: Final = 5.0
+RENEW_EVERY: Final = 5.0  # seconds; a queue that is full rejects on any channel
 ANSWER_TIMEOUT: Final = 10.0  # seconds; a broker that takes longer to count a queue has no leader
 # What a library call raises once its connection is gone: a closed channel is a RuntimeError, and
 # calls that were pending when a heartbeat was missed end with a CancelledError of the library's.
 LOST: Final = (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError)
-NOT_ALLOWED: Final = 530  # AMQP 0-9-1 reply code: no such vhost, or no right to it
 
 
 class Events(Protocol):
@@ -43,10 +41,6 @@ class Events(Protocol):
 
 class BrokerLost(ConnectionError):  # noqa: N818 - a state of the world, not a mistake
     """The generation ended: what is unacked in it will be delivered again."""
-
-
-class BrokerRefused(Exception):  # noqa: N818 - the same
-    """The broker answers and says no: credentials or vhost. Waiting will not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,56 +80,37 @@ class Generation:
     def __init__(self, settings: Settings, url: str) -> None:
         self._settings = settings
         self._url = url
-        self._connections: list[AbstractConnection] = []
+        self._lines: list[Line] = []
         self._consume: Channel | None = None
         self._publish: Channel | None = None
         self._ask: Channel | None = None
         self._consumers: dict[str, Consumer] = {}
         self._held: dict[int, Consumer] = {}
-        self._pending: dict[object, float] = {}
+        self._pending: dict[object, tuple[float, Channel]] = {}
+        self._renewed = 0.0
+        self._arrived = 0
+        self._moved = 0.0
         self.words = ""
         """The broker's own words, if it closed a channel or a connection with some."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def connect(self) -> None:
         """Open both connections and the publishing channel. Raises BrokerRefused or OSError."""
+        settings = self._settings
         for purpose in ("consume", "publish"):
-            self._connections.append(await self._dial(purpose))
-        consuming, publishing = (_wire(connection) for connection in self._connections)
+            name = f"{settings.name} {purpose}"
+            line = await dial(self._url, name, settings.heartbeat, settings.connect_timeout)
+            self._lines.append(line)
+        consuming, publishing = (line.wire for line in self._lines)
         self._consume = await _open(consuming)
         self._consume.on_consumer_cancel_callbacks.add(self._on_cancelled)
         self._publish = await _open(publishing, confirms=True)
         for end in (consuming, publishing, self._consume, self._publish):
             end.closing.add_done_callback(self._on_closed)
 
-    async def _dial(self, purpose: str) -> AbstractConnection:
-        settings = self._settings
-        try:
-            return await aio_pika.connect(
-                URL(self._url),
-                heartbeat=settings.heartbeat,
-                timeout=settings.connect_timeout,
-                client_properties={"connection_name": f"{settings.name} {purpose}"},
-            )
-        except (amqp.AuthenticationError, amqp.ProbableAuthenticationError) as error:
-            raise BrokerRefused(
-                "the broker refused the user name or the password of broker_url"
-            ) from error
-        except (amqp.AMQPError, TimeoutError) as error:
-            if getattr(error, "reply_code", None) == NOT_ALLOWED:
-                raise BrokerRefused(
-                    f"the broker refused the vhost of broker_url: {error}"
-                ) from error
-            if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
-                raise OSError(
-                    "the broker closed the connection when the vhost was opened; does the vhost of "
-                    "broker_url exist, and may this user enter it?"
-                ) from error
-            raise OSError(str(error) or "no answer") from error
-
     async def channel(self) -> Channel:
         """A fresh channel for declarations: an error there closes it and nothing else."""
-        return await _open(_wire(self._connections[1]))
+        return await _open(self._lines[1].wire)
 
     async def consume(
         self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
@@ -178,7 +153,7 @@ class Generation:
         """Ready messages and consumers, by the broker's own count; None if it does not say."""
         try:
             if self._ask is None or self._ask.is_closed:
-                self._ask = await _open(_wire(self._connections[0]))
+                self._ask = await _open(self._lines[0].wire)
             answer = await self._ask.queue_declare(queue, passive=True, timeout=ANSWER_TIMEOUT)
         except LOST as error:  # also TimeoutError: a queue without a leader is not counted
             reraise_own_cancel(error)
@@ -208,12 +183,13 @@ class Generation:
         Raises aiormq's PublishError (returned), DeliveryError (nacked), or BrokerLost. There is no
         timeout here: a late confirm has an unknown outcome, so `overdue` ends the generation.
         """
-        if self.lost.done() or self._publish is None:
+        channel = self._publish
+        if self.lost.done() or channel is None:
             raise BrokerLost
         key_of_wait = object()
-        self._pending[key_of_wait] = time.monotonic()
+        self._pending[key_of_wait] = time.monotonic(), channel
         try:
-            await self._publish.basic_publish(
+            await channel.basic_publish(
                 body,
                 exchange=exchange,
                 routing_key=key,
@@ -229,20 +205,61 @@ class Generation:
             raise BrokerLost from error
         finally:
             del self._pending[key_of_wait]
+            if channel is not self._publish:
+                await self._retire(channel)
+
+    async def renew(self) -> None:
+        """Publish on a new channel from now on; at most every RENEW_EVERY seconds.
+
+        RabbitMQ 3.10 rejects everything from a channel that first published to a queue
+        while that had no leader, also when it has one.
+        """
+        now = time.monotonic()
+        if self.lost.done() or self._publish is None or now - self._renewed < RENEW_EVERY:
+            return
+        self._renewed, old = now, self._publish
+        try:
+            new = await _open(self._lines[1].wire, confirms=True)
+        except LOST as error:
+            reraise_own_cancel(error)
+            self.end(f"opening a channel failed: {error!r}")
+            return
+        new.closing.add_done_callback(self._on_closed)
+        old.closing.remove_done_callback(self._on_closed)
+        self._publish = new
+        await self._retire(old)
+
+    async def _retire(self, channel: Channel) -> None:
+        """Close a channel that was replaced, once nothing waits for a confirm on it."""
+        if channel.is_closed or any(channel is other for _, other in self._pending.values()):
+            return
+        try:
+            await channel.close(timeout=CLOSE_TIMEOUT)
+        except LOST as error:
+            reraise_own_cancel(error)
 
     async def blocked(self) -> bool:
         """Whether the broker holds back publishers (memory or disk alarm)."""
         try:
             async with asyncio.timeout(0.01):
-                await _wire(self._connections[1]).ready()
+                await self._lines[1].wire.ready()
         except TimeoutError:
             return True
         return False
 
     def overdue(self) -> float:
-        """Age in seconds of the oldest publish that still waits for its confirm; 0 without one."""
-        oldest = next(iter(self._pending.values()), None)
-        return 0.0 if oldest is None else time.monotonic() - oldest
+        """Seconds that the oldest publish has waited for its confirm; 0 without one.
+
+        On a slow line it does not wait for a confirm while it is still on its way.
+        """
+        (oldest, _), now = next(iter(self._pending.values()), (None, None)), time.monotonic()
+        if oldest is None or self.lost.done():
+            return 0.0
+        line = self._lines[1]
+        if (arrived := line.arrived()) != self._arrived and line.waiting():
+            self._moved = now
+        self._arrived = arrived
+        return now - max(oldest, self._moved)
 
     def end(self, reason: str) -> None:
         """Declare this generation over. Only the first reason counts."""
@@ -260,7 +277,7 @@ class Generation:
             except LOST as error:
                 reraise_own_cancel(error)
         self.end("closed")
-        closing = [asyncio.ensure_future(connection.close()) for connection in self._connections]
+        closing = [asyncio.ensure_future(line.wire.close()) for line in self._lines]
         if closing:
             _, slow = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
             for task in slow:
@@ -274,17 +291,6 @@ class Generation:
 
     def _on_cancelled(self, _: object) -> None:
         self.end("the broker cancelled the consumer (queue deleted, or its leader moved)")
-
-
-def _wire(connection: AbstractConnection) -> Wire:
-    """The connection beneath aio-pika's.
-
-    Its channels raise on a returned publish, cost less, and let us own the tasks.
-    """
-    transport = connection.transport
-    if transport is None:
-        raise BrokerLost
-    return transport.connection
 
 
 async def _open(wire: Wire, *, confirms: bool = False) -> Channel:

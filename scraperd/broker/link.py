@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from yarl import URL
 
+from scraperd.broker.dial import BrokerRefused
 from scraperd.broker.generation import (
     LOST,
-    BrokerRefused,
     Generation,
     reraise_own_cancel,
 )

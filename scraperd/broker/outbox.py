@@ -55,6 +55,7 @@ class Outbox:
                 await self._redeclare(generation)
             except amqp.DeliveryError:
                 problem = "rejected"
+                await generation.renew()
             else:
                 return
             self._events(

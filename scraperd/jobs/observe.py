@@ -110,6 +110,8 @@ _WARNINGS = frozenset(
         "broker_blocked",
         "broker_limit",
         "consumer_starved",
+        "descriptors_exhausted",
+        "descriptors_few",
         "queue_differs",
         "publish_refused",
         "drain_timeout",

@@ -1,0 +1,265 @@
+"""The dead queue for the command line: read each letter, put its job back, or remove it.
+
+May touch: a generation of its own, the dead queue and the jobs queue.
+Must never: ack a letter whose job the broker has not confirmed, or hold more bodies than a window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from aiormq import exceptions as amqp
+
+from scraperd.broker.dial import BrokerRefused
+from scraperd.broker.generation import (
+    LOST,
+    BrokerLost,
+    Generation,
+    reraise_own_cancel,
+)
+from scraperd.broker.link import censored
+from scraperd.broker.message import Message, delivery_of
+from scraperd.broker.topology import TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+    from aiormq.abc import DeliveredMessage
+    from aiormq.channel import Channel
+
+    from scraperd.broker.generation import Settings
+    from scraperd.broker.message import Delivery
+    from scraperd.broker.topology import Topology
+
+SMALLEST: Final = 32  # letters of the first window, before the size of a body is known
+LARGEST: Final = 512  # letters of any window
+BYTES: Final = 32 * 1024 * 1024  # of all bodies in a window, if they are as large as the last ones
+SILENCE: Final = 1.0  # seconds without a letter after which the queue is asked whether there is one
+PATIENCE: Final = 5  # such silences in a row, though letters are ready: someone else is served
+RETURNED: Final = (
+    40  # times that the broker is asked whether letters are back; another may have them
+)
+RETURNED_EVERY: Final = 0.05  # seconds
+
+
+@asynccontextmanager
+async def opened(settings: Settings, topology: Topology) -> AsyncIterator[DeadQueue]:
+    """The dead queue on connections of its own. Raises BrokerLost, in words.
+
+    Letters that were looked at and not removed go back when it is closed.
+    """
+    generation, channel = await _first(settings)
+    try:
+        yield DeadQueue(generation, channel, topology, settings.confirm_timeout)
+    finally:
+        await generation.close()
+
+
+async def _first(settings: Settings) -> tuple[Generation, Channel]:
+    """A generation with the first broker that answers. Raises BrokerLost, a line for each."""
+    faults = []
+    for url in settings.urls:
+        generation = Generation(settings, url)
+        try:
+            await generation.connect()
+            return generation, await generation.channel()
+        except (*LOST, BrokerRefused) as error:
+            await generation.close()
+            reraise_own_cancel(error)
+            faults.append(f"no broker at {censored(url)}: {str(error) or repr(error)}")
+    raise BrokerLost("\n".join(faults))
+
+
+@dataclass(slots=True)
+class Window:
+    """One consumer's share: so many letters may be out, unacked, before the next one is needed."""
+
+    size: int
+    first: int = 1  # the delivery tag it began at, or less
+    kept: int = 0  # given out and not removed
+    largest: int = 1  # bytes of a body
+
+    def next_size(self, most: int) -> int:
+        """As many letters as surely fit into memory, judged by the bodies seen here."""
+        return min(most, max(SMALLEST, min(LARGEST, BYTES // self.largest)))
+
+
+class DeadQueue:
+    """Reads with one consumer after the other, each for a window of letters.
+
+    A letter that is stepped over stays unacked and holds a place in its consumer's prefetch, so a
+    single consumer would end at 65,535 of them (2,000 with a prefetch of 0: quorum queues take
+    that for it), and would be sent that many bodies at once. When all places of a window are held
+    the next consumer takes over; what the one before was given stays ours until it is given back.
+    """
+
+    def __init__(
+        self, generation: Generation, channel: Channel, topology: Topology, confirm_timeout: float
+    ) -> None:
+        self._generation = generation
+        self._channel = channel
+        self._topology = topology
+        self._confirm_timeout = confirm_timeout
+        self._arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
+        self._window = Window(0)
+        self._tag = ""  # the consumer's
+        self._last = 0  # the delivery tag that was given out last
+        self._consumers = 0
+        self.total = 0  # letters that were ready at the start
+        self.seen = 0  # letters that were given out
+        self._removed = 0
+        lost = generation.lost
+        lost.add_done_callback(lambda _: self._arrived.put_nowait(None))
+        channel.closing.add_done_callback(self._on_closed)
+        channel.on_consumer_cancel_callbacks.add(lambda _: generation.end("its queue is gone"))
+
+    def _on_closed(self, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        self._generation.end(f"channel closed: {error!r}" if error else "channel closed")
+
+    async def count(self) -> int:
+        """Ready letters. Raises TopologyError if there is no dead queue, or BrokerLost."""
+        name = self._topology.dead
+        with _lost():
+            channel = await self._generation.channel()
+            try:
+                answer = await channel.queue_declare(name, passive=True)
+            except amqp.ChannelNotFoundEntity:
+                raise TopologyError(
+                    f"queue {name!r} does not exist; start the daemon once"
+                ) from None
+            await channel.close()
+        return answer.message_count or 0
+
+    async def letters(self, most: int = LARGEST) -> AsyncGenerator[Delivery]:
+        """Each letter that is ready now, oldest first; not those that arrive behind them.
+
+        At most `most` are unacked and unread at a time. Ends early if another reader has the rest:
+        then `seen` is less than `total`. Raises BrokerLost.
+        """
+        self.total = await self.count()
+        if self.total:
+            await self._open(Window(min(SMALLEST, most)))
+        while self.seen < self.total and (letter := await self._next(most)) is not None:
+            self.seen += 1
+            self._window.kept += 1
+            self._window.largest = max(self._window.largest, len(letter.body))
+            self._last = letter.tag
+            yield letter
+
+    async def _next(self, most: int) -> Delivery | None:
+        """Wait for a letter; None if there is none for us."""
+        silent = 0
+        while not self._generation.lost.done():
+            if self._window.kept >= self._window.size and self._arrived.empty():
+                await self._end()
+                await self._open(Window(self._window.next_size(most), self._last + 1))
+            try:
+                async with asyncio.timeout(SILENCE):
+                    letter = await self._arrived.get()
+            except TimeoutError:
+                silent += 1
+                if silent > PATIENCE or not await self.count():
+                    return None
+            else:
+                if letter is not None:
+                    return letter
+        raise self._gone()
+
+    def _gone(self) -> BrokerLost:
+        lost = self._generation.lost
+        return BrokerLost(f"lost the broker: {lost.result() if lost.done() else 'no reason given'}")
+
+    async def _open(self, window: Window) -> None:
+        self._window = window
+
+        async def arrived(message: DeliveredMessage) -> None:
+            self._arrived.put_nowait(delivery_of(message, self._generation, self._topology.dead))
+
+        with _lost():
+            await self._channel.basic_qos(prefetch_count=window.size)
+            self._consumers += 1
+            self._tag = f"dead-{self._consumers:06}"
+            await self._channel.basic_consume(self._topology.dead, arrived, consumer_tag=self._tag)
+
+    async def _end(self) -> None:
+        """End the consumer. The broker answers after all acks that were sent before."""
+        if self._tag:
+            with _lost():
+                await self._channel.basic_cancel(self._tag)
+            self._tag = ""
+
+    async def remove(self, letter: Delivery) -> None:
+        """Ack one letter: it is gone once `give_back` returns. Raises BrokerLost."""
+        with _lost():
+            await self._channel.basic_ack(letter.tag, wait=False)
+        self._removed += 1
+        if letter.tag >= self._window.first:
+            self._window.kept -= 1
+
+    async def give_back(self) -> None:
+        """Put what was not removed back, and return when every ack is applied.
+
+        Waits a moment for them to be ready again, as the broker sees to that after it has answered:
+        whoever looks next must find them. Raises BrokerLost if the acks may be lost.
+        """
+        with _lost():
+            await self._end()
+            await self._channel.close()
+        asked = 0
+        while asked < RETURNED and await self.count() < self.total - self._removed:
+            asked += 1
+            await asyncio.sleep(RETURNED_EVERY)
+
+    async def requeue(self, letter: Delivery, ident: str | None) -> None:
+        """Publish the letter's job to the jobs queue, as it was first published; then ack it.
+
+        `ident` becomes the message id, by which a job that has no id in its body keeps its own. Two
+        letters of one `ident` must not be on their way at once: the library would give one the
+        outcome of the other. Raises TopologyError if the queue is full or missing, or BrokerLost;
+        the letter is then still in the dead queue.
+        """
+        message = Message(
+            "",
+            self._topology.jobs,
+            letter.body,
+            headers=letter.passed_on(),
+            correlation_id=letter.correlation_id,
+            reply_to=letter.reply_to,
+            priority=letter.priority,
+            content_type=letter.content_type,
+        )
+        properties = message.properties()
+        properties.message_id = ident or properties.message_id
+        try:
+            async with asyncio.timeout(self._confirm_timeout):
+                await self._generation.publish("", message.routing_key, message.body, properties)
+        except TimeoutError:
+            raise BrokerLost(
+                f"no confirm within {self._confirm_timeout:g} s; does the broker hold publishers "
+                "back (memory or disk alarm)?"
+            ) from None
+        except amqp.PublishError:
+            raise TopologyError(
+                f"queue {self._topology.jobs!r} does not exist; start the daemon once"
+            ) from None
+        except BrokerLost:
+            raise self._gone() from None
+        except amqp.DeliveryError:
+            raise TopologyError(f"queue {self._topology.jobs!r} refuses jobs; it is full") from None
+        await self.remove(letter)
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """What the library raises without its connection, as BrokerLost."""
+    try:
+        yield
+    except BrokerLost:
+        raise
+    except LOST as error:
+        reraise_own_cancel(error)
+        raise BrokerLost(f"lost the broker: {error!r}") from error
