@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import uuid
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 import msgspec
-import uvloop
 from msgspec import UNSET
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from scraperd import __version__, daemon, once
+from scraperd import __version__, cli_dead, daemon, once
 from scraperd.broker import client
-from scraperd.broker.generation import BrokerLost
 from scraperd.broker.link import censored
 from scraperd.broker.topology import Topology, TopologyError
-from scraperd.config import Config, ConfigError, example, load, notify_socket
+from scraperd.config import Config, example, notify_socket
+from scraperd.console import EPILOG as _EPILOG
+from scraperd.console import EXIT_FAILED, EXIT_USAGE
+from scraperd.console import config_of as _config
+from scraperd.console import fail as _fail
+from scraperd.console import run_client as _run
+from scraperd.console import with_config as _with_config
 from scraperd.contract import (
     Include,
     Invalid,
@@ -44,57 +47,9 @@ from scraperd.page.rules import RuleError, Rules, compile_rules
 from scraperd.systemd import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator
 
-
-EXIT_FAILED: Final = 1  # it ran, and the answer is no: a failed page, an unreachable broker
-EXIT_USAGE: Final = 2
-EXIT_CONFIG: Final = daemon.EXIT_CONFIG
 PUBLISH_WINDOW: Final = 100  # unconfirmed publishes at a time
-
-_EPILOG = """Exit codes: 0 done; 1 it ran and the answer is no (failed page, no broker);
-2 wrong usage or input; 70 internal error; 78 wrong configuration; 128+N ended by signal N."""
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    """End with one clear line on standard error for each fault."""
-    for line in message.splitlines():
-        click.echo(f"scraperd: {line}", err=True)
-    sys.exit(code)
-
-
-def _config(path: Path | None) -> Config:
-    try:
-        return load(path)
-    except ConfigError as error:
-        _fail(str(error), EXIT_CONFIG)
-
-
-def _run(main: Coroutine[Any, Any, int]) -> NoReturn:
-    """Run a client command; its expected failures end in one line."""
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code: int = runner.run(main)
-    except (BrokerLost, TopologyError) as error:
-        _fail(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter's last flush must not meet that again.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - to the end
-        code = EXIT_FAILED
-    sys.exit(code)
-
-
-def _with_config(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
-        "--config",
-        "-c",
-        "path",
-        type=click.Path(path_type=Path, readable=False),  # `load` says what is wrong, with 78
-        envvar="SCRAPERD_CONFIG",
-        help="TOML file; without one, the defaults and SCRAPERD_... variables.",
-    )(command)
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -456,3 +411,6 @@ def show_schema(what: str) -> None:
         return
     types: dict[str, type[msgspec.Struct]] = {"job": Job, "result": Result, "config": Config}
     click.echo(json.dumps(schema(types[what]), indent=2))
+
+
+main.add_command(cli_dead.group)
