@@ -22,7 +22,7 @@ check: setup  ## lint, format, types, which floor imports which, and the house r
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests.rig -p benchmarks
+	$(BIN)/mypy -p tests.rig -p tests.faults -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rig.house
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -17,7 +18,7 @@ from scraperd.broker.dial import Line, dial
 from scraperd.broker.message import Delivery, delivery_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from aiormq.abc import AbstractConnection as Wire
     from aiormq.abc import DeliveredMessage
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pamqp import commands as spec
 
 CLOSE_TIMEOUT: Final = 5.0
+WAKE_AFTER: Final = 1.0  # seconds the library gets to end its own calls on a lost connection
 RENEW_EVERY: Final = 5.0  # seconds; a queue that is full rejects on any channel
 ANSWER_TIMEOUT: Final = 10.0  # seconds; a broker that takes longer to count a queue has no leader
 # What a library call raises once its connection is gone: a closed channel is a RuntimeError, and
@@ -88,6 +90,9 @@ class Generation:
         self._held: dict[int, Consumer] = {}
         self._pending: dict[object, tuple[float, Channel]] = {}
         self._renewed = 0.0
+        self._replaced: set[object] = set()
+        self._waiting: dict[object, asyncio.Task[Any] | None] = {}
+        self._woken: set[object] = set()
         self._arrived = 0
         self._moved = 0.0
         self.words = ""
@@ -106,7 +111,7 @@ class Generation:
         self._consume.on_consumer_cancel_callbacks.add(self._on_cancelled)
         self._publish = await _open(publishing, confirms=True)
         for end in (consuming, publishing, self._consume, self._publish):
-            end.closing.add_done_callback(self._on_closed)
+            self._watch(end)
 
     async def channel(self) -> Channel:
         """A fresh channel for declarations: an error there closes it and nothing else."""
@@ -166,7 +171,8 @@ class Generation:
         if self.lost.done() or self._consume is None:
             return False
         try:
-            await self._consume.basic_ack(tag, wait=False)
+            with self._call():
+                await self._consume.basic_ack(tag, wait=False)
         except LOST as error:
             reraise_own_cancel(error)
             self.end(f"ack failed: {error!r}")
@@ -189,14 +195,15 @@ class Generation:
         key_of_wait = object()
         self._pending[key_of_wait] = time.monotonic(), channel
         try:
-            await channel.basic_publish(
-                body,
-                exchange=exchange,
-                routing_key=key,
-                properties=properties,
-                mandatory=True,
-                wait=False,
-            )
+            with self._call():
+                await channel.basic_publish(
+                    body,
+                    exchange=exchange,
+                    routing_key=key,
+                    properties=properties,
+                    mandatory=True,
+                    wait=False,
+                )
         except amqp.DeliveryError:
             raise
         except LOST as error:
@@ -224,8 +231,8 @@ class Generation:
             reraise_own_cancel(error)
             self.end(f"opening a channel failed: {error!r}")
             return
-        new.closing.add_done_callback(self._on_closed)
-        old.closing.remove_done_callback(self._on_closed)
+        self._watch(new)
+        self._replaced.add(old)
         self._publish = new
         await self._retire(old)
 
@@ -265,6 +272,31 @@ class Generation:
         """Declare this generation over. Only the first reason counts."""
         if not self.lost.done():
             self.lost.set_result(reason)
+            asyncio.get_running_loop().call_later(WAKE_AFTER, self._wake)
+
+    def _wake(self) -> None:
+        """End the calls that the library forgot: those that waited for a place in its queue."""
+        for call, task in self._waiting.items():
+            if task is not None and call not in self._woken:
+                self._woken.add(call)
+                task.cancel()
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """A call of the library that ends with the generation, by BrokerLost, if not before."""
+        call, task = object(), asyncio.current_task()
+        self._waiting[call] = task
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if call not in self._woken or task is None:
+                raise
+            if task.uncancel():  # someone else wants its end too
+                raise
+            raise BrokerLost from error
+        finally:
+            del self._waiting[call]
+            self._woken.discard(call)
 
     async def close(self) -> None:
         """Tear both connections down; the broker requeues whatever was unacked.
@@ -284,7 +316,12 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*closing, return_exceptions=True)
 
-    def _on_closed(self, future: asyncio.Future[Any]) -> None:
+    def _watch(self, end: Any) -> None:
+        end.closing.add_done_callback(lambda future: self._on_closed(end, future))
+
+    def _on_closed(self, end: object, future: asyncio.Future[Any]) -> None:
+        if end in self._replaced:
+            return
         error = None if future.cancelled() else future.exception()
         self.words = self.words or str(error or "")
         self.end(f"connection closed: {error!r}" if error else "connection closed")

@@ -13,6 +13,10 @@ from typing import Final
 from scraperd.settings import JOB_SHARE
 
 _TOO_LARGE = re.compile(r"message size [0-9]+ (?:bytes )?is larger than .*?size (?P<bytes>[0-9]+)")
+_ERRORS = re.compile(  # how RabbitMQ's reply texts begin, AMQP 0-9-1 section 1.2
+    "FRAME_ERROR|SYNTAX_ERROR|COMMAND_INVALID|CHANNEL_ERROR|UNEXPECTED_FRAME|RESOURCE_ERROR"
+    "|NOT_ALLOWED|NOT_IMPLEMENTED|INTERNAL_ERROR|PRECONDITION_FAILED|NOT_FOUND|ACCESS_REFUSED"
+)
 _TOO_LATE = re.compile(r"timed out\. Timeout value used: (?P<ms>[0-9]+) ms")
 _RELEASE: Final = 0.9  # of the ack timeout, after which a delivery is let go in another way
 
@@ -48,6 +52,11 @@ class Limits:
         return None
 
 
-def is_about_limits(words: str) -> bool:
-    """Whether the broker closed a channel over a limit, which is no delivery's fault for long."""
-    return bool(_TOO_LARGE.search(words) or _TOO_LATE.search(words))
+def blames_a_publish(words: str) -> bool:
+    """Whether the broker ended it over something that was sent, which may be sent again.
+
+    An operator's close, a cut or a silence is nobody's fault; a limit is learned.
+    """
+    if _TOO_LARGE.search(words) or _TOO_LATE.search(words):
+        return False
+    return bool(_ERRORS.search(words))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from msgspec import UNSET
 
 from scraperd.broker.generation import BrokerLost
-from scraperd.broker.limits import is_about_limits
+from scraperd.broker.limits import blames_a_publish
 from scraperd.broker.message import JOB_ID
 from scraperd.broker.outbox import Refused
 from scraperd.contract import (
@@ -138,15 +138,16 @@ class Worker:
     def abandon(self, generation: Generation) -> None:
         """The generation has ended: its jobs will be delivered again, so stop working on them.
 
-        This process lives, so none of them has ended it. Their return is not held against
-        them, but for those that were being published, which can end a connection.
+        This process lives, so none of them has ended it, and their return is not held
+        against them; but for those that were being published when the broker closed the
+        connection over something that was sent.
         """
-        excused = is_about_limits(generation.words)
+        suspicious = blames_a_publish(generation.words)
         self._forgiven = {}
         for delivery, flight in list(self._flights.items()):
             if delivery.generation is not generation:
                 continue
-            if flight.phase != "settling" or excused:
+            if flight.phase != "settling" or not suspicious:
                 self._forgiven[delivery.fingerprint] = delivery.forgiven + 1
             if flight.phase != "settling":
                 flight.task.cancel()

@@ -319,7 +319,7 @@ async def test_a_process_that_lives_suspects_none_of_its_jobs() -> None:
     those that were being published: that can end a connection.
     """
     async with House() as house:
-        lost = Lost()
+        lost = Lost("FRAME_ERROR - whoever's it was")
         house.deliver("wait", generation=lost)
         await turns_until(lambda: house.scrapes.started)
         house.worker.abandon(lost)

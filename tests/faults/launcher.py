@@ -1,0 +1,82 @@
+"""The daemon as its command runs it, with a fault built in: `python -m tests.faults.launcher`.
+
+May touch: the daemon's classes, wrapped in this process; this process, which it may kill.
+Must never: be installed with the daemon, or change what it does where no fault is asked for.
+
+FAULT_KILL_AT=ack kills the process between a confirm and its ack, after FAULT_AFTER acks (0).
+FAULT_POISON=1 kills it when a page whose path begins with /poison is about to be scraped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from scraperd import daemon
+from scraperd.broker.message import Delivery
+from scraperd.config import load, notify_socket
+from scraperd.page.scrape import Scraper
+from scraperd.systemd import Notifier
+
+if TYPE_CHECKING:
+    from scraperd.page.rules import Rules
+    from scraperd.page.scrape import Page
+
+TASKS = "X_TASKS"  # sd_notify(3) leaves names that begin so to whoever wants them
+
+
+class Counting(Notifier):
+    """Says how many tasks there are along with what it is told to say."""
+
+    __slots__ = ()
+
+    def send(self, **state: str | int) -> None:
+        super().send(**state, **{TASKS: len(asyncio.all_tasks())})
+
+
+def die() -> None:
+    """What the kernel's out-of-memory killer, or a crash, looks like."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_before_an_ack(after: int) -> None:
+    """Die where the confirm has come and the ack is not sent yet; once, as the process is gone."""
+    ack, count = Delivery.ack, 0
+
+    async def fatal(self: Delivery) -> bool:
+        nonlocal count
+        count += 1
+        if count > after:
+            die()
+        return await ack(self)
+
+    Delivery.ack = fatal  # type: ignore[method-assign]
+
+
+def die_of_poison() -> None:
+    """Some pages kill whoever touches them."""
+    scrape = Scraper.scrape
+
+    async def touch(self: Scraper, page: Page, rules: Rules | None) -> Any:
+        if urlsplit(str(page.job.url)).path.startswith("/poison"):
+            die()
+        return await scrape(self, page, rules)
+
+    Scraper.scrape = touch  # type: ignore[method-assign]
+
+
+def main() -> int:
+    """Build the faults in that were asked for, and run the daemon as its command does."""
+    if os.environ.get("FAULT_KILL_AT") == "ack":
+        kill_before_an_ack(int(os.environ.get("FAULT_AFTER", "0")))
+    if os.environ.get("FAULT_POISON"):
+        die_of_poison()
+    return daemon.run(load(None), Counting(*notify_socket()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
