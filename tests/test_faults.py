@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     [
         "kill9-between-confirm-and-ack",
         "broker-kill9",
+        "network-reset",
         "results-queue-deleted",
         "invalid-bodies",
         "poison",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NEVER = ("internal_error", "died")
 TROUBLE = (
     *("broker_unreachable", "broker_refused", "broker_lost", "broker_blocked"),
+    *("broker_limit", "consumer_starved", "queue_differs"),
+    *("descriptors_few", "descriptors_exhausted"),
     *("publish_refused", "drain_timeout", "second_signal", "hangup_ignored", "config"),
     *("broker_limit", "consumer_starved"),
 )

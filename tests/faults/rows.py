@@ -23,10 +23,12 @@ MODULES = (
     "poison",
     "bodies",
     "logs",
+    "machine",
     "cluster",
     "network",
     "alarms",
     "consumers",
+    "machine",
 )
 ROWS: dict[str, Row] = {}
 

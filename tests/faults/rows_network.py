@@ -62,5 +62,5 @@ def network_narrow(scene: Scene) -> None:
 
 def _under_load(scene: Scene, pipe: Pipe, **settings: Any) -> None:
     scene.start(through=[pipe.url], **settings)
-    scene.load(scene.many(3000, 400))
+    scene.load(scene.many(3000, 800))
     scene.more(100)
