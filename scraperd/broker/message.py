@@ -94,9 +94,14 @@ class Delivery:
     bare: bool = False
 
     @property
+    def returns(self) -> int:
+        """How often the broker got it back to this queue without an ack (quorum queues count)."""
+        return self.number(_COUNT)
+
+    @property
     def crashes(self) -> int:
         """How often it came back without an outcome, in all queues, and not for a known reason."""
-        return max(0, self.number(CRASHES) + self.number(_COUNT) - self.forgiven)
+        return max(0, self.number(CRASHES) + self.returns - self.forgiven)
 
     @property
     def fingerprint(self) -> int:

@@ -95,7 +95,7 @@ class Worker:
         """Take a delivery over; called by the consumer, returns at once."""
         if self.draining or self._group is None:
             return  # it stays unacked: the broker gives it to someone else
-        delivery.forgiven = self._forgiven.get(delivery.fingerprint, 0) if delivery.crashes else 0
+        delivery.forgiven = self._forgive(delivery) if delivery.returns else 0
         delivery.bare = delivery.crashes >= self._config.delivery_limit
         task = self._group.create_task(self.handle(delivery), name=f"job {delivery.tag}")
         self._flights[delivery] = Flight(task)
@@ -151,6 +151,16 @@ class Worker:
                 self._forgiven[delivery.fingerprint] = delivery.forgiven + 1
             if flight.phase != "settling":
                 flight.task.cancel()
+
+    def _forgive(self, delivery: Delivery) -> int:
+        """How many of its returns are not held against it.
+
+        Cut off again and again, a job is returned that nobody has even read. So where it is
+        one of many all its returns are no more than one.
+        """
+        known = self._forgiven.get(delivery.fingerprint, 0)
+        alone = delivery.queue == self._settler.topology.alone
+        return min(delivery.returns, max(known, 0 if alone else delivery.returns - 1))
 
     def _lane(self, delivery: Delivery) -> str | None:
         """The queue that the delivery must be moved to before it is looked at, if any.

@@ -101,8 +101,11 @@ class Publisher(Client):
                 connection.process_data_events(0)
             elif self._publish(channel, self._current):
                 self._current = None
-            else:
+            else:  # RabbitMQ 3.10 may reject all of a channel's, after an election of a leader
                 connection.sleep(REST)
+                channel.close()
+                channel = connection.channel()
+                channel.confirm_delivery()
 
     def _publish(self, channel: BlockingChannel, letter: Letter) -> bool:
         """Whether the broker took it. If the connection ends meanwhile, nobody knows."""

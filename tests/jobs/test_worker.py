@@ -280,7 +280,7 @@ async def test_what_does_not_end_in_time_is_left(within: float) -> None:
 async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
     """A job that has been delivered too often is dead without a scrape."""
     async with House(delivery_limit=3) as house:
-        house.deliver("good", **{"x-delivery-count": 3})
+        house.deliver("good", **{"x-scraperd-crashes": 2, "x-delivery-count": 7})
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == Dead("internal")
