@@ -42,7 +42,7 @@ def broker_kill9(scene: Scene) -> None:
 def connections_closed(scene: Scene) -> None:
     """An operator closes every connection under load, again and again."""
     scene.start()
-    scene.load(scene.many(4000, 1000))
+    scene.load(scene.many(8000, 2000))
     for _ in range(scene.many(20, 5)):
         scene.more(100)
         scene.cuts += 1
@@ -50,6 +50,7 @@ def connections_closed(scene: Scene) -> None:
         scene.node.eval(_CLOSE_ALL)
         scene.heal()
         scene.daemon.wait_for_line("broker_lost", start=lines)
+        scene.daemon.wait_for_line('"event":"ready"', start=lines)  # or the next finds nothing
 
 
 @row(3, "broker-frozen", nodes=1, says="broker_lost", may="broker_unreachable")
