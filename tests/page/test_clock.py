@@ -28,6 +28,7 @@ HOUR = 3600
 DELAY = 0.4  # seconds between two fetches from PACED, on average
 PACED = "127.0.0.2"
 SLACK = 3.0  # seconds a busy machine may take on top; an hour would be plain to see
+TICK = 0.01  # seconds a timer of the loop may be early: libuv counts in milliseconds
 
 
 class Dated(Hostel):
@@ -119,8 +120,8 @@ def test_a_timeout_is_as_long_as_it_was(
         jump()
         [result] = dispatcher.results(1, SLACK * 5)
         assert result["error"]["kind"] == "timeout"
-        assert 1 <= result["timings"]["fetch"] < 1 + SLACK
-        assert 1 <= time.monotonic() - began < 1 + 2 * SLACK
+        assert 1 - TICK <= result["timings"]["fetch"] < 1 + SLACK
+        assert 1 - TICK <= time.monotonic() - began < 1 + 2 * SLACK
 
 
 def test_a_parked_job_comes_back_in_time(
