@@ -31,7 +31,7 @@ format: setup  ## format the code and fix what can be fixed by machine
 	$(BIN)/ruff check --fix .
 
 test: setup  ## run all tests; they bring their own RabbitMQ and nginx
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: setup  ## 500 real pages through a private RabbitMQ and the daemon, with a table of results
 	$(BIN)/python -m examples.demo

@@ -1,6 +1,6 @@
 """Free TCP ports on loopback for the rig's servers.
 
-May touch: sockets on 127.0.0.1, bound for an instant.
+May touch: sockets on 127.0.0.1, bound for an instant; names in the abstract namespace.
 Must never: hand out a port that an outgoing connection could be given by the kernel.
 """
 
@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 # Below the kernel's ephemeral range (32768 and up): while a killed broker is down, no client
 # that retries can be given the broker's own port as its source port and connect to itself.
 _FIRST, _LAST = 20_000, 32_000
-_given: set[int] = set()
+_given: list[int] = []  # descriptors, held as long as this process lives: each stands for a port
 
 
 def is_free(port: int) -> bool:
@@ -29,14 +29,25 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on, never the same one twice in this process."""
+    """Return a port nobody listens on, and which no other test process was given either."""
     chooser = random.SystemRandom()
     for _ in range(1000):
         port = chooser.randint(_FIRST, _LAST)
-        if port not in _given and is_free(port):
-            _given.add(port)
+        if is_free(port) and _claim(port):
             return port
     raise RuntimeError(f"no free port between {_FIRST} and {_LAST} on {HOST}")
+
+
+def _claim(port: int) -> bool:
+    """Whether it is ours: whoever binds the name first has the port."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(f"\0scraperd-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _given.append(claim.detach())
+    return True
 
 
 def answers(port: int) -> bool:
