@@ -28,6 +28,7 @@ class Hostel:
         self._robots = robots  # the text of /robots.txt; None means there is none
         self._news = threading.Condition()
         self._hits: list[tuple[float, str]] = []
+        self._counts: Counter[str] = Counter()
         self._open = False
         self.connections = 0
         self._server = _Server((host, 0), _handler(self))
@@ -51,20 +52,17 @@ class Hostel:
     def hits(self) -> Counter[str]:
         """How often each path was asked for."""
         with self._news:
-            return self._count()
+            return self._counts.copy()
 
     def times(self, start: str = "/") -> list[float]:
         """When paths that start so were asked for, by the monotonic clock, in order."""
         with self._news:
             return sorted(at for at, path in self._hits if path.startswith(start))
 
-    def _count(self) -> Counter[str]:
-        return Counter(path for _, path in self._hits)
-
     def wait_for(self, wanted: Callable[[Counter[str]], bool], timeout: float = 20) -> None:
         """Wait until `wanted` holds of `hits`."""
         with self._news:
-            if not self._news.wait_for(lambda: wanted(self._count()), timeout):
+            if not self._news.wait_for(lambda: wanted(self._counts), timeout):
                 last = [path for _, path in self._hits[-20:]]
                 raise AssertionError(f"not seen within {timeout} s: {last}")
 
@@ -79,10 +77,11 @@ class Hostel:
         _, kind, value, *_ = [*path.split("/"), ""]
         with self._news:
             self._hits.append((time.monotonic(), path))
+            self._counts[path] += 1
             self._news.notify_all()
             if kind == "hold":
                 self._news.wait_for(lambda: self._open, 120)
-            seen = self._count()[path]
+            seen = self._counts[path]
         if kind == "robots.txt":
             return (404 if self._robots is None else 200), {}, (self._robots or "").encode()
         if kind == "to":
