@@ -145,6 +145,29 @@ def test_a_full_delay_queue_holds_the_jobs_and_loses_none(
     assert {(result["status"], result["attempt"]) for result in results} == {("ok", 1)}
 
 
+def test_a_moved_job_is_not_known_by_a_name_of_ours(
+    broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """A body without an id that came back is moved to the suspects, and travels there with a
+    message id of ours: still nobody could be told of a result, so there is none.
+    """
+    with Daemon(broker_url, prefix).ready() as daemon:
+        assert daemon.drain() == 0
+    dispatcher.publish(b"no job")
+    dispatcher.publish(b"no job either", message_id="mine")
+    with dispatcher.channel.connection.channel() as held:
+        for _ in range(2):
+            assert held.basic_get(f"{prefix}.jobs")[0]
+    with Daemon(broker_url, prefix).ready() as daemon:
+        letters = [dispatcher.take("dead")[0].headers for _ in range(2)]
+        assert daemon.drain() == 0
+    assert sorted(letter["x-scraperd-job-id"] for letter in letters)[1] == "mine"
+    [moved, _] = [line for line in daemon.logged("job") if line["verdict"] == "aside"]
+    assert (moved["attempt"], moved["crashes"]) == (1, 1)
+    assert [result["id"] for result in dispatcher.results(1)] == ["mine"]
+    assert dispatcher.depth("results") == 0
+
+
 def test_a_connection_that_breaks_while_a_job_is_parked_loses_nothing(
     wire: Wire, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:

@@ -109,6 +109,14 @@ class Delivery:
         return hash((self.body, self.message_id, self.correlation_id, self.queue))
 
     @property
+    def idents(self) -> tuple[Any, ...]:
+        """What may name the job if its body does not; a message of ours names it by a header."""
+        named = self.headers.get(JOB_ID)
+        if named == "":  # moved before, and nobody knew: its message id is ours
+            return ()
+        return (named, self.message_id, self.correlation_id)
+
+    @property
     def attempt(self) -> int:
         """Which attempt this is, from 1. A strange header counts as the first."""
         return self.number(ATTEMPT) or 1

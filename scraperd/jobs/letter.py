@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import msgspec
 from msgspec import UNSET
 
-from scraperd.broker.message import CRASHES, JOB_ID
+from scraperd.broker.message import CRASHES
 from scraperd.contract import MAX_ID, MAX_URL, Kind, host_of, printable
 from scraperd.jobs.observe import without_credentials
 from scraperd.page.hosts import HostSet
@@ -161,8 +161,7 @@ def _time(value: Any) -> datetime | None:
 
 def _ident(delivery: Delivery, own: Any) -> str | None:
     """The job's id in the order in which the daemon looks for it (jobs/worker.py)."""
-    header = delivery.headers.get(JOB_ID)
-    for ident in (own, header, delivery.message_id, delivery.correlation_id):
+    for ident in (own, *delivery.idents):
         if isinstance(ident, str) and 0 < len(ident) <= MAX_ID and len(ident.encode()) <= MAX_ID:
             return ident
     return None

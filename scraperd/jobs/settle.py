@@ -120,10 +120,16 @@ class Settler:
         return self._job(delivery, self.topology.delay(tier), marks)
 
     def _aside(self, delivery: Delivery, result: Result, queue: str) -> Message:
-        """As it came, with what was known of it: nothing has become of it yet."""
-        marks = {ATTEMPT: result.attempt, **_crashes(delivery), **_parks(delivery)}
-        if result.id:
-            marks[JOB_ID] = result.id
+        """As it came, with what was known of it: nothing has become of it yet.
+
+        An empty id travels too: else the next message id, which is ours, would be taken for one.
+        """
+        marks = {
+            ATTEMPT: result.attempt,
+            JOB_ID: result.id,
+            **_crashes(delivery),
+            **_parks(delivery),
+        }
         if TURN in delivery.headers and delivery.turn:
             marks[TURN] = delivery.headers[TURN]
         return self._job(delivery, queue, marks)

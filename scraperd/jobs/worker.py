@@ -18,7 +18,6 @@ from msgspec import UNSET
 
 from scraperd.broker.generation import BrokerLost
 from scraperd.broker.limits import blames_a_publish
-from scraperd.broker.message import JOB_ID
 from scraperd.broker.outbox import Refused
 from scraperd.contract import (
     MAX_ID,
@@ -349,8 +348,7 @@ def _known(delivery: Delivery, job: Decoded | None) -> str | None:
     own: Any = UNSET
     if job is not None:
         own = job.id if isinstance(job, Invalid) else job[0].id
-    earlier = delivery.headers.get(JOB_ID)  # a retry travels with a message id of ours
-    for ident in (own, earlier, delivery.message_id, delivery.correlation_id):
+    for ident in (own, *delivery.idents):
         if isinstance(ident, str) and 0 < len(ident.encode()) <= MAX_ID:
             return ident
     return None
