@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile bench-extract corpus-rules faults pins clean
+.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile bench-extract corpus-rules faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ corpus-rules: setup  ## 3,000 real pages, rule by rule, each value checked by an
 faults: setup  ## break everything on purpose, count the jobs; ONLY=name, SHORT=1, RABBITMQ=4
 	$(BIN)/python -m tests.faults $(if $(ONLY),--only $(ONLY)) $(if $(SHORT),--short) \
 	    $(if $(RABBITMQ),--rabbitmq $(RABBITMQ)) $(if $(MARKDOWN),--markdown $(MARKDOWN))
+
+soak: setup  ## half an hour of random faults under load, with flat memory; MINUTES=, SEED=, RABBITMQ=4
+	$(BIN)/python -m tests.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) \
+	    $(if $(SEED),--seed $(SEED)) $(if $(RABBITMQ),--rabbitmq $(RABBITMQ))
 
 pins: setup  ## write requirements/*.txt anew from requirements/*.in
 	$(PIP) uv

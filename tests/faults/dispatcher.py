@@ -133,6 +133,13 @@ class Collector(Client):
         self._reading = threading.Event()
         self._reading.set()
         self._resting = threading.Event()
+        self._queues = {"results", "dead"}
+
+    def leave(self, queue: str) -> None:
+        """Let someone else read this queue from now on."""
+        self.pause()
+        self._queues.discard(queue)
+        self.resume()
 
     def pause(self) -> None:
         """Read no further; returns once nothing is being read."""
@@ -151,7 +158,7 @@ class Collector(Client):
         channel, lost = connection.channel(), threading.Event()
         channel.basic_qos(prefetch_count=200)
         channel.add_on_cancel_callback(lambda _: lost.set())
-        for name in ("results", "dead"):
+        for name in self._queues:
             channel.basic_consume(f"{self._prefix}.{name}", self._taker(name))
         while self._reading.is_set() and not (self._over.is_set() or lost.is_set()):
             connection.process_data_events(TURN)

@@ -40,6 +40,7 @@ class Probe:
 
     fds: int
     tasks: int
+    channels: int
     memory: int
 
 
@@ -83,8 +84,8 @@ class Ear:
         self._socket.close()
 
 
-def probe(pid: int, told: Told, site_port: int) -> Probe:
-    """What the process holds now, with the tasks it told of."""
+def probe(pid: int, told: Told, site_port: int, channels: int) -> Probe:
+    """What the process holds now, with the tasks it told of, and channels as its broker counts."""
     links = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):  # closed while we looked
@@ -92,7 +93,8 @@ def probe(pid: int, told: Told, site_port: int) -> Probe:
     idle = _sockets_to(pid, site_port)
     match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     memory = int(match[1]) // 1024 if match else 0
-    return Probe(sum(link not in idle for link in links), int(told.fields[TASKS]), memory)
+    fds = sum(link not in idle for link in links)
+    return Probe(fds, int(told.fields[TASKS]), channels, memory)
 
 
 def _sockets_to(pid: int, port: int) -> set[str]:

@@ -20,6 +20,8 @@ from tests.rig.process import Process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tests.rig.node import Node
+
 QUICK = {
     "retry_backoff": 0.1,
     "retry_backoff_max": 1,
@@ -70,12 +72,13 @@ class Daemon(Process):
         last = self.statuses[-1:]
         assert told, f"the status never says {text!r} within {timeout:g} s but {last}"
 
-    def probe(self, site_port: int) -> Probe:
-        """What it holds now, by its next beat."""
+    def probe(self, site_port: int, node: Node) -> Probe:
+        """What it holds now, by its next beat and by its broker."""
         start = len(self.ear.told)
         told = self.ear.wait(lambda told: TASKS in told.fields, 10, start=start)
         assert told, f"it told systemd nothing for 10 s; its log:\n{self.tail()}"
-        return probe(self.pid, told, site_port)
+        channels = sum(count for _, count in node.connections(f":{self.pid}"))
+        return probe(self.pid, told, site_port, channels)
 
     def logged(self) -> list[dict[str, Any]]:
         """Every line of its log so far that is whole."""

@@ -23,7 +23,7 @@ MODULES = (
     "poison",
     "bodies",
     "logs",
-    "machine",
+    "letters",
     "cluster",
     "network",
     "alarms",

@@ -13,7 +13,7 @@ from tests.faults.rows import row
 if TYPE_CHECKING:
     from tests.faults.scene import Scene
 
-_CLOSE_ALL = """
+CLOSE_ALL = """
 [rabbit_networking:close_connection(C, "the fault bench") || C <- rabbit_networking:connections()],
 ok"""
 
@@ -47,7 +47,7 @@ def connections_closed(scene: Scene) -> None:
         scene.more(100)
         scene.cuts += 1
         lines = len(scene.daemon.lines)
-        scene.node.eval(_CLOSE_ALL)
+        scene.node.eval(CLOSE_ALL)
         scene.heal()
         scene.daemon.wait_for_line("broker_lost", start=lines)
         scene.daemon.wait_for_line('"event":"ready"', start=lines)  # or the next finds nothing

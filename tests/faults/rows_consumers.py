@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.faults.scene import Scene
 
 # Takes the queue's consumers out of its books. No channel hears of it: for the daemon all is well.
-_FORGET = """
+FORGET = """
 begin
 {{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),
 [ra:process_command(amqqueue:get_pid(Q), rabbit_fifo:make_checkout({{Tag, Pid}}, cancel, #{{}}))
@@ -31,7 +31,7 @@ def consumer_starved(scene: Scene) -> None:
     scene.quiet()
     for _ in range(scene.many(3, 1)):
         lines = len(scene.daemon.lines)
-        scene.node.eval(_FORGET.format(queue=f"{scene.prefix}.jobs"))
+        scene.node.eval(FORGET.format(queue=f"{scene.prefix}.jobs"))
         scene.heal()
         scene.load(scene.many(500, 50))
         scene.daemon.wait_for_line("consumer_starved", start=lines)

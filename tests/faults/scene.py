@@ -11,6 +11,7 @@ import json
 import secrets
 import time
 import uuid
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -37,8 +38,9 @@ LOOK = 0.02  # seconds between two looks at something that sends no news
 class Scene:
     """One row's world. `short` asks for few jobs and quick heartbeats.
 
-    `cuts` counts what may make duplicates, `duplicates` is their number where it is known;
-    `away` are the times in which no broker could be reached.
+    `cuts` counts what may make duplicates, `duplicates` is their number where it is known, `again`
+    that of jobs which are to run once more after their result; `away` are the times in which no
+    broker could be reached.
     """
 
     nodes: list[Node]
@@ -54,6 +56,7 @@ class Scene:
     after: Probe | None = None
     cuts: int = 0
     duplicates: int | None = None
+    again: int = 0
     healed: list[float] = field(default_factory=list)
     away: list[tuple[float, float]] = field(default_factory=list)
     left: dict[str, int] = field(default_factory=dict)
@@ -120,7 +123,7 @@ class Scene:
         """Wait until the daemon consumes; before any load its descriptors are counted."""
         self.daemon.ready(timeout)
         if not self.ledger.letters:
-            self.before = self._probe()
+            self.before = self._probe(self.daemon)
 
     def kill(self) -> None:
         """Kill -9 of the daemon: what it holds comes back."""
@@ -136,7 +139,9 @@ class Scene:
             self.job(path.format(n=n), idents[-1], **job)
         return idents
 
-    def job(self, path: str, ident: str, *, status: str = "ok", dead: int = 0, **job: Any) -> None:
+    def job(
+        self, path: str, ident: str, *, status: str = "ok", dead: int | None = 0, **job: Any
+    ) -> None:
         """Have one job published."""
         body = json.dumps({"url": self.site.url(path), "id": ident, **job}).encode()
         self.publisher.post(Letter(ident, body, status=status, dead=dead))
@@ -207,31 +212,39 @@ class Scene:
         self.quiet()
         if self.daemon.expected is None:
             self.daemon.consuming()
-            self._depths()  # a second copy of a job, from a cut, may come to its end yet
-            self.after = self._settled()
+            self.drained()  # a second copy of a job, from a cut, may come to its end yet
+            self.after = self.settled(self.daemon)
             self.daemon.ended()
-        self.left = self._depths()
+        self.left = self.drained()
 
-    def _probe(self) -> Probe:
-        return self.daemon.probe(int(self.site.url("").rsplit(":", 1)[1]))
+    def _probe(self, daemon: Daemon) -> Probe:
+        return daemon.probe(int(self.site.url("").rsplit(":", 1)[1]), self._running())
 
-    def _settled(self) -> Probe:
-        """A few beats long it may still be putting things away."""
-        now = self._probe()
+    def settled(self, daemon: Daemon) -> Probe:
+        """What a daemon holds at rest; a few beats long it may still be putting things away."""
+        now = self._probe(daemon)
         for _ in range(10):
             was = self.before or now
             if now.tasks <= was.tasks + SPARE and now.fds <= was.fds + SPARE:
                 break
-            now = self._probe()
+            now = self._probe(daemon)
         return now
 
-    def _depths(self) -> dict[str, int]:
-        """What is in our queues, ready or unacked, once that is nothing or 20 seconds passed."""
-        node = next(node for node in self.nodes if node.running)
+    def _running(self) -> Node:
+        return next(node for node in self.nodes if node.running)
+
+    def drained(self) -> dict[str, int]:
+        """What is in our queues, once that is nothing or 20 seconds passed: ready, unacked, or
+        dead and not confirmed by the dead queue.
+        """
+        node = self._running()
         deadline = time.monotonic() + 20
         while True:
-            left = {name: sum(n[:2]) for name, n in node.counts().items() if self._ours(name)}
-            left = {name: count for name, count in left.items() if count}
+            left = Counter(node.dead_letters())
+            left.update(
+                {name: ready + unacked for name, (ready, unacked, _) in node.counts().items()}
+            )
+            left = +Counter({name: count for name, count in left.items() if self._ours(name)})
             if not left or time.monotonic() > deadline:
                 return left
             time.sleep(LOOK)

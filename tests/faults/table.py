@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HEAD = (
     *("no.", "fault", "accepted", "lost", "dup.", "longest stall s", "recovered in s"),
-    *("fds", "tasks", "memory MB", "took s", "good"),
+    *("fds", "tasks", "channels", "memory MB", "took s", "good"),
 )
 
 
@@ -45,6 +45,7 @@ def _cells(report: Report) -> tuple[str, ...]:
         f"{report.recovery:.1f}" if report.recovery else "-",
         _pair(report.before, report.after, "fds"),
         _pair(report.before, report.after, "tasks"),
+        _pair(report.before, report.after, "channels"),
         _pair(report.before, report.after, "memory"),
         f"{report.seconds:.1f}",
         "NO" if report.complaints else "yes",

@@ -73,6 +73,15 @@ iolist_to_binary([begin
     io_lib:format("~b ~b ~b ~b ~ts~n", Counts ++ [Name])
 end || Q <- rabbit_amqqueue:list()])"""
 
+_CONNECTIONS = """
+iolist_to_binary([begin
+    [{_, Told}, {_, State}, {_, Channels}] =
+        rabbit_reader:info(Pid, [client_properties, state, channels]),
+    Unnamed = {<<"connection_name">>, longstr, ""},
+    {_, _, Name} = lists:keyfind(<<"connection_name">>, 1, Told ++ [Unnamed]),
+    io_lib:format("~s ~b ~ts~n", [State, Channels, Name])
+end || Pid <- rabbit_networking:connections()])"""
+
 
 class NodeError(RuntimeError):
     """The node did not do what was asked; the message ends with its log."""
@@ -341,6 +350,14 @@ class Node:
         They are in none of the `counts`: dead-lettered at least once, they wait up to 3 minutes.
         """
         return {name: counts[3] for name, counts in self._all_counts().items()}
+
+    def connections(self, name: str) -> list[tuple[str, int]]:
+        """Return state and number of channels of each connection that bears this in its name.
+
+        A connection is `blocked` if it published under an alarm: the broker does not read from it.
+        """
+        lines = [line.split(" ", 2) for line in self.eval(_CONNECTIONS).splitlines()]
+        return sorted((state, int(count)) for state, count, called in lines if name in called)
 
     def alarm_memory(self) -> None:
         """Raise the memory alarm: from now on the node reads from no connection that publishes."""
