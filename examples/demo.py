@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.rig.debs import DebsError
+from tests.rig.erlang import NodeError
 from tests.rig.nginx import Nginx, NginxError
-from tests.rig.node import Node, NodeError
+from tests.rig.node import Node
 from tests.rig.pages import html_files, python_docs
 from tests.rig.process import Process
 

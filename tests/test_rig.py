@@ -25,8 +25,9 @@ from pika.exceptions import AMQPError, NackError
 from tests.rig import ports
 from tests.rig.cluster import Cluster
 from tests.rig.debs import debs
+from tests.rig.erlang import NodeError
 from tests.rig.nginx import Nginx
-from tests.rig.node import Node, NodeError
+from tests.rig.node import Node
 from tests.rig.pages import html_files, postgres_docs, python_docs
 from tests.rig.process import Process
 

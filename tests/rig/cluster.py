@@ -10,7 +10,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Self
 
-from tests.rig.node import Epmd, Node, NodeError
+from tests.rig.erlang import Epmd, NodeError
+from tests.rig.node import Node
 
 if TYPE_CHECKING:
     from pathlib import Path
