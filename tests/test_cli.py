@@ -376,7 +376,13 @@ def test_the_example_configuration_is_accepted(scraperd: Command, tmp_path: Path
     assert "configuration: good (example.toml)" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["", "run", "check", "scrape", "publish", "results", "schema"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("", "run", "check", "scrape", "publish", "results", "schema"),
+        *("dead", "dead list", "dead show", "dead requeue", "dead purge"),
+    ],
+)
 def test_help_tells_the_exit_codes(scraperd: Command, command: str) -> None:
     """Each command explains itself and how it ends."""
     done = scraperd(*command.split(), "--help")
