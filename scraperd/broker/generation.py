@@ -90,6 +90,7 @@ class Generation:
         self._held: dict[int, Consumer] = {}
         self._pending: dict[object, tuple[float, Channel]] = {}
         self._renewed = 0.0
+        self._renewing = False
         self._replaced: set[object] = set()
         self._waiting: dict[object, asyncio.Task[Any] | None] = {}
         self._woken: set[object] = set()
@@ -115,28 +116,35 @@ class Generation:
 
     async def channel(self) -> Channel:
         """A fresh channel for declarations: an error there closes it and nothing else."""
-        return await _open(self._lines[1].wire)
+        with self.calling():
+            return await _open(self._lines[1].wire)
 
     async def consume(
         self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
     ) -> Consumer:
-        """Register as a consumer. `on_delivery` only takes over; it must not wait.
+        """Register as a consumer.
 
-        The prefetch count holds for this consumer alone (RabbitMQ's reading of basic.qos).
+        `on_delivery` only takes over; it must not wait, and may be given what was on its way when
+        the generation ended. The prefetch count holds for this consumer alone (RabbitMQ's reading
+        of basic.qos).
         """
         channel = self._consume
         assert channel is not None
-        await channel.basic_qos(prefetch_count=prefetch)
         consumer = Consumer(queue, prefetch)
 
         async def hand_over(message: DeliveredMessage) -> None:
-            delivery = delivery_of(message, self, queue)
-            consumer.delivered += 1
-            consumer.unacked += 1
-            self._held[delivery.tag] = consumer
-            on_delivery(delivery)
+            try:
+                delivery = delivery_of(message, self, queue)
+                consumer.delivered += 1
+                consumer.unacked += 1
+                self._held[delivery.tag] = consumer
+                on_delivery(delivery)
+            except Exception as error:  # noqa: BLE001 - the library would only log it, unacked
+                self.end(f"taking a delivery over failed: {error!r}")
 
-        answer = await channel.basic_consume(queue, hand_over)
+        with self.calling():
+            await channel.basic_qos(prefetch_count=prefetch, timeout=ANSWER_TIMEOUT)
+            answer = await channel.basic_consume(queue, hand_over, timeout=ANSWER_TIMEOUT)
         consumer.tag = answer.consumer_tag or ""
         return consumer
 
@@ -144,7 +152,8 @@ class Generation:
         """Stop the flow of deliveries; what was delivered can still be acked."""
         if self._consume is not None and not self.lost.done():
             try:
-                await self._consume.basic_cancel(consumer.tag, timeout=CLOSE_TIMEOUT)
+                with self.calling():
+                    await self._consume.basic_cancel(consumer.tag, timeout=CLOSE_TIMEOUT)
             except LOST as error:
                 reraise_own_cancel(error)
                 self.end(f"cancelling the consumer failed: {error!r}")
@@ -157,9 +166,11 @@ class Generation:
     async def count(self, queue: str) -> tuple[int, int] | None:
         """Ready messages and consumers, by the broker's own count; None if it does not say."""
         try:
-            if self._ask is None or self._ask.is_closed:
-                self._ask = await _open(self._lines[0].wire)
-            answer = await self._ask.queue_declare(queue, passive=True, timeout=ANSWER_TIMEOUT)
+            with self.calling():
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    if self._ask is None or self._ask.is_closed:
+                        self._ask = await _open(self._lines[0].wire)
+                    answer = await self._ask.queue_declare(queue, passive=True)
         except LOST as error:  # also TimeoutError: a queue without a leader is not counted
             reraise_own_cancel(error)
             self._ask = None
@@ -171,7 +182,7 @@ class Generation:
         if self.lost.done() or self._consume is None:
             return False
         try:
-            with self._call():
+            with self.calling():
                 await self._consume.basic_ack(tag, wait=False)
         except LOST as error:
             reraise_own_cancel(error)
@@ -195,7 +206,7 @@ class Generation:
         key_of_wait = object()
         self._pending[key_of_wait] = time.monotonic(), channel
         try:
-            with self._call():
+            with self.calling():
                 await channel.basic_publish(
                     body,
                     exchange=exchange,
@@ -221,16 +232,20 @@ class Generation:
         RabbitMQ 3.10 rejects everything from a channel that first published to a queue
         while that had no leader, also when it has one.
         """
-        now = time.monotonic()
-        if self.lost.done() or self._publish is None or now - self._renewed < RENEW_EVERY:
+        now, old = time.monotonic(), self._publish
+        soon = self._renewing or now - self._renewed < RENEW_EVERY
+        if soon or self.lost.done() or old is None:
             return
-        self._renewed, old = now, self._publish
+        self._renewed, self._renewing = now, True
         try:
-            new = await _open(self._lines[1].wire, confirms=True)
+            with self.calling():
+                new = await _open(self._lines[1].wire, confirms=True)
         except LOST as error:
             reraise_own_cancel(error)
             self.end(f"opening a channel failed: {error!r}")
             return
+        finally:
+            self._renewing = False
         self._watch(new)
         self._replaced.add(old)
         self._publish = new
@@ -241,7 +256,8 @@ class Generation:
         if channel.is_closed or any(channel is other for _, other in self._pending.values()):
             return
         try:
-            await channel.close(timeout=CLOSE_TIMEOUT)
+            with self.calling():
+                await channel.close(timeout=CLOSE_TIMEOUT)
         except LOST as error:
             reraise_own_cancel(error)
 
@@ -268,6 +284,10 @@ class Generation:
         self._arrived = arrived
         return now - max(oldest, self._moved)
 
+    def excuse(self) -> None:
+        """No publish is overdue for what it waited so far: the broker took none."""
+        self._moved = time.monotonic()
+
     def end(self, reason: str) -> None:
         """Declare this generation over. Only the first reason counts."""
         if not self.lost.done():
@@ -282,7 +302,7 @@ class Generation:
                 task.cancel()
 
     @contextmanager
-    def _call(self) -> Iterator[None]:
+    def calling(self) -> Iterator[None]:
         """A call of the library that ends with the generation, by BrokerLost, if not before."""
         call, task = object(), asyncio.current_task()
         self._waiting[call] = task
@@ -294,6 +314,10 @@ class Generation:
             if task.uncancel():  # someone else wants its end too
                 raise
             raise BrokerLost from error
+        except Exception as error:
+            if type(error) is Exception:  # how the library ends calls when it closed in order
+                raise BrokerLost from error
+            raise
         finally:
             del self._waiting[call]
             self._woken.discard(call)
@@ -309,6 +333,7 @@ class Generation:
             except LOST as error:
                 reraise_own_cancel(error)
         self.end("closed")
+        self._wake()  # before the library does, which has several ways
         closing = [asyncio.ensure_future(line.wire.close()) for line in self._lines]
         if closing:
             _, slow = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
@@ -320,10 +345,11 @@ class Generation:
         end.closing.add_done_callback(lambda future: self._on_closed(end, future))
 
     def _on_closed(self, end: object, future: asyncio.Future[Any]) -> None:
-        if end in self._replaced:
-            return
         error = None if future.cancelled() else future.exception()
         self.words = self.words or str(error or "")
+        if end in self._replaced:
+            self._replaced.discard(end)
+            return
         self.end(f"connection closed: {error!r}" if error else "connection closed")
 
     def _on_cancelled(self, _: object) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from scraperd.broker.generation import LOST, reraise_own_cancel
+from scraperd.broker.generation import CLOSE_TIMEOUT, LOST, reraise_own_cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY: Final = 5.0  # seconds between two comparisons with the broker's own counts
 STARVED_AFTER: Final = 10.0  # seconds in which jobs were ready, there was room, and none came
-ALONE_AT_MOST: Final = 60.0  # seconds; then other jobs have their turn for as long
+ALONE_AT_MOST: Final = 60.0  # seconds; then no further one is taken. Other jobs get as long as all
+# of it took, so that whoever sends such jobs has half of the time at most
 
 Mode: TypeAlias = Literal["consuming", "paused", "emptying", "alone", "leaving", "closed"]
 
@@ -61,22 +62,41 @@ class Intake:
         self._consumers: list[Consumer] = []
         self._changing = asyncio.Lock()
         self._since = self._looked = time.monotonic()
+        self._emptied_from = 0.0  # when it last stopped to take all others
         self._alone_from = 0.0  # not before this
+        self._paused: Mode = "consuming"  # what it was doing before
         self.paused_at: datetime | None = None
         self.mode: Mode = "consuming"
 
     async def open(self) -> None:
-        """Consume jobs, and a few suspects beside them."""
+        """Consume jobs, and a few suspects beside them, unless it was closed meanwhile."""
+        async with self._changing:
+            if self.mode != "closed":
+                await self._open()
+
+    async def _open(self) -> None:
         self._enter("consuming")
         self._looked = time.monotonic() - LOOK_EVERY  # the first time soon
         await self._consume(self._topology.jobs, self._lanes.prefetch)
         await self._consume(self._topology.suspects, self._lanes.few)
 
     async def close(self) -> None:
-        """Take nothing more; what was delivered can still be acked."""
-        async with self._changing:
+        """Take nothing more; what was delivered can still be acked.
+
+        If a change that is under way gets no answer, the generation ends.
+        """
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._changing.acquire()
+        except TimeoutError:
+            self._enter("closed")
+            self._generation.end(f"no answer for {CLOSE_TIMEOUT:g} s while consuming should end")
+            return
+        try:
             self._enter("closed")
             await self._stop()
+        finally:
+            self._changing.release()
 
     async def tick(self, *, blocked: bool) -> None:
         """Look at how things are, and change what is consumed accordingly."""
@@ -85,7 +105,7 @@ class Intake:
                 return
             try:
                 if blocked != (self.mode == "paused"):
-                    await (self._pause() if blocked else self.open())
+                    await (self._pause() if blocked else self._resume())
                 else:
                     await self._go_on()
             except LOST as error:
@@ -103,15 +123,23 @@ class Intake:
             case "alone":
                 await self._leave_alone()
             case "leaving" if not self._generation.unacked:
-                self._alone_from = time.monotonic() + min(ALONE_AT_MOST, self._lasted())
+                self._alone_from = time.monotonic() + (time.monotonic() - self._emptied_from)
                 self._events("alone_ended")
-                await self.open()
+                await self._open()
 
     async def _pause(self) -> None:
         """A job that is taken now could not be settled."""
+        self._paused = self.mode
         self._enter("paused")
         self.paused_at = datetime.now(UTC)
         await self._stop()
+
+    async def _resume(self) -> None:
+        """What ran alone still does: nothing may be put beside it."""
+        if self._paused in ("alone", "leaving"):
+            self._enter("leaving")
+        else:
+            await self._open()
 
     async def _look(self) -> None:
         """Compare the broker's counts with what came here, and see if a job is to be alone."""
@@ -126,6 +154,7 @@ class Intake:
         # Of many processes about as many as there are such jobs: each empties itself for it.
         if self._looked >= self._alone_from and random.random() * processes < waiting:  # noqa: S311
             self._events("alone_begun", jobs=waiting, unacked=self._generation.unacked)
+            self._emptied_from = self._looked
             self._enter("emptying")
             await self._stop()
 

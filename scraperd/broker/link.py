@@ -94,8 +94,26 @@ class Link:
                 await asyncio.sleep(self._backoff(failures))
 
     async def _live(self, generation: Generation) -> None:
-        """One generation from connect to loss."""
+        """One generation from connect to loss. Raises OSError if it is lost before it is ready."""
         intake = Intake(generation, self._topology, self._lanes, self._on_delivery, self._events)
+        try:
+            await self._begin(generation, intake)
+            if self._stopping and self._intake is None:  # it never consumed
+                return
+            reason = await self._watch(generation, intake)
+        finally:
+            self.consuming.clear()
+            self._intake = None
+            generation.end("abandoned")  # what is still on its way must not be worked on
+            self._on_lost(generation)
+        if learned := self._limits.learn(generation.words):
+            setting, value = learned
+            self._events("broker_limit", setting=setting, broker_takes=value)
+        if not self._stopping:
+            self._events("broker_lost", broker=self.where, reason=reason)
+
+    async def _begin(self, generation: Generation, intake: Intake) -> None:
+        """Connect, declare, consume."""
         try:
             await generation.connect()
             passive = self._settings.passive
@@ -112,21 +130,10 @@ class Link:
             if isinstance(error, OSError):
                 raise
             raise OSError(f"lost while starting: {error!r}") from error
-        self.consuming.set()
-        self._events(
-            "ready", broker=self.where, queue=self._topology.jobs, prefetch=self._lanes.prefetch
-        )
-        try:
-            reason = await self._watch(generation, intake)
-        finally:
-            self.consuming.clear()
-            self._intake = None
-            self._on_lost(generation)
-        if learned := self._limits.learn(generation.words):
-            setting, value = learned
-            self._events("broker_limit", setting=setting, broker_takes=value)
         if not self._stopping:
-            self._events("broker_lost", broker=self.where, reason=reason)
+            self.consuming.set()
+            name, prefetch = self._topology.jobs, self._lanes.prefetch
+            self._events("ready", broker=self.where, queue=name, prefetch=prefetch)
 
     async def _watch(self, generation: Generation, intake: Intake) -> str:
         """Wait for the generation's end; end it if a confirm is overdue and nothing excuses it."""
@@ -140,6 +147,7 @@ class Link:
             elif blocked_since is not None and not blocked:
                 self._events("broker_unblocked", seconds=round(time.monotonic() - blocked_since, 1))
                 blocked_since = None
+                generation.excuse()
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
             await intake.tick(blocked=blocked)

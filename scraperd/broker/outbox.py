@@ -93,7 +93,8 @@ class Outbox:
         if self._passive or generation.lost.done():
             return
         try:
-            await declare(self._topology, generation.channel, passive=False)
+            with generation.calling():
+                await declare(self._topology, generation.channel, passive=False)
         except (*LOST, TopologyError) as error:
             reraise_own_cancel(error)
             generation.end(f"declaring again failed: {error!r}")

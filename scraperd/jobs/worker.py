@@ -38,6 +38,8 @@ from scraperd.page.rules import RuleError, Rules
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from scraperd.broker.generation import Generation
     from scraperd.broker.message import Delivery
     from scraperd.config import Config
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
 FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
 REFUSED_FOR: Final = 60.0  # seconds a job waits whose outcome no queue takes
+EXCUSES: Final = 50_000  # returns that are remembered as nobody's fault; some MB
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
 
@@ -81,6 +84,7 @@ class Worker:
         self._name = name
         self._flights: dict[Delivery, Flight] = {}
         self._forgiven: dict[int, int] = {}
+        self._unbegun: list[Delivery] = []  # taken over, and to be given back
         self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
         self.draining = False  # no further delivery is started
@@ -92,13 +96,27 @@ class Worker:
 
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery over; called by the consumer, returns at once."""
-        if self.draining or self._group is None:
-            return  # it stays unacked: the broker gives it to someone else
+        if delivery.generation.lost.done():
+            self._excuse(delivery)  # on its way when the generation ended: it will come again
+            return
         delivery.forgiven = self._forgive(delivery) if delivery.returns else 0
         delivery.bare = delivery.crashes >= self._config.delivery_limit
-        task = self._group.create_task(self.handle(delivery), name=f"job {delivery.tag}")
-        self._flights[delivery] = Flight(task)
-        task.add_done_callback(lambda _: self._flights.pop(delivery, None))
+        if self.draining:
+            self._unbegun.append(delivery)
+        else:
+            self._start(delivery, self.handle(delivery))
+
+    def _start(
+        self, delivery: Delivery, work: Coroutine[Any, Any, None], *, settling: bool = False
+    ) -> None:
+        assert self._group is not None, "deliveries come before the worker runs"
+        task = self._group.create_task(work, name=f"job {delivery.tag}")
+        flight = self._flights[delivery] = Flight(task, settling=settling)
+        task.add_done_callback(lambda _: self._landed(delivery, flight))
+
+    def _landed(self, delivery: Delivery, flight: Flight) -> None:
+        if self._flights.get(delivery) is flight:
+            del self._flights[delivery]
 
     async def handle(self, delivery: Delivery) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
@@ -142,14 +160,20 @@ class Worker:
         connection over something that was sent.
         """
         suspicious = blames_a_publish(generation.words)
-        self._forgiven = {}
         for delivery, flight in list(self._flights.items()):
             if delivery.generation is not generation:
                 continue
             if flight.phase != "settling" or not suspicious:
-                self._forgiven[delivery.fingerprint] = delivery.forgiven + 1
+                self._excuse(delivery)
             if flight.phase != "settling":
                 flight.task.cancel()
+
+    def _excuse(self, delivery: Delivery) -> None:
+        """Its next return is not its fault. Of many excuses the oldest is forgotten."""
+        self._forgiven.pop(delivery.fingerprint, None)
+        self._forgiven[delivery.fingerprint] = delivery.forgiven + 1
+        if len(self._forgiven) > EXCUSES:
+            del self._forgiven[next(iter(self._forgiven))]
 
     def _forgive(self, delivery: Delivery) -> int:
         """How many of its returns are not held against it.
@@ -187,34 +211,53 @@ class Worker:
         )
 
     def close(self) -> None:
-        """Start nothing more: what has not begun stays unacked, for another worker."""
+        """Start nothing more: what has not begun is for another worker."""
         self.draining = True
-        self._cancel("waiting")
+        self._interrupt("waiting")
 
     async def drain(self, within: float) -> int:
         """Finish what is in flight within `within` seconds; returns how many jobs were left.
 
-        A result that is being published gets a little longer: cut there, it
-        would be a duplicate.
+        Nothing may be consumed any more. What has not begun, and what is left, goes back into its
+        queue by a publish: unacked, the broker would count it as a crash. A publish gets a little
+        longer: cut there, it would be a duplicate.
         """
         self.close()
-        tasks = [flight.task for flight in self._flights.values()]
+        self._give_back()
         left = 0
-        if tasks:
-            await asyncio.wait(tasks, timeout=within)
-            left = self._cancel("waiting", "scraping")
-            settling = [flight.task for flight in self._flights.values()]
-            if settling:
-                await asyncio.wait(settling, timeout=SETTLE_GRACE)
-                left += self._cancel("settling")
+        if self._flights:
+            await asyncio.wait(self._tasks(), timeout=within)
+            left = self._interrupt("waiting", "scraping")
+            self._give_back()
+            if self._flights:
+                await asyncio.wait(self._tasks(), timeout=SETTLE_GRACE)
+                left += self._interrupt("settling")
         self._stop.set()
         return left
 
-    def _cancel(self, *phases: str) -> int:
-        chosen = [f.task for f in self._flights.values() if f.phase in phases and not f.task.done()]
-        for task in chosen:
-            task.cancel()
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [flight.task for flight in self._flights.values()]
+
+    def _interrupt(self, *phases: str) -> int:
+        """End the work on these; returns how many there are."""
+        chosen = [
+            (delivery, flight)
+            for delivery, flight in self._flights.items()
+            if flight.phase in phases and not flight.task.done()
+        ]
+        for delivery, flight in chosen:
+            if flight.phase != "settling":
+                self._unbegun.append(delivery)
+            flight.task.cancel()
         return len(chosen)
+
+    def _give_back(self) -> None:
+        """As it came, and with nothing held against it."""
+        for delivery in self._unbegun:
+            if not delivery.generation.lost.done():
+                back = self._settle(delivery, self._untouched(delivery), Aside(delivery.queue))
+                self._start(delivery, back, settling=True)
+        self._unbegun = []
 
     @property
     def in_flight(self) -> int:

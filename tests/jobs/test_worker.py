@@ -102,10 +102,11 @@ async def turns_until(condition: Callable[[], object]) -> None:
 
 
 @dataclass(eq=False)
-class Lost(Generation):
-    """A generation that ended, and what the broker said last."""
+class Owner(Generation):
+    """A generation: whether it has ended, and what the broker said last."""
 
     words: str = ""
+    lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
 
 
 class House:
@@ -123,7 +124,7 @@ class House:
             "w",
         )
         self.running: asyncio.Task[None] | None = None
-        self.generation: Any = Lost()
+        self.generation: Any = Owner()
 
     async def __aenter__(self) -> Self:
         self.running = asyncio.create_task(self.worker.run())
@@ -234,7 +235,7 @@ async def test_a_proxy_that_is_not_configured_is_refused() -> None:
 
 async def test_a_lost_generation_abandons_its_own_jobs_only() -> None:
     """Jobs of the generation that ended are cancelled unsettled; the next one's go on."""
-    old, new = Lost(), Lost()
+    old, new = Owner(), Owner()
     async with House() as house:
         house.deliver("wait-old", generation=old)
         house.deliver("wait-new", generation=new)
@@ -256,7 +257,7 @@ async def test_a_broker_lost_while_settling_is_recorded_as_unsettled() -> None:
 
 
 async def test_nothing_starts_once_closed() -> None:
-    """After close, waiting jobs are let go, new deliveries left unacked; running ones end."""
+    """After close running jobs end; waiting ones and new deliveries go back as they came."""
     async with House(concurrency=1) as house:
         house.deliver("wait1", "wait2")
         await turns_until(lambda: house.scrapes.started)
@@ -264,17 +265,52 @@ async def test_nothing_starts_once_closed() -> None:
         house.deliver("late")
         house.scrapes.release.set()
         await house.idle()
-    assert [outcome.result.id for outcome, _ in house.settles.settled] == ["wait1"]
+    back = Aside("team.jobs")
+    assert [verdict for _, verdict in house.settles.settled] == [Done(), back, back]
+    assert house.scrapes.started == ["http://x/wait1"]
 
 
-@pytest.mark.parametrize("within", [0.01])
-async def test_what_does_not_end_in_time_is_left(within: float) -> None:
-    """Drain reports how many jobs it had to leave unacked."""
+async def test_what_does_not_end_in_time_is_left() -> None:
+    """Drain reports how many jobs it had to leave, and gives them back as they came; but not to a
+    broker that has gone.
+    """
     async with House() as house:
-        house.deliver("wait")
+        gone = Owner()
+        house.deliver("wait1")
+        house.deliver("wait2", generation=gone)
+        await turns_until(lambda: len(house.scrapes.started) == 2)
+        gone.lost.set_result("cut")
+        assert await house.worker.drain(0.01) == 2
+    assert [verdict for _, verdict in house.settles.settled] == [Aside("team.jobs")]
+
+
+async def test_what_comes_after_the_end_of_its_generation_is_not_begun() -> None:
+    """It will be delivered again, and is not blamed for that."""
+    async with House() as house:
+        late = Owner()
+        late.lost.set_result("no confirm")
+        house.deliver("good", generation=late)
+        assert not house.worker.in_flight
+        house.deliver("good", **{"x-delivery-count": 1})
+        await house.idle()
+    assert [verdict for _, verdict in house.settles.settled] == [Done()]
+
+
+async def test_a_second_loss_does_not_blame_for_the_first() -> None:
+    """A generation that ends before it gave a job back takes no excuse away."""
+    async with House() as house:
+        lost = Owner()
+        house.deliver("wait", generation=lost, queue="team.alone")
         await turns_until(lambda: house.scrapes.started)
-        assert await house.worker.drain(within) == 1
-    assert house.settles.settled == []
+        house.worker.abandon(lost)
+        house.worker.abandon(Owner())
+        await house.idle()
+        house.scrapes.release.set()
+        marks = {"x-delivery-count": 1, "x-scraperd-crashes": 2}
+        house.deliver("wait", queue="team.alone", **marks)
+        await house.idle()
+    [line] = [fields for event, fields in house.log.lines if event == "job"]
+    assert line["crashes"] == 2
 
 
 async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
@@ -319,7 +355,7 @@ async def test_a_process_that_lives_suspects_none_of_its_jobs() -> None:
     those that were being published: that can end a connection.
     """
     async with House() as house:
-        lost = Lost("FRAME_ERROR - whoever's it was")
+        lost = Owner("FRAME_ERROR - whoever's it was")
         house.deliver("wait", generation=lost)
         await turns_until(lambda: house.scrapes.started)
         house.worker.abandon(lost)

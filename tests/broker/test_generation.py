@@ -1,0 +1,157 @@
+"""A generation and its intake on a real broker: how they end, and what they leave behind.
+
+May touch: the shared private node, under a prefix of the test's own.
+Must never: wait for luck; what the broker has is asked of the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scraperd.broker.generation import BrokerLost, Generation, Settings
+from scraperd.broker.intake import Intake, Lanes
+from scraperd.broker.message import Message
+from scraperd.broker.topology import Topology, declare
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from scraperd.broker.message import Delivery
+    from tests.rig.daemon import Dispatcher
+    from tests.rig.node import Node
+
+pytestmark = pytest.mark.usefixtures("dispatcher")  # which deletes the prefix's queues
+
+
+@asynccontextmanager
+async def generation_of(url: str, topology: Topology) -> AsyncIterator[Generation]:
+    """One that is connected, its queues declared; closed at the end."""
+    settings = Settings((url,), topology.prefix, 10, 5, 0.1, 1, 30, passive=False)
+    generation = Generation(settings, url)
+    try:
+        await generation.connect()
+        await declare(topology, generation.channel, passive=False)
+        yield generation
+    finally:
+        await generation.close()
+
+
+def intake_of(
+    generation: Generation, topology: Topology, on_delivery: Callable[[Delivery], None]
+) -> Intake:
+    return Intake(generation, topology, Lanes(10, 1), on_delivery, lambda *_, **__: None)
+
+
+async def until(wanted: Callable[[], object]) -> None:
+    """Wait for something that sends no news; the test's own timeout bounds it."""
+    while not wanted():  # noqa: ASYNC110 - the broker sends none
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [None, asyncio.CancelledError, ConnectionResetError("gone")])
+async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
+    broker_url: str, prefix: str, node: Node, how: BaseException | None
+) -> None:
+    """Its reader and its writer each close a connection, with an exception of theirs or none: a
+    publish that waits for its confirm ends by BrokerLost each time.
+    """
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology) as generation:
+        node.pause()
+        try:
+            body = Message("", topology.results, b"x")
+            publishes = [
+                asyncio.ensure_future(
+                    generation.publish("", topology.results, b"x", body.properties())
+                )
+                for _ in range(20)
+            ]
+            await until(lambda: len(generation._pending) == 20)
+            await generation._lines[1].wire._cancel_tasks(how)  # type: ignore[attr-defined]
+        finally:
+            node.resume()
+        ends = await asyncio.gather(*publishes, return_exceptions=True)
+    assert {type(end) for end in ends} == {BrokerLost}
+
+
+async def test_a_renewed_channel_leaves_nothing_behind(
+    broker_url: str, prefix: str, node: Node
+) -> None:
+    """However often the publishing channel is replaced there is one, at the broker and here."""
+    async with generation_of(broker_url, Topology(prefix)) as generation:
+        for _ in range(20):
+            generation._renewed = 0.0
+            await asyncio.gather(generation.renew(), generation.renew())
+        assert not generation._replaced
+        assert not generation.lost.done()
+        assert [count for _, count in node.connections(prefix)] == [1, 1]
+
+
+async def test_closing_an_intake_that_opens_leaves_no_consumer(
+    broker_url: str, prefix: str, node: Node
+) -> None:
+    """SIGTERM may come while the first consumers are registered: none is left, and none comes."""
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology) as generation:
+        intake = intake_of(generation, topology, lambda _: None)
+        opening = asyncio.ensure_future(intake.open())
+        await asyncio.sleep(0)
+        await intake.close()
+        await opening
+        await intake.open()
+        assert intake.mode == "closed"
+        assert {counts[2] for name, counts in node.counts().items() if prefix in name} == {0}
+
+
+async def test_an_alarm_puts_nothing_beside_a_job_that_runs_alone(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
+) -> None:
+    """After the alarm the job is waited for, and only then the others are consumed again."""
+    topology = Topology(prefix)
+    taken: list[Delivery] = []
+    async with generation_of(broker_url, topology) as generation:
+        dispatcher.channel.basic_publish("", topology.alone, b"{}")
+        intake = intake_of(generation, topology, taken.append)
+        intake.mode = "emptying"
+        await intake.tick(blocked=False)
+        await until(lambda: taken)
+        for blocked, mode in ((True, "paused"), (False, "leaving"), (False, "leaving")):
+            await intake.tick(blocked=blocked)
+            assert intake.mode == mode
+        assert node.counts()[topology.jobs][2] == 0
+        await taken[0].ack()
+        await intake.tick(blocked=False)
+        assert (intake.mode, node.counts()[topology.jobs][2]) == ("consuming", 1)
+
+
+async def test_an_error_in_taking_over_ends_the_generation(
+    broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """A delivery that nobody could take must not stay unacked for ever, unsaid."""
+
+    def fail(_: Delivery) -> None:
+        raise ZeroDivisionError
+
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology) as generation:
+        dispatcher.publish(b"{}")
+        await intake_of(generation, topology, fail).open()
+        assert "taking a delivery over failed: ZeroDivisionError" in await generation.lost
+
+
+async def test_a_publish_is_not_overdue_for_the_time_of_an_alarm(
+    broker_url: str, prefix: str
+) -> None:
+    """When the broker takes publishes again, those that waited have the whole time once more."""
+    async with generation_of(broker_url, Topology(prefix)) as generation:
+        channel = generation._publish
+        assert channel is not None
+        generation._pending[object()] = time.monotonic() - 100, channel
+        assert generation.overdue() >= 100
+        generation.excuse()
+        assert generation.overdue() < 1
