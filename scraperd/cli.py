@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scraperd import __version__, cli_dead, daemon, once
 from scraperd.broker import client
+from scraperd.broker.generation import BrokerLost
 from scraperd.broker.link import censored
 from scraperd.broker.topology import Topology, TopologyError
 from scraperd.config import Config, example, notify_socket
@@ -78,9 +79,7 @@ def check(path: Path | None) -> None:
 
 async def _check(config: Config) -> int:
     topology = Topology(config.prefix)
-    for url in config.broker_urls:
-        async with client.connected((url,), config.connect_timeout):
-            click.echo(f"broker: reached {censored(url)}")
+    await _reach(config)
     for queue in topology.queues_of_interest:
         try:  # a missing queue closes the channel, so each look takes its own connection
             async with client.connected(config.broker_urls, config.connect_timeout) as channel:
@@ -101,6 +100,21 @@ async def _check(config: Config) -> int:
                 waiting += (await client.count(channel, queue))[0]
         click.echo(f"queues {config.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
     return 0
+
+
+async def _reach(config: Config) -> None:
+    """Say of each broker whether it answers; one is enough, as it is for the daemon."""
+    faults: list[BrokerLost] = []
+    for url in config.broker_urls:
+        try:
+            async with client.connected((url,), config.connect_timeout):
+                click.echo(f"broker: reached {censored(url)}")
+        except BrokerLost as error:
+            faults.append(error)
+    if len(faults) == len(config.broker_urls):
+        raise BrokerLost("\n".join(map(str, faults)))
+    for fault in faults:
+        click.echo(f"scraperd: {fault}", err=True)
 
 
 @main.command(epilog=_EPILOG)
@@ -308,7 +322,7 @@ async def _publish(
 ) -> int:
     topology = Topology(config.prefix)
     async with client.connected(config.broker_urls, config.connect_timeout) as channel:
-        publisher = client.Publisher(channel, topology)
+        publisher = client.Publisher(channel, topology, config.confirm_timeout)
         queue = await client.replies(channel) if wait else None
         slots = asyncio.Semaphore(PUBLISH_WINDOW)
         confirmed = 0

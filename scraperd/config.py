@@ -158,6 +158,8 @@ def _impossible(config: Config) -> Iterator[tuple[set[str], str]]:
 def _broker_fault(url: str) -> str | None:
     if not url.startswith(("amqp://", "amqps://")):
         return f"must be: {_meta('broker_url')['extra']['unit']}"
+    if url.count("://") > 1:
+        return 'more than one URL in one text; write a list: ["amqp://...", "amqp://..."]'
     try:
         URL(url)
     except ValueError:

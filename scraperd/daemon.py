@@ -123,7 +123,12 @@ def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _S
     """Build the house: each part gets what it needs and no more."""
     topology = Topology(config.prefix)
     limits = Limits(config.max_result_size, config.ack_timeout)
-    outbox = Outbox(topology, observer.event, passive=config.passive_declare)
+    outbox = Outbox(
+        topology,
+        observer.event,
+        passive=config.passive_declare,
+        confirm_timeout=config.confirm_timeout,
+    )
     settler = Settler(outbox, topology, limits)
     worker = Worker(config, scraper, settler, observer, name)
     link = Link(

@@ -85,7 +85,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 "few, then alone.",
             ),
             ge=3,
-            le=1000,
+            le=50,
         ),
     ] = 5
     heartbeat: Annotated[

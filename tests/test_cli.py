@@ -332,6 +332,39 @@ def test_check_without_a_broker_exits_1(scraperd: Command) -> None:
     assert "hunter2" not in done.stdout + done.stderr
 
 
+def test_check_is_content_with_one_broker_of_several(
+    scraperd: Command, broker_url: str, prefix: str
+) -> None:
+    """As the daemon is. Those that don't answer, or refuse the password, are named in words."""
+    host = broker_url.partition("@")[2]
+    wrong = f"amqp://guest:hunter2@{host}"
+    urls = json.dumps([f"amqp://127.0.0.1:{free_port()}/", wrong, broker_url])
+    done = scraperd("check", SCRAPERD_BROKER_URL=urls, SCRAPERD_PREFIX=prefix)
+    assert done.returncode == 0
+    assert f"broker: reached amqp://{host}" in done.stdout
+    first, second = done.stderr.splitlines()
+    assert first.startswith("scraperd: no broker at amqp://127.0.0.1:")
+    assert second.endswith("the broker refused the user name or the password of broker_url")
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_publish_says_that_the_broker_takes_nothing(
+    scraperd: Command, broker_url: str, prefix: str, node: Node
+) -> None:
+    """Under an alarm it ends after confirm_timeout, in words, instead of waiting without any."""
+    with Daemon(broker_url, prefix).ready():
+        pass
+    node.alarm_memory()
+    try:
+        env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+        done = scraperd("publish", "http://a.example/", SCRAPERD_CONFIRM_TIMEOUT="1", **env)
+    finally:
+        node.clear_alarms()
+    assert done.returncode == 1
+    assert "no confirm within 1 s; does the broker hold publishers back" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["run", "check", "scrape http://x/", "publish http://x/"])
 def test_a_bad_configuration_exits_78(scraperd: Command, tmp_path: Path, command: str) -> None:
     """Every fault at once, a line each, and the exit code that systemd does not restart."""

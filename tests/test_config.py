@@ -265,6 +265,7 @@ BAD_VALUES: list[tuple[str, str, str]] = [
     ("contact_url", '"a\\n"', "contact_url: must be: URL in ASCII"),
     ("worker_name", '"é"', "worker_name: must be: printable ASCII"),
     ("broker_url", "3", "broker_url: Expected `str | array`, got `int` (amqp:// or amqps:// URL"),
+    ("delivery_limit", "51", "delivery_limit: Expected `int` <= 50"),
     ("broker", "{ url = 'amqp://h' }", "unknown setting 'broker'; did you mean 'broker_url'?"),
 ]
 
@@ -386,6 +387,12 @@ def test_a_bad_value_causes_no_second_fault(write: Callable[[str], Path]) -> Non
     """A pair is not blamed for the default that stands in for a value that could not be read."""
     [fault] = faults_of(write("connect_timeout = 60\ndownload_timeout = '300'\n"), {})
     assert "download_timeout: Expected `float`, got `str`" in fault
+
+
+def test_two_brokers_in_one_text_are_refused() -> None:
+    """The natural mistake would make the second URL, with its password, a vhost that is logged."""
+    [fault] = faults_of(None, {"SCRAPERD_BROKER_URL": "amqp://h/,amqp://u:hunter2@h/"})
+    assert fault.startswith("broker_url: more than one URL in one text; write a list: [")
 
 
 @pytest.mark.parametrize(

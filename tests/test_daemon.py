@@ -191,6 +191,30 @@ def test_hostile_properties_end_with_their_own_job(
     assert daemon.stderr == ""
 
 
+def test_orderly_restarts_are_held_against_no_job(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """A job that is cut off by each drain, and those that wait behind it, go back as they came:
+    more restarts than `delivery_limit` make none of them a suspect.
+    """
+    settings = {"delivery_limit": 3, "shutdown_timeout": 0.1, "concurrency": 1, "prefetch": 20}
+    crashed = []
+    for run in range(4):
+        with Daemon(broker_url, prefix, **settings).ready() as daemon:
+            if not run:
+                dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(10)])
+            hostel.wait_for(lambda hits, run=run: hits.total() > run)
+            assert daemon.drain() == 0
+        crashed += [line for line in daemon.logged("job") if "crashes" in line]
+        assert dispatcher.depth("jobs") == 10
+    hostel.release()
+    with Daemon(broker_url, prefix, **settings).ready() as daemon:
+        results = dispatcher.results(10)
+    crashed += [line for line in daemon.logged("job") if "crashes" in line]
+    assert {result["status"] for result in results} == {"ok"}
+    assert crashed == []
+
+
 def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
@@ -207,7 +231,11 @@ def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
         dead, untouched = dispatcher.take("dead")
     assert json.loads(body)["error"]["kind"] == "internal"
     assert "traceparent" not in properties.headers
+    assert properties.headers["x-scraperd-unroutable-reply-to"] == own
     assert (json.loads(untouched), dead.reply_to) == (job, None)
+    assert dead.headers["x-scraperd-reply-to"] == own
+    [line] = daemon.logged("suspect")
+    assert (line["id"], line["host"], line["crashes"]) == ("a", "127.0.0.1", 2)
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(
@@ -435,7 +463,7 @@ def test_a_queue_with_another_delivery_limit_is_used_and_said(
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
         assert dispatcher.results(1)[0]["id"] == "a"
     [line] = daemon.logged("queue_differs")
-    assert "x-delivery-limit = 5, but scraperd asks for 100" in line["error"]
+    assert "x-delivery-limit = 5, where scraperd would ask for 100" in line["error"]
 
 
 @pytest.mark.parametrize(

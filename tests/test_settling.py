@@ -263,6 +263,35 @@ def test_a_full_results_queue_slows_the_daemon_and_loses_nothing(
     assert sorted(result["id"] for result in results) == sorted(idents)
 
 
+# Stops the process of a queue: what one without a majority looks like to a publisher.
+QUEUE = """
+begin {{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),
+{{Name, _}} = amqqueue:get_pid(Q), sys:{what}(whereis(Name)) end"""
+
+
+def test_a_reply_to_a_silent_queue_holds_nobody_up(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, node: Node
+) -> None:
+    """Other results do not wait for it, the connection stays, and after `confirm_timeout` the
+    result goes to the results queue.
+    """
+    silent = f"{prefix}-silent"
+    arguments = {"x-queue-type": "quorum"}
+    dispatcher.channel.queue_declare(silent, durable=True, arguments=arguments)
+    with Daemon(broker_url, prefix, confirm_timeout=1).ready() as daemon:
+        node.eval(QUEUE.format(queue=silent, what="suspend"))
+        dispatcher.publish({"url": hostel.url("/page/0"), "id": "stuck"}, reply_to=silent)
+        hostel.wait_for(lambda hits: hits["/page/0"] == 1)
+        idents = dispatcher.publish_many([hostel.url("/page/1")] * 20)
+        assert {result["id"] for result in dispatcher.results(20)} == {*idents}
+        properties, body = dispatcher.take("results")
+        node.eval(QUEUE.format(queue=silent, what="resume"))
+        assert not daemon.logged("broker_lost")
+    dispatcher.channel.queue_delete(silent)
+    assert json.loads(body)["id"] == "stuck"
+    assert properties.headers["x-scraperd-unroutable-reply-to"] == silent
+
+
 def test_reply_to_is_used_and_an_unroutable_one_is_said(
     wire: Wire, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:

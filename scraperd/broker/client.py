@@ -16,6 +16,7 @@ from aio_pika.abc import DeliveryMode
 from aiormq import exceptions as amqp
 from yarl import URL
 
+from scraperd.broker.dial import in_words
 from scraperd.broker.generation import LOST, BrokerLost, reraise_own_cancel
 from scraperd.broker.link import censored
 from scraperd.broker.topology import TopologyError
@@ -40,7 +41,7 @@ async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConn
         try:
             return url, await aio_pika.connect(URL(url), timeout=within)
         except (amqp.AMQPError, OSError, TimeoutError) as error:
-            faults.append(f"no broker at {censored(url)}: {str(error) or type(error).__name__}")
+            faults.append(f"no broker at {censored(url)}: {in_words(error)}")
     raise BrokerLost("\n".join(faults))
 
 
@@ -70,13 +71,17 @@ async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """Publishes jobs, confirmed and mandatory."""
+    """Publishes jobs, confirmed `within` seconds, and mandatory."""
 
     channel: AbstractChannel
     topology: Topology
+    within: float
 
     async def publish(self, body: bytes, ident: str, reply_to: str | None = None) -> None:
-        """Publish one job; returns when the broker has it. Raises TopologyError if unroutable."""
+        """Publish one job; returns when the broker has it.
+
+        Raises TopologyError if no queue takes it, BrokerLost without a confirm.
+        """
         message = aio_pika.Message(
             body,
             content_type="application/json",
@@ -85,7 +90,14 @@ class Publisher:
             reply_to=reply_to,
         )
         try:
-            await self.channel.default_exchange.publish(message, self.topology.jobs, mandatory=True)
+            async with asyncio.timeout(self.within):
+                exchange = self.channel.default_exchange
+                await exchange.publish(message, self.topology.jobs, mandatory=True)
+        except TimeoutError:
+            raise BrokerLost(
+                f"no confirm within {self.within:g} s; does the broker hold publishers back "
+                "(memory or disk alarm)? What was sent may still arrive."
+            ) from None
         except amqp.PublishError:
             raise TopologyError(
                 f"queue {self.topology.jobs!r} does not exist; start the daemon once"

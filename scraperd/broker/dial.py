@@ -80,18 +80,21 @@ async def dial(url: str, name: str, heartbeat: int, within: float) -> Line:
             wire = await aiormq.connect(
                 target, transport_factory=kept, client_properties={"connection_name": name}
             )
-    except (amqp.AuthenticationError, amqp.ProbableAuthenticationError) as error:
-        raise BrokerRefused(
-            "the broker refused the user name or the password of broker_url"
-        ) from error
     except (amqp.AMQPError, TimeoutError) as error:
-        if getattr(error, "reply_code", None) == NOT_ALLOWED:
-            raise BrokerRefused(f"the broker refused the vhost of broker_url: {error}") from error
-        if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
-            raise OSError(
-                "the broker closed the connection when the vhost was opened; does the vhost of "
-                "broker_url exist, and may this user enter it?"
-            ) from error
-        raise OSError(str(error) or "no answer") from error
+        raise in_words(error) from error
     assert kept.writer is not None
     return Line(wire, kept.writer)
+
+
+def in_words(error: Exception) -> BrokerRefused | OSError:
+    """What the library says of a connection that could not be made, in words of ours."""
+    if isinstance(error, (amqp.AuthenticationError, amqp.ProbableAuthenticationError)):
+        return BrokerRefused("the broker refused the user name or the password of broker_url")
+    if getattr(error, "reply_code", None) == NOT_ALLOWED:
+        return BrokerRefused(f"the broker refused the vhost of broker_url: {error}")
+    if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
+        return OSError(
+            "the broker closed the connection when the vhost was opened; does the vhost of "
+            "broker_url exist, and may this user enter it?"
+        )
+    return OSError(str(error) or "no answer")

@@ -114,10 +114,10 @@ class Generation:
         for end in (consuming, publishing, self._consume, self._publish):
             self._watch(end)
 
-    async def channel(self) -> Channel:
-        """A fresh channel for declarations: an error there closes it and nothing else."""
+    async def channel(self, *, confirms: bool = False) -> Channel:
+        """A fresh channel: an error there closes it and nothing else."""
         with self.calling():
-            return await _open(self._lines[1].wire)
+            return await _open(self._lines[1].wire, confirms=confirms)
 
     async def consume(
         self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]

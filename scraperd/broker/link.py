@@ -84,7 +84,7 @@ class Link:
                 self._say_unreachable(error)
             except (BrokerRefused, TopologyError) as error:
                 if first:
-                    raise
+                    raise type(error)(f"{self.where}: {error}") from error
                 self._events("broker_refused", broker=self.where, error=str(error))
                 failures += 1
             finally:
@@ -177,7 +177,7 @@ class Link:
     def state(self) -> str:
         """What it does, in words for the status line."""
         if self._intake is None or not self.consuming.is_set():
-            return f"no broker at {self.where}"
+            return f"{'no broker' if self._dials else 'not connected yet'} at {self.where}"
         return self._intake.state
 
     @property

@@ -31,6 +31,7 @@ TURN: Final = "x-scraperd-turn"  # seconds since 1970; the host whose turn it is
 # seconds that can be left of it when the job is back, should a clock have been set meanwhile
 PARKS: Final = "x-scraperd-parks"  # how often the job waited for a turn in a delay queue
 CRASHES: Final = "x-scraperd-crashes"  # how often it came back before it was moved to this queue
+REPLY_TO: Final = "x-scraperd-reply-to"  # of a dead job that must not have the property any more
 _COUNT: Final = "x-delivery-count"
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say

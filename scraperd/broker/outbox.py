@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aiormq import exceptions as amqp
 
 from scraperd.broker.generation import LOST, reraise_own_cancel
+from scraperd.broker.replies import Replies, Unconfirmed
 from scraperd.broker.topology import TopologyError, declare
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ class Refused(Exception):  # noqa: N818 - a state of the world, not a mistake
 class Outbox:
     """Publishes and does not return before the broker confirmed. Raises BrokerLost otherwise."""
 
-    def __init__(self, topology: Topology, events: Events, *, passive: bool) -> None:
+    def __init__(
+        self, topology: Topology, events: Events, *, passive: bool, confirm_timeout: float
+    ) -> None:
         self._topology = topology
+        self._confirm_timeout = confirm_timeout
+        self._replies: Replies | None = None
         self._events = events
         self._passive = passive
 
@@ -75,13 +80,15 @@ class Outbox:
     ) -> None:
         """Publish a result to `reply_to`.
 
-        One that can't be routed there goes to the results queue, with a header
+        One that is not confirmed there goes to the results queue, with a header
         that says so.
         """
+        if self._replies is None or self._replies.generation is not generation:
+            self._replies = Replies(generation, self._confirm_timeout)
         if not self._topology.refuses(reply_to):
             try:
-                await _publish(generation, replace(message, exchange="", routing_key=reply_to))
-            except amqp.DeliveryError:  # returned, or rejected by a full queue
+                await self._replies.publish(reply_to, message.body, message.properties())
+            except (amqp.DeliveryError, Unconfirmed):  # no such queue, a full or a silent one
                 pass
             else:
                 return

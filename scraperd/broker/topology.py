@@ -165,7 +165,7 @@ async def declare(
             except amqp.ChannelPreconditionFailed as error:
                 if not _is_a_net(str(error)):
                     raise
-                differs.append(_conflict(name, str(error)))
+                differs.append(_difference(name, str(error)))
                 channel = await open_channel()  # the refusal closed it
                 await _declare(channel, queue, passive=True)
     except amqp.ChannelPreconditionFailed as error:
@@ -216,7 +216,19 @@ def _conflict(name: str, text: str) -> str:
     )
 
 
+def _difference(name: str, text: str) -> str:
+    """The same where it does no harm."""
+    match = _ARGUMENT.search(text)
+    theirs, ours = (_value(match["theirs"]), _value(match["ours"])) if match else ("", "")
+    return (
+        f"queue {name!r} exists with x-delivery-limit = {theirs}, where scraperd would ask for "
+        f"{ours}. It is used as it is; docs/operations.md says what that means for each queue."
+    )
+
+
 def _value(text: str) -> str:
     """A value as the broker's messages quote it; `nothing` where the argument is not set."""
     match = _VALUE.fullmatch(text)
-    return text if match is None else match["value"] or "nothing"
+    if match is None:
+        return text
+    return "nothing" if match["value"] is None else match["value"] or "''"

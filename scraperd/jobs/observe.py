@@ -90,6 +90,11 @@ class Observer:
         if self.log.is_enabled_for(level):
             self._write(logging.getLevelName(level).lower(), "job", _line(record))
 
+    def suspect(self, ident: str, url: Any, crashes: int) -> None:
+        """A job begins to run alone. If the process ends now, this is the last that is said."""
+        told = {"id": ident, "url": without_credentials(url) if url else None, "host": host_of(url)}
+        self.event("suspect", **{key: _fit(value) for key, value in told.items()}, crashes=crashes)
+
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
         self._write("error", event, {"exc_info": error, **fields})

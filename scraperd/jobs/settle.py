@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, structs
 
-from scraperd.broker.message import ATTEMPT, CRASHES, JOB_ID, PARKS, TURN, Message
+from scraperd.broker.message import ATTEMPT, CRASHES, JOB_ID, PARKS, REPLY_TO, TURN, Message
+from scraperd.broker.outbox import UNROUTABLE_REPLY
 from scraperd.broker.topology import wait_within
 from scraperd.contract import Failure, Result, encode, host_of, printable
 from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
@@ -98,6 +99,8 @@ class Settler:
             correlation_id=delivery.correlation_id,
         )
         until = self._until(delivery)
+        if delivery.bare and delivery.reply_to:
+            message.headers[UNROUTABLE_REPLY] = delivery.reply_to
         if delivery.reply_to and not delivery.bare:
             await self.outbox.reply(delivery.generation, message, delivery.reply_to, until)
         else:
@@ -144,6 +147,8 @@ class Settler:
             "x-scraperd-dead-at": datetime.now(UTC).isoformat(timespec="seconds"),
             "x-scraperd-worker": result.worker or "",
         }
+        if delivery.bare and delivery.reply_to:
+            marks[REPLY_TO] = delivery.reply_to  # as a property it may have been the end of others
         if failure.field is not UNSET:
             marks["x-scraperd-dead-field"] = printable(failure.field)
         return self._job(delivery, self.topology.dead, marks)

@@ -128,6 +128,9 @@ class Worker:
         job = await self._decode(delivery)
         ident = _known(delivery, job) or uuid.uuid4().hex
         page = flight.page = self._page(delivery, job)
+        if delivery.queue == self._settler.topology.alone:
+            url = job.url if isinstance(job, Invalid) else job[0].url
+            self._observer.suspect(ident, url, delivery.crashes)
         try:
             outcome = await self._outcome(delivery, job, page, ident)
             verdict = self._verdict(delivery, job, page, outcome.result)
