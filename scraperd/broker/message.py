@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pamqp import commands as spec
-from pamqp import decode
 from pamqp.encode import field_table
 
+from scraperd.broker import tables
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     from aiormq.abc import DeliveredMessage
 
@@ -215,25 +215,4 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _tolerant(
-    decoder: Callable[[bytes], tuple[int, Any]], size: Callable[[bytes], int]
-) -> Callable[[bytes], tuple[int, Any]]:
-    """`decoder`, but what it can't read is None, and is stepped over by its `size`."""
-
-    def read(value: bytes) -> tuple[int, Any]:
-        try:
-            return decoder(value)
-        except (ValueError, OverflowError, OSError, RecursionError):
-            return size(value), None
-
-    return read
-
-
-# The library lets one property that it can't read (a correlation id that is not UTF-8, a timestamp
-# beyond the year 9999) end the connection: the job comes back, ends it again, and takes every job
-# in flight along until the delivery limit kills them all. Such a property is as good as absent.
-decode.METHODS["shortstr"] = _tolerant(decode.short_str, lambda value: 1 + value[0])
-decode.METHODS["table"] = _tolerant(
-    decode.field_table, lambda value: 4 + int.from_bytes(value[:4], "big")
-)
-decode.METHODS["timestamp"] = decode.TABLE_MAPPING[b"T"] = _tolerant(decode.timestamp, lambda _: 8)
+tables.install()
