@@ -20,7 +20,7 @@ DRAINS = '"event":"drain"'
 def sigterm_under_load(scene: Scene) -> None:
     """SIGTERM under load, then a successor: what was begun is finished, and nothing comes twice."""
     scene.start()
-    scene.load(scene.many(2000, 300))
+    scene.load(scene.many(5000, 600))
     for _ in range(scene.many(5, 1)):
         scene.more(100)
         scene.daemon.ended()

@@ -172,7 +172,8 @@ def poison(scene: Scene, _: Pipe) -> None:
         if scene.daemon.returncode is not None:
             scene.daemon.expected = -signal.SIGKILL
             scene.cuts += 1
-            scene.start()
+            scene.start(ready=False)  # it may die before it can say so
+    scene.ready()
 
 
 @contextlib.contextmanager
