@@ -27,7 +27,7 @@ from scraperd.broker.link import censored
 from scraperd.broker.topology import Topology, TopologyError
 from scraperd.config import Config, example, notify_socket
 from scraperd.console import EPILOG as _EPILOG
-from scraperd.console import EXIT_FAILED, EXIT_USAGE
+from scraperd.console import EXIT_FAILED, EXIT_USAGE, Commands
 from scraperd.console import config_of as _config
 from scraperd.console import fail as _fail
 from scraperd.console import run_client as _run
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 PUBLISH_WINDOW: Final = 100  # unconfirmed publishes at a time
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="scraperd")
 def main() -> None:
     """Scrape jobs from a RabbitMQ queue, many at once, and publish the results."""

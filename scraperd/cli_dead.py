@@ -28,7 +28,7 @@ from scraperd.console import (
     run_client,
     with_config,
 )
-from scraperd.jobs.letter import KINDS, REASONS, Filters, Letter
+from scraperd.jobs.letter import KINDS, REASONS, Filters, Letter, host_pattern
 from scraperd.page.hosts import HostSet
 
 if TYPE_CHECKING:
@@ -49,7 +49,23 @@ def _ago(_: click.Context, __: click.Parameter, value: str | None) -> datetime |
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
     if match is None:
         raise click.BadParameter(f"{value!r} is no age; write 30s, 5m, 2h or 7d")
-    return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    try:
+        return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    except OverflowError:
+        raise click.BadParameter(f"{value!r} ago there was no calendar") from None
+
+
+def _hosts(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    found = []
+    for text in value:
+        try:
+            found.append(host_pattern(text))
+        except ValueError:
+            raise click.BadParameter(
+                f"{text!r} is no host; write www.example.com or *.example.com, without a scheme, "
+                "port or path"
+            ) from None
+    return tuple(found)
 
 
 def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
@@ -57,9 +73,18 @@ def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--reason", multiple=True, type=click.Choice(REASONS), help="Why it is dead."),
         click.option(
-            "--kind", multiple=True, type=click.Choice(sorted(KINDS)), help="Kind of failure."
+            "--kind",
+            multiple=True,
+            type=click.Choice(sorted(KINDS)),
+            help="Kind of failure. What RabbitMQ put there has none; see --reason.",
         ),
-        click.option("--host", multiple=True, metavar="HOST", help="Exact, or *.domain."),
+        click.option(
+            "--host",
+            multiple=True,
+            metavar="HOST",
+            callback=_hosts,
+            help="Exact, or *.domain; no scheme, no port.",
+        ),
         click.option("--id", "idents", multiple=True, metavar="ID", help="The job's id."),
         click.option(
             "--older-than",
@@ -71,7 +96,9 @@ def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--newer-than", "after", metavar="AGE", callback=_ago, help="Dead for less than that."
         ),
-        click.option("--limit", type=click.IntRange(min=1), help="At most so many, oldest first."),
+        click.option(
+            "--limit", type=click.IntRange(min=1), help="At most so many, whichever come first."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -79,6 +106,7 @@ def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _all = click.option("--all", "everything", is_flag=True, help="Every letter; excludes filters.")
+_ids = click.argument("ids", nargs=-1, metavar="[ID]...")
 _dry_run = click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
 
 
@@ -88,7 +116,7 @@ def _wanted(given: dict[str, Any]) -> dead.Wanted:
         reasons=frozenset(given["reason"]),
         kinds=frozenset(given["kind"]),
         hosts=HostSet(given["host"]),
-        idents=frozenset(given["idents"]),
+        idents=frozenset((*given["idents"], *given.get("ids", ()))),
         before=given["before"],
         after=given["after"],
     )
@@ -102,7 +130,7 @@ def _chosen(given: dict[str, Any]) -> dead.Wanted:
         raise click.UsageError(
             "--all and filters exclude each other"
             if given["everything"]
-            else "say which letters: by a filter, or --all"
+            else "say which letters: by an ID, a filter, or --all"
         )
     return wanted
 
@@ -111,7 +139,10 @@ def _chosen(given: dict[str, Any]) -> dead.Wanted:
 def group() -> None:
     """Look at dead letters, requeue them, remove them.
 
-    A filter given more than once means any of its values; different filters must all fit.
+    A filter given more than once means any of its values; different filters must all fit. Letters
+    come in the order in which they died, until someone has read a part of them: then what was read
+    comes behind other letters that were read before. Choose by ID, filter or age, not by --limit,
+    where it matters which.
     """
 
 
@@ -121,7 +152,7 @@ def group() -> None:
 @click.option("--summary", is_flag=True, help="Only counts by reason, kind and host: the top 20.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
 def list_(path: Path | None, *, summary: bool, as_json: bool, **given: Any) -> None:
-    """List dead letters, oldest first: a table on a terminal, else JSON lines. Changes nothing."""
+    """List dead letters: a table on a terminal, else JSON lines. Removes nothing."""
     config, wanted = config_of(path), _wanted(given)
     rows = as_json or not sys.stdout.isatty()
     run_client(_summary(config, wanted, rows) if summary else _list(config, wanted, rows))
@@ -138,7 +169,8 @@ async def _list(config: Config, wanted: dead.Wanted, as_json: bool) -> int:  # n
 
     tally = await dead.look(config, wanted, show)
     click.echo(f"{tally.matched} of {tally.total} dead letters{_unseen(tally)}", err=True)
-    return 0
+    _tell_readers(tally)
+    return _missing(tally)
 
 
 _NAMES: Final = ("age", "reason", "kind", "host", "attempts", "id", "message")
@@ -160,9 +192,23 @@ def _age(seconds: int | None) -> str:
 
 
 def _unseen(tally: dead.Tally) -> str:
-    """What another reader has, or what lies behind the limit."""
-    rest = tally.total - tally.seen
-    return f"; {rest} were not looked at" if rest else ""
+    """What another reader has, or what lies beyond the limit."""
+    return f"; {tally.unseen} {tally.rest}" if tally.unseen else ""
+
+
+def _tell_readers(tally: dead.Tally) -> None:
+    if tally.readers:
+        click.echo(
+            f"scraperd: {tally.readers} more reading the dead queue; what they hold is not counted",
+            err=True,
+        )
+
+
+def _missing(tally: dead.Tally) -> int:
+    """Name the ids that no letter has; the exit code."""
+    for ident in sorted(tally.missing):
+        click.echo(f"scraperd: no dead letter of a job with the id {ident!r}", err=True)
+    return EXIT_FAILED if tally.missing else 0
 
 
 async def _summary(config: Config, wanted: dead.Wanted, as_json: bool) -> int:  # noqa: FBT001
@@ -178,7 +224,8 @@ async def _summary(config: Config, wanted: dead.Wanted, as_json: bool) -> int:  
         f"{tally.matched} of {tally.total} dead letters in {len(counts)} groups{_unseen(tally)}",
         err=True,
     )
-    return 0
+    _tell_readers(tally)
+    return _missing(tally)
 
 
 def _sort(letter: Letter) -> tuple[str, str | None, str | None]:
@@ -187,34 +234,30 @@ def _sort(letter: Letter) -> tuple[str, str | None, str | None]:
 
 @group.command(epilog=EPILOG)
 @with_config
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@_ids
 @_all
 @_with_filters
-def show(path: Path | None, ids: tuple[str, ...], **given: Any) -> None:
-    """Print dead letters whole, as JSON: body, properties and headers. Changes nothing.
+def show(path: Path | None, **given: Any) -> None:
+    """Print dead letters whole, as JSON: body, properties and headers. Removes nothing.
 
     Exits 1 if there is no letter of an ID. Bodies and headers may hold credentials.
     """
     config = config_of(path)
-    given["idents"] = (*given["idents"], *ids)
-    run_client(_show(config, _chosen(given), set(ids)))
+    run_client(_show(config, _chosen(given)))
 
 
-async def _show(config: Config, wanted: dead.Wanted, missing: set[str]) -> int:
+async def _show(config: Config, wanted: dead.Wanted) -> int:
     indent = 2 if sys.stdout.isatty() else None
-
-    def one(letter: Letter) -> None:
-        click.echo(dead.whole_json(letter, indent))
-        missing.discard(letter.ident or "")
-
-    await dead.look(config, wanted, one)
-    for ident in sorted(missing):
-        click.echo(f"scraperd: no dead letter of a job with the id {ident!r}", err=True)
-    return EXIT_FAILED if missing else 0
+    tally = await dead.look(
+        config, wanted, lambda letter: click.echo(dead.whole_json(letter, indent))
+    )
+    _tell_readers(tally)
+    return _missing(tally)
 
 
 @group.command(epilog=EPILOG)
 @with_config
+@_ids
 @_all
 @_with_filters
 @click.option(
@@ -222,10 +265,10 @@ async def _show(config: Config, wanted: dead.Wanted, missing: set[str]) -> int:
 )
 @_dry_run
 def requeue(path: Path | None, *, rate: float | None, dry_run: bool, **given: Any) -> None:
-    """Publish the jobs of dead letters again, in order; each is removed when its job is safe.
+    """Publish the jobs of dead letters again; each letter is removed when its job is safe.
 
     They begin at their first attempt. Stopped at any point it can be run again: at worst a job
-    that was published is published twice.
+    that was published is published twice. Exits 1 if there is no letter of an ID.
     """
     config, wanted = config_of(path), _chosen(given)
     if dry_run:
@@ -235,8 +278,9 @@ def requeue(path: Path | None, *, rate: float | None, dry_run: bool, **given: An
 
 async def _would(config: Config, wanted: dead.Wanted, what: str) -> int:
     tally = await dead.look(config, wanted, lambda _: None)
-    click.echo(f"would {what} {tally.matched} of {tally.total} dead letters")
-    return 0
+    click.echo(f"would {what} {tally.matched} of {tally.total} dead letters{_unseen(tally)}")
+    _tell_readers(tally)
+    return _missing(tally)
 
 
 async def _requeue(config: Config, wanted: dead.Wanted, rate: float | None) -> int:
@@ -244,12 +288,20 @@ async def _requeue(config: Config, wanted: dead.Wanted, rate: float | None) -> i
     try:
         await dead.requeue(config, wanted, tally, rate)
     finally:
-        click.echo(f"requeued {tally.done} of {tally.total} dead letters; {tally.left()}")
-    return 0
+        _report("requeued", tally)
+    return _missing(tally)
+
+
+def _report(done: str, tally: dead.Tally) -> None:
+    """How far it got; nothing if it did not come to count the letters."""
+    if tally.total is not None:
+        click.echo(f"{done} {tally.done} of {tally.total} dead letters; {tally.left()}")
+        _tell_readers(tally)
 
 
 @group.command(epilog=EPILOG)
 @with_config
+@_ids
 @_all
 @_with_filters
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -258,17 +310,22 @@ async def _requeue(config: Config, wanted: dead.Wanted, rate: float | None) -> i
 )
 @_dry_run
 def purge(path: Path | None, *, yes: bool, save: Path | None, dry_run: bool, **given: Any) -> None:
-    """Remove dead letters for good. Asks first, and says how many."""
+    """Remove dead letters for good. Asks first, and says how many.
+
+    Exits 1 if there is no letter of an ID.
+    """
     config, wanted = config_of(path), _chosen(given)
     if dry_run:
         run_client(_would(config, wanted, "remove"))
+    missing: set[str] = set()
     if not yes:
-        wanted = dead.Wanted(wanted.filters, _agreed(config, wanted))
-    run_client(_purge(config, wanted, save))
+        agreed = _agreed(config, wanted)
+        wanted, missing = dead.Wanted(wanted.filters, agreed.matched), agreed.missing
+    run_client(_purge(config, wanted, save, missing))
 
 
-def _agreed(config: Config, wanted: dead.Wanted) -> int:
-    """How many letters someone agreed to remove; ends the process if nobody did."""
+def _agreed(config: Config, wanted: dead.Wanted) -> dead.Tally:
+    """The letters that someone agreed to remove, counted; ends the process if nobody did."""
     if not sys.stdin.isatty():
         fail("nobody can be asked here: give --yes to remove dead letters", EXIT_USAGE)
     found: list[dead.Tally] = []
@@ -280,24 +337,27 @@ def _agreed(config: Config, wanted: dead.Wanted) -> int:
     if code := complete(count()):
         sys.exit(code)
     tally = found[0]
+    _tell_readers(tally)
     if not tally.matched:
         click.echo(f"none of {tally.total} dead letters is meant")
-        sys.exit(0)
+        sys.exit(_missing(tally))
     try:
         agreed = click.confirm(f"Remove {tally.matched} of {tally.total} dead letters for good?")
     except click.Abort:
         sys.exit(EXIT_INTERRUPTED)
     if not agreed:
         fail("nothing was removed", EXIT_FAILED)
-    return tally.matched
+    return tally
 
 
-async def _purge(config: Config, wanted: dead.Wanted, save: Path | None) -> int:
+async def _purge(config: Config, wanted: dead.Wanted, save: Path | None, missing: set[str]) -> int:
+    """`missing` are ids that were found to have no letter before."""
     tally = dead.Tally()
     try:
         await dead.purge(config, wanted, tally, save)
     except dead.SaveError as error:
         fail(str(error), EXIT_FAILED)
     finally:
-        click.echo(f"removed {tally.done} of {tally.total} dead letters; {tally.left()}")
-    return 0
+        _report("removed", tally)
+    tally.missing |= missing
+    return _missing(tally)

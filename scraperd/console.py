@@ -7,7 +7,9 @@ Must never: know a command, or show a traceback for what a user can cause.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
 EXIT_FAILED: Final = 1  # it ran, and the answer is no: a failed page, an unreachable broker
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+EXIT_TERMINATED: Final = 143
 
 EPILOG: Final = """Exit codes: 0 done; 1 it ran and the answer is no (failed page, no broker);
 2 wrong usage or input; 70 internal error; 78 wrong configuration; 128+N ended by signal N."""
+
+_NO_OUTPUT: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no socket says these
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -47,18 +52,69 @@ def config_of(path: Path | None) -> Config:
 
 
 def complete(main: Coroutine[Any, Any, int]) -> int:
-    """Run a client command and return its exit code; an expected failure ends it in one line."""
+    """Run a client command and return its exit code; an expected failure ends it in one line.
+
+    SIGTERM and Ctrl-C cancel it, so that it can say how far it got.
+    """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(main)
+            return runner.run(_terminable(main))
     except (BrokerLost, TopologyError) as error:
+        _end_if_full(error.__cause__)  # printed while connected, and taken for the broker's
         fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter's last flush must not meet that again.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - to the end
+    except BrokenPipeError:  # whoever read our output has gone
+        _mute()
         return EXIT_FAILED
+    except OSError as error:
+        _end_if_full(error)
+        raise
+
+
+async def _terminable(main: Coroutine[Any, Any, int]) -> int:
+    task, told = asyncio.current_task(), False
+
+    def terminate() -> None:
+        nonlocal told
+        told = True
+        if task is not None:
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await main
+    except asyncio.CancelledError:
+        if told:
+            return EXIT_TERMINATED
+        raise
+    finally:  # a closed loop would swallow the signal, say while a question is asked
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _end_if_full(error: BaseException | None) -> None:
+    """End the process if `error` says that standard output can't be written."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _NO_OUTPUT:
+        _mute()
+        fail(f"standard output can't be written: {error.strerror}", EXIT_FAILED)
+
+
+def _mute() -> None:
+    """See to it that the interpreter's last flush does not meet a faulty output again."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - to the end
+
+
+class Commands(click.Group):
+    """The command that holds all others: what `complete` sees to, for all that is printed."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as click does, but end in one line if standard output can't be written."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            _end_if_full(error)
+            raise
 
 
 def run_client(main: Coroutine[Any, Any, int]) -> NoReturn:

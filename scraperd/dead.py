@@ -48,25 +48,37 @@ class Wanted:
 
 @dataclass(slots=True)
 class Tally:
-    """How it went so far. `total` letters were ready at the start, of which `seen` were read."""
+    """How it went so far. `total` letters were ready at the start, of which `seen` were read.
 
-    total: int = 0
+    `total` is None until they were counted. `readers` are other consumers of the queue: letters
+    that they hold are not in `total`. `missing` are ids that were asked for and that no letter has.
+    """
+
+    total: int | None = None
+    readers: int = 0
     seen: int = 0
     matched: int = 0
     done: int = 0
+    missing: set[str] = field(default_factory=set)
+    rest: str = "not looked at"  # what the letters are that were not read
+
+    @property
+    def unseen(self) -> int:
+        """How many letters were not read."""
+        return (self.total or 0) - self.seen
 
     def left(self) -> str:
         """Which letters were left where they are, in words."""
         parts = [
             (self.matched - self.done, "meant and left"),
             (self.seen - self.matched, "not meant"),
-            (self.total - self.seen, "not looked at"),
+            (self.unseen, self.rest),
         ]
         return ", ".join(f"{count} {what}" for count, what in parts if count > 0) or "none left"
 
 
 async def look(config: Config, wanted: Wanted, each: Callable[[Letter], None]) -> Tally:
-    """Give `each` letter that is meant, oldest first. Raises BrokerLost, TopologyError."""
+    """Give `each` letter that is meant, in the queue's order. Raises BrokerLost, TopologyError."""
     tally = Tally()
     async with _opened(config) as queue, aclosing(_meant(queue, wanted, tally)) as letters:
         async for letter in letters:
@@ -76,10 +88,10 @@ async def look(config: Config, wanted: Wanted, each: Callable[[Letter], None]) -
 
 
 async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | None) -> None:
-    """Publish the jobs of the letters that are meant again, in order, `rate` a second at most.
+    """Publish the jobs of the letters that are meant again, at most `rate` a second.
 
-    Each letter is acked after its job's confirm. Raises BrokerLost, or TopologyError if the jobs
-    queue takes no more: what is left is in the dead queue.
+    They go in the queue's order. Each letter is acked after its job's confirm. Raises BrokerLost,
+    or TopologyError if the jobs queue takes no more: what is left is in the dead queue.
     """
     async with _opened(config) as queue:
         flights, pace = Flights(), Pace(rate)
@@ -144,16 +156,23 @@ async def _meant(
     queue: DeadQueue, wanted: Wanted, tally: Tally, most: int = LARGEST
 ) -> AsyncGenerator[Letter]:
     """The letters that are meant; keeps the tally."""
+    await queue.begin()
+    tally.total, tally.readers = queue.total, queue.readers
+    tally.missing = set(wanted.filters.idents)
     async with aclosing(queue.letters(most)) as deliveries:
         async for delivery in deliveries:
-            tally.total, tally.seen = queue.total, queue.seen
+            tally.seen = queue.seen
             letter = read(delivery)
+            tally.missing.discard(letter.ident or "")
             if wanted.filters.fit(letter):
                 tally.matched += 1
                 yield letter
                 if tally.matched == wanted.limit:
+                    tally.rest = "beyond the limit"
+                    if tally.unseen:
+                        tally.missing.clear()  # nobody knows
                     return
-    tally.total = queue.total
+    tally.rest = "given to another reader"
 
 
 class Pace:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,6 @@ from tests.rig.wire import Seen, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.rig.daemon import Dispatcher
     from tests.rig.hostel import Hostel
@@ -330,6 +330,16 @@ def test_check_without_a_broker_exits_1(scraperd: Command) -> None:
     assert done.stderr.startswith("scraperd: no broker at amqp://127.0.0.1:")
     assert len(done.stderr.splitlines()) == 1
     assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [["schema", "job"], ["dead", "--help"], ["--version"]])
+def test_a_full_disk_behind_the_output_is_one_line(command: list[str]) -> None:
+    """Not a traceback, and not a success."""
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-m", "scraperd", *command]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "scraperd: standard output can't be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_check_is_content_with_one_broker_of_several(

@@ -14,19 +14,20 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 
 from scraperd.broker.topology import Topology
+from scraperd.jobs.letter import host_pattern
 from tests.rig.daemon import Daemon
 from tests.rig.process import Process
 from tests.rig.wire import Seen, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.rig.daemon import Dispatcher
     from tests.rig.hostel import Hostel
@@ -234,6 +235,16 @@ def test_what_a_requeued_job_carries(dead: Command, letters: Dispatcher) -> None
     assert letters.depth("dead") == 0
 
 
+def test_the_address_of_a_poisonous_job(dead: Command, letters: Dispatcher) -> None:
+    """Its reply_to, kept in a header by the daemon, is one again when the job is requeued."""
+    headers = marks("internal", "p", crashes=5, **{"reply-to": "answers.here"})
+    put(letters, {"url": "http://a.example/", "id": "p"}, headers)
+    assert dead("requeue", "--reason", "poisonous").returncode == 0
+    properties, _ = letters.take("jobs")
+    assert properties.reply_to == "answers.here"
+    assert not any(name.startswith("x-scraperd") for name in properties.headers or {})
+
+
 def test_kill_in_the_middle_of_a_requeue(
     letters: Dispatcher, dead: Command, env: dict[str, str]
 ) -> None:
@@ -318,9 +329,9 @@ def test_no_jobs_queue(letters: Dispatcher, dead: Command) -> None:
 def test_no_dead_queue_and_an_empty_one(
     dead: Command, dispatcher: Dispatcher, prefix: str, request: pytest.FixtureRequest
 ) -> None:
-    """A missing queue is one line and exit code 1; an empty one is no trouble."""
-    done = dead("list")
-    assert done.returncode == 1
+    """A missing queue is one line, exit code 1 and no count; an empty one is no trouble."""
+    done = dead("requeue", "--all")
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"scraperd: queue '{prefix}.dead' does not exist; start the daemon once\n"
     )
@@ -335,6 +346,7 @@ def test_everything_must_be_asked_for(dead: Command, letters: Dispatcher) -> Non
     assert dead("requeue").returncode == 2
     assert dead("purge", "--yes", "--all", "--kind", "dns").returncode == 2
     assert dead("list", "--older-than", "soon").returncode == 2
+    assert dead("list", "--older-than", "999999d").returncode == 2
     assert dead("requeue", "--all", "--dry-run").stdout == "would requeue 3 of 3 dead letters\n"
     assert letters.depth("dead") == 3
 
@@ -354,12 +366,32 @@ def test_purge_asks(dead: Command, letters: Dispatcher) -> None:
         assert letters.depth("dead") == left
 
 
+def test_sigterm_while_it_asks(letters: Dispatcher, env: dict[str, str]) -> None:
+    """SIGTERM ends a purge that waits for its answer, as it ends any program; nothing is gone."""
+    put_many(letters, 3)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*DEAD, "purge", "--all"],
+        env={**os.environ, **env},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+    ) as command:
+        assert command.stdout is not None
+        asked = b"Remove 3 of 3"
+        assert command.stdout.read(len(asked)) == asked
+        command.terminate()
+        assert command.wait(20) == -signal.SIGTERM
+    os.close(theirs)
+    os.close(ours)
+    assert letters.depth("dead") == 3
+
+
 def test_purge_saves_before_it_removes(dead: Command, letters: Dispatcher, tmp_path: Path) -> None:
     """The file gets a line for each letter, whole, after what was in it; without it, none goes."""
     put_many(letters, 2)
     put(letters, b"\xff", {**marks("timeout", "3"), "at": datetime.now(UTC)}, correlation_id="c")
     done = dead("purge", "--all", "--yes", "--save", "no/such/folder")
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, "")
     assert letters.depth("dead") == 3
     (tmp_path / "saved").write_text('{"cut off')
     assert dead("purge", "--kind", "timeout", "--yes", "--save", "saved").returncode == 0
@@ -440,16 +472,84 @@ def test_another_reader(dead: Command, letters: Dispatcher, node: Node) -> None:
         done = dead("list", env={"SCRAPERD_BROKER_URL": wire.url})
     held[0].close()
     assert done.returncode == 0
-    assert done.stderr == "5 of 20 dead letters; 15 were not looked at\n"
+    assert done.stderr == "5 of 20 dead letters; 15 given to another reader\n"
     wait_for(lambda: letters.depth("dead") == 20, letters)  # a closed channel's come back late
 
 
 def test_letters_that_are_stepped_over(dead: Command, letters: Dispatcher) -> None:
-    """More letters than a consumer's window are stepped over, and stay as they were, in order."""
+    """More letters than a consumer's window are stepped over, and stay as they were, in order,
+    whether many small windows were given back (a slow requeue's) or a list's large ones.
+    """
     idents = put_many(letters, 1200)
     put(letters, {"url": "http://a.example/", "id": "last"}, marks("timeout", "last"))
-    assert dead("requeue", "--kind", "timeout").stdout == (
+    assert dead("requeue", "--kind", "timeout", "--rate", "0.1").stdout == (
         "requeued 1 of 1201 dead letters; 1200 not meant\n"
     )
     assert bodies(letters, "jobs") == ["last"]
-    assert [line["id"] for line in lines(dead("list").stdout)] == idents
+    for _ in range(2):
+        assert [line["id"] for line in lines(dead("list").stdout)] == idents
+    done = dead("list", "--limit", "3")
+    assert len(lines(done.stdout)) == 3
+    assert done.stderr == "3 of 1200 dead letters; 1197 beyond the limit\n"
+
+
+def test_letters_that_another_command_holds(
+    letters: Dispatcher, dead: Command, env: dict[str, str]
+) -> None:
+    """While a slow requeue holds all letters others say so; SIGTERM ends it with its count."""
+    idents = put_many(letters, 5)
+    with Process([*DEAD, "requeue", "--all", "--rate", "0.1"], env=env) as command:
+        wait_for(lambda: letters.depth("jobs") == 1, letters)
+        done = dead("list")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == (
+            "0 of 0 dead letters\n"
+            "scraperd: 1 more reading the dead queue; what they hold is not counted\n"
+        )
+        command.send_signal(signal.SIGTERM)
+        assert command.wait() == 143
+        said = "requeued 1 of 5 dead letters; 1 meant and left, 3 not looked at"
+        assert said in command.stdout
+    assert sorted(bodies(letters, "jobs") + bodies(letters, "dead")) == idents
+
+
+def test_ids(letters: Dispatcher, dead: Command) -> None:
+    """Requeue and purge take ids as show does, and an id without a letter is a line and a 1."""
+    put_many(letters, 3)
+    done = dead("requeue", "j00001", "--id", "nope", "j00000")
+    assert (done.returncode, letters.depth("dead")) == (1, 1)
+    assert done.stdout == "requeued 2 of 3 dead letters; 1 not meant\n"
+    assert done.stderr == "scraperd: no dead letter of a job with the id 'nope'\n"
+    assert dead("purge", "--yes", "j00002").returncode == 0
+    assert letters.depth("dead") == 0
+
+
+def test_a_full_disk_behind_standard_output(letters: Dispatcher, env: dict[str, str]) -> None:
+    """Output that can't be written ends the command with one line and 1, and removes nothing."""
+    put_many(letters, 3)
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [*DEAD, "list"],
+            env={**os.environ, **env},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "scraperd: standard output can't be written: No space left on device\n"
+    assert letters.depth("dead") == 3
+
+
+def test_what_is_no_host(dead: Command) -> None:
+    """A host in another script means its punycode; what holds more than a host is wrong usage."""
+    good = ("例え.jp", "*.例え.jp", "[2001:DB8::0]", "A.Example", "*")
+    meant = [host_pattern(text) for text in good]
+    assert meant == ["xn--r8jz45g.jp", "*.xn--r8jz45g.jp", "2001:db8::", "a.example", "*"]
+    for text in ("", "*.", "127.0.0.1:80", "http://127.0.0.1/", "a.example/", "a@b", "*.a:80"):
+        with pytest.raises(ValueError, match=r"."):
+            host_pattern(text)
+    done = dead("list", "--host", "127.0.0.1:18765")
+    assert done.returncode == 2
+    assert "'127.0.0.1:18765' is no host" in done.stderr

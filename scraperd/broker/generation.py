@@ -202,7 +202,7 @@ class Generation:
         """
         channel = self._publish
         if self.lost.done() or channel is None:
-            raise BrokerLost
+            raise self._gone()
         key_of_wait = object()
         self._pending[key_of_wait] = time.monotonic(), channel
         try:
@@ -220,7 +220,7 @@ class Generation:
         except LOST as error:
             reraise_own_cancel(error)
             self.end(f"publish failed: {error!r}")
-            raise BrokerLost from error
+            raise self._gone() from error
         finally:
             del self._pending[key_of_wait]
             if channel is not self._publish:
@@ -313,14 +313,18 @@ class Generation:
                 raise
             if task.uncancel():  # someone else wants its end too
                 raise
-            raise BrokerLost from error
+            raise self._gone() from error
         except Exception as error:
             if type(error) is Exception:  # how the library ends calls when it closed in order
-                raise BrokerLost from error
+                raise self._gone() from error
             raise
         finally:
             del self._waiting[call]
             self._woken.discard(call)
+
+    def _gone(self) -> BrokerLost:
+        why = self.lost.result() if self.lost.done() else "connection closed"
+        return BrokerLost(f"lost the broker: {why}")
 
     async def close(self) -> None:
         """Tear both connections down; the broker requeues whatever was unacked.

@@ -20,7 +20,6 @@ from pamqp.encode import field_table
 from scraperd.broker import tables
 
 if TYPE_CHECKING:
-
     from aiormq.abc import DeliveredMessage
 
     from scraperd.broker.generation import Generation

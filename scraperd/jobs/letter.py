@@ -7,6 +7,8 @@ Must never: trust a header's type, or show a stranger's text as it came.
 from __future__ import annotations
 
 import base64
+import ipaddress
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -29,6 +31,7 @@ REASONS: Final = (
     *("expired", "delivery_limit", "rejected", "maxlen", "unknown"),
 )
 _OURS: Final = "x-scraperd-dead-"
+_NAME = re.compile(r"[^\s/:?#@\\\[\]*%]+")  # what may be a host's name; yarl looks closer
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,22 @@ def _ident(delivery: Delivery, own: Any) -> str | None:
         if isinstance(ident, str) and 0 < len(ident) <= MAX_ID and len(ident.encode()) <= MAX_ID:
             return ident
     return None
+
+
+def host_pattern(text: str) -> str:
+    """A pattern of hosts as HostSet takes it, spelled as a letter's host is: names in punycode.
+
+    Raises ValueError if it is none, such as a URL or a host with its port.
+    """
+    star, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+    if text == "*":
+        return text
+    if ":" in name and not star:
+        return str(ipaddress.IPv6Address(name.strip("[]")))
+    host = host_of(f"http://{name}/") if _NAME.fullmatch(name) else None
+    if not host:
+        raise ValueError(f"{text!r} is no host")
+    return star + host
 
 
 @dataclass(frozen=True, slots=True)
