@@ -121,6 +121,7 @@ def _play(row: Row, scene: Scene) -> list[str]:
 def _report(row: Row, scene: Scene, seconds: float, why: list[str]) -> Report:
     ledger = scene.ledger
     tails = [f"  daemon {n}:\n{d.tail(15)}" for n, d in enumerate(scene.daemons, 1)][-2:]
+    tails += [f"  a broker has ended{node.log_tail()}" for node in scene.nodes if not node.running]
     return Report(
         row=row,
         accepted=len(ledger.accepted),

@@ -175,8 +175,8 @@ def _held(scene: Scene) -> Iterator[str]:
     before, after = scene.before, scene.after
     if before is None or after is None:
         return
-    # The channel by which it counts its queues is opened a moment after it is ready.
-    for what, spare in (("fds", SPARE), ("tasks", SPARE), ("channels", 1)):
+    # Two channels are opened later: one counts the queues, one is for replies.
+    for what, spare in (("fds", SPARE), ("tasks", SPARE), ("channels", 2)):
         was, now = getattr(before, what), getattr(after, what)
         if now > was + spare:
             yield f"the daemon holds {now} {what} at the end, {was} before the load"

@@ -88,7 +88,7 @@ def results_unbound(scene: Scene) -> None:
     """The results queue is unbound from its exchange, again and again: bound anew."""
     scene.start()
     for _ in range(scene.many(5, 1)):
-        scene.load(scene.many(200, 100))
+        scene.load(scene.many(1000, 300))
         scene.more(20)
         lines = len(scene.daemon.lines)
         with scene.channel() as channel:

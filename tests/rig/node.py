@@ -307,7 +307,7 @@ class Node:
 
     def _running_beam(self) -> subprocess.Popen[bytes]:
         if self._beam is None or self._beam.poll() is not None:
-            raise NodeError(f"{self.name} does not run{self._log_tail()}")
+            raise NodeError(f"{self.name} does not run{self.log_tail()}")
         return self._beam
 
     def _take_directory(self) -> None:
@@ -364,14 +364,14 @@ class Node:
         alarms = f"[{what} || {{{{resource_limit, {what}, _}}, _}} <- rabbit_alarm:get_alarms()]"
         while self.eval(alarms) != (f"[{what}]" if raised else "[]"):
             if time.monotonic() > deadline:
-                raise NodeError(f"{self.name}: the {what} alarm is not as asked{self._log_tail()}")
+                raise NodeError(f"{self.name}: the {what} alarm is not as asked{self.log_tail()}")
             time.sleep(0.02)
 
     def _wait_for_handshake(self, deadline: float) -> None:
         while not self._shakes_hands():
             beam = self._running_beam()
             if time.monotonic() > deadline:
-                raise NodeError(f"{self.name} (pid {beam.pid}) does not answer{self._log_tail()}")
+                raise NodeError(f"{self.name} (pid {beam.pid}) does not answer{self.log_tail()}")
             time.sleep(0.05)
 
     def _shakes_hands(self) -> bool:
@@ -383,7 +383,8 @@ class Node:
         except OSError:
             return False
 
-    def _log_tail(self) -> str:
+    def log_tail(self) -> str:
+        """The end of its log, to put behind an error."""
         if not self.log.exists():
             return ""
         lines = self.log.read_text(errors="replace").splitlines()[-80:]
