@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import uuid
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -24,7 +24,7 @@ from scraperd import __version__, cli_dead, daemon, once
 from scraperd.broker import client
 from scraperd.broker.generation import BrokerLost
 from scraperd.broker.link import censored
-from scraperd.broker.topology import Topology, TopologyError
+from scraperd.broker.topology import Queue, Topology, TopologyError
 from scraperd.config import Config, example, notify_socket
 from scraperd.console import EPILOG as _EPILOG
 from scraperd.console import EXIT_FAILED, EXIT_USAGE, Commands
@@ -80,26 +80,37 @@ def check(path: Path | None) -> None:
 async def _check(config: Config) -> int:
     topology = Topology(config.prefix)
     await _reach(config)
-    for queue in topology.queues_of_interest:
-        try:  # a missing queue closes the channel, so each look takes its own connection
-            async with client.connected(config.broker_urls, config.connect_timeout) as channel:
-                ready, consumers = await client.count(channel, queue)
-        except TopologyError:
-            what = (
-                "must be created first" if config.passive_declare else "the daemon will create it"
-            )
-            click.echo(f"queue {queue}: does not exist; {what}")
-            if config.passive_declare:
-                return EXIT_FAILED
+    found, waiting = 0, 0
+    for queue in topology.queues:
+        counts = await _counted(config, queue)
+        if queue.name in topology.delays:
+            found, waiting = found + (counts is not None), waiting + (counts or (0, 0))[0]
+        elif counts is not None:
+            click.echo(f"queue {queue.name}: {counts[0]} messages, {counts[1]} consumers")
+        elif config.passive_declare:
+            click.echo(f"queue {queue.name}: does not exist; must be created first")
+            return EXIT_FAILED
         else:
-            click.echo(f"queue {queue}: {ready} messages, {consumers} consumers")
-    waiting = 0
-    with suppress(TopologyError):
-        async with client.connected(config.broker_urls, config.connect_timeout) as channel:
-            for queue in topology.delays:
-                waiting += (await client.count(channel, queue))[0]
+            click.echo(f"queue {queue.name}: does not exist; the daemon will create it")
+    if found:
         click.echo(f"queues {config.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
     return 0
+
+
+async def _counted(config: Config, queue: Queue) -> tuple[int, int] | None:
+    """Its messages and consumers; None if it does not exist. Says in what it differs.
+
+    Raises TopologyError if it could not be used. A queue that is missing or differs closes the
+    channel, so each look takes its own connection.
+    """
+    async with client.connected(config.broker_urls, config.connect_timeout) as channel:
+        try:
+            counts = await client.count(channel, queue.name)
+        except TopologyError:
+            return None
+        if not config.passive_declare and (words := await client.compare(channel, queue)):
+            click.echo(f"scraperd: {words}", err=True)
+        return counts
 
 
 async def _reach(config: Config) -> None:

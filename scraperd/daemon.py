@@ -180,7 +180,7 @@ def _on_signals(observer: Observer) -> asyncio.Future[str]:
 
 
 async def _drain(config: Config, services: _Services, observer: Observer, why: str) -> None:
-    """Stop consuming, finish what is in flight until the deadline, leave the rest unacked."""
+    """Stop consuming, finish what is in flight until the deadline, give the rest back."""
     started = time.monotonic()
     observer.event("drain", signal=why, in_flight=services.worker.in_flight)
     await services.link.cancel()
@@ -232,6 +232,7 @@ def _status(services: _Services, observer: Observer) -> str:
     rare = {
         "set aside": tally.aside,
         "times starved": tally.starved,
+        "settled too late": tally.lost,
         "log lines lost": tally.unlogged,
     }
     seen = "".join(f"; {count} {what}" for what, count in rare.items() if count)

@@ -322,6 +322,30 @@ def test_check_says_what_is_there(
         assert f"queues {prefix}.delay.*: 0 messages wait for a turn or a retry" in said
 
 
+def test_check_compares_what_is_there(
+    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """A queue that the daemon would refuse is refused here, and one that it would use in spite of
+    a difference is named; nothing is created.
+    """
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    declare = dispatcher.channel.queue_declare
+    declare(f"{prefix}.results", durable=True, arguments={"x-queue-type": "quorum"})
+    done = scraperd("check", **env)
+    assert done.returncode == 1
+    assert f"scraperd: queue '{prefix}.results' exists with x-overflow = nothing" in done.stderr
+    dispatcher.channel.queue_delete(f"{prefix}.results")
+    declare(
+        f"{prefix}.dead",
+        durable=True,
+        arguments={"x-queue-type": "quorum", "x-overflow": "reject-publish"},
+    )
+    done = scraperd("check", **env)
+    assert done.returncode == 0
+    assert f"queue '{prefix}.dead' exists with x-delivery-limit = nothing" in done.stderr
+    assert f"queue {prefix}.jobs: does not exist" in done.stdout
+
+
 def test_check_without_a_broker_exits_1(scraperd: Command) -> None:
     """An unreachable broker is one line that names it, without its password."""
     url = f"amqp://guest:hunter2@127.0.0.1:{free_port()}/"

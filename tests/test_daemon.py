@@ -457,13 +457,17 @@ def test_a_queue_with_another_delivery_limit_is_used_and_said(
     declared. It is said once, with what could be done.
     """
     queues = {queue.name: queue.arguments for queue in Topology(prefix).queues}
+    declare = dispatcher.channel.queue_declare
     arguments = {**queues[f"{prefix}.jobs"], "x-delivery-limit": 5}
-    dispatcher.channel.queue_declare(f"{prefix}.jobs", durable=True, arguments=arguments)
+    declare(f"{prefix}.jobs", durable=True, arguments=arguments)
+    older = {key: v for key, v in queues[f"{prefix}.results"].items() if "limit" not in key}
+    declare(f"{prefix}.results", durable=True, arguments=older)  # and bound to nothing
     with Daemon(broker_url, prefix).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
         assert dispatcher.results(1)[0]["id"] == "a"
-    [line] = daemon.logged("queue_differs")
-    assert "x-delivery-limit = 5, where scraperd would ask for 100" in line["error"]
+    results, jobs = (line["error"] for line in daemon.logged("queue_differs"))
+    assert "x-delivery-limit = 5, where scraperd would ask for 100" in jobs
+    assert f"'{prefix}.results' exists with x-delivery-limit = nothing" in results
 
 
 @pytest.mark.parametrize(

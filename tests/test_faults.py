@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     "name",
     [
         "kill9-between-confirm-and-ack",
+        "sigterm-under-load",
         "broker-kill9",
         "network-reset",
         "results-queue-deleted",

@@ -19,7 +19,7 @@ from yarl import URL
 from scraperd.broker.dial import in_words
 from scraperd.broker.generation import LOST, BrokerLost, reraise_own_cancel
 from scraperd.broker.link import censored
-from scraperd.broker.topology import TopologyError
+from scraperd.broker.topology import TopologyError, difference
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         AbstractQueue,
     )
 
-    from scraperd.broker.topology import Topology
+    from scraperd.broker.topology import Queue, Topology
 
 
 async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConnection]:
@@ -67,6 +67,20 @@ async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
         raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
     answer = found.declaration_result
     return answer.message_count or 0, answer.consumer_count or 0
+
+
+async def compare(channel: AbstractChannel, queue: Queue) -> str:
+    """In what a queue that exists differs from what we would declare, if that does no harm.
+
+    Raises TopologyError where the daemon would refuse it. Either closes the channel.
+    """
+    try:
+        await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+    except amqp.ChannelPreconditionFailed as error:
+        return difference(queue.name, str(error))
+    except amqp.ChannelAccessRefused as error:
+        raise TopologyError(f"the broker's user may not declare {queue.name!r}: {error}") from None
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

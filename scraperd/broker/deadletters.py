@@ -22,7 +22,7 @@ from scraperd.broker.generation import (
     reraise_own_cancel,
 )
 from scraperd.broker.link import censored
-from scraperd.broker.message import REPLY_TO, Message, delivery_of
+from scraperd.broker.message import Message, delivery_of
 from scraperd.broker.topology import TopologyError
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ GROUP: Final = 32  # letters that one nack gives back: RabbitMQ keeps the order 
 NACKS: Final = 16  # after which they must be applied: above 32 RabbitMQ makes one of several
 RETURNED: Final = 100  # times the broker is asked whether letters are back; another may have them
 RETURNED_EVERY: Final = 0.01  # seconds
-MAX_SHORT: Final = 255  # bytes of an AMQP short string
 
 
 @asynccontextmanager
@@ -271,7 +270,7 @@ class DeadQueue:
             letter.body,
             headers=letter.passed_on(),
             correlation_id=letter.correlation_id,
-            reply_to=letter.reply_to or _kept_aside(letter),
+            reply_to=letter.asked_by,
             priority=letter.priority,
             content_type=letter.content_type,
         )
@@ -294,12 +293,6 @@ class DeadQueue:
         except amqp.DeliveryError:
             raise TopologyError(f"queue {self._topology.jobs!r} refuses jobs; it is full") from None
         await self.remove(letter)
-
-
-def _kept_aside(letter: Delivery) -> str | None:
-    """The reply_to of a job that was not to have it any more (`Settler._dead`)."""
-    value = letter.headers.get(REPLY_TO)
-    return value if isinstance(value, str) and len(value.encode()) <= MAX_SHORT else None
 
 
 @contextmanager

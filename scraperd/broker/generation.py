@@ -7,6 +7,7 @@ Must never: reconnect, or settle a delivery of another generation.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT: Final = 5.0
 WAKE_AFTER: Final = 1.0  # seconds the library gets to end its own calls on a lost connection
 RENEW_EVERY: Final = 5.0  # seconds; a queue that is full rejects on any channel
-ANSWER_TIMEOUT: Final = 10.0  # seconds; a broker that takes longer to count a queue has no leader
+ANSWER_TIMEOUT: Final = 10.0  # seconds
+COUNT_TIMEOUT: Final = 4.0  # seconds; a queue that takes longer to be counted has no leader
 # What a library call raises once its connection is gone: a closed channel is a RuntimeError, and
 # calls that were pending when a heartbeat was missed end with a CancelledError of the library's.
 LOST: Final = (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError)
@@ -86,8 +88,8 @@ class Generation:
         self._consume: Channel | None = None
         self._publish: Channel | None = None
         self._ask: Channel | None = None
-        self._consumers: dict[str, Consumer] = {}
         self._held: dict[int, Consumer] = {}
+        self._last_acks: list[int] | None = None
         self._pending: dict[object, tuple[float, Channel]] = {}
         self._renewed = 0.0
         self._renewing = False
@@ -167,7 +169,7 @@ class Generation:
         """Ready messages and consumers, by the broker's own count; None if it does not say."""
         try:
             with self.calling():
-                async with asyncio.timeout(ANSWER_TIMEOUT):
+                async with asyncio.timeout(COUNT_TIMEOUT):
                     if self._ask is None or self._ask.is_closed:
                         self._ask = await _open(self._lines[0].wire)
                     answer = await self._ask.queue_declare(queue, passive=True)
@@ -181,16 +183,46 @@ class Generation:
         """Ack one delivery; False if this generation has ended."""
         if self.lost.done() or self._consume is None:
             return False
-        try:
-            with self.calling():
-                await self._consume.basic_ack(tag, wait=False)
-        except LOST as error:
-            reraise_own_cancel(error)
-            self.end(f"ack failed: {error!r}")
-            return False
+        if self._last_acks is not None:
+            self._last_acks.append(tag)
+        else:
+            try:
+                with self.calling():
+                    await self._consume.basic_ack(tag, wait=False)
+            except LOST as error:
+                reraise_own_cancel(error)
+                self.end(f"ack failed: {error!r}")
+                return False
         if (consumer := self._held.pop(tag, None)) is not None:
             consumer.unacked -= 1
         return True
+
+    def keep_acks(self) -> None:
+        """Send all further acks by `send_acks`, many as one; nothing is consumed any more.
+
+        RabbitMQ passes 32 acks of a channel on to a quorum queue at a time, and forgets those that
+        wait when the channel is closed (measured with 3.10.8: 30 of 500). A cancel-ok comes when
+        all before it are applied, and acks with `multiple` are passed on as one.
+        """
+        if self._last_acks is None:
+            self._last_acks = []
+
+    async def send_acks(self) -> None:
+        """Those that were kept: by one ack what comes before all that is not settled."""
+        if not self._last_acks or self._consume is None or self.lost.done():
+            return
+        tags, self._last_acks = sorted(self._last_acks), []
+        first_left = min(self._held, default=math.inf)
+        covered = [tag for tag in tags if tag < first_left]
+        try:
+            with self.calling():
+                if covered:
+                    await self._consume.basic_ack(covered[-1], multiple=True, wait=False)
+                for tag in tags[len(covered) :]:
+                    await self._consume.basic_ack(tag, wait=False)
+        except LOST as error:
+            reraise_own_cancel(error)
+            self.end(f"ack failed: {error!r}")
 
     async def publish(
         self, exchange: str, key: str, body: bytes, properties: spec.Basic.Properties
@@ -333,7 +365,9 @@ class Generation:
         """
         if self._consume is not None and not self.lost.done():
             try:
-                await self._consume.close(timeout=CLOSE_TIMEOUT)
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self.send_acks()
+                    await self._consume.close(timeout=CLOSE_TIMEOUT)
             except LOST as error:
                 reraise_own_cancel(error)
         self.end("closed")

@@ -65,6 +65,7 @@ class Intake:
         self._emptied_from = 0.0  # when it last stopped to take all others
         self._alone_from = 0.0  # not before this
         self._paused: Mode = "consuming"  # what it was doing before
+        self._closing = False
         self.paused_at: datetime | None = None
         self.mode: Mode = "consuming"
 
@@ -85,6 +86,7 @@ class Intake:
 
         If a change that is under way gets no answer, the generation ends.
         """
+        self._closing = True
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._changing.acquire()
@@ -95,6 +97,7 @@ class Intake:
         try:
             self._enter("closed")
             await self._stop()
+            self._generation.keep_acks()
         finally:
             self._changing.release()
 
@@ -146,6 +149,8 @@ class Intake:
         self._looked = time.monotonic()
         processes = 1
         for consumer in self._consumers:
+            if self._closing:
+                return
             if (count := await self._generation.count(consumer.queue)) is not None:
                 self._compare(consumer, count[0])
                 processes = max(processes, count[1])

@@ -104,7 +104,8 @@ class Link:
         finally:
             self.consuming.clear()
             self._intake = None
-            generation.end("abandoned")  # what is still on its way must not be worked on
+            if not self._stopping:  # after a drain the acks must arrive before it ends
+                generation.end("abandoned")  # what is still on its way must not be worked on
             self._on_lost(generation)
         if learned := self._limits.learn(generation.words):
             setting, value = learned
@@ -151,6 +152,7 @@ class Link:
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
             await intake.tick(blocked=blocked)
+            await generation.send_acks()
         return generation.lost.result()
 
     def _say_unreachable(self, error: OSError) -> None:

@@ -35,6 +35,7 @@ _COUNT: Final = "x-delivery-count"
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
 _OURS: Final = "x-scraperd-"
+_MAX_SHORT: Final = 255  # bytes of an AMQP short string
 _MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_MARK: Final = 1024  # bytes of one header of ours or the broker's
@@ -115,6 +116,14 @@ class Delivery:
         if named == "":  # moved before, and nobody knew: its message id is ours
             return ()
         return (named, self.message_id, self.correlation_id)
+
+    @property
+    def asked_by(self) -> str | None:
+        """The queue that the result is wanted in, also where it is only a header any more."""
+        kept = self.headers.get(REPLY_TO)
+        if self.reply_to or not isinstance(kept, str):
+            return self.reply_to
+        return kept if len(kept.encode()) <= _MAX_SHORT else None
 
     @property
     def attempt(self) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiormq import exceptions as amqp
 
-from scraperd.broker.generation import LOST, reraise_own_cancel
+from scraperd.broker.generation import LOST, BrokerLost, reraise_own_cancel
 from scraperd.broker.replies import Replies, Unconfirmed
 from scraperd.broker.topology import TopologyError, declare
 
@@ -83,6 +83,8 @@ class Outbox:
         One that is not confirmed there goes to the results queue, with a header
         that says so.
         """
+        if generation.lost.done():
+            raise BrokerLost
         if self._replies is None or self._replies.generation is not generation:
             self._replies = Replies(generation, self._confirm_timeout)
         if not self._topology.refuses(reply_to):

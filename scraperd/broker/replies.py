@@ -37,7 +37,9 @@ class Replies:
         self._opening = asyncio.Lock()
 
     async def publish(self, queue: str, body: bytes, properties: spec.Basic.Properties) -> None:
-        """Publish, mandatory, and wait for the confirm `within` seconds, not counting alarms.
+        """Publish, mandatory, and wait for the confirm `within` seconds.
+
+        As long again if there is an alarm when they have passed.
 
         Raises aiormq's DeliveryError (returned, rejected), Unconfirmed, or BrokerLost.
         """

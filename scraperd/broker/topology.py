@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from aiormq import exceptions as amqp
@@ -35,6 +35,7 @@ _ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, o
     r"inequivalent arg '(?P<arg>[^']*)' for (?P<what>queue|exchange) '(?P<name>[^']*)' "
     r"in vhost '(?P<vhost>.*)': received (?P<ours>.*) but current is (?P<theirs>.*)"
 )
+_NET: Final = "x-delivery-limit"
 _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '[^']*')?|none")
 
 
@@ -105,11 +106,6 @@ class Topology:
         return ours or queue.startswith("amq.rabbitmq.")
 
     @property
-    def queues_of_interest(self) -> tuple[str, ...]:
-        """Those whose depth an operator asks for, without the delays."""
-        return (self.jobs, self.suspects, self.alone, self.results, self.dead)
-
-    @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
         """Pairs of name and type."""
         return ((self.jobs, "direct"), (self.results, "topic"))
@@ -163,11 +159,9 @@ async def declare(
             try:
                 await _declare(channel, queue, passive=passive)
             except amqp.ChannelPreconditionFailed as error:
-                if not _is_a_net(str(error)):
-                    raise
-                differs.append(_difference(name, str(error)))
+                differs.append(difference(name, str(error)))
                 channel = await open_channel()  # the refusal closed it
-                await _declare(channel, queue, passive=True)
+                await _declare(channel, _as_it_is(queue, str(error)), passive=passive)
     except amqp.ChannelPreconditionFailed as error:
         raise TopologyError(_conflict(name, str(error))) from error
     except amqp.ChannelNotFoundEntity as error:
@@ -193,10 +187,20 @@ async def _declare(channel: Channel, queue: Queue, *, passive: bool) -> None:
         await channel.queue_bind(queue.name, exchange, key)
 
 
+def _as_it_is(queue: Queue, text: str) -> Queue:
+    """With the limit that the broker's 406 says it has."""
+    match = _ARGUMENT.search(text)
+    limit = _value(match["theirs"]) if match else ""
+    arguments = {name: v for name, v in queue.arguments.items() if name != _NET}
+    return replace(
+        queue, arguments={**arguments, _NET: int(limit)} if limit.isdigit() else arguments
+    )
+
+
 def _is_a_net(text: str) -> bool:
     """Whether all that differs is the broker's own count of returns, which ours comes before."""
     match = _ARGUMENT.search(text)
-    return match is not None and match["arg"] == "x-delivery-limit"
+    return match is not None and match["arg"] == _NET
 
 
 def _conflict(name: str, text: str) -> str:
@@ -216,8 +220,10 @@ def _conflict(name: str, text: str) -> str:
     )
 
 
-def _difference(name: str, text: str) -> str:
-    """The same where it does no harm."""
+def difference(name: str, text: str) -> str:
+    """What the broker's 406 says, in words, if it does no harm. Raises TopologyError if it does."""
+    if not _is_a_net(text):
+        raise TopologyError(_conflict(name, text))
     match = _ARGUMENT.search(text)
     theirs, ours = (_value(match["theirs"]), _value(match["ours"])) if match else ("", "")
     return (

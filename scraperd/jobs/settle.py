@@ -99,8 +99,8 @@ class Settler:
             correlation_id=delivery.correlation_id,
         )
         until = self._until(delivery)
-        if delivery.bare and delivery.reply_to:
-            message.headers[UNROUTABLE_REPLY] = delivery.reply_to
+        if delivery.bare and delivery.asked_by:
+            message.headers[UNROUTABLE_REPLY] = delivery.asked_by
         if delivery.reply_to and not delivery.bare:
             await self.outbox.reply(delivery.generation, message, delivery.reply_to, until)
         else:
@@ -147,8 +147,6 @@ class Settler:
             "x-scraperd-dead-at": datetime.now(UTC).isoformat(timespec="seconds"),
             "x-scraperd-worker": result.worker or "",
         }
-        if delivery.bare and delivery.reply_to:
-            marks[REPLY_TO] = delivery.reply_to  # as a property it may have been the end of others
         if failure.field is not UNSET:
             marks["x-scraperd-dead-field"] = printable(failure.field)
         return self._job(delivery, self.topology.dead, marks)
@@ -156,6 +154,8 @@ class Settler:
     @staticmethod
     def _job(delivery: Delivery, queue: str, marks: dict[str, Any]) -> Message:
         """The job itself, body untouched, on its way to one of our queues."""
+        if delivery.bare and delivery.asked_by:  # as a property it may have been the end of others
+            marks = {**marks, REPLY_TO: delivery.asked_by}
         return Message(
             "",
             queue,

@@ -96,10 +96,10 @@ class Worker:
 
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery over; called by the consumer, returns at once."""
+        delivery.forgiven = self._forgive(delivery) if delivery.returns else 0
         if delivery.generation.lost.done():
             self._excuse(delivery)  # on its way when the generation ended: it will come again
             return
-        delivery.forgiven = self._forgive(delivery) if delivery.returns else 0
         delivery.bare = delivery.crashes >= self._config.delivery_limit
         if self.draining:
             self._unbegun.append(delivery)
@@ -249,9 +249,10 @@ class Worker:
             if flight.phase in phases and not flight.task.done()
         ]
         for delivery, flight in chosen:
-            if flight.phase != "settling":
-                self._unbegun.append(delivery)
             flight.task.cancel()
+            if flight.phase != "settling":  # its task is not waited for any more
+                self._unbegun.append(delivery)
+                del self._flights[delivery]
         return len(chosen)
 
     def _give_back(self) -> None:

@@ -136,9 +136,10 @@ def results_unbound(scene: Scene, _: Pipe) -> None:
 
 def consumers_forgotten(scene: Scene, _: Pipe) -> None:
     """The jobs queue forgets its consumers, and does not say so."""
-    lines = len(watched(scene).lines)
+    queue, lines = f"{scene.prefix}.jobs", len(watched(scene).lines)
     scene.cuts += PREFETCHES
-    scene.node.eval(FORGET.format(queue=f"{scene.prefix}.jobs"))
+    scene.until(lambda: scene.node.counts()[queue][2] == 2, "both consume")
+    scene.node.eval(FORGET.format(queue=queue))
     watched(scene).wait_for_line("consumer_starved", start=lines, timeout=60)
 
 

@@ -284,16 +284,32 @@ async def test_what_does_not_end_in_time_is_left() -> None:
     assert [verdict for _, verdict in house.settles.settled] == [Aside("team.jobs")]
 
 
+async def test_what_waits_is_given_back_once() -> None:
+    """Though it is closed and drained in one turn of the loop."""
+    async with House(concurrency=1) as house:
+        house.deliver("wait1", "wait2", "wait3")
+        await turns_until(lambda: house.scrapes.started)
+        house.scrapes.release.set()
+        house.worker.close()
+        await house.worker.drain(1)
+    back = Aside("team.jobs")
+    verdicts = [verdict for _, verdict in house.settles.settled]
+    assert sorted(verdicts, key=str) == [back, back, Done()]
+
+
 async def test_what_comes_after_the_end_of_its_generation_is_not_begun() -> None:
     """It will be delivered again, and is not blamed for that."""
     async with House() as house:
         late = Owner()
         late.lost.set_result("no confirm")
-        house.deliver("good", generation=late)
+        for count in (0, 1):
+            marks = {"x-delivery-count": count} if count else {}
+            house.deliver("good", generation=late, queue="team.alone", **marks)
         assert not house.worker.in_flight
-        house.deliver("good", **{"x-delivery-count": 1})
+        house.deliver("good", queue="team.alone", **{"x-delivery-count": 2})
         await house.idle()
-    assert [verdict for _, verdict in house.settles.settled] == [Done()]
+    [line] = [fields for event, fields in house.log.lines if event == "job"]
+    assert "crashes" not in line
 
 
 async def test_a_second_loss_does_not_blame_for_the_first() -> None:
