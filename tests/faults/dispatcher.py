@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 REST = 0.1  # seconds between two tries to reach a broker, or to publish what it refused
 TURN = 0.05  # seconds after which an idle client looks after its connection
+QUIET = 5.0  # seconds without a message after which a consumer is made anew: a deleted queue's
+# consumer is not always told
 GONE = (AMQPError, AMQPConnectorException, OSError)  # what pika raises when a broker has gone
 OPEN_WITHIN = 3.0  # seconds; a frozen broker takes connections and says nothing
 
@@ -134,6 +137,7 @@ class Collector(Client):
         self._reading.set()
         self._resting = threading.Event()
         self._queues = {"results", "dead"}
+        self._news = 0.0
 
     def leave(self, queue: str) -> None:
         """Let someone else read this queue from now on."""
@@ -160,11 +164,15 @@ class Collector(Client):
         channel.add_on_cancel_callback(lambda _: lost.set())
         for name in self._queues:
             channel.basic_consume(f"{self._prefix}.{name}", self._taker(name))
+        self._news = time.monotonic()
         while self._reading.is_set() and not (self._over.is_set() or lost.is_set()):
             connection.process_data_events(TURN)
+            if time.monotonic() - self._news > QUIET:
+                return
 
     def _taker(self, name: str) -> Any:
         def take(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+            self._news = time.monotonic()
             self._ledger.arrive(name, properties, body)
             channel.basic_ack(method.delivery_tag)
 
