@@ -40,7 +40,7 @@ EXIT_OK: Final = 0
 EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
 EXIT_CONFIG: Final = 78  # sysexits.h EX_CONFIG: systemd must not restart us into it
 STATUS_EVERY: Final = 5.0  # seconds
-STOP_MARGIN: Final = 15.0  # seconds past shutdown_timeout: settling, and closing the connections
+STOP_MARGIN: Final = 30.0  # seconds past shutdown_timeout: settling, and a broker that is silent
 START_EXTENSION: Final = 30  # seconds systemd grants at a time while the broker is away
 
 

@@ -529,7 +529,7 @@ def test_systemd_is_told(
             hostel.wait_for(lambda hits: hits["/hold/1"] == 1)
             daemon.terminate()
             stopping = list(_told(listener, "STOPPING=1"))[-1]
-            assert "EXTEND_TIMEOUT_USEC=45000000" in stopping
+            assert "EXTEND_TIMEOUT_USEC=60000000" in stopping
             assert "STATUS=draining; 1 in flight" in stopping
             assert "STATUS=draining" in list(_told(listener, "WATCHDOG=1"))[-1]
             hostel.release()
