@@ -215,6 +215,23 @@ def test_orderly_restarts_are_held_against_no_job(
     assert crashed == []
 
 
+def test_a_drain_loses_no_ack(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, node: Node
+) -> None:
+    """Two hundred jobs that end in the last moment are all acked: none comes again. RabbitMQ
+    forgets acks beyond the 32 that it has passed on when the channel closes.
+    """
+    with Daemon(broker_url, prefix, concurrency=200).ready() as daemon:
+        dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(200)])
+        hostel.wait_for(lambda hits: hits.total() == 200)
+        daemon.terminate()
+        daemon.wait_for_line('"event":"drain"')
+        hostel.release()
+        assert daemon.wait(30) == 0
+    assert len(dispatcher.results(200)) == 200
+    assert node.counts()[f"{prefix}.jobs"][:2] == (0, 0)
+
+
 def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
