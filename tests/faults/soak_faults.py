@@ -136,10 +136,10 @@ def results_unbound(scene: Scene, _: Pipe) -> None:
 
 def consumers_forgotten(scene: Scene, _: Pipe) -> None:
     """The jobs queue forgets its consumers, and does not say so."""
-    queue, lines = f"{scene.prefix}.jobs", len(watched(scene).lines)
+    _both_consume(scene)
+    lines = len(watched(scene).lines)
     scene.cuts += PREFETCHES
-    scene.until(lambda: scene.node.counts()[queue][2] == 2, "both consume")
-    scene.node.eval(FORGET.format(queue=queue))
+    scene.node.eval(FORGET.format(queue=f"{scene.prefix}.jobs"))
     watched(scene).wait_for_line("consumer_starved", start=lines, timeout=60)
 
 
@@ -156,6 +156,7 @@ def descriptors_exhausted(scene: Scene, _: Pipe) -> None:
 
 def queues_deleted(scene: Scene, _: Pipe) -> None:
     """The queues of jobs, results and the shortest delay are deleted. All must have been done."""
+    _both_consume(scene)
     with _away(scene), scene.channel() as channel:
         for name in ("jobs", "results", "delay.1"):
             channel.queue_delete(f"{scene.prefix}.{name}")
@@ -195,6 +196,12 @@ def _blocked(scene: Scene, alarm: Callable[[], None]) -> None:
     alarm()
     _pass(scene, 5)
     scene.node.clear_alarms()
+
+
+def _both_consume(scene: Scene) -> None:
+    """Neither is held back by an alarm that is just over, nor runs a job alone."""
+    queue = f"{scene.prefix}.jobs"
+    scene.until(lambda: scene.node.counts()[queue][2] == 2, "both consume", 120)
 
 
 def _pass(scene: Scene, seconds: float) -> None:
