@@ -25,7 +25,7 @@ from tests.faults.ledger import Letter
 from tests.faults.rows import Row
 from tests.faults.rows_bodies import INVALID
 from tests.faults.scene import SPARE
-from tests.faults.soak_faults import CALM, FAULTS, watched
+from tests.faults.soak_faults import CALM, FAULTS, both_consume, watched
 from tests.rig.pipe import Pipe
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def _soak(
             scene.more(2 * RATE)
             if fault in CALM:
                 _emptied(scene, feeder)
+            both_consume(scene)
             _harm(scene, pipe, fault)
         _emptied(scene, feeder)
         rests.append(_rest(scene, (time.monotonic() - began) / 60))

@@ -18,7 +18,7 @@ from tests.faults.rows_consumers import FORGET
 from tests.faults.rows_network import NARROW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.faults.process import Daemon
     from tests.faults.scene import Scene
@@ -118,11 +118,12 @@ def disk_alarm(scene: Scene, _: Pipe) -> None:
 
 def results_full(scene: Scene, _: Pipe) -> None:
     """Nobody reads results until their queue is full."""
-    lines = len(watched(scene).lines)
+    daemons = (watched(scene), scene.daemon)
+    starts = [len(daemon.lines) for daemon in daemons]
     scene.collector.pause()
     name = rf"^{scene.prefix}\.results$"
     scene.node.ctl("set_policy", scene.prefix, name, '{"max-length": 20}')
-    watched(scene).wait_for_line('"problem":"rejected"', start=lines)
+    scene.until(lambda: _refused(daemons, starts), "a publish is rejected")
     scene.collector.resume()
     scene.node.ctl("clear_policy", scene.prefix)
 
@@ -136,11 +137,9 @@ def results_unbound(scene: Scene, _: Pipe) -> None:
 
 def consumers_forgotten(scene: Scene, _: Pipe) -> None:
     """The jobs queue forgets its consumers, and does not say so."""
-    _both_consume(scene)
-    lines = len(watched(scene).lines)
     scene.cuts += PREFETCHES
     scene.node.eval(FORGET.format(queue=f"{scene.prefix}.jobs"))
-    watched(scene).wait_for_line("consumer_starved", start=lines, timeout=60)
+    both_consume(scene)  # noticed, or made anew because one of them ran a job alone meanwhile
 
 
 def descriptors_exhausted(scene: Scene, _: Pipe) -> None:
@@ -156,7 +155,6 @@ def descriptors_exhausted(scene: Scene, _: Pipe) -> None:
 
 def queues_deleted(scene: Scene, _: Pipe) -> None:
     """The queues of jobs, results and the shortest delay are deleted. All must have been done."""
-    _both_consume(scene)
     with _away(scene), scene.channel() as channel:
         for name in ("jobs", "results", "delay.1"):
             channel.queue_delete(f"{scene.prefix}.{name}")
@@ -198,10 +196,15 @@ def _blocked(scene: Scene, alarm: Callable[[], None]) -> None:
     scene.node.clear_alarms()
 
 
-def _both_consume(scene: Scene) -> None:
-    """Neither is held back by an alarm that is just over, nor runs a job alone."""
+def both_consume(scene: Scene) -> None:
+    """Wait until neither is held back by a fault that is just over, nor runs a job alone."""
     queue = f"{scene.prefix}.jobs"
     scene.until(lambda: scene.node.counts()[queue][2] == 2, "both consume", 120)
+
+
+def _refused(daemons: Sequence[Daemon], starts: Sequence[int]) -> bool:
+    said = (line.text for d, start in zip(daemons, starts, strict=True) for line in d.lines[start:])
+    return any('"problem":"rejected"' in text for text in said)
 
 
 def _pass(scene: Scene, seconds: float) -> None:
