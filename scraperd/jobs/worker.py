@@ -266,7 +266,7 @@ class Worker:
     @property
     def in_flight(self) -> int:
         """Deliveries taken over and not yet settled."""
-        return len(self._flights)
+        return len(self._flights) + len(self._unbegun)
 
     async def _decode(self, delivery: Delivery) -> Decoded:
         """The job with its rules compiled, or why it is none."""

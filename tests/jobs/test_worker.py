@@ -264,7 +264,7 @@ async def test_nothing_starts_once_closed() -> None:
         house.worker.close()
         house.deliver("late")
         house.scrapes.release.set()
-        await house.idle()
+        await turns_until(lambda: house.worker.in_flight == 2)
     back = Aside("team.jobs")
     assert [verdict for _, verdict in house.settles.settled] == [Done(), back, back]
     assert house.scrapes.started == ["http://x/wait1"]
