@@ -189,7 +189,7 @@ async def _declare(channel: Channel, queue: Queue, *, passive: bool) -> None:
 
 def _as_it_is(queue: Queue, text: str) -> Queue:
     """With the limit that the broker's 406 says it has."""
-    match = _ARGUMENT.search(text)
+    match = _about_the_net(text)
     limit = _value(match["theirs"]) if match else ""
     arguments = {name: v for name, v in queue.arguments.items() if name != _NET}
     return replace(
@@ -197,10 +197,10 @@ def _as_it_is(queue: Queue, text: str) -> Queue:
     )
 
 
-def _is_a_net(text: str) -> bool:
-    """Whether all that differs is the broker's own count of returns, which ours comes before."""
+def _about_the_net(text: str) -> re.Match[str] | None:
+    """The 406, if only the broker's own count of returns differs, which ours comes before."""
     match = _ARGUMENT.search(text)
-    return match is not None and match["arg"] == _NET
+    return match if match is not None and match["arg"] == _NET else None
 
 
 def _conflict(name: str, text: str) -> str:
@@ -222,10 +222,10 @@ def _conflict(name: str, text: str) -> str:
 
 def difference(name: str, text: str) -> str:
     """What the broker's 406 says, in words, if it does no harm. Raises TopologyError if it does."""
-    if not _is_a_net(text):
+    match = _about_the_net(text)
+    if match is None:
         raise TopologyError(_conflict(name, text))
-    match = _ARGUMENT.search(text)
-    theirs, ours = (_value(match["theirs"]), _value(match["ours"])) if match else ("", "")
+    theirs, ours = _value(match["theirs"]), _value(match["ours"])
     return (
         f"queue {name!r} exists with x-delivery-limit = {theirs}, where scraperd would ask for "
         f"{ours}. It is used as it is; docs/operations.md says what that means for each queue."

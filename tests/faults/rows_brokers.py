@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tests.faults.rows import row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.faults.scene import Scene
 
 CLOSE_ALL = """
@@ -22,20 +24,14 @@ ok"""
 def broker_stop_app(scene: Scene) -> None:
     """The broker is stopped under load (rabbitmqctl stop_app), and started again."""
     _under_load(scene, jobs=scene.many(5000, 3000))  # rabbitmqctl takes its time
-    with scene.broker_away():
-        scene.node.stop_app()
-        scene.daemon.wait_for_line("broker_lost")
-        scene.node.start_app()
+    _away_and_back(scene, scene.node.stop_app, scene.node.start_app)
 
 
 @row(3, "broker-kill9", nodes=1, says="broker_lost", may="broker_unreachable")
 def broker_kill9(scene: Scene) -> None:
     """The broker is killed under load (kill -9), and started again."""
     _under_load(scene)
-    with scene.broker_away():
-        scene.node.kill()
-        scene.daemon.wait_for_line("broker_lost")
-        scene.node.start()
+    _away_and_back(scene, scene.node.kill, scene.node.start)
 
 
 @row(3, "connections-closed", nodes=1, says="broker_lost", may="broker_unreachable")
@@ -89,6 +85,13 @@ def broker_moves(scene: Scene) -> None:
     scene.load(scene.many(500, 100))
     scene.quiet()
     assert second.running
+
+
+def _away_and_back(scene: Scene, go: Callable[[], object], come: Callable[[], object]) -> None:
+    with scene.broker_away():
+        go()
+        scene.daemon.wait_for_line("broker_lost")
+        come()
 
 
 def _under_load(scene: Scene, jobs: int = 0, **settings: Any) -> None:

@@ -6,6 +6,7 @@ Must never: touch this process's own.
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import tempfile
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.faults.rows import row
 from tests.rig.faketime import Clock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.faults.scene import Scene
 
 HOUR = 3600
@@ -24,14 +27,22 @@ HOUR = 3600
 def descriptors_exhausted(scene: Scene) -> None:
     """The daemon may open no more files (prlimit) for a while: no job fails of it, none is lost."""
     scene.start()
-    pid = scene.daemon.pid
+    with no_descriptors(scene.daemon.pid):
+        scene.load(scene.many(500, 50))
+        scene.daemon.wait_for_line("descriptors_exhausted", timeout=60)
+    scene.heal()
+
+
+@contextlib.contextmanager
+def no_descriptors(pid: int) -> Iterator[None]:
+    """Within this a process may open no file beyond those it has."""
     usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     held = len(list(Path(f"/proc/{pid}/fd").iterdir()))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (held, usual[1]))
-    scene.load(scene.many(500, 50))
-    scene.daemon.wait_for_line("descriptors_exhausted", timeout=60)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
-    scene.heal()
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
 
 
 @row(12, "clock-jumps")

@@ -188,6 +188,11 @@ class Scene:
         self.away.append((self._gone, time.monotonic()))
         self.heal()
 
+    def lasts(self, seconds: float) -> None:
+        """How long a fault lasts is part of it."""
+        began = time.monotonic()
+        self.until(lambda: time.monotonic() - began >= seconds, "time passes", seconds + 5)
+
     def still_away(self, seconds: float) -> None:
         """Wait until the broker has been away for so long: the fault is its length."""
         self.until(lambda: time.monotonic() - self._gone >= seconds, "time passes", seconds + 5)

@@ -7,14 +7,13 @@ Must never: kill the first daemon, whose memory is watched; return while the fau
 from __future__ import annotations
 
 import contextlib
-import resource
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.faults.rows_brokers import CLOSE_ALL
 from tests.faults.rows_consumers import FORGET
+from tests.faults.rows_machine import no_descriptors
 from tests.faults.rows_network import NARROW
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def network_silent(scene: Scene, pipe: Pipe) -> None:
 def network_narrow(scene: Scene, pipe: Pipe) -> None:
     """64 kbit/s for ten seconds."""
     pipe.throttle(NARROW)
-    _pass(scene, 10)
+    scene.lasts(10)
     pipe.heal()
 
 
@@ -144,13 +143,9 @@ def consumers_forgotten(scene: Scene, _: Pipe) -> None:
 
 def descriptors_exhausted(scene: Scene, _: Pipe) -> None:
     """The watched daemon may open no more files for five seconds, while much is to be done."""
-    pid = watched(scene).pid
-    usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    held = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (held, usual[1]))
-    scene.load(500)
-    _pass(scene, 5)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+    with no_descriptors(watched(scene).pid):
+        scene.load(500)
+        scene.lasts(5)
 
 
 def queues_deleted(scene: Scene, _: Pipe) -> None:
@@ -192,7 +187,7 @@ def _away(scene: Scene, *, noticed: bool = False) -> Iterator[None]:
 def _blocked(scene: Scene, alarm: Callable[[], None]) -> None:
     """The daemons only hear of it if they have something to publish; the dispatcher has."""
     alarm()
-    _pass(scene, 5)
+    scene.lasts(5)
     scene.node.clear_alarms()
 
 
@@ -205,12 +200,6 @@ def both_consume(scene: Scene) -> None:
 def _refused(daemons: Sequence[Daemon], starts: Sequence[int]) -> bool:
     said = (line.text for d, start in zip(daemons, starts, strict=True) for line in d.lines[start:])
     return any('"problem":"rejected"' in text for text in said)
-
-
-def _pass(scene: Scene, seconds: float) -> None:
-    """How long a fault lasts is part of it."""
-    began = time.monotonic()
-    scene.until(lambda: time.monotonic() - began >= seconds, "time passes", seconds + 5)
 
 
 def _connections(scene: Scene) -> int:
