@@ -366,12 +366,12 @@ async def test_each_hop_takes_its_own_hosts_turn(hosts: Site) -> None:
     at_b: list[float] = []
     hosts.at("/page", timed(at_b, page()))
     hosts.at("/from", timed(at_a, redirect(second(hosts, "/page"))))
-    async with scraper(hosts={"127.0.0.2": _delay(0.8)}, park_after=5) as run:
+    async with scraper(hosts={"127.0.0.2": _delay(2)}, park_after=5) as run:
         fine(await run(second(hosts, "/page")))
         started = time.monotonic()
         result = fine(await run(hosts.url("/from")))
-    assert at_a[0] - started < 0.35
-    assert at_b[1] - at_b[0] >= 0.4 - NOISE
+    assert at_a[0] - started < 0.9
+    assert at_b[1] - at_b[0] >= 1 - NOISE
     assert result.timings is not UNSET
     assert (result.timings.wait or 0) > 0.05
 
@@ -403,12 +403,12 @@ async def test_a_loop_of_redirects_ends(hosts: Site) -> None:
 async def test_waiting_is_not_held_against_a_job(site: Site) -> None:
     """What is waited for a turn counts as `wait`, and takes nothing of the job's timeout."""
     site.at("/", page())
-    async with scraper(per_host_delay=1.0, park_after=5) as run:
+    async with scraper(per_host_delay=2, park_after=5) as run:
         fine(await run(site.url()))
-        result = fine(await run(site.url(), timeout=0.3))
+        result = fine(await run(site.url(), timeout=0.9))
     assert result.timings is not UNSET
-    assert (result.timings.wait or 0) > 0.4
-    assert (result.timings.fetch or 0) < 0.3
+    assert (result.timings.wait or 0) > 0.9
+    assert (result.timings.fetch or 0) < 0.9
     assert result.timings.total >= (result.timings.wait or 0)
 
 
