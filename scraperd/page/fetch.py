@@ -59,6 +59,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 class Request:
     """One hop. `timeout` in seconds for all of it, `max_body` in bytes after decompression.
 
+    `spent` is what earlier hops took of the job's timeout, in seconds.
     `claim` is what the body's bytes are taken from. `proxy` is a configured
     name, empty for none. With `truncate`, a body past a limit is cut off there
     instead of failing.
@@ -73,6 +74,7 @@ class Request:
     claim: Claim | None = None
     proxy: str = ""
     truncate: bool = False
+    spent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +387,7 @@ def _failure(  # noqa: C901, PLR0911, PLR0912 - a table
         case aiohttp.ConnectionTimeoutError():
             return Failure("timeout", "no connection within the connect timeout", retryable=True)
         case TimeoutError():
-            message = f"not finished within {request.timeout:.3g} s"
+            message = f"not finished within {request.spent + request.timeout:.3g} s"
             return Failure("timeout", message, retryable=True)
         case Blocked() | LookupFailed():
             return _unresolved(error, request)

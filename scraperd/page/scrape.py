@@ -160,7 +160,7 @@ class Scraper:
         request, cookies = _first(job, tightest(config.download_maxsize, job.max_body_size))
         request.claim = page.claim
         while True:
-            request.timeout = timeout - page.fetch_time
+            request.spent, request.timeout = page.fetch_time, timeout - page.fetch_time
             if request.timeout <= 0:
                 return Failure("timeout", "redirects took up the timeout", retryable=True)
             request.headers.pop("Cookie", None)
