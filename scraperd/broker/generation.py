@@ -72,6 +72,7 @@ class Consumer:
     unacked: int = 0
     seen: int = 0  # of those delivered, when it was last looked at
     fed_at: float = field(default_factory=time.monotonic)  # last seen with something, or no room
+    idle_from: float = field(default_factory=time.monotonic)  # last seen with any delivery
 
 
 class Generation:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY: Final = 5.0  # seconds between two comparisons with the broker's own counts
 STARVED_AFTER: Final = 10.0  # seconds in which jobs were ready, there was room, and none came
+IDLE_AT_MOST: Final = 60.0  # seconds without any delivery, whatever is ready
 ALONE_AT_MOST: Final = 60.0  # seconds; then no further one is taken. Other jobs get as long as all
 # of it took, so that whoever sends such jobs has half of the time at most
 
@@ -148,12 +149,14 @@ class Intake:
         """Compare the broker's counts with what came here, and see if a job is to be alone."""
         self._looked = time.monotonic()
         processes = 1
-        for consumer in self._consumers:
+        for place, consumer in enumerate(self._consumers):
             if self._closing:
                 return
             if (count := await self._generation.count(consumer.queue)) is not None:
                 self._compare(consumer, count[0])
                 processes = max(processes, count[1])
+                if self._looked - consumer.idle_from >= IDLE_AT_MOST:
+                    self._consumers[place] = await self._again(consumer)
         alone = await self._generation.count(self._topology.alone)
         waiting = 0 if alone is None else alone[0]
         # Of many processes about as many as there are such jobs: each empties itself for it.
@@ -166,12 +169,23 @@ class Intake:
     def _compare(self, consumer: Consumer, ready: int) -> None:
         """A consumer that has room and gets nothing while jobs are ready is none any more."""
         hungry = ready and consumer.unacked < consumer.prefetch
+        if consumer.delivered != consumer.seen or consumer.unacked:
+            consumer.idle_from = self._looked
         if not hungry or consumer.delivered != consumer.seen:
             consumer.seen, consumer.fed_at = consumer.delivered, self._looked
         elif (seconds := self._looked - consumer.fed_at) >= STARVED_AFTER:
             seconds = round(seconds, 1)
             self._events("consumer_starved", queue=consumer.queue, ready=ready, seconds=seconds)
             self._generation.end(f"{ready} jobs are ready and none came for {seconds:g} s")
+
+    async def _again(self, consumer: Consumer) -> Consumer:
+        """Register anew: a queue that forgot one of many consumers leaves no job ready to tell it.
+
+        What may be on its way is taken as before, until the cancel-ok.
+        """
+        await self._generation.cancel(consumer)
+        lane = consumer.queue, consumer.prefetch
+        return await self._generation.consume(*lane, self._on_delivery)
 
     async def _leave_alone(self) -> None:
         """End it once the queue is empty, or other jobs have waited for long enough."""

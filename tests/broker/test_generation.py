@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scraperd.broker.generation import BrokerLost, Generation, Settings
-from scraperd.broker.intake import Intake, Lanes
+from scraperd.broker.intake import IDLE_AT_MOST, LOOK_EVERY, Intake, Lanes
 from scraperd.broker.message import Message
 from scraperd.broker.topology import Topology, declare
+from tests.faults.rows_consumers import FORGET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -127,6 +128,63 @@ async def test_an_alarm_puts_nothing_beside_a_job_that_runs_alone(
         await taken[0].ack()
         await intake.tick(blocked=False)
         assert (intake.mode, node.counts()[topology.jobs][2]) == ("consuming", 1)
+
+
+def grow_idle(intake: Intake) -> None:
+    """As if nothing had been delivered for the longest time."""
+    intake._looked -= LOOK_EVERY
+    for consumer in intake._consumers:
+        consumer.idle_from -= IDLE_AT_MOST
+
+
+async def test_an_idle_consumer_that_was_forgotten_is_registered_anew(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
+) -> None:
+    """Others take all jobs, so that none is ready to tell it: it asks again after a minute."""
+    topology = Topology(prefix)
+    taken: list[Delivery] = []
+    async with generation_of(broker_url, topology) as generation:
+        intake = intake_of(generation, topology, taken.append)
+        await intake.open()
+        node.eval(FORGET.format(queue=topology.jobs))
+        intake._looked -= LOOK_EVERY
+        await intake.tick(blocked=False)
+        assert node.counts()[topology.jobs][2] == 0  # too early to ask
+        grow_idle(intake)
+        await intake.tick(blocked=False)
+        assert node.counts()[topology.jobs][2] == node.counts()[topology.suspects][2] == 1
+        dispatcher.publish(b"{}")
+        await until(lambda: taken)
+        await taken[0].ack()
+        grow_idle(intake)
+        before = [consumer.tag for consumer in intake._consumers]
+        await intake.tick(blocked=False)
+        jobs, suspects = (consumer.tag for consumer in intake._consumers)
+        assert jobs == before[0]  # it was given something
+        assert suspects != before[1]
+
+
+async def test_what_is_on_its_way_to_an_idle_consumer_is_taken(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
+) -> None:
+    """Registering anew amid deliveries loses none and takes none twice."""
+    topology = Topology(prefix)
+    taken: list[Delivery] = []
+    async with generation_of(broker_url, topology) as generation:
+        intake = intake_of(generation, topology, taken.append)
+        await intake.open()
+        jobs = [b"%d" % number for number in range(500)]
+        flow = asyncio.ensure_future(asyncio.to_thread(lambda: [*map(dispatcher.publish, jobs)]))
+        rounds, acked = 0, 0
+        while acked < len(jobs):
+            intake._consumers[0] = await intake._again(intake._consumers[0])
+            rounds, acked, news = rounds + 1, len(taken), taken[acked:]
+            for delivery in news:
+                await delivery.ack()
+        await flow
+        assert sorted(int(delivery.body) for delivery in taken) == [*range(500)]
+        assert rounds > 20
+        await until(lambda: node.counts()[topology.jobs] == (0, 0, 1))
 
 
 async def test_an_error_in_taking_over_ends_the_generation(
