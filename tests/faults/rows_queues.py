@@ -60,14 +60,14 @@ def results_full(scene: Scene) -> None:
     scene.heal()
     scene.collector.resume()
     scene.quiet()
-    scene.node.ctl("clear_policy", scene.prefix)
+    lift_limit(scene)
 
 
 @row(7, "results-limit-lifted", says="publish_refused")
 def results_limit_lifted(scene: Scene) -> None:
     """The results queue was full, its limit is taken away, and then it is read: all flows again."""
     _filled(scene)
-    scene.node.ctl("clear_policy", scene.prefix)
+    lift_limit(scene)
     scene.heal()
     scene.collector.resume()
 
@@ -76,8 +76,7 @@ def _filled(scene: Scene) -> None:
     """The results queue rejects, and all jobs are in the broker or in the daemon."""
     scene.start()
     scene.collector.pause()
-    limit = f'{{"max-length": {scene.many(100, 50)}}}'
-    scene.node.ctl("set_policy", scene.prefix, rf"^{scene.prefix}\.results$", limit)
+    limit_results(scene, scene.many(100, 50))
     scene.load(scene.many(500, 100))
     scene.daemon.wait_for_line('"problem":"rejected"')
     scene.accepted()
@@ -91,8 +90,24 @@ def results_unbound(scene: Scene) -> None:
         scene.load(scene.many(1000, 300))
         scene.more(20)
         lines = len(scene.daemon.lines)
-        with scene.channel() as channel:
-            name = f"{scene.prefix}.results"
-            channel.queue_unbind(name, name, "#")
+        unbind_results(scene)
         scene.heal()
         scene.daemon.wait_for_line('"problem":"unroutable"', start=lines)
+
+
+def limit_results(scene: Scene, most: int) -> None:
+    """From now on the results queue holds as many, and rejects the others."""
+    name = rf"^{scene.prefix}\.results$"
+    scene.node.ctl("set_policy", scene.prefix, name, f'{{"max-length": {most}}}')
+
+
+def lift_limit(scene: Scene) -> None:
+    """It may hold any number again."""
+    scene.node.ctl("clear_policy", scene.prefix)
+
+
+def unbind_results(scene: Scene) -> None:
+    """The results exchange has nowhere to route to."""
+    name = f"{scene.prefix}.results"
+    with scene.channel() as channel:
+        channel.queue_unbind(name, name, "#")

@@ -15,6 +15,7 @@ from tests.faults.rows_brokers import CLOSE_ALL
 from tests.faults.rows_consumers import FORGET
 from tests.faults.rows_machine import no_descriptors
 from tests.faults.rows_network import NARROW
+from tests.faults.rows_queues import lift_limit, limit_results, unbind_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,18 +121,15 @@ def results_full(scene: Scene, _: Pipe) -> None:
     daemons = (watched(scene), scene.daemon)
     starts = [len(daemon.lines) for daemon in daemons]
     scene.collector.pause()
-    name = rf"^{scene.prefix}\.results$"
-    scene.node.ctl("set_policy", scene.prefix, name, '{"max-length": 20}')
+    limit_results(scene, 20)
     scene.until(lambda: _refused(daemons, starts), "a publish is rejected")
     scene.collector.resume()
-    scene.node.ctl("clear_policy", scene.prefix)
+    lift_limit(scene)
 
 
 def results_unbound(scene: Scene, _: Pipe) -> None:
     """The results queue is unbound from its exchange."""
-    name = f"{scene.prefix}.results"
-    with scene.channel() as channel:
-        channel.queue_unbind(name, name, "#")
+    unbind_results(scene)
 
 
 def consumers_forgotten(scene: Scene, _: Pipe) -> None:
