@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tests.faults import table
 from tests.faults.bench import Bench
@@ -55,7 +55,10 @@ class Rest:
 
 
 class Feeder(threading.Thread):
-    """Publishes all the time but in rests: mostly pages; also retries, failures, rubbish, bulk."""
+    """Publishes all the time but in rests: mostly pages; also retries, failures, rubbish, bulk.
+
+    `with` runs it, and ends it however the soak ends.
+    """
 
     def __init__(self, scene: Scene, chance: random.Random) -> None:
         super().__init__(daemon=True)
@@ -85,6 +88,15 @@ class Feeder(threading.Thread):
             body = self._chance.choice(INVALID) + b" " * (1 + serial % 7) + b"%d" % serial
             scene.publisher.post(Letter("", body, status="failed", dead=1))
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flowing.clear()
+        self._over.set()
+        self.join(10)
+
     def flow(self) -> None:
         self._flowing.set()
 
@@ -93,10 +105,6 @@ class Feeder(threading.Thread):
         self._flowing.clear()
         with self._posting:
             pass
-
-    def end(self) -> None:
-        self._over.set()
-        self.join(10)
 
 
 def deck(chance: random.Random) -> Iterator[Fault]:
@@ -125,20 +133,18 @@ def _soak(
     scene.quiet()
     scene.hooks = {"FAULT_POISON": "1"}
     scene.start()
-    feeder, faults = Feeder(scene, chance), deck(chance)
-    feeder.start()
-    began = time.monotonic()
-    while not rests or time.monotonic() - began < seconds:
-        for fault in itertools.islice(faults, IN_A_ROW):
-            feeder.flow()
-            scene.more(2 * RATE)
-            if fault in CALM:
-                _emptied(scene, feeder)
-            both_consume(scene)
-            _harm(scene, pipe, fault)
-        _emptied(scene, feeder)
-        rests.append(_rest(scene, (time.monotonic() - began) / 60))
-    feeder.end()
+    faults, began = deck(chance), time.monotonic()
+    with Feeder(scene, chance) as feeder:
+        while not rests or time.monotonic() - began < seconds:
+            for fault in itertools.islice(faults, IN_A_ROW):
+                feeder.flow()
+                scene.more(2 * RATE)
+                if fault in CALM:
+                    _emptied(scene, feeder)
+                both_consume(scene)
+                _harm(scene, pipe, fault)
+            _emptied(scene, feeder)
+            rests.append(_rest(scene, (time.monotonic() - began) / 60))
     scene.daemon.ended()
     scene.daemons.append(scene.daemons.pop(0))  # the watched one ends as any row's last one does
 
@@ -151,10 +157,11 @@ def _emptied(scene: Scene, feeder: Feeder) -> None:
 
 
 def _harm(scene: Scene, pipe: Pipe, fault: Fault) -> None:
+    print(f"     {fault.__name__}: ", end="", flush=True)
     began = time.monotonic()
     fault(scene, pipe)
     scene.heal()
-    print(f"     {fault.__name__}: {time.monotonic() - began:.1f} s", flush=True)
+    print(f"{time.monotonic() - began:.1f} s", flush=True)
 
 
 def _rest(scene: Scene, minute: float) -> Rest:
