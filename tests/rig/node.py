@@ -47,9 +47,11 @@ iolist_to_binary([begin
     {resource, _, _, Name} = amqqueue:get_name(Q),
     Counts = case amqqueue:get_type(Q) of
         rabbit_quorum_queue ->
-            {ok, {_, O}, _} = ra:leader_query(amqqueue:get_pid(Q), fun rabbit_fifo:overview/1),
-            [maps:get(num_ready_messages, O), maps:get(num_checked_out, O),
-             maps:get(num_consumers, O),
+            Look = fun(State) ->
+                {rabbit_fifo:overview(State), maps:size(rabbit_fifo:query_consumers(State))}
+            end,
+            {ok, {_, {O, Consumers}}, _} = ra:leader_query(amqqueue:get_pid(Q), Look),
+            [maps:get(num_ready_messages, O), maps:get(num_checked_out, O), Consumers,
              maps:get(num_discarded, O) + maps:get(num_discard_checked_out, O)];
         _ ->
             Asked = [messages_ready, messages_unacknowledged, consumers],
@@ -215,6 +217,8 @@ class Node:
     def counts(self) -> dict[str, tuple[int, int, int]]:
         """Return each queue's messages ready, messages unacked and consumers, as they are now.
 
+        A consumer that was cancelled is none, also while it holds unacked messages: RabbitMQ's own
+        number counts it until the last ack.
         Raises NodeError while a quorum queue has no leader. In a cluster any node can be asked.
         """
         return {name: counts[:3] for name, counts in self._all_counts().items()}
