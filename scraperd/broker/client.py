@@ -83,6 +83,26 @@ async def compare(channel: AbstractChannel, queue: Queue) -> str:
     return ""
 
 
+@asynccontextmanager
+async def delivering(queue: str, within: float) -> AsyncGenerator[None]:
+    """A publish of a job to this queue, confirmed within so many seconds.
+
+    Raises TopologyError if the queue is full or missing, BrokerLost without a confirm.
+    """
+    try:
+        async with asyncio.timeout(within):
+            yield
+    except TimeoutError:
+        raise BrokerLost(
+            f"no confirm within {within:g} s; does the broker hold publishers back "
+            "(memory or disk alarm)? What was sent may still arrive."
+        ) from None
+    except amqp.PublishError:
+        raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
+    except amqp.DeliveryError:
+        raise TopologyError(f"queue {queue!r} refuses jobs; it is full") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Publisher:
     """Publishes jobs, confirmed `within` seconds, and mandatory."""
@@ -103,21 +123,9 @@ class Publisher:
             correlation_id=ident,
             reply_to=reply_to,
         )
-        try:
-            async with asyncio.timeout(self.within):
-                exchange = self.channel.default_exchange
-                await exchange.publish(message, self.topology.jobs, mandatory=True)
-        except TimeoutError:
-            raise BrokerLost(
-                f"no confirm within {self.within:g} s; does the broker hold publishers back "
-                "(memory or disk alarm)? What was sent may still arrive."
-            ) from None
-        except amqp.PublishError:
-            raise TopologyError(
-                f"queue {self.topology.jobs!r} does not exist; start the daemon once"
-            ) from None
-        except amqp.DeliveryError:
-            raise TopologyError(f"queue {self.topology.jobs!r} refuses jobs; it is full") from None
+        async with delivering(self.topology.jobs, self.within):
+            exchange = self.channel.default_exchange
+            await exchange.publish(message, self.topology.jobs, mandatory=True)
 
 
 async def replies(channel: AbstractChannel) -> AbstractQueue:

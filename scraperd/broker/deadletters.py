@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiormq import exceptions as amqp
 
+from scraperd.broker.client import delivering
 from scraperd.broker.dial import BrokerRefused
 from scraperd.broker.generation import (
     LOST,
@@ -276,22 +277,11 @@ class DeadQueue:
         )
         properties = message.properties()
         properties.message_id = ident or properties.message_id
-        try:
-            async with asyncio.timeout(self._confirm_timeout):
+        async with delivering(self._topology.jobs, self._confirm_timeout):
+            try:
                 await self._generation.publish("", message.routing_key, message.body, properties)
-        except TimeoutError:
-            raise BrokerLost(
-                f"no confirm within {self._confirm_timeout:g} s; does the broker hold publishers "
-                "back (memory or disk alarm)?"
-            ) from None
-        except amqp.PublishError:
-            raise TopologyError(
-                f"queue {self._topology.jobs!r} does not exist; start the daemon once"
-            ) from None
-        except BrokerLost:
-            raise self._gone() from None
-        except amqp.DeliveryError:
-            raise TopologyError(f"queue {self._topology.jobs!r} refuses jobs; it is full") from None
+            except BrokerLost:
+                raise self._gone() from None
         await self.remove(letter)
 
 
