@@ -75,9 +75,8 @@ def broker_stopped(scene: Scene, _: Pipe) -> None:
 
 def broker_frozen(scene: Scene, _: Pipe) -> None:
     """The broker stops answering until that is noticed."""
-    with _away(scene, noticed=True):
+    with _away(scene, scene.node.resume):
         scene.node.pause()
-    scene.node.resume()
 
 
 def connections_closed(scene: Scene, _: Pipe) -> None:
@@ -94,9 +93,8 @@ def network_reset(scene: Scene, pipe: Pipe) -> None:
 
 def network_silent(scene: Scene, pipe: Pipe) -> None:
     """Nothing passes between the daemons and the broker, until that is noticed."""
-    with _away(scene, noticed=True):
+    with _away(scene, pipe.heal):
         pipe.silence()
-    pipe.heal()
 
 
 def network_narrow(scene: Scene, pipe: Pipe) -> None:
@@ -170,16 +168,21 @@ def poison(scene: Scene, _: Pipe) -> None:
 
 
 @contextlib.contextmanager
-def _away(scene: Scene, *, noticed: bool = False) -> Iterator[None]:
-    """Both daemons lose the broker in this; they have it again after it, unless it lasts on."""
+def _away(scene: Scene, mend: Callable[[], None] | None = None) -> Iterator[None]:
+    """Both daemons lose the broker in this, and have it again after it, once it is mended.
+
+    They are asked, because a broker that was frozen or cut off counts consumers that are gone.
+    """
     daemons = (watched(scene), scene.daemon)
     starts = [len(daemon.lines) for daemon in daemons]
     scene.cuts += PREFETCHES
     yield
     for daemon, start in zip(daemons, starts, strict=True):
         daemon.wait_for_line(LOST, start=start, timeout=60)
-        if not noticed:
-            daemon.wait_for_line(READY, start=start, timeout=60)
+    if mend is not None:
+        mend()
+    for daemon, start in zip(daemons, starts, strict=True):
+        daemon.wait_for_line(READY, start=start, timeout=60)
 
 
 def _blocked(scene: Scene, alarm: Callable[[], None]) -> None:
