@@ -7,6 +7,7 @@ Must never: skip a test because a server is missing (that is a failure), or hold
 from __future__ import annotations
 
 import secrets
+import signal
 from typing import TYPE_CHECKING
 
 import pika
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pika.adapters.blocking_connection import BlockingChannel
+
+
+def pytest_configure() -> None:
+    """Let what the tests start take Ctrl-C, also if a shell started them in the background.
+
+    Such a shell has its children ignore SIGINT, and they theirs.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
