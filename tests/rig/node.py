@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ from tests.rig.debs import DebsError
 from tests.rig.erlang import START_DEADLINE, Epmd, Installation, NodeError
 
 _STOP_DEADLINE = 60.0
+_CALLS = itertools.count()
+_NAMES = 1000  # the node keeps each for ever (an atom)
 
 _CONF = {
     "vm_memory_high_watermark.absolute": "2GB",
@@ -263,7 +266,10 @@ class Node:
 
         By erl_call, which costs some milliseconds where rabbitmqctl costs a second.
         """
-        argv = [str(self._installation.runtime(self.directory) / "erl_call"), "-r", "-e"]
+        # Its own -r gives all calls of one second the same name, and the node refuses the second
+        # as long as it has not noticed that the first is gone.
+        caller = f"c{os.getpid()}n{next(_CALLS) % _NAMES}"
+        argv = [str(self._installation.runtime(self.directory) / "erl_call"), "-e", "-h", caller]
         argv += ["-address", f"{ports.HOST}:{self._dist_port}", "-fetch_stdout", "-no_result_term"]
         done: subprocess.CompletedProcess[str] = subprocess.run(
             argv,
