@@ -194,8 +194,20 @@ def _blocked(scene: Scene, alarm: Callable[[], None]) -> None:
 
 def both_consume(scene: Scene) -> None:
     """Wait until neither is held back by a fault that is just over, nor runs a job alone."""
-    queue = f"{scene.prefix}.jobs"
-    scene.until(lambda: scene.node.counts()[queue][2] == 2, "both consume", 120)
+    queue, daemons = f"{scene.prefix}.jobs", (watched(scene), scene.daemon)
+
+    def they_do() -> bool:
+        # The broker counts a consumer a moment before its daemon is ready; one that is cut off in
+        # between never had the broker, and will not say that it lost it.
+        return scene.node.counts()[queue][2] == 2 and all(map(_connected, daemons))
+
+    scene.until(they_do, "both consume", 120)
+
+
+def _connected(daemon: Daemon) -> bool:
+    """By the last word of its log on it."""
+    texts = (line.text for line in reversed(daemon.lines))
+    return READY in next(text for text in texts if READY in text or LOST in text)
 
 
 def _refused(daemons: Sequence[Daemon], starts: Sequence[int]) -> bool:
