@@ -23,21 +23,23 @@ def poison(scene: Scene) -> None:
     scene.load(half)
     scene.job("/poison/1", "poison", status="failed", dead=1)
     scene.load(half)
-    _restarted_until(scene, "poison")
+    restarted_until(scene, "poison")
 
 
-def _restarted_until(scene: Scene, key: str) -> None:
+def restarted_until(scene: Scene, key: str) -> None:
     """Start the daemon each time it dies, as systemd would, until this job has its outcome."""
 
     def ended() -> bool:
         return scene.daemon.returncode is not None or key in scene.ledger.came
 
+    deaths = 0
     while key not in scene.ledger.came:
         scene.until(ended, f"the daemon's death or an outcome of {key}")
         if scene.daemon.returncode is not None:
             assert scene.daemon.returncode == -9, scene.daemon.tail()
             scene.daemon.expected = -9
             scene.cuts += 1
-            assert scene.cuts < 30, "the poison does not come to its end"
+            deaths += 1
+            assert deaths < 30, "the poison does not come to its end"
             scene.heal()
             scene.start(ready=False)  # it may die before it can say so

@@ -15,6 +15,7 @@ from tests.faults.rows_brokers import CLOSE_ALL
 from tests.faults.rows_consumers import FORGET
 from tests.faults.rows_machine import no_descriptors
 from tests.faults.rows_network import NARROW
+from tests.faults.rows_poison import restarted_until
 from tests.faults.rows_queues import lift_limit, limit_results, unbind_results
 
 if TYPE_CHECKING:
@@ -155,15 +156,7 @@ def poison(scene: Scene, _: Pipe) -> None:
     """A job that kills the other daemon whenever that gets it; the watched one can do it."""
     ident = f"poison-{time.monotonic_ns()}"
     scene.job(f"/poison/{ident}", ident, status="", dead=None)
-    while ident not in scene.ledger.came:
-        scene.until(
-            lambda: ident in scene.ledger.came or scene.daemon.returncode is not None,
-            "the poisonous job has an outcome, or kills",
-        )
-        if scene.daemon.returncode is not None:
-            scene.daemon.expected = -signal.SIGKILL
-            scene.cuts += 1
-            scene.start(ready=False)  # it may die before it can say so
+    restarted_until(scene, ident)
     scene.ready()
 
 
