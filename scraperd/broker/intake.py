@@ -169,9 +169,10 @@ class Intake:
     def _compare(self, consumer: Consumer, ready: int) -> None:
         """A consumer that has room and gets nothing while jobs are ready is none any more."""
         hungry = ready and consumer.unacked < consumer.prefetch
-        if consumer.delivered != consumer.seen or consumer.unacked:
+        fed = consumer.delivered != consumer.seen
+        if fed or consumer.unacked:
             consumer.idle_from = self._looked
-        if not hungry or consumer.delivered != consumer.seen:
+        if fed or not hungry:
             consumer.seen, consumer.fed_at = consumer.delivered, self._looked
         elif (seconds := self._looked - consumer.fed_at) >= STARVED_AFTER:
             seconds = round(seconds, 1)
