@@ -27,10 +27,12 @@ from scraperd.broker.link import censored
 from scraperd.broker.topology import Queue, Topology, TopologyError
 from scraperd.config import Config, example, notify_socket
 from scraperd.console import EPILOG as _EPILOG
-from scraperd.console import EXIT_FAILED, EXIT_USAGE, Commands
+from scraperd.console import EXIT_FAILED, EXIT_USAGE, Commands, show_message
 from scraperd.console import config_of as _config
 from scraperd.console import fail as _fail
 from scraperd.console import run_client as _run
+from scraperd.console import say as _say
+from scraperd.console import show as _show
 from scraperd.console import with_config as _with_config
 from scraperd.contract import (
     Include,
@@ -43,6 +45,7 @@ from scraperd.contract import (
     schema,
 )
 from scraperd.jobs.observe import quiet_libraries
+from scraperd.jsonline import dumps, line, visible
 from scraperd.page.content import bounds_of, unavailable
 from scraperd.page.rules import RuleError, Rules, compile_rules
 from scraperd.systemd import Notifier
@@ -73,7 +76,7 @@ def run(path: Path | None) -> None:
 def check(path: Path | None) -> None:
     """Check the configuration, then whether the broker can be reached and has the queues."""
     config = _config(path)
-    click.echo(f"configuration: good ({path or 'defaults and environment'})")
+    _say(f"configuration: good ({path or 'defaults and environment'})")
     _run(_check(config))
 
 
@@ -86,14 +89,14 @@ async def _check(config: Config) -> int:
         if queue.name in topology.delays:
             found, waiting = found + (counts is not None), waiting + (counts or (0, 0))[0]
         elif counts is not None:
-            click.echo(f"queue {queue.name}: {counts[0]} messages, {counts[1]} consumers")
+            _say(f"queue {queue.name}: {counts[0]} messages, {counts[1]} consumers")
         elif config.passive_declare:
-            click.echo(f"queue {queue.name}: does not exist; must be created first")
+            _say(f"queue {queue.name}: does not exist; must be created first")
             return EXIT_FAILED
         else:
-            click.echo(f"queue {queue.name}: does not exist; the daemon will create it")
+            _say(f"queue {queue.name}: does not exist; the daemon will create it")
     if found:
-        click.echo(f"queues {config.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
+        _say(f"queues {config.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
     return 0
 
 
@@ -109,7 +112,7 @@ async def _counted(config: Config, queue: Queue) -> tuple[int, int] | None:
         except TopologyError:
             return None
         if not config.passive_declare and (words := await client.compare(channel, queue)):
-            click.echo(f"scraperd: {words}", err=True)
+            _say(f"scraperd: {words}", err=True)
         return counts
 
 
@@ -119,13 +122,13 @@ async def _reach(config: Config) -> None:
     for url in config.broker_urls:
         try:
             async with client.connected((url,), config.connect_timeout):
-                click.echo(f"broker: reached {censored(url)}")
+                _say(f"broker: reached {censored(url)}")
         except BrokerLost as error:
             faults.append(error)
     if len(faults) == len(config.broker_urls):
         raise BrokerLost("\n".join(map(str, faults)))
     for fault in faults:
-        click.echo(f"scraperd: {fault}", err=True)
+        _say(f"scraperd: {fault}", err=True)
 
 
 @main.command(epilog=_EPILOG)
@@ -188,17 +191,18 @@ def scrape(  # noqa: PLR0917 - click passes each option
         work = once.extract(config, job, compiled, body, kind if media is None else media)
     else:
         work = once.scrape(config, job, compiled)
-    _run(_show(work, compact=compact))
+    _run(_tell(work, compact=compact))
 
 
-async def _show(work: Coroutine[Any, Any, once.Once], *, compact: bool) -> int:
+async def _tell(work: Coroutine[Any, Any, once.Once], *, compact: bool) -> int:
     """Print the result, and on standard error how often each rule matched."""
     result, matches = await work
     text = encode(result)
-    click.echo(text if compact else msgspec.json.format(text, indent=2))
+    shaped = line(text, -1 if compact else 2)
+    _show(visible(text.decode()) if shaped is None else shaped)
     width = max((len(path) for path, _ in matches), default=0)
     for path, count in matches:
-        click.echo(f"{path:<{width}}  {count} match{'' if count == 1 else 'es'}", err=True)
+        _say(f"{path:<{width}}  {count} match{'' if count == 1 else 'es'}", err=True)
     return 0 if result.status == "ok" else EXIT_FAILED
 
 
@@ -313,10 +317,10 @@ def _job_lines(sources: tuple[str, ...], rules: str | None) -> Iterator[tuple[st
             yield source, _plain(source, rules)
             continue
         text = sys.stdin.read() if source == "-" else _read(Path(source))
-        for number, line in enumerate(text.splitlines(), 1):
-            line = line.strip()  # noqa: PLW2901 - the line without its ends
-            if line and not line.startswith("#"):
-                raw = line.encode() if line.startswith("{") else _plain(line, rules)
+        for number, whole in enumerate(text.split("\n"), 1):
+            job = whole.strip()
+            if job and not job.startswith("#"):
+                raw = job.encode() if job.startswith("{") else _plain(job, rules)
                 yield f"{source}:{number}", raw
 
 
@@ -347,7 +351,7 @@ async def _publish(
         try:
             await _all(one(ident, job) for ident, job in jobs)
         finally:
-            click.echo(f"published {confirmed} of {len(jobs)} jobs to {topology.jobs}", err=True)
+            _say(f"published {confirmed} of {len(jobs)} jobs to {topology.jobs}", err=True)
         return await _await_results(queue, jobs, within) if queue else 0
 
 
@@ -377,19 +381,30 @@ async def _await_results(queue: Any, jobs: list[tuple[str, Job]], within: float 
             async with asyncio.timeout(within), aclosing(client.messages(queue)) as stream:
                 async for taken in stream:
                     await taken.ack()
-                    result = decode_result(taken.body)
+                    result = _result(taken.body)
+                    if result is None:
+                        continue
                     ident = taken.message.correlation_id or result.id
                     if ident not in waiting:
                         continue  # a duplicate: delivery is at least once
                     waiting.discard(ident)
                     failed += result.status == "failed"
-                    click.echo(taken.body)
+                    show_message(taken.body, queue.name)
                     progress.update(bar, advance=1, description=f"results ({failed} failed)")
                     if not waiting:
                         break
         except TimeoutError:
-            click.echo(f"scraperd: {len(waiting)} results missing after {within:g} s", err=True)
+            _say(f"scraperd: {len(waiting)} results missing after {within:g} s", err=True)
     return EXIT_FAILED if failed or waiting else 0
+
+
+def _result(raw: bytes) -> Result | None:
+    """A result, or None for what someone else put into our queue."""
+    try:
+        return decode_result(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _say(f"scraperd: not a result, passed over: {error}", err=True)
+        return None
 
 
 @main.command(epilog=_EPILOG)
@@ -413,13 +428,13 @@ async def _results(config: Config, key: str, *, consume: bool, count: int | None
             queue = await channel.get_queue(topology.results, ensure=False)
         else:
             queue = await client.tap(channel, topology, key)
-            click.echo(f"copies of new results ({key}); Ctrl-C ends", err=True)
+            _say(f"copies of new results ({key}); Ctrl-C ends", err=True)
         seen = 0
         async with aclosing(
             client.messages(queue, prefetch=min(count or PUBLISH_WINDOW, PUBLISH_WINDOW))
         ) as stream:
             async for taken in stream:
-                click.echo(taken.body)
+                show_message(taken.body, queue.name)
                 await taken.ack()  # printed first: a result that was not seen is not gone
                 seen += 1
                 if seen == count:
@@ -432,10 +447,10 @@ async def _results(config: Config, key: str, *, consume: bool, count: int | None
 def show_schema(what: str) -> None:
     """Print the JSON Schema of a job, a result or the config; or an example config."""
     if what == "example":
-        click.echo(example(), nl=False)
+        _show(example().removesuffix("\n"))
         return
     types: dict[str, type[msgspec.Struct]] = {"job": Job, "result": Result, "config": Config}
-    click.echo(json.dumps(schema(types[what]), indent=2))
+    _show(dumps(schema(types[what]), 2))
 
 
 main.add_command(cli_dead.group)

@@ -6,7 +6,6 @@ Must never: print a stranger's text as it came, or remove anything that nobody a
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import Counter
@@ -26,9 +25,12 @@ from scraperd.console import (
     config_of,
     fail,
     run_client,
+    say,
     with_config,
 )
+from scraperd.console import show as show_json
 from scraperd.jobs.letter import KINDS, REASONS, Filters, Letter, host_pattern
+from scraperd.jsonline import dumps
 from scraperd.page.hosts import HostSet
 
 if TYPE_CHECKING:
@@ -161,14 +163,17 @@ def list_(path: Path | None, *, summary: bool, as_json: bool, **given: Any) -> N
 async def _list(config: Config, wanted: dead.Wanted, as_json: bool) -> int:  # noqa: FBT001 - a flag
     now = datetime.now(UTC)
     if not as_json:
-        click.echo(_ROW.format(**{name: name.upper() for name in _NAMES} | {"attempts": "ATT"}))
+        say(_ROW.format(**{name: name.upper() for name in _NAMES} | {"attempts": "ATT"}))
 
     def show(letter: Letter) -> None:
         line = letter.line(now)
-        click.echo(json.dumps(line) if as_json else _row(line))
+        if as_json:
+            show_json(dumps(line))
+        else:
+            say(_row(line))
 
     tally = await dead.look(config, wanted, show)
-    click.echo(f"{tally.matched} of {tally.total} dead letters{_unseen(tally)}", err=True)
+    say(f"{tally.matched} of {tally.total} dead letters{_unseen(tally)}", err=True)
     _tell_readers(tally)
     return _missing(tally)
 
@@ -198,7 +203,7 @@ def _unseen(tally: dead.Tally) -> str:
 
 def _tell_readers(tally: dead.Tally) -> None:
     if tally.readers:
-        click.echo(
+        say(
             f"scraperd: {tally.readers} more reading the dead queue; what they hold is not counted",
             err=True,
         )
@@ -207,7 +212,7 @@ def _tell_readers(tally: dead.Tally) -> None:
 def _missing(tally: dead.Tally) -> int:
     """Name the ids that no letter has; the exit code."""
     for ident in sorted(tally.missing):
-        click.echo(f"scraperd: no dead letter of a job with the id {ident!r}", err=True)
+        say(f"scraperd: no dead letter of a job with the id {ident!r}", err=True)
     return EXIT_FAILED if tally.missing else 0
 
 
@@ -215,12 +220,15 @@ async def _summary(config: Config, wanted: dead.Wanted, as_json: bool) -> int:  
     counts: Counter[tuple[str, str | None, str | None]] = Counter()
     tally = await dead.look(config, wanted, lambda one: counts.update([_sort(one)]))
     if not as_json:
-        click.echo(_SUM.format(count="COUNT", reason="REASON", kind="KIND", host="HOST"))
+        say(_SUM.format(count="COUNT", reason="REASON", kind="KIND", host="HOST"))
     for (reason, kind, host), count in counts.most_common(TOP):
         line = {"count": count, "reason": reason, "kind": kind, "host": host}
         shown = {name: "-" if value is None else value for name, value in line.items()}
-        click.echo(json.dumps(line) if as_json else _SUM.format(**shown))
-    click.echo(
+        if as_json:
+            show_json(dumps(line))
+        else:
+            say(_SUM.format(**shown))
+    say(
         f"{tally.matched} of {tally.total} dead letters in {len(counts)} groups{_unseen(tally)}",
         err=True,
     )
@@ -249,7 +257,7 @@ def show(path: Path | None, **given: Any) -> None:
 async def _show(config: Config, wanted: dead.Wanted) -> int:
     indent = 2 if sys.stdout.isatty() else None
     tally = await dead.look(
-        config, wanted, lambda letter: click.echo(dead.whole_json(letter, indent))
+        config, wanted, lambda letter: show_json(dead.whole_json(letter, indent))
     )
     _tell_readers(tally)
     return _missing(tally)
@@ -278,7 +286,7 @@ def requeue(path: Path | None, *, rate: float | None, dry_run: bool, **given: An
 
 async def _would(config: Config, wanted: dead.Wanted, what: str) -> int:
     tally = await dead.look(config, wanted, lambda _: None)
-    click.echo(f"would {what} {tally.matched} of {tally.total} dead letters{_unseen(tally)}")
+    say(f"would {what} {tally.matched} of {tally.total} dead letters{_unseen(tally)}")
     _tell_readers(tally)
     return _missing(tally)
 
@@ -295,7 +303,7 @@ async def _requeue(config: Config, wanted: dead.Wanted, rate: float | None) -> i
 def _report(done: str, tally: dead.Tally) -> None:
     """How far it got; nothing if it did not come to count the letters."""
     if tally.total is not None:
-        click.echo(f"{done} {tally.done} of {tally.total} dead letters; {tally.left()}")
+        say(f"{done} {tally.done} of {tally.total} dead letters; {tally.left()}")
         _tell_readers(tally)
 
 
@@ -339,7 +347,7 @@ def _agreed(config: Config, wanted: dead.Wanted) -> dead.Tally:
     tally = found[0]
     _tell_readers(tally)
     if not tally.matched:
-        click.echo(f"none of {tally.total} dead letters is meant")
+        say(f"none of {tally.total} dead letters is meant")
         sys.exit(_missing(tally))
     try:
         agreed = click.confirm(f"Remove {tally.matched} of {tally.total} dead letters for good?")

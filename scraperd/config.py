@@ -34,8 +34,8 @@ class ConfigError(Exception):
     """The configuration can't be used. One line a fault: key, reason, what is allowed."""
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = [printable(fault, 2_000) for fault in faults]
+        super().__init__("\n".join(self.faults))
 
 
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:

@@ -1,7 +1,7 @@
-"""What all commands share: the configuration's option, the exit codes, how an error ends.
+"""What all commands share: the configuration's option, what is printed, how an error ends.
 
 May touch: the configuration, the event loop, the terminal, the exit code.
-Must never: know a command, or show a traceback for what a user can cause.
+Must never: know a command, show a traceback for what a user can cause, or print a text as it came.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -20,10 +21,12 @@ import uvloop
 from scraperd.broker.generation import BrokerLost
 from scraperd.broker.topology import TopologyError
 from scraperd.config import Config, ConfigError, load
+from scraperd.contract import printable
 from scraperd.daemon import EXIT_CONFIG
+from scraperd.jsonline import foreign, line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
 EXIT_FAILED: Final = 1  # it ran, and the answer is no: a failed page, an unreachable broker
 EXIT_USAGE: Final = 2
@@ -33,13 +36,35 @@ EXIT_TERMINATED: Final = 143
 EPILOG: Final = """Exit codes: 0 done; 1 it ran and the answer is no (failed page, no broker);
 2 wrong usage or input; 70 internal error; 78 wrong configuration; 128+N ended by signal N."""
 
+_WIDEST: Final = 2_000  # characters of a line of text
+
 _NO_OUTPUT: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no socket says these
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line of text for a person. What could steer the terminal is replaced."""
+    shown = printable(text, _WIDEST)
+    out = sys.stderr if err else sys.stdout
+    click.echo(shown.encode(out.encoding, "backslashreplace").decode(out.encoding), err=err)
+
+
+def show(text: str) -> None:
+    """Print JSON that `jsonline` made: what could steer the terminal is escaped in it."""
+    click.echo(text.encode())
+
+
+def show_message(raw: bytes, source: str) -> None:
+    """Print a message of a queue as one line of JSON, also if it is not JSON."""
+    text = line(raw)
+    if text is None:
+        say(f"scraperd: a message in {source} is not JSON; it is printed as `body`", err=True)
+    show(foreign(raw) if text is None else text)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """End with one clear line on standard error for each fault."""
-    for line in message.splitlines():
-        click.echo(f"scraperd: {line}", err=True)
+    for fault in message.split("\n"):
+        say(f"scraperd: {fault}", err=True)
     sys.exit(code)
 
 
@@ -108,6 +133,16 @@ def _mute() -> None:
 class Commands(click.Group):
     """The command that holds all others: what `complete` sees to, for all that is printed."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments as click does."""
+        with _printable_faults():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command as click does."""
+        with _printable_faults():
+            return super().invoke(ctx)
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run as click does, but end in one line if standard output can't be written."""
         try:
@@ -115,6 +150,16 @@ class Commands(click.Group):
         except OSError as error:
             _end_if_full(error)
             raise
+
+
+@contextmanager
+def _printable_faults() -> Iterator[None]:
+    """What click says of an argument quotes it."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message, _WIDEST)  # type: ignore[misc]
+        raise
 
 
 def run_client(main: Coroutine[Any, Any, int]) -> NoReturn:

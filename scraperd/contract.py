@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import unicodedata
 from datetime import datetime  # noqa: TC003 - msgspec resolves the annotation at run time
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_args
 
@@ -305,6 +306,7 @@ _HOST = re.compile(r"(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\
 _LONE_SURROGATE = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
 )
+_MOST_MARKS: Final = 4  # that `printable` leaves on one letter
 _OURS = frozenset(  # framing and routing belong to the client; a stranger must not set them
     "host content-length transfer-encoding connection keep-alive te trailer upgrade expect "
     "proxy-authorization proxy-connection".split()
@@ -335,8 +337,16 @@ def refused(job: Job, field: str, reason: str) -> Invalid:
 
 
 def encode(value: Job | Result) -> bytes:
-    """The UTF-8 JSON of a job or a result."""
-    return _encoder.encode(value)
+    """The UTF-8 JSON of a job or a result, on one line.
+
+    Values that are passed through (`meta`, `json`, rules) keep their publisher's white space, but
+    for line breaks and tabs. JSON has those between values only, where they mean nothing: in a
+    string they are escaped (RFC 8259 sections 2 and 7). So nothing else changes.
+    """
+    text = _encoder.encode(value)
+    if b"\n" in text or b"\r" in text or b"\t" in text:
+        return text.translate(None, b"\t\n\r")
+    return text
 
 
 def decode_result(raw: bytes) -> Result:
@@ -525,8 +535,20 @@ def _header_fault(name: str, value: str) -> str | None:
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """`text` fit for a message or an AMQP header: no control characters, bounded."""
-    clean = text
-    if not text.isprintable():
-        clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return clean if len(clean) <= limit else clean[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    """`text` fit for a terminal, a message or an AMQP header: one line, at most `limit` characters.
+
+    What can't be seen (controls, what changes the direction of text, invisible characters, line
+    breaks of any kind) is replaced, and so is what comes after four marks on one letter: hundreds
+    of them paint over the lines above.
+    """
+    kept = text if len(text) <= limit else text[: limit - 1]
+    if not (kept.isascii() and kept.isprintable()):
+        kept = "".join(_seen(kept))
+    return kept if len(text) <= limit else kept + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _seen(text: str) -> Iterator[str]:
+    marks = 0
+    for it in text:
+        marks = marks + 1 if unicodedata.category(it).startswith("M") else 0
+        yield it if it.isprintable() and marks <= _MOST_MARKS else "\N{REPLACEMENT CHARACTER}"

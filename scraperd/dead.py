@@ -7,18 +7,16 @@ Must never: remove a letter whose job is not confirmed, or that is not on the di
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import msgspec
-
 from scraperd.broker.deadletters import LARGEST, DeadQueue, opened
 from scraperd.broker.generation import Settings
 from scraperd.broker.topology import Topology, TopologyError
 from scraperd.jobs.letter import Filters, Letter, read
+from scraperd.jsonline import dumps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -308,6 +306,5 @@ class Saved:
 
 
 def whole_json(letter: Letter, indent: int | None = None) -> str:
-    """All of a letter as JSON in ASCII, so that no character of it means anything to a terminal."""
-    value = msgspec.json.decode(msgspec.json.encode(letter.whole(), enc_hook=str))
-    return json.dumps(value, indent=indent)
+    """All of a letter as JSON, so that no character of it means anything to a terminal."""
+    return dumps(letter.whole(), indent)

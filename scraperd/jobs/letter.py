@@ -1,7 +1,7 @@
 """What a dead letter says of itself: why, since when, which job; and which letters are meant.
 
 May touch: a delivery's body and headers. Pure.
-Must never: trust a header's type, or show a stranger's text as it came.
+Must never: trust a header's type, or change a text: who prints it makes it fit to be seen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from scraperd.broker.message import CRASHES
-from scraperd.contract import MAX_ID, MAX_URL, Kind, host_of, printable
+from scraperd.contract import MAX_ID, MAX_URL, Kind, host_of
 from scraperd.jobs.observe import without_credentials
 from scraperd.page.hosts import HostSet
 
@@ -31,14 +31,15 @@ REASONS: Final = (
     *("expired", "delivery_limit", "rejected", "maxlen", "unknown"),
 )
 _OURS: Final = "x-scraperd-dead-"
+_MAX_MESSAGE: Final = 500  # characters: as many as the daemon writes
 _NAME = re.compile(r"[^\s/:?#@\\\[\]*%]+")  # what may be a host's name; yarl looks closer
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter, read. Its texts are fit for a terminal; None where nothing is known.
+    """A dead letter, read. Its texts are as they came; None where nothing is known.
 
-    `ident` is the job's id, whole, as the daemon would find it.
+    `ident` is the job's id as the daemon would find it. `url` is without credentials.
     """
 
     delivery: Delivery
@@ -59,7 +60,7 @@ class Letter:
             "kind": self.kind,
             "host": self.host,
             "attempts": self.delivery.attempt,
-            "id": None if self.ident is None else printable(self.ident, MAX_ID),
+            "id": self.ident,
             "url": self.url,
             "message": self.message,
             "bytes": len(self.delivery.body),
@@ -122,8 +123,8 @@ def read(delivery: Delivery) -> Letter:
         message=message,
         died=died,
         ident=_ident(delivery, seen.id),
-        url=None if url is None else printable(without_credentials(url), MAX_URL),
-        host=None if host is None else printable(host, MAX_ID),
+        url=None if url is None else without_credentials(url),
+        host=host,
     )
 
 
@@ -141,7 +142,7 @@ def _by_us(headers: dict[str, Any]) -> tuple[str, str | None, str, datetime | No
         reason = "exhausted"
     else:
         reason = "poisonous" if type(crashes) is int and crashes > 0 else "internal"
-    text = printable(message, 500) if isinstance(message, str) else ""
+    text = message[:_MAX_MESSAGE] if isinstance(message, str) else ""
     return reason, kind, text, _time(headers.get(f"{_OURS}at"))
 
 

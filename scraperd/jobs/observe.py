@@ -1,15 +1,16 @@
 """Logs: one canonical line a job, made from the finished record, in one place.
 
 May touch: structlog, standard output through it.
-Must never: change what happens, or write a credential.
+Must never: change what happens, write a credential, or write a text that steers a terminal.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 import structlog
@@ -18,12 +19,14 @@ from yarl import URL
 
 from scraperd.contract import MAX_URL, host_of, printable
 from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
+from scraperd.jsonline import dumps
 
 if TYPE_CHECKING:
     from scraperd.config import Config
     from scraperd.contract import Result
 
-_LONGEST = MAX_URL
+_LONGEST: Final = MAX_URL  # characters of one value
+_TRACEBACK: Final = 16_384  # characters; an exception's message can quote all of a page
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -93,7 +96,7 @@ class Observer:
     def suspect(self, ident: str, url: Any, crashes: int) -> None:
         """A job begins to run alone. If the process ends now, this is the last that is said."""
         told = {"id": ident, "url": without_credentials(url) if url else None, "host": host_of(url)}
-        self.event("suspect", **{key: _fit(value) for key, value in told.items()}, crashes=crashes)
+        self.event("suspect", **told, crashes=crashes)
 
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
@@ -154,12 +157,7 @@ def _line(record: Record) -> dict[str, Any]:
         fields |= msgspec.structs.asdict(result.timings)
     if not record.settled:
         fields["settled"] = False
-    return {name: _fit(value) for name, value in fields.items() if value is not UNSET}
-
-
-def _fit(value: Any) -> Any:
-    """A stranger's text can hold terminal escapes and half characters; a log must hold neither."""
-    return printable(value, _LONGEST) if isinstance(value, str) else value
+    return {name: value for name, value in fields.items() if value is not UNSET}
 
 
 def without_credentials(url: str) -> str:
@@ -184,16 +182,16 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     factory: Any
     if pretty:
         common += [
+            _printable,
             structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(),
-                # The default prints local variables, and with them passwords and cookies.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
+                colors=stream.isatty(), exception_formatter=_plain_traceback
+            ),
         ]
         factory = structlog.PrintLoggerFactory(file=stream)
     else:
         common += [
             structlog.processors.format_exc_info,
+            _bounded,
             _head_first,
             structlog.processors.JSONRenderer(serializer=_json),
         ]
@@ -219,5 +217,43 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
+def _bounded(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """No line of the log grows with what an untrusted publisher or site wrote."""
+    return {
+        name: _cut(value, name) if type(value) is str else value for name, value in fields.items()
+    }
+
+
+def _cut(text: str, name: str = "") -> str:
+    """A text that is too long without its end, or a traceback without its middle."""
+    if name == "exception" and len(text) > _TRACEBACK:
+        half = _TRACEBACK // 2
+        return f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+    if name == "exception" or len(text) <= _LONGEST:
+        return text
+    return text[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _printable(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """What the console shows as text; JSON says the same with escapes instead (`_json`)."""
+    return {
+        name: printable(value if isinstance(value, str) else repr(value), _LONGEST)
+        if not isinstance(value, int | float | None) and name != "exc_info"
+        else value
+        for name, value in fields.items()
+    }
+
+
+def _plain_traceback(stream: TextIO, exc_info: Any) -> None:
+    """The traceback, indented: no line of it can pass for one of the log.
+
+    structlog's own default prints local variables, and with them passwords and cookies.
+    """
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    lines = _cut(text.getvalue(), "exception").split("\n")
+    stream.write("\n".join(f"  {printable(line, _LONGEST)}" for line in lines))
+
+
 def _json(value: Any, **_: Any) -> bytes:
-    return msgspec.json.encode(value, enc_hook=repr)
+    return dumps(value, other=repr).encode()
