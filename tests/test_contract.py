@@ -690,10 +690,58 @@ def test_printable_text_is_one_bounded_line(text: str, limit: int) -> None:
     assert len(shown) <= limit
     assert shown.isprintable()
     assert shown.encode().decode() == shown
-    if text.isprintable() and len(text) <= limit:
+    if text.isprintable() and text.isascii() and len(text) <= limit:
         assert shown == text
 
 
 def test_a_failure_is_always_true() -> None:
     """`if failure` can be written for "is there one" though a failure has no length or value."""
     assert Failure("dns", "")
+
+
+_SPACE = st.text(" \t\r\n", max_size=3)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_what_is_passed_through_is_one_line_and_the_same(data: st.DataObject) -> None:
+    """Line breaks between the values of `meta` are taken out; no number, escape, order or member
+    that comes twice changes.
+    """
+    values = [
+        "1e999",
+        "1.0",
+        "-0",
+        "1" + "0" * 40,
+        r'"\n\u0041\/ \t"',
+        '"\x7f\x85\u2028  "',
+        "null",
+        "{ }",
+    ]
+    parts = data.draw(st.lists(st.sampled_from(values), max_size=5))
+    space = [data.draw(_SPACE) for _ in range(8)]
+    loose = (
+        f"{space[0]}[{space[1]}" + f"{space[2]},{space[3]}".join(parts) + f"{space[4]}]{space[5]}"
+    )
+    raw = f'{{"a"{space[6]}:{loose},"a":{space[7]}{{}}}}'
+    job = decode_job(f'{{"url": "http://a.example/", "id": "a b", "meta": {raw}}}'.encode())
+    assert isinstance(job, Job)
+    for value in (job, Result(id="a", status="ok", attempt=1, meta=job.meta, body="\n\t\r")):
+        text = encode(value)
+        assert not {*b"\n\r\t"} & {*text}
+        expected = raw.replace("\n", "").replace("\r", "").replace("\t", "")
+        assert f'"meta":{expected}'.encode() in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\u0301\u0302b", "a\u0301\u0302b"),
+        ("a" + "\u0301" * 50, "a" + "\u0301" * 4 + "\N{REPLACEMENT CHARACTER}" * 46),
+        ("\x7f\x9b\u202e\u2066\u200b\ufeff\U000e0041", "\N{REPLACEMENT CHARACTER}" * 7),
+        ("नमस्ते ภาษาไทย", "नमस्ते ภาษาไทย"),
+    ],
+)
+def test_text_that_is_not_what_it_seems(text: str, shown: str) -> None:
+    """Marks that pile up, and what can't be seen, are replaced; what people write is not."""
+    assert printable(text) == shown

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.config import Config
-from scraperd.contract import Failure, Result, Timings, check_url, printable
+from scraperd.contract import Failure, Result, Timings, check_url
 from scraperd.jobs.observe import Observer, Record, Tally, configure, without_credentials
 from scraperd.jobs.verdict import Dead, Done, Park, Retry, Verdict
 
@@ -243,7 +243,9 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 @settings(max_examples=100, deadline=None)
 @example(ident="\x1b[31m\r\n", url="http://\u2028\x85@/", message='"}\n{"')
 def test_whatever_a_stranger_writes_is_one_json_line(ident: str, url: str, message: str) -> None:
-    """No id, URL or message can start a second line, break the first, or reach a terminal."""
+    """No id, URL or message can start a second line, break the first, or steer a terminal; and the
+    line says what was written, character by character.
+    """
     log = Log()
     entry = record(
         Dead("invalid_job"),
@@ -256,8 +258,42 @@ def test_whatever_a_stranger_writes_is_one_json_line(ident: str, url: str, messa
     structlog.reset_defaults()
     assert log.text.count("\n") == 1
     [line] = [json.loads(line) for line in log.text.split("\n") if line]
-    assert (line["id"], line["error"]) == (printable(ident), printable(message))
-    assert all(value.isprintable() for value in line.values() if isinstance(value, str))
+    assert (line["id"], line["error"]) == (ident, message)
+    assert log.text.removesuffix("\n").isprintable()
+
+
+@given(ident=TEXT, message=TEXT)
+@settings(max_examples=100, deadline=None)
+@example(ident="\x1b[31m\r\n\x9b\u202e", message="x\n2026-01-01 [info] job id=forged\x1b[2J")
+def test_whatever_a_stranger_writes_is_harmless_on_the_console(ident: str, message: str) -> None:
+    """There it is one line too, and no line of a traceback can pass for one of the log."""
+    log = Log()
+    observer = log.open(log_format="console")
+    observer.event("broker_lost", id=ident, values=[ident], reason=message)
+    assert log.text.removesuffix("\n").isprintable()
+    observer.trouble("internal_error", ValueError(message), id=ident)
+    structlog.reset_defaults()
+    assert all(it.isprintable() or it == "\n" for it in log.text)
+    assert all(line.startswith("  ") for line in log.text.rstrip("\n").split("\n")[2:])
+
+
+def test_half_a_character_is_logged(log: Log) -> None:
+    """A text that UTF-8 can't hold, of a file's name say, does not cost its line."""
+    log.open().event("x", a="b\udcff\x9b")
+    assert log.lines[0]["a"] == "b\udcff\x9b"
+    assert log.text.isascii()
+
+
+def test_a_line_does_not_grow_with_what_it_quotes(log: Log) -> None:
+    """A page that an exception quotes, or a site's endless words, are cut."""
+    observer = log.open()
+    observer.event("broker_lost", reason="r" * 10**6)
+    observer.trouble("internal_error", ValueError("a" * 10**6), id="7")
+    first, other = log.lines
+    assert len(first["reason"]) == 8192
+    assert len(other["exception"]) < 17_000
+    assert other["exception"].startswith("ValueError: aaa")
+    assert "characters left out" in other["exception"]
 
 
 @pytest.mark.parametrize(
