@@ -28,6 +28,7 @@ from scraperd.broker.topology import Topology, TopologyError
 from scraperd.jobs.observe import Observer, configure
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
+from scraperd.page.confine import keep_secrets, lacking
 from scraperd.page.descriptors import fit, needed, raise_limit
 from scraperd.page.fetch import Fetcher
 from scraperd.page.scrape import Scraper
@@ -46,8 +47,11 @@ START_EXTENSION: Final = 30  # seconds systemd grants at a time while the broker
 
 def run(config: Config, notifier: Notifier) -> int:
     """Run the daemon until a signal ends it; returns the exit code."""
+    keep_secrets()
     configure(config)
     observer = Observer()
+    if missing := lacking():
+        observer.event("helpers_unconfined", missing=missing)
     config = _fitted(config, observer)
     gc.freeze()  # what was imported stays: no collection need look at it again
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles

@@ -120,6 +120,7 @@ _WARNINGS = frozenset(
         "consumer_starved",
         "descriptors_exhausted",
         "descriptors_few",
+        "helpers_unconfined",
         "queue_differs",
         "publish_refused",
         "drain_timeout",

@@ -1,7 +1,7 @@
 """A helper process: reads bodies from standard input, writes what was taken to standard output.
 
 May touch: its own limits, timers, signals, standard streams and memory figures.
-Must never: open anything else, see the configuration's secrets, or outlive its parent.
+Must never: write anything else, see the configuration's secrets, or outlive its parent.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from scraperd.page.confine import confine
 from scraperd.page.document import Asked, Limits, Taken, take
 from scraperd.page.readable import warm_up
 from scraperd.page.rules import compile_rules
@@ -53,25 +54,30 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (start.memory, start.memory))
-    source, sink = io.FileIO(0), io.FileIO(1, "w")
+    source, sink, statm = io.FileIO(0), io.FileIO(1, "w"), io.FileIO("/proc/self/statm")
     sys.stdout = sys.stderr  # what a library prints is no reply
-    serve(io.BufferedReader(source, 256 * 1024), sink, start)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)  # nor a line of the log; what could not start has said so by now
+    os.close(nothing)
+    confine()
+    serve(io.BufferedReader(source, 256 * 1024), sink, statm, start)
 
 
-def serve(source: io.BufferedReader, sink: io.FileIO, start: Start) -> None:
+def serve(source: io.BufferedReader, sink: io.FileIO, statm: io.FileIO, start: Start) -> None:
     """Answer one request after the other."""
     questions = msgspec.msgpack.Decoder(Asked)
     while len(frame := source.read(REQUEST.size)) == REQUEST.size:
         length, size, seconds = REQUEST.unpack(frame)
         asked = questions.decode(source.read(length))
-        answer = msgspec.msgpack.encode(_answer(asked, source.read(size), seconds, start.limits))
+        taken, error = _answer(asked, source.read(size), seconds, start.limits)
+        answer = msgspec.msgpack.encode(Reply(taken, _resident(statm), error))
         _write(sink, REPLY.pack(len(answer)))
         _write(sink, answer)
 
 
-def _answer(asked: Asked, body: bytes, seconds: float, limits: Limits) -> Reply:
+def _answer(asked: Asked, body: bytes, seconds: float, limits: Limits) -> tuple[Taken | None, str]:
+    """What was taken, or the traceback of an error of ours."""
     taken, error = None, ""
     if asked.text:
         warm_up()  # once, 0.3 s that no page should be charged with
@@ -87,13 +93,13 @@ def _answer(asked: Asked, body: bytes, seconds: float, limits: Limits) -> Reply:
         error = traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    return Reply(taken, _resident(), error)
+    return taken, error
 
 
-def _resident() -> int:
+def _resident(statm: io.FileIO) -> int:
     """Bytes. Not the peak of getrusage(2), which begins with that of the parent."""
-    with io.FileIO("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    statm.seek(0)
+    return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def _write(sink: io.FileIO, data: bytes) -> None:
