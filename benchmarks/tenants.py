@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import sys
 import time
@@ -28,8 +29,8 @@ from benchmarks.extraction import site as worst_site
 from benchmarks.extraction import until
 from benchmarks.stage import Child, Stage
 from benchmarks.tenants_attacks import ATTACKS, FULL, OTHERS, Aim, Facts, command
-from benchmarks.tenants_site import HOSTS, LIMITED, WEB
-from benchmarks.watched import holds
+from benchmarks.tenants_site import HOSTS, LIMITED, NAMES, WEB
+from benchmarks.watched import holds, last_beat
 from tests.rig import ports, process
 from tests.rig.daemon import variables
 from tests.rig.nginx import Nginx
@@ -43,13 +44,16 @@ if TYPE_CHECKING:
 RATE: Final = 30.0  # honest jobs a second
 PERMITTED: Final = 5.0  # pages a second of the limited host
 WORSE: Final = 3.0  # how many times the quiet 99th percentile the attacked one may be
-WARM: Final = 2.0  # seconds of honest jobs after a start, which count for nothing
+WARM: Final = 4.0  # seconds of honest jobs after a start, which count for nothing
+MORE: Final = 2  # rounds
 PATIENCE: Final = 20.0  # seconds after a window in which its results may come
 CALM: Final = 6.0  # seconds in which the attacker's jobs may end, else the daemon is replaced
 RESTART: Final = 2.0  # seconds: RestartSec of the unit
 HELD: Final = 0.1  # seconds that the loop should never be held
 LIMITED_EVERY: Final = 10  # of the honest jobs one in ten is at the limited host: 3 a second
+LONGEST: Final = 10.0  # seconds of an attacked window whose attacker goes on
 _LOOK: Final = 0.05  # seconds between two looks at the daemon
+_ASK: Final = 0.2  # seconds between two questions for the depth of the results queue
 _LIST: Final = {"selector": "h1, h2, h3", "type": "list"}
 _LINKS: Final = {"selector": "a[href]", "output": "@href", "type": "list"}
 SIMPLE: Final[dict[str, Any]] = {"title": "title", "headings": _LIST, "links": _LINKS}
@@ -57,6 +61,10 @@ SETTINGS: Final[dict[str, Any]] = {  # all else as it is shipped
     "log_format": "json",
     "allow_networks": ["127.0.0.0/8"],
     "allow_ports": [],
+    "hosts": {
+        "limited.honest.example": {"per_host_delay": 1 / PERMITTED},
+        "*.one.example": {"per_host_concurrency": 1},
+    },
 }
 
 
@@ -68,7 +76,6 @@ class Window:
     that need a retry are apart. A job that is not back counts as long as it was waited for.
     """
 
-    name: str
     began: float
     ended: float = 0.0
     times: list[float] = field(default_factory=list)
@@ -110,6 +117,11 @@ class Report:
         )
 
     @property
+    def slow(self) -> bool:
+        """Whether the ratio is more than it may be."""
+        return self.ratio > WORSE and not self.attack.burst
+
+    @property
     def missing(self) -> int:
         """Honest jobs that did not come back, but those in a line that is shared."""
         return sum(
@@ -123,10 +135,10 @@ class Report:
         """What is not as it must be."""
         windows = self.quiet + self.attacked
         failed: Counter[str] = sum((window.failed for window in windows), Counter())
-        limited = sum(len(window.limited) for window in self.attacked)
+        limited = sum(len(w.limited) - w.missing["limited"] for w in self.attacked)
         due = sum(window.due for window in self.attacked)
         facts = Facts(self.kinds, self.site, self.strangers, limited, due)
-        found = [f"99th percentile {self.ratio:.1f} times the quiet one"] * (self.ratio > WORSE)
+        found = [f"99th percentile {self.ratio:.1f} times the quiet one"] * self.slow
         found += [f"the daemon died {self.died} times"] * (self.died > 0)
         found += [f"{self.missing} honest jobs not back"] * (self.missing > 0)
         found += [f"{count} honest jobs failed: {what}" for what, count in failed.items()]
@@ -136,15 +148,12 @@ class Report:
 class Service:
     """The daemon, watched, restarted as its unit would; under a prefix of its own."""
 
-    def __init__(self, scene: Scene, prefix: str, settings: dict[str, Any]) -> None:
+    def __init__(self, scene: Scene, prefix: str) -> None:
         self._scene = scene
         self.prefix = prefix
         self._env = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
-        hosts = {"limited.honest.example": {"per_host_delay": 1 / PERMITTED}}
-        values = {**SETTINGS, **settings, "hosts": {**hosts, **settings.get("hosts", {})}}
-        values |= {"broker_url": scene.stage.node.url, "prefix": prefix}
-        values |= {"nameservers": [scene.nameserver]}
-        self._env |= variables(values)
+        own = {"broker_url": scene.stage.node.url, "prefix": prefix}
+        self._env |= variables({**SETTINGS, **own, "nameservers": [scene.nameserver]})
         self._popen: subprocess.Popen[bytes] | None = None
         self._due = 0.0
         self._looked = 0.0
@@ -152,6 +161,12 @@ class Service:
         self.peak = 0.0
         self.died = 0
         self._start()
+
+    def forget(self) -> None:
+        """Begin to count deaths and the peak of memory (proc(5): clear_refs)."""
+        self.peak, self.died = 0.0, 0
+        if self._popen is not None:
+            Path(f"/proc/{self._popen.pid}/clear_refs").write_text("5")
 
     def _start(self) -> None:
         file = self._scene.stage.folder / f"{self.prefix}.holds.{len(self.files)}"
@@ -185,7 +200,17 @@ class Service:
         """The most seconds of its own processor time in which the loop did not turn, and where."""
         found = [h for file in self.files if file.exists() for h in holds(file)]
         mine = [(min(h.late, h.cpu), h.stack) for h in found if began <= h.at <= ended]
-        return max(mine, default=(0.0, ""))
+        return max([*mine, (self._unended(), "still held")])
+
+    def _unended(self) -> float:
+        """Of a hold that goes on, so far."""
+        at, used = last_beat(self.files[-1])
+        if self._popen is None or self._popen.poll() is not None or not at:
+            return 0.0
+        stat = Path(f"/proc/{self._popen.pid}/task/{self._popen.pid}/stat").read_text()
+        ticks = sum(map(int, stat.rpartition(")")[2].split()[11:13]))
+        held = min(time.monotonic() - at, ticks / os.sysconf("SC_CLK_TCK") - used)
+        return held if held > HELD else 0.0
 
 
 class Scene:
@@ -253,12 +278,15 @@ class Scene:
 class Tenant:
     """The honest tenant: jobs at a steady rate, each result as it comes, to a queue of its own."""
 
-    def __init__(self, scene: Scene, service: Service, flaky: bool) -> None:  # noqa: FBT001
+    def __init__(self, scene: Scene, service: Service) -> None:
         self._scene = scene
         self._service = service
-        self._flaky = flaky
+        self.flaky = False  # whether some pages need a retry
         self._waits: dict[str, tuple[Window, float, str]] = {}
         self._count = 0
+        self._back = 0  # of what is in the results queue
+        self._ended = 0
+        self._asked = 0.0
         self._next = time.monotonic()
         self._pages = [page.url.split("/", 3)[3] for page in scene.stage.pages]
         random.Random(1).shuffle(self._pages)  # the same each time
@@ -288,14 +316,19 @@ class Tenant:
             return False
         return bool(found.method.consumer_count)
 
-    def window(self, name: str, seconds: float, *, line: float = PATIENCE) -> Window:
-        """So many seconds of honest jobs, and until all their results are here, if they come.
+    def window(
+        self, seconds: float, attacker: Attacker | None = None, *, line: float = PATIENCE
+    ) -> Window:
+        """So many seconds of honest jobs, or more until the attacker's have ended.
 
-        Those at the limited host are waited for `line` seconds only.
+        Ends when the honest results are here, if they come. Those at the limited host are
+        waited for `line` seconds only.
         """
-        window = Window(name, time.monotonic())
+        window = Window(time.monotonic())
         self._next = window.began
-        while time.monotonic() - window.began < seconds:
+        while (age := time.monotonic() - window.began) < seconds or (
+            attacker is not None and age < LONGEST and self._pending(attacker)
+        ):
             if time.monotonic() >= self._next:
                 self._publish(window)
             self._serve(self._next)
@@ -311,18 +344,32 @@ class Tenant:
         self._waits.clear()
         return window
 
+    def _pending(self, attacker: Attacker) -> bool:
+        """Whether any of the attacker's jobs has no result yet; asked a few times a second."""
+        if time.monotonic() - self._asked > _ASK:
+            self._asked = time.monotonic()
+            depth = self._channel.queue_declare(self._results, passive=True).method.message_count
+            self._ended = (depth or 0) - self._back
+        return not attacker.done or self._ended < attacker.sent
+
     def tally(self, sent: int, seconds: float) -> Counter[str]:
-        """What the attacker's jobs became, until all have ended or the time is over."""
+        """What the attacker's jobs became, until all have ended or the time is over.
+
+        The results queue, in which the honest results are too, is empty then.
+        """
         kinds: Counter[str] = Counter()
         deadline = time.monotonic() + seconds
-        while kinds.total() < sent and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             method, properties, _ = self._channel.basic_get(self._results, auto_ack=True)
             if method is None or properties is None:
+                if kinds.total() >= sent:
+                    break
                 self._serve(time.monotonic() + _LOOK)
                 continue
             ident = str((properties.headers or {}).get("x-scraperd-job-id", ""))
             if not ident.startswith("honest/"):
                 kinds[".".join((method.routing_key or "").split(".")[:2])] += 1
+        self._back = 0
         return kinds
 
     def _serve(self, until: float) -> None:
@@ -346,9 +393,9 @@ class Tenant:
         elif n % LIMITED_EVERY == 9:
             del job["extract"]  # the body
             job["include"] = ["body", "metadata"]
-        elif self._flaky and n % LIMITED_EVERY in (2, 5):
+        elif self.flaky and n % LIMITED_EVERY in (2, 5):
             sort = "retried"
-            job["url"] = f"http://flaky.honest.example:{self._scene.port}/flaky/{n}"
+            job["url"] = f"http://f{n % NAMES}.honest.example:{self._scene.port}/flaky/{n}"
             job["extract"] = {"title": "title"}
         self._waits[job["id"]] = window, time.monotonic(), sort
         body = json.dumps(job).encode()
@@ -357,6 +404,7 @@ class Tenant:
     def _came(self, _channel: object, _method: object, _properties: object, body: bytes) -> None:
         now = time.monotonic()
         result = json.loads(body)
+        self._back += 1
         if (sent := self._waits.pop(result["id"], None)) is not None:
             window, began, sort = sent
             getattr(window, sort).append(now - began)
@@ -369,8 +417,8 @@ class Attacker:
 
     def __init__(self, scene: Scene, service: Service, name: str, number: int) -> None:
         folder = scene.stage.folder
-        self._go = folder / f"{service.prefix}.{number}.go"
-        self._log = folder / f"{service.prefix}.{number}.attacker"
+        self._go = folder / f"{name}.{number}.go"
+        self._log = folder / f"{name}.{number}.attacker"
         aim = Aim(scene.stage.node.url, service.prefix, scene.port, scene.web, scene.worst, number)
         with self._log.open("wb") as output:
             self._popen = process.spawn(command(name, aim, self._go), stdout=output)
@@ -380,13 +428,23 @@ class Attacker:
         """Publish."""
         self._go.touch()
 
-    def end(self) -> int:
-        """How many jobs it has sent; it sends no more."""
-        process.end(self._popen, 0)
+    @property
+    def done(self) -> bool:
+        """Whether it has nothing more to send."""
+        return self._popen.poll() is not None or "done" in self._log.read_text()
+
+    @property
+    def sent(self) -> int:
+        """How many jobs it has sent."""
         said = self._log.read_text().rpartition("sent ")[2].split()
-        if not said or not said[0].isdigit():
+        return int(said[0]) if said and said[0].isdigit() else 0
+
+    def end(self) -> int:
+        """End it; how many jobs it has sent."""
+        process.end(self._popen, 0)
+        if not self.sent:
             raise RuntimeError(f"the attacker failed:\n{self._log.read_text()}")
-        return int(said[0])
+        return self.sent
 
 
 class Bench:
@@ -400,17 +458,28 @@ class Bench:
         self._service: Service | None = None
         self._tenant: Tenant | None = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop()
+
     def play(self, name: str) -> Report:
-        """All rounds of an attack; none after one in which a job is missing or the daemon died."""
+        """All rounds of an attack; none after one in which a job is missing or the daemon died.
+
+        A row that misses nothing but the ratio is played for MORE rounds, and judged by all.
+        """
         began = time.monotonic()
         report = Report(name, ATTACKS[name])
-        try:
-            for number in range(self._rounds):
-                self._round(report, number)
-                if report.missing or report.died:
-                    break
-        finally:
-            self._drop()
+        if self._service is not None:
+            self._service.forget()
+        self._scene.seen()
+        for number in range(self._rounds + MORE):
+            if number >= self._rounds and not report.slow:
+                break
+            self._round(report, number)
+            if report.missing or report.died:
+                break
         report.site = self._scene.seen()
         report.seconds = time.monotonic() - began
         return report
@@ -418,10 +487,12 @@ class Bench:
     def _round(self, report: Report, number: int) -> None:
         service, tenant = self._fresh(report.attack)
         attacker = Attacker(self._scene, service, report.name, number)
-        report.quiet.append(tenant.window("quiet", self._seconds))
+        report.quiet.append(tenant.window(self._seconds))
         attacker.go()
         line = self._seconds if report.attack.limited else PATIENCE
-        theirs = tenant.window("attacked", self._seconds, line=line)
+        theirs = tenant.window(self._seconds, attacker, line=line)
+        hold = service.longest(theirs.began, theirs.ended)
+        report.held, report.held_at = max((report.held, report.held_at), hold)
         sent = attacker.end()
         span = theirs.ended - theirs.began
         theirs.due = PERMITTED * span * len(theirs.limited) / (len(theirs.limited) + sent)
@@ -433,22 +504,20 @@ class Bench:
         if left := max(0, sent - kinds.total()):
             report.kinds["no result yet"] += left
         report.peak = max(report.peak, service.peak)
-        hold = service.longest(theirs.began, theirs.ended)
-        report.held, report.held_at = max((report.held, report.held_at), hold)
         report.died += service.died
-        service.died = 0
-        for queue, count in strangers.items():
-            report.strangers[queue] = report.strangers.get(queue, 0) + count
-        if left or theirs.missing:
+        report.strangers = {k: n + report.strangers.get(k, 0) for k, n in strangers.items()}
+        if left or theirs.missing or service.died:
             self._drop()
 
     def _fresh(self, attack: Attack) -> tuple[Service, Tenant]:
         """The daemon there is, or another; warm."""
         if self._service is None or self._tenant is None:
             self._prefixes += 1
-            self._service = Service(self._scene, f"bench{self._prefixes}", attack.settings)
-            self._tenant = Tenant(self._scene, self._service, attack.flaky)
-            self._tenant.window("warm up", WARM)
+            self._service = Service(self._scene, f"bench{self._prefixes}")
+            self._tenant = Tenant(self._scene, self._service)
+            self._tenant.window(WARM)
+            self._tenant.tally(0, CALM)
+        self._tenant.flaky = attack.flaky
         return self._service, self._tenant
 
     def _drop(self) -> None:
@@ -466,6 +535,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say what each row does")
     parser.add_argument("--only", help="rows whose name begins with this; several by commas")
     parser.add_argument("--short", action="store_true", help="one row of each kind, one round")
+    parser.add_argument("--keep", type=Path, help="a folder for the daemons' logs")
     options = parser.parse_args()
     if options.list:
         print("\n".join(f"{name:20} {attack.what}" for name, attack in ATTACKS.items()))
@@ -479,15 +549,28 @@ def main() -> None:
     rounds, seconds = (1, 4.0) if options.short else (3, 3.5)
     started = time.monotonic()
     reports = []
-    with Scene() as scene:
+    with Scene() as scene, kept(scene, options.keep):
         bench = Bench(scene, rounds, seconds)
-        for name in names:
-            reports.append(bench.play(name))
-            show(reports[-1])
+        with bench:
+            for name in names:
+                reports.append(bench.play(name))
+                show(reports[-1])
     print_table(reports, rounds, seconds)
     print(f"took {time.monotonic() - started:.0f} s; load average {os.getloadavg()[0]:.1f}")
     if bad := [report.name for report in reports if report.complaints()]:
         sys.exit(f"{len(bad)} of {len(reports)} rows missed their goal: {', '.join(bad)}")
+
+
+@contextmanager
+def kept(scene: Scene, folder: Path | None) -> Iterator[None]:
+    """Keep the daemons' logs."""
+    try:
+        yield
+    finally:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for log in scene.stage.folder.glob("bench*.log"):
+                shutil.copy(log, folder)
 
 
 HEAD: Final = (
@@ -521,6 +604,10 @@ def show(report: Report) -> None:
     print(f"  {', '.join(said[1:])}")
     samples = sum(len(window.judged(report.attack)) for window in report.attacked)
     print(f"  {samples} honest jobs judged beside it; the attacker's: {dict(report.kinds)}")
+    if report.attack.limited:
+        here = sum(len(w.limited) - w.missing["limited"] for w in report.attacked)
+        due = sum(window.due for window in report.attacked)
+        print(f"  of the limited host the honest had {here} pages; in turn it would be {due:.0f}")
     if report.attack.flaky:
         for what, windows in (("quiet", report.quiet), ("attacked", report.attacked)):
             retried = [t for window in windows for t in window.retried]

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -82,17 +82,18 @@ class Attack:
     `follow` makes further ones of a result, as a crawler does.
 
     `limited` says that the limited host is shared fairly and no more: its own pages are
-    judged by their share. `flaky` adds honest pages that need a retry. `check` says what
-    else is wrong. `core` rows are in the short form.
+    judged by their share. `burst` says that honest jobs wait behind so many in one queue,
+    whatever they are: their ratio is not judged. `flaky` adds honest pages that need a
+    retry. `check` says what else is wrong. `core` rows are in the short form.
     """
 
     what: str
     letters: Callable[[Aim], Iterable[Letter]]
     pace: float = PACE
-    settings: dict[str, Any] = field(default_factory=dict)
     follow: Callable[[dict[str, Any]], Iterable[Letter]] | None = None
     check: Callable[[Facts], Iterable[str]] = lambda _: ()
     limited: bool = False
+    burst: bool = False
     flaky: bool = False
     core: bool = False
 
@@ -133,9 +134,9 @@ def followed(result: dict[str, Any]) -> Iterator[Letter]:
 
 def poison_death(aim: Aim) -> Iterator[Letter]:
     """A message that expires at once, with an x-death that is no list of tables."""
-    for _ in range(3):
-        headers = {"x-death": ["a", "b"]}
-        yield Letter({"url": aim.url("page"), **_ONCE}, {"expiration": "1", "headers": headers})
+    headers = {"x-death": ["a", "b"]}
+    for url in aim.each("page", 500):  # more than are taken at once, or none would expire
+        yield Letter({"url": url, **_ONCE}, {"expiration": "1", "headers": headers})
 
 
 def selector_classes(aim: Aim) -> Iterator[Letter]:
@@ -262,7 +263,7 @@ def dear_rules(aim: Aim) -> Iterator[Letter]:
 def odd_selectors(aim: Aim) -> Iterator[Letter]:
     """Selectors that were accepted and failed on each page."""
     for n, url in enumerate(aim.each("page", 60)):
-        yield Letter({"url": url, **_ONCE, "extract": {f"r{n}": "\0 :is(:root"}})
+        yield Letter({"url": url, **_ONCE, "extract": {f"r{n}": "\\0 :is(:root"}})
 
 
 def refused_as_jobs(facts: Facts) -> Iterator[str]:
@@ -395,7 +396,6 @@ ATTACKS: Final[dict[str, Attack]] = {
         "90 names of one address, hosts that permit one at once",
         one_address,
         pace=45,
-        settings={"hosts": {"*.one.example": {"per_host_concurrency": 1}}},
         check=held,
         core=True,
     ),
@@ -423,8 +423,10 @@ ATTACKS: Final[dict[str, Attack]] = {
     "big-headers": Attack("200 jobs with 60 kB of AMQP headers", big_headers),
     # the last, because it can break the node
     "poison-death": Attack(
-        "3 messages that expire, with a malformed x-death, beside jobs that need a retry",
+        "500 messages that expire, with a malformed x-death, beside jobs that need a retry",
         poison_death,
+        pace=0,
+        burst=True,
         flaky=True,
         core=True,
     ),
@@ -456,6 +458,7 @@ def main(name: str, aim: Aim, go: Path) -> None:
         channel.basic_publish("", f"{aim.prefix}.jobs", body, properties)
         print(f"sent {n + 1}", flush=True)
     count = len(letters)
+    print("done", flush=True)
     if attack.follow is None:
         return
     for _, _, result in channel.consume(feed, auto_ack=True, inactivity_timeout=FOLLOWED):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 HOSTS: Final = [f"127.0.11.{n}" for n in range(1, 201)]  # the attacker's
-FLAKY: Final = "127.0.12.1"  # an honest site that is busy at the first try
+FLAKY: Final = [f"127.0.12.{n}" for n in range(1, 201)]  # honest, and busy at the first try
 WEB: Final = [f"127.0.8.{n}" for n in range(1, 21)]  # honest sites, the first ten with names
 LIMITED: Final = "127.0.8.30"  # an honest site that permits little
 NAMES: Final = 3000  # of each family
@@ -128,7 +128,7 @@ class Site:
             case "hold":
                 return await self._hold()
             case "to-victim":
-                return redirect(f"http://{self.victim}/index.html?{rest}")
+                return redirect(f"http://{self.victim}/python/index.html?{rest}")
             case "chain":
                 return self._chain(int(rest))
             case "cookies":
@@ -200,9 +200,9 @@ def zone() -> Nameserver:
     for n, host in enumerate(WEB[:10]):
         server.records[f"w{n}.honest.example"] = [("A", host, _TTL)]
     server.records["limited.honest.example"] = [("A", LIMITED, _TTL)]
-    server.records["flaky.honest.example"] = [("A", FLAKY, _TTL)]
     for n in range(NAMES):
         server.records[f"n{n}.one.example"] = [("A", HOSTS[0], _TTL)]
+        server.records[f"f{n}.honest.example"] = [("A", FLAKY[n % len(FLAKY)], _TTL)]
         for family in "nrh":
             server.records[f"{family}{n}.evil.example"] = [("A", HOSTS[n % len(HOSTS)], _TTL)]
     for n in range(_MUTE):
@@ -215,7 +215,7 @@ async def serve(port: int, web: int) -> None:
     site = Site(port, web)
     bomb("gzip"), bomb("zstd")  # made the first time
     async with zone() as names:
-        server = await asyncio.start_server(site.meet, [*HOSTS, FLAKY], port, backlog=4096)
+        server = await asyncio.start_server(site.meet, [*HOSTS, *FLAKY], port, backlog=4096)
         print(f"ready {names.port}", flush=True)
         await server.serve_forever()
 

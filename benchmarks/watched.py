@@ -7,6 +7,8 @@ Must never: change what the daemon does, or mistake a processor that others hold
 from __future__ import annotations
 
 import asyncio
+import mmap
+import struct
 import sys
 import threading
 import time
@@ -27,6 +29,7 @@ BEAT: Final = 0.001  # seconds between two looks at the loop
 NOTED: Final = 0.01  # seconds; shorter delays are nobody's fault
 LOOKED_AT: Final = 0.04  # seconds after which it is asked what the loop is at
 _FRAMES: Final = 5  # of the stack
+_PULSE: Final = struct.Struct("dd")
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -66,6 +69,7 @@ class _Heart:
         self._thread = threading.get_ident()
         self._beaten = time.monotonic()
         self._seen = ""
+        self._pulse = _pulse(Path(file.name))
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,6 +80,7 @@ class _Heart:
         while True:
             began, used = time.monotonic(), time.thread_time()
             self._beaten, self._seen = began, ""
+            _PULSE.pack_into(self._pulse, 0, began, used)
             await asyncio.sleep(BEAT)
             now = time.monotonic()
             if (late := now - began - BEAT) > NOTED:
@@ -106,6 +111,24 @@ def holds(file: Path) -> list[Hold]:
     """What was found so far."""
     lines = file.read_bytes().split(b"\n")
     return [msgspec.json.decode(line, type=Hold) for line in lines[:-1]]
+
+
+def _pulse(file: Path) -> mmap.mmap:
+    """A file beside it, in which the last beat is kept."""
+    path = file.with_name(f"{file.name}.pulse")
+    path.write_bytes(bytes(_PULSE.size))
+    with path.open("r+b") as opened:
+        return mmap.mmap(opened.fileno(), _PULSE.size)
+
+
+def last_beat(file: Path) -> tuple[float, float]:
+    """When the loop turned last: CLOCK_MONOTONIC, and its thread's processor time then.
+
+    A hold that has not ended is in no list of holds.
+    """
+    path = file.with_name(f"{file.name}.pulse")
+    at, used = _PULSE.unpack(path.read_bytes()) if path.exists() else (0.0, 0.0)
+    return at, used
 
 
 def main(argv: list[Any]) -> int:
