@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile bench-extract corpus-rules faults soak pins clean
+.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract corpus-rules faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ bench-fairness: setup  ## one strict host beside many fast ones in one queue; ha
 
 bench-hostile: setup  ## bombs, drips and floods: memory, timeouts, and how the neighbours fare
 	$(BIN)/python -m benchmarks.hostile
+
+bench-tenants: setup  ## one tenant's latency beside each attack of another; ONLY=name, SHORT=1, LIST=1
+	$(BIN)/python -m benchmarks.tenants $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY)) \
+	    $(if $(SHORT),--short) $(if $(KEEP),--keep $(KEEP))
 
 bench-extract: setup  ## the worst pages and rules there are, beside ordinary traffic; memory at 5,000 jobs
 	$(BIN)/python -m benchmarks.extraction
