@@ -224,6 +224,8 @@ class _Site:
         writer.transport.abort()
 
     async def _answer(self, path: str) -> tuple[bytes, str]:
+        if path == "/robots.txt":
+            return b"", "text/plain"
         if path.startswith("/held/"):
             _, _, count, name = path.split("/", 3)
             await self._together("held", int(count))
