@@ -25,6 +25,7 @@ from scraperd.broker import client
 from scraperd.broker.generation import BrokerLost
 from scraperd.broker.link import censored
 from scraperd.broker.topology import Queue, Topology, TopologyError
+from scraperd.broker.versions import weakness
 from scraperd.config import Config, example, notify_socket
 from scraperd.console import EPILOG as _EPILOG
 from scraperd.console import EXIT_FAILED, EXIT_USAGE, Commands, show_message
@@ -106,23 +107,29 @@ async def _counted(config: Config, queue: Queue) -> tuple[int, int] | None:
     Raises TopologyError if it could not be used. A queue that is missing or differs closes the
     channel, so each look takes its own connection.
     """
-    async with client.connected(config.broker_urls, config.connect_timeout) as channel:
+    urls, within = config.broker_urls, config.connect_timeout
+    async with client.connected(urls, within) as channel:
         try:
             counts = await client.count(channel, queue.name)
         except TopologyError:
             return None
-        if not config.passive_declare and (words := await client.compare(channel, queue)):
-            _say(f"scraperd: {words}", err=True)
-        return counts
+    if not config.passive_declare and (words := await client.compare(urls, within, queue)):
+        _say(f"scraperd: {words}", err=True)
+    return counts
 
 
 async def _reach(config: Config) -> None:
-    """Say of each broker whether it answers; one is enough, as it is for the daemon."""
+    """Say of each broker whether it answers, and what can be done to it.
+
+    One that answers is enough, as it is for the daemon.
+    """
     faults: list[BrokerLost] = []
     for url in config.broker_urls:
         try:
-            async with client.connected((url,), config.connect_timeout):
+            async with client.connected((url,), config.connect_timeout) as channel:
                 _say(f"broker: reached {censored(url)}")
+                if words := weakness(await client.server(channel), config.prefix):
+                    _say(f"scraperd: {words}", err=True)
         except BrokerLost as error:
             faults.append(error)
     if len(faults) == len(config.broker_urls):

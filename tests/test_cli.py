@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scraperd.broker.topology import Topology
 from tests.rig.daemon import LOOPBACK, Daemon, variables
 from tests.rig.ports import free_port
 from tests.rig.process import Process
@@ -322,6 +323,16 @@ def test_check_says_what_is_there(
         assert f"queues {prefix}.delay.*: 0 messages wait for a turn or a retry" in said
 
 
+def test_check_warns_of_a_broker_that_is_known_to_be_hit(
+    scraperd: Command, broker_url: str, prefix: str, node: Node
+) -> None:
+    """The version, what can happen and what to do are a line; it is no reason to fail."""
+    done = scraperd("check", SCRAPERD_BROKER_URL=broker_url, SCRAPERD_PREFIX=prefix)
+    said = f"scraperd: RabbitMQ {'.'.join(map(str, node.version))}: one message"
+    assert (said in done.stderr) == (node.version < (4, 0))
+    assert done.returncode == 0
+
+
 def test_check_compares_what_is_there(
     scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
 ) -> None:
@@ -344,6 +355,16 @@ def test_check_compares_what_is_there(
     assert done.returncode == 0
     assert f"queue '{prefix}.dead' exists with x-delivery-limit = nothing" in done.stderr
     assert f"queue {prefix}.jobs: does not exist" in done.stdout
+    earlier = {
+        queue.name: queue.arguments | queue.earlier
+        for queue in Topology(prefix).queues
+        if queue.earlier
+    }
+    declare(f"{prefix}.jobs", durable=True, arguments=earlier[f"{prefix}.jobs"])
+    done = scraperd("check", **env)
+    assert done.returncode == 0
+    has = f"x-dead-letter-routing-key = {prefix}.dead and x-dead-letter-strategy = at-least-once"
+    assert f"queue '{prefix}.jobs' exists with {has}" in done.stderr
 
 
 def test_check_without_a_broker_exits_1(scraperd: Command) -> None:
@@ -376,7 +397,7 @@ def test_check_is_content_with_one_broker_of_several(
     done = scraperd("check", SCRAPERD_BROKER_URL=urls, SCRAPERD_PREFIX=prefix)
     assert done.returncode == 0
     assert f"broker: reached amqp://{host}" in done.stdout
-    first, second = done.stderr.splitlines()
+    first, second = (line for line in done.stderr.splitlines() if "scraperd: RabbitMQ" not in line)
     assert first.startswith("scraperd: no broker at amqp://127.0.0.1:")
     assert second.endswith("the broker refused the user name or the password of broker_url")
     assert "hunter2" not in done.stdout + done.stderr

@@ -68,10 +68,10 @@ def dead(env: dict[str, str], tmp_path: Path) -> Command:
 
 @pytest.fixture
 def letters(dispatcher: Dispatcher) -> Dispatcher:
-    """The dead queue and the jobs queue, as the daemon declares them, with no daemon."""
+    """The dead queue and those before it, as the daemon declares them, with no daemon."""
     topology = Topology(dispatcher.prefix)
     for queue in topology.queues:
-        if queue.name in (topology.dead, topology.jobs):
+        if queue.name in (topology.dead, topology.undelivered, topology.jobs):
             dispatcher.channel.queue_declare(queue.name, durable=True, arguments=queue.arguments)
     return dispatcher
 
@@ -407,15 +407,27 @@ def test_purge_saves_before_it_removes(dead: Command, letters: Dispatcher, tmp_p
 
 
 def test_what_the_broker_put_there(dead: Command, letters: Dispatcher) -> None:
-    """A job that expired in the jobs queue is `expired`, whatever its publisher's headers claim."""
+    """A job that expired in a queue is `expired`, whatever its publisher's headers claim."""
     forged = {**marks("dns", "forged", crashes=9), "x-death": [{"reason": "maxlen"}]}
-    letters.publish({"url": "http://a.example/"}, expiration="1", headers=forged)
+    properties = pika.BasicProperties(expiration="1", headers=forged)
+    body = b'{"url": "http://a.example/"}'
+    letters.channel.basic_publish("", f"{letters.prefix}.undelivered", body, properties)
     wait_for(lambda: letters.depth("dead") == 1, letters)
     (line,) = lines(dead("list", "--reason", "expired", "--newer-than", "1m").stdout)
     assert (line["kind"], line["message"]) == (None, "")
     assert dead("requeue", "--all").returncode == 0
     properties, _ = letters.take("jobs")
     assert not properties.headers
+
+
+def test_what_the_broker_gave_up(dead: Command, letters: Dispatcher) -> None:
+    """The daemon settled it and kept the broker's reason; one that is not known is `unknown`."""
+    for why in ("expired", "delivery_limit", "rejected", "maxlen", ["odd"]):
+        put(letters, b"{}", {**marks("internal", "x"), "x-scraperd-undelivered": why})
+    found = lines(dead("list").stdout)
+    assert [line["reason"] for line in found] == [
+        *("expired", "delivery_limit", "rejected", "maxlen", "unknown")
+    ]
 
 
 HOSTILE: list[tuple[bytes, dict[str, Any]]] = [

@@ -19,7 +19,7 @@ from yarl import URL
 from scraperd.broker.dial import in_words
 from scraperd.broker.generation import LOST, BrokerLost, reraise_own_cancel
 from scraperd.broker.link import censored
-from scraperd.broker.topology import TopologyError, difference
+from scraperd.broker.topology import TopologyError, settle_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -69,18 +69,32 @@ async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
     return answer.message_count or 0, answer.consumer_count or 0
 
 
-async def compare(channel: AbstractChannel, queue: Queue) -> str:
+async def server(channel: AbstractChannel) -> dict[str, Any]:
+    """Product, version and more, as the broker says (AMQP 0-9-1 section 1.4.2.1)."""
+    channel_below = await channel.get_underlay_channel()
+    return dict(channel_below.connection.server_properties)
+
+
+async def compare(urls: tuple[str, ...], within: float, queue: Queue) -> str:
     """In what a queue that exists differs from what we would declare, if that does no harm.
 
-    Raises TopologyError where the daemon would refuse it. Either closes the channel.
+    Raises BrokerLost, or TopologyError where the daemon would refuse the queue.
     """
+
+    async def attempt(wanted: Queue) -> None:
+        refusal: amqp.AMQPError | None = None
+        async with connected(urls, within) as channel:  # which a refusal closes
+            try:
+                await channel.declare_queue(wanted.name, durable=True, arguments=wanted.arguments)
+            except (amqp.ChannelPreconditionFailed, amqp.ChannelAccessRefused) as error:
+                refusal = error
+        if refusal is not None:
+            raise refusal
+
     try:
-        await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
-    except amqp.ChannelPreconditionFailed as error:
-        return difference(queue.name, str(error))
+        return await settle_on(queue, attempt)
     except amqp.ChannelAccessRefused as error:
         raise TopologyError(f"the broker's user may not declare {queue.name!r}: {error}") from None
-    return ""
 
 
 @asynccontextmanager

@@ -90,6 +90,7 @@ class Generation:
         self._publish: Channel | None = None
         self._ask: Channel | None = None
         self._held: dict[int, Consumer] = {}
+        self._queues: dict[str, str] = {}  # by their consumers' tags
         self._last_acks: list[int] | None = None
         self._pending: dict[object, tuple[float, Channel]] = {}
         self._renewed = 0.0
@@ -116,6 +117,11 @@ class Generation:
         self._publish = await _open(publishing, confirms=True)
         for end in (consuming, publishing, self._consume, self._publish):
             self._watch(end)
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """Product, version and more, as the broker says (AMQP 0-9-1 section 1.4.2.1)."""
+        return dict(self._lines[0].wire.server_properties)
 
     async def channel(self, *, confirms: bool = False) -> Channel:
         """A fresh channel: an error there closes it and nothing else."""
@@ -149,6 +155,7 @@ class Generation:
             await channel.basic_qos(prefetch_count=prefetch, timeout=ANSWER_TIMEOUT)
             answer = await channel.basic_consume(queue, hand_over, timeout=ANSWER_TIMEOUT)
         consumer.tag = answer.consumer_tag or ""
+        self._queues[consumer.tag] = queue
         return consumer
 
     async def cancel(self, consumer: Consumer) -> None:
@@ -391,8 +398,10 @@ class Generation:
             return
         self.end(f"connection closed: {error!r}" if error else "connection closed")
 
-    def _on_cancelled(self, _: object) -> None:
-        self.end("the broker cancelled the consumer (queue deleted, or its leader moved)")
+    def _on_cancelled(self, frame: spec.Basic.Cancel) -> None:
+        queue = self._queues.get(frame.consumer_tag or "", "a queue")
+        why = "deleted, or its leader moved or crashed"
+        self.end(f"the broker cancelled the consumer of {queue} ({why})")
 
 
 async def _open(wire: Wire, *, confirms: bool = False) -> Channel:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scraperd.broker.message import Delivery
     from scraperd.broker.topology import Topology
 
+SETTLING: Final = 10  # undelivered jobs at a time: each is only published, twice, and acked
 LOOK_EVERY: Final = 5.0  # seconds between two comparisons with the broker's own counts
 STARVED_AFTER: Final = 10.0  # seconds in which jobs were ready, there was room, and none came
 IDLE_AT_MOST: Final = 60.0  # seconds without any delivery, whatever is ready
@@ -71,7 +72,7 @@ class Intake:
         self.mode: Mode = "consuming"
 
     async def open(self) -> None:
-        """Consume jobs, and a few suspects beside them, unless it was closed meanwhile."""
+        """Consume jobs, a few suspects, and what was dead-lettered; unless it was closed."""
         async with self._changing:
             if self.mode != "closed":
                 await self._open()
@@ -81,6 +82,7 @@ class Intake:
         self._looked = time.monotonic() - LOOK_EVERY  # the first time soon
         await self._consume(self._topology.jobs, self._lanes.prefetch)
         await self._consume(self._topology.suspects, self._lanes.few)
+        await self._consume(self._topology.undelivered, SETTLING)
 
     async def close(self) -> None:
         """Take nothing more; what was delivered can still be acked.

@@ -22,6 +22,7 @@ from scraperd.broker.generation import (
 )
 from scraperd.broker.intake import Intake, Lanes
 from scraperd.broker.topology import Topology, TopologyError, declare
+from scraperd.broker.versions import weakness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ class Link:
         self._stopping = False
         self._dials = 0
         self._said: dict[str, float] = {}
-        self._differs: set[str] = set()
+        self._warned: set[str] = set()
         self._intake: Intake | None = None
         self.consuming = asyncio.Event()
 
@@ -117,10 +118,12 @@ class Link:
         """Connect, declare, consume."""
         try:
             await generation.connect()
+            words = weakness(generation.server, self._topology.prefix)
+            if words and self._is_news(f"{self.where}: {words}"):
+                self._events("broker_vulnerable", broker=self.where, error=words)
             passive = self._settings.passive
             for words in await declare(self._topology, generation.channel, passive=passive):
-                if words not in self._differs:
-                    self._differs.add(words)
+                if self._is_news(words):
                     self._events("queue_differs", error=words)
             if self._stopping:  # meanwhile
                 return
@@ -154,6 +157,12 @@ class Link:
             await intake.tick(blocked=blocked)
             await generation.send_acks()
         return generation.lost.result()
+
+    def _is_news(self, words: str) -> bool:
+        """Whether this is said for the first time: what the broker is like is said once."""
+        news = words not in self._warned
+        self._warned.add(words)
+        return news
 
     def _say_unreachable(self, error: OSError) -> None:
         """Once in a while for each broker."""

@@ -36,6 +36,9 @@ _ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, o
     r"in vhost '(?P<vhost>.*)': received (?P<ours>.*) but current is (?P<theirs>.*)"
 )
 _NET: Final = "x-delivery-limit"
+_STRATEGY: Final = "x-dead-letter-strategy"
+_TARGET: Final = "x-dead-letter-routing-key"
+_NOTHING: Final = "nothing"  # for an argument that is not set
 _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '[^']*')?|none")
 
 
@@ -45,11 +48,15 @@ class TopologyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable quorum queue and the one binding it may have, as (exchange, key)."""
+    """A durable quorum queue and the one binding it may have, as (exchange, key).
+
+    `earlier` are arguments that an earlier version gave it: it may have them still.
+    """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     binding: tuple[str, str] | None = None
+    earlier: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,11 @@ class Topology:
     def alone(self) -> str:
         """The queue of jobs that came back more than once, each to be run beside no other."""
         return f"{self.prefix}.alone"
+
+    @property
+    def undelivered(self) -> str:
+        """The queue of jobs that RabbitMQ dead-letters: expired there, or given out too often."""
+        return f"{self.prefix}.undelivered"
 
     @property
     def dead(self) -> str:
@@ -112,27 +124,27 @@ class Topology:
 
     @property
     def queues(self) -> tuple[Queue, ...]:
-        """Every queue. Dead-lettering is at-least-once, which needs reject-publish."""
-        safe = {
-            "x-queue-type": "quorum",
-            "x-overflow": "reject-publish",
-            "x-dead-letter-strategy": "at-least-once",
-        }
-        to_dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.dead}
-        to_jobs = {"x-dead-letter-exchange": self.jobs, "x-dead-letter-routing-key": self.jobs}
-        kept = {
-            "x-queue-type": "quorum",
-            "x-overflow": "reject-publish",
-            "x-delivery-limit": ENDLESS,
-        }
-        work = {**safe, **to_dead, "x-delivery-limit": RETURNS}
+        """Every queue. What others feed is dead-lettered at most once, what only we feed at least.
+
+        On RabbitMQ 3.10 a message whose x-death header is malformed ends all dead-lettering
+        at-least-once of its node (docs/decisions/0017-dead-lettering.md). In the ladder there is
+        never one: that header is taken off whatever is published there.
+        """
+        kept = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
+        endless = {**kept, _NET: ENDLESS}
+        to_jobs = {"x-dead-letter-exchange": self.jobs, _TARGET: self.jobs}
+        ladder = {**kept, **to_jobs, _STRATEGY: "at-least-once"}
+        fed = {**kept, "x-dead-letter-exchange": "", _NET: RETURNS}
+        work = {**fed, _TARGET: self.undelivered}
+        earlier = {_TARGET: self.dead, _STRATEGY: "at-least-once"}
         return (
-            Queue(self.dead, kept),
-            Queue(self.results, kept, (self.results, "#")),
-            Queue(self.jobs, work, (self.jobs, self.jobs)),
-            Queue(self.suspects, work),
-            Queue(self.alone, work),
-            *(Queue(self._tier(s), {**safe, **to_jobs, "x-message-ttl": s * 1000}) for s in DELAYS),
+            Queue(self.dead, endless),
+            Queue(self.undelivered, {**fed, _TARGET: self.dead}),
+            Queue(self.results, endless, (self.results, "#")),
+            Queue(self.jobs, work, (self.jobs, self.jobs), earlier=earlier),
+            Queue(self.suspects, work, earlier=earlier),
+            Queue(self.alone, work, earlier=earlier),
+            *(Queue(self._tier(s), {**ladder, "x-message-ttl": s * 1000}) for s in DELAYS),
         )
 
 
@@ -151,17 +163,22 @@ async def declare(
     """
     channel = await open_channel()
     name, differs = "", []
+
+    async def attempt(queue: Queue) -> None:
+        nonlocal channel
+        try:
+            await _declare(channel, queue, passive=passive)
+        except amqp.ChannelPreconditionFailed:
+            channel = await open_channel()  # the refusal closed it
+            raise
+
     try:
         for name, kind in topology.exchanges:
             await channel.exchange_declare(name, exchange_type=kind, durable=True, passive=passive)
         for queue in topology.queues:
             name = queue.name
-            try:
-                await _declare(channel, queue, passive=passive)
-            except amqp.ChannelPreconditionFailed as error:
-                differs.append(difference(name, str(error)))
-                channel = await open_channel()  # the refusal closed it
-                await _declare(channel, _as_it_is(queue, str(error)), passive=passive)
+            if words := await settle_on(queue, attempt):
+                differs.append(words)
     except amqp.ChannelPreconditionFailed as error:
         raise TopologyError(_conflict(name, str(error))) from error
     except amqp.ChannelNotFoundEntity as error:
@@ -187,20 +204,45 @@ async def _declare(channel: Channel, queue: Queue, *, passive: bool) -> None:
         await channel.queue_bind(queue.name, exchange, key)
 
 
-def _as_it_is(queue: Queue, text: str) -> Queue:
-    """With the limit that the broker's 406 says it has."""
-    match = _about_the_net(text)
-    limit = _value(match["theirs"]) if match else ""
-    arguments = {name: v for name, v in queue.arguments.items() if name != _NET}
+async def settle_on(queue: Queue, attempt: Callable[[Queue], Awaitable[None]]) -> str:
+    """Declare a queue by `attempt`; as the broker has it already, where that does no harm.
+
+    Returns in what it differs, in words. Raises TopologyError if it could not be used.
+    """
+    found: dict[str, str] = {}
+    while True:
+        try:
+            await attempt(_as_it_is(queue, found))
+        except amqp.ChannelPreconditionFailed as error:
+            argument, theirs = _harmless(queue, str(error))
+            if argument in found:  # else it would be asked for ever
+                raise TopologyError(_conflict(queue.name, str(error))) from error
+            found[argument] = theirs
+        else:
+            return difference(queue, found) if found else ""
+
+
+def _as_it_is(queue: Queue, found: dict[str, str]) -> Queue:
+    """With the values that the broker's 406s say it has; `nothing` is an argument less."""
+    arguments = {name: v for name, v in queue.arguments.items() if name not in found}
+    theirs = {name: v for name, v in found.items() if v != _NOTHING}
     return replace(
-        queue, arguments={**arguments, _NET: int(limit)} if limit.isdigit() else arguments
+        queue,
+        arguments=arguments | {name: int(v) if v.isdigit() else v for name, v in theirs.items()},
     )
 
 
-def _about_the_net(text: str) -> re.Match[str] | None:
-    """The 406, if only the broker's own count of returns differs, which ours comes before."""
+def _harmless(queue: Queue, text: str) -> tuple[str, str]:
+    """Argument and value that a 406 is about, if the queue can be used with it.
+
+    Raises TopologyError otherwise. The broker's count of returns may differ: ours comes before it.
+    """
     match = _ARGUMENT.search(text)
-    return match if match is not None and match["arg"] == _NET else None
+    if match is not None:
+        argument, theirs = match["arg"], _value(match["theirs"])
+        if argument == _NET or queue.earlier.get(argument) == theirs:
+            return argument, theirs
+    raise TopologyError(_conflict(queue.name, text))
 
 
 def _conflict(name: str, text: str) -> str:
@@ -220,15 +262,19 @@ def _conflict(name: str, text: str) -> str:
     )
 
 
-def difference(name: str, text: str) -> str:
-    """What the broker's 406 says, in words, if it does no harm. Raises TopologyError if it does."""
-    match = _about_the_net(text)
-    if match is None:
-        raise TopologyError(_conflict(name, text))
-    theirs, ours = _value(match["theirs"]), _value(match["ours"])
+def difference(queue: Queue, found: dict[str, str]) -> str:
+    """In what a queue differs that is used all the same, in words: `found` is what it has."""
+    has = " and ".join(f"{name} = {value}" for name, value in found.items())
+    ours = " and ".join(str(queue.arguments.get(name, _NOTHING)) for name in found)
+    said = f"queue {queue.name!r} exists with {has}, where scraperd would ask for {ours}."
+    if found.keys() <= {_NET}:
+        means = "docs/operations.md says what that means for each queue"
+        return f"{said} It is used as it is; {means}."
     return (
-        f"queue {name!r} exists with x-delivery-limit = {theirs}, where scraperd would ask for "
-        f"{ours}. It is used as it is; docs/operations.md says what that means for each queue."
+        f"{said} An earlier version made it so. It is used as it is, but a job that expires in it "
+        "by its own expiration has no result, and on RabbitMQ 3 one message in it can stop all "
+        "retries. Replace it: let it run empty, stop every scraperd, delete it, start again "
+        "(docs/operations.md)."
     )
 
 
@@ -237,4 +283,4 @@ def _value(text: str) -> str:
     match = _VALUE.fullmatch(text)
     if match is None:
         return text
-    return "nothing" if match["value"] is None else match["value"] or "''"
+    return _NOTHING if match["value"] is None else match["value"] or "''"

@@ -19,13 +19,14 @@ from msgspec import UNSET
 from scraperd.broker.message import CRASHES
 from scraperd.contract import MAX_ID, MAX_URL, Kind, host_of
 from scraperd.jobs.observe import without_credentials
+from scraperd.jobs.undelivered import UNDELIVERED, death
+from scraperd.jobs.undelivered import reason as undelivered
 from scraperd.page.hosts import HostSet
 
 if TYPE_CHECKING:
     from scraperd.broker.message import Delivery
 
 KINDS: Final = frozenset(get_args(Kind))
-BY_BROKER: Final = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})  # of x-death
 REASONS: Final = (
     *("invalid", "exhausted", "poisonous", "internal"),
     *("expired", "delivery_limit", "rejected", "maxlen", "unknown"),
@@ -108,13 +109,11 @@ def read(delivery: Delivery) -> Letter:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         seen = _Glimpse()
     url = seen.url if isinstance(seen.url, str) and len(seen.url) <= MAX_URL else None
-    death = _death(delivery.headers.get("x-death"))
-    if death is None:
+    if (last := death(delivery.headers)) is None:
         reason, kind, message, died = _by_us(delivery.headers)
     else:
-        cause = death.get("reason")
-        reason = cause if isinstance(cause, str) and cause in BY_BROKER else "unknown"
-        kind, message, died = None, "", _time(death.get("time"))
+        reason, kind, message = undelivered(delivery.headers), None, ""
+        died = _time(last.get("time"))
     host = host_of(url) if url is not None else None
     return Letter(
         delivery,
@@ -136,6 +135,8 @@ def _by_us(headers: dict[str, Any]) -> tuple[str, str | None, str, datetime | No
     crashes = headers.get(CRASHES)
     if kind is None:
         reason = "unknown"
+    elif UNDELIVERED in headers:
+        reason = undelivered(headers)
     elif kind == "invalid_job":
         reason = "invalid"
     elif kind != "internal":
@@ -144,13 +145,6 @@ def _by_us(headers: dict[str, Any]) -> tuple[str, str | None, str, datetime | No
         reason = "poisonous" if type(crashes) is int and crashes > 0 else "internal"
     text = message[:_MAX_MESSAGE] if isinstance(message, str) else ""
     return reason, kind, text, _time(headers.get(f"{_OURS}at"))
-
-
-def _death(value: Any) -> dict[str, Any] | None:
-    """The last thing that happened to it, if the broker says (RabbitMQ's guide to dead letters)."""
-    if not isinstance(value, list) or not value:
-        return None
-    return value[0] if isinstance(value[0], dict) else {}
 
 
 def _time(value: Any) -> datetime | None:

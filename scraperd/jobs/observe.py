@@ -117,6 +117,7 @@ _WARNINGS = frozenset(
         "broker_lost",
         "broker_blocked",
         "broker_limit",
+        "broker_vulnerable",
         "consumer_starved",
         "descriptors_exhausted",
         "descriptors_few",

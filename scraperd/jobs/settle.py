@@ -20,6 +20,7 @@ from scraperd.broker.message import ATTEMPT, CRASHES, JOB_ID, PARKS, REPLY_TO, T
 from scraperd.broker.outbox import UNROUTABLE_REPLY
 from scraperd.broker.topology import wait_within
 from scraperd.contract import Failure, Result, encode, host_of, printable
+from scraperd.jobs.undelivered import UNDELIVERED, reason
 from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ class Settler:
             case Aside(queue):
                 message = self._aside(delivery, result, queue)
                 await self.outbox.send(delivery.generation, message, math.inf)
-            case Dead(reason, tell):
+            case Dead(kind, tell):
                 if tell:
                     await self._result(delivery, outcome)
-                await self._move(delivery, self._dead(delivery, result, reason))
+                await self._move(delivery, self._dead(delivery, result, kind))
         return await delivery.ack()
 
     async def _move(self, delivery: Delivery, message: Message) -> None:
@@ -132,17 +133,19 @@ class Settler:
             JOB_ID: result.id,
             **_crashes(delivery),
             **_parks(delivery),
+            **self._undelivered(delivery),
         }
         if TURN in delivery.headers and delivery.turn:
             marks[TURN] = delivery.headers[TURN]
         return self._job(delivery, queue, marks)
 
-    def _dead(self, delivery: Delivery, result: Result, reason: str) -> Message:
+    def _dead(self, delivery: Delivery, result: Result, kind: str) -> Message:
         failure = result.error or Failure("internal", "no reason given")
         marks = {
             **_marks(result),
             **_crashes(delivery),
-            "x-scraperd-dead-reason": reason,
+            **self._undelivered(delivery),
+            "x-scraperd-dead-reason": kind,
             "x-scraperd-dead-message": printable(failure.message, 500),
             "x-scraperd-dead-at": datetime.now(UTC).isoformat(timespec="seconds"),
             "x-scraperd-worker": result.worker or "",
@@ -150,6 +153,11 @@ class Settler:
         if failure.field is not UNSET:
             marks["x-scraperd-dead-field"] = printable(failure.field)
         return self._job(delivery, self.topology.dead, marks)
+
+    def _undelivered(self, delivery: Delivery) -> dict[str, Any]:
+        """Why RabbitMQ gave the job up, if it did: its own header does not travel on."""
+        given_up = delivery.queue == self.topology.undelivered
+        return {UNDELIVERED: reason(delivery.headers)} if given_up else {}
 
     @staticmethod
     def _job(delivery: Delivery, queue: str, marks: dict[str, Any]) -> Message:

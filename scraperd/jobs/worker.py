@@ -29,9 +29,10 @@ from scraperd.contract import (
     printable,
     refused,
 )
+from scraperd.jobs import undelivered
 from scraperd.jobs.observe import Observer, Record
 from scraperd.jobs.settle import Outcome
-from scraperd.jobs.verdict import Aside, Park, Policy, Verdict, decide
+from scraperd.jobs.verdict import Aside, Dead, Park, Policy, Verdict, decide
 from scraperd.page.content import unavailable
 from scraperd.page.politeness import Later
 from scraperd.page.rules import RuleError, Rules
@@ -100,7 +101,7 @@ class Worker:
         if delivery.generation.lost.done():
             self._excuse(delivery)  # on its way when the generation ended: it will come again
             return
-        delivery.bare = delivery.crashes >= self._config.delivery_limit
+        delivery.bare = delivery.crashes >= self._config.delivery_limit or self._unread(delivery)
         if self.draining:
             self._unbegun.append(delivery)
         else:
@@ -121,6 +122,10 @@ class Worker:
     async def handle(self, delivery: Delivery) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
         flight = self._flights[delivery]
+        if delivery.queue == self._settler.topology.undelivered:
+            flight.settling = True
+            await self._settle(delivery, *self._given_up(delivery))
+            return
         if lane := self._lane(delivery):
             flight.settling = True
             await self._settle(delivery, self._untouched(delivery), Aside(lane))
@@ -146,7 +151,9 @@ class Worker:
             try:
                 settled = await self._settler.settle(delivery, outcome, verdict)
             except Refused:  # longer, and the broker would take every delivery away
-                verdict = Aside(self._settler.topology.delay(REFUSED_FOR))
+                topology = self._settler.topology
+                given_up = delivery.queue == topology.undelivered  # it is not to be run
+                verdict = Aside(delivery.queue if given_up else topology.delay(REFUSED_FOR))
                 settled = await self._settler.settle(delivery, outcome, verdict)
         except BrokerLost:
             settled = False
@@ -199,6 +206,34 @@ class Worker:
             return None
         lane = topology.suspects if delivery.crashes == 1 else topology.alone
         return None if delivery.queue in (lane, topology.alone) else lane
+
+    def _unread(self, delivery: Delivery) -> bool:
+        """Whether a job that RabbitMQ gave up is settled without a look at it.
+
+        It may be what ended its processes: before it was given up, or on its way to its outcome.
+        """
+        if delivery.queue != self._settler.topology.undelivered:
+            return False
+        return delivery.returns >= self._config.delivery_limit
+
+    def _given_up(self, delivery: Delivery) -> tuple[Outcome, Verdict]:
+        """A job that RabbitMQ dead-lettered: it is not run, and its dispatcher hears of it."""
+        failure = undelivered.failure(delivery)
+        job = None if delivery.bare else decode_job(delivery.body)
+        seen = job if isinstance(job, Invalid) or job is None else (job, None)
+        known = _known(delivery, seen)
+        result = Result(
+            id=known or uuid.uuid4().hex,
+            url=UNSET if job is None else job.url,
+            status="failed",
+            error=failure,
+            attempt=delivery.attempt,
+            worker=self._name,
+            meta=UNSET if job is None else job.meta,
+        )
+        anonymous = known is None and delivery.reply_to is None and not isinstance(job, Job)
+        outcome = Outcome.of(result, self._settler.limits.max_message)
+        return outcome, Dead(failure.kind, tell=not anonymous)
 
     def _untouched(self, delivery: Delivery) -> Outcome:
         """What can be said of a job whose body is not looked at."""
