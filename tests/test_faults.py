@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         "results-queue-deleted",
         "invalid-bodies",
         "poison",
+        "poison-x-death",
     ],
 )
 def test_a_fault_loses_nothing(name: str, node: Node, broker_url: str, tmp_path: Path) -> None:

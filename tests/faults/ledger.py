@@ -65,7 +65,13 @@ class Ledger:
         self._seen: set[str] = set()
         self._came: dict[str, float] = {}
         self._dead: Counter[str] = Counter()
+        self._waived: Counter[str] = Counter()
         self._broken: Exception | None = None
+
+    def waive(self, key: str) -> None:
+        """Expect nothing of a job that the broker may lose: what comes of it is only counted."""
+        with self._news:
+            self._waived[key] = 0
 
     def post(self, letter: Letter) -> None:
         """Note a letter before it is published: its result may be faster than its confirm."""
@@ -87,6 +93,10 @@ class Ledger:
             if not arrival.by_broker and publish in self._seen:
                 return  # its ack was lost when a connection of ours was cut
             self._seen.add(publish)
+            if arrival.key in self._waived:
+                self._waived[arrival.key] += queue == "results"
+                self._news.notify_all()
+                return
             self._arrivals.append(arrival)
             self._dead[arrival.key] += queue == "dead"
             letter = self._letters.get(arrival.key)
@@ -102,9 +112,9 @@ class Ledger:
             kind = (result.get("error") or {}).get("kind", "")
             return Arrival(result["id"], now, queue, result["status"], result["attempt"], kind)
         key = str(headers.get(JOB_ID, ""))
-        if key not in self._letters:
+        if key not in self._letters and key not in self._waived:
             key = digest(body)
-        if key not in self._letters:
+        if key not in self._letters and key not in self._waived:
             key = json.loads(body).get("id", "?") if body.startswith(b"{") else "?"
         return Arrival(key, now, queue, by_broker=JOB_ID not in headers)
 
@@ -140,6 +150,11 @@ class Ledger:
     def lost(self) -> list[str]:
         """Accepted, and no outcome so far."""
         return [key for key in self._accepted if key not in self._came]
+
+    @property
+    def waived(self) -> Counter[str]:
+        """How many results came of each job that nothing was expected of."""
+        return self._waived
 
     @property
     def letters(self) -> dict[str, Letter]:

@@ -1,4 +1,4 @@
-"""Rows with a page that kills whoever touches it.
+"""Rows with a page that kills whoever touches it, and with messages that the broker dies of.
 
 May touch: the scene.
 Must never: forgive an innocent job's death.
@@ -6,12 +6,108 @@ Must never: forgive an innocent job's death.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pika
 
 from tests.faults.rows import row
 
 if TYPE_CHECKING:
     from tests.faults.scene import Scene
+
+
+CRASH = b"rabbit_dead_letter"  # the function that RabbitMQ 3 crashes in
+GIVEN_UP = b"reached_max_restart_intensity"
+# Each stopped all retries of a RabbitMQ 3.10 node when it was dead-lettered at-least-once.
+MALFORMED: list[list[Any]] = [["a", "b"], [["a"]]]
+
+
+@row(9, "poison-x-death", nodes=1, may="broker_lost broker_unreachable")
+def poison_x_death(scene: Scene) -> None:
+    """Messages with a malformed x-death expire in the jobs queue: retries go on, also restarted."""
+    _waiting(scene)
+    _poison(scene, MALFORMED)
+    before = len(scene.daemon.lines)
+    scene.heal()
+    scene.site.release()
+    scene.load(scene.many(500, 60), "/flaky/1/{n}")
+    scene.quiet()
+    with scene.broker_away():
+        scene.node.stop_app()
+        scene.daemon.wait_for_line("broker_lost", start=before)
+        scene.node.start_app()
+    scene.load(scene.many(500, 60), "/flaky/1/{n}")
+    scene.quiet()
+    assert scene.node.version < (4, 0) or _told(scene), "a job that expired has no result"
+
+
+@row(
+    9,
+    "poison-x-death-burst",
+    nodes=1,
+    may="broker_lost broker_unreachable publish_refused",
+)
+def poison_x_death_burst(scene: Scene) -> None:
+    """So many that RabbitMQ 3 gives the jobs queue up: restarted, it has lost no other job."""
+    half = scene.many(500, 60)
+    _waiting(scene)
+    log = scene.node.log.stat().st_size
+    for number in range(12):  # three crashes within five seconds are too many for it
+        _publish(scene, f"poison-{number}", ["a"], expires=4000 + 300 * number)
+    scene.load(half, "/flaky/1/{n}")  # behind them
+    scene.accepted()
+    scene.until(partial(_over, scene, log, GIVEN_UP), "the end of all of them")
+    with scene.broker_away():
+        scene.node.stop_app()
+        scene.node.start_app()
+    scene.site.release()
+    scene.load(half, "/flaky/1/{n}")
+    scene.quiet()
+
+
+def _waiting(scene: Scene) -> None:
+    """The daemon has all it may hold, so that what is published now waits in the jobs queue."""
+    count = scene.many(100, 20)
+    scene.start(concurrency=count)
+    scene.node.settle()
+    scene.load(count * 2, "/hold/{n}")
+    scene.hits(count)
+    scene.accepted()
+    scene.until(lambda: scene.node.counts()[f"{scene.prefix}.jobs"][0] == 0, "all are held")
+
+
+def _poison(scene: Scene, deaths: list[list[Any]]) -> None:
+    """Let one after the other expire: RabbitMQ 3 crashes over it, any later one gives it to us."""
+    for number, death in enumerate(deaths):
+        log = scene.node.log.stat().st_size
+        _publish(scene, f"poison-{number}", death, expires=1)
+        scene.until(partial(_over, scene, log, CRASH), f"the end of poison-{number}")
+
+
+def _publish(scene: Scene, ident: str, death: list[Any], *, expires: int) -> None:
+    """Publish such a job; not confirmed, as the queue's process may end before it can do that."""
+    scene.ledger.waive(ident)
+    body = json.dumps({"url": scene.site.url("/page/1"), "id": ident}).encode()
+    properties = pika.BasicProperties(
+        delivery_mode=2, expiration=str(expires), headers={"x-death": death}
+    )
+    scene.cuts += 1
+    with scene.channel() as channel:
+        channel.basic_publish("", f"{scene.prefix}.jobs", body, properties)
+
+
+def _over(scene: Scene, since: int, said: bytes) -> bool:
+    """Whether each has its result, or the broker has logged this from there on."""
+    with scene.node.log.open("rb") as log:
+        log.seek(since)
+        return _told(scene) or said in log.read()
+
+
+def _told(scene: Scene) -> bool:
+    """Whether each has its result."""
+    return all(scene.ledger.waived.values())
 
 
 @row(9, "poison")
