@@ -1,7 +1,8 @@
 """A dispatcher (C+D) to copy: publish jobs, consume results, match them by id.
 
 It takes every result of the shared results queue as its own. With several dispatchers, give each a
-durable queue of its own and name it in `reply_to`, or they will eat each other's results.
+durable queue of its own, called `scraperd.reply.` and what you like, and name it in `reply_to`, or
+they will eat each other's results.
 
 Run it while a scraperd runs on the same broker:
     python examples/dispatcher.py amqp://guest:guest@localhost:5672/ https://example.com/ ...

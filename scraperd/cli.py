@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scraperd import __version__, cli_dead, daemon, once
 from scraperd.broker import client
+from scraperd.broker.addresses import Addresses
 from scraperd.broker.generation import BrokerLost
 from scraperd.broker.link import censored
 from scraperd.broker.topology import Queue, Topology, TopologyError
@@ -83,6 +84,8 @@ def check(path: Path | None) -> None:
 
 async def _check(config: Config) -> int:
     topology = Topology(config.prefix)
+    for pattern in Addresses.of(topology, config.allow_reply_to).vain:
+        click.echo(f"scraperd: allow_reply_to: no result is ever sent to {pattern}", err=True)
     await _reach(config)
     found, waiting = 0, 0
     for queue in topology.queues:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from scraperd import __version__
+from scraperd.broker.addresses import Addresses
 from scraperd.broker.dial import BrokerRefused
 from scraperd.broker.generation import Settings
 from scraperd.broker.intake import Lanes
@@ -128,7 +129,7 @@ def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _S
     topology = Topology(config.prefix)
     limits = Limits(config.max_result_size, config.ack_timeout)
     outbox = Outbox(
-        topology,
+        Addresses.of(topology, config.allow_reply_to),
         observer.event,
         passive=config.passive_declare,
         confirm_timeout=config.confirm_timeout,

@@ -34,6 +34,7 @@ _PortRange = Annotated[str, Meta(pattern=_whole("[0-9]{1,5}-[0-9]{1,5}"))]
 _Port = Annotated[int, Meta(ge=1, le=65535)] | _PortRange
 _SERVER = r"[0-9.]+(:[0-9]{1,5})?|[0-9a-f:.]+|\[[0-9a-f:.]+\](:[0-9]{1,5})?"
 _Server = Annotated[str, Meta(pattern=_whole(f"({_SERVER})"))]
+_Queues = Annotated[str, Meta(pattern=_whole("[^\\x00-\\x1f\\x7f]+"), max_length=255)]
 _UpToAnHour = Annotated[float, Meta(gt=0, le=3600)]  # the longest delay tier
 _Bytes = Annotated[int, Meta(ge=1)]
 
@@ -70,6 +71,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             pattern=_whole("[A-Za-z0-9_.-]{1,100}"),
         ),
     ] = "scraperd"
+    allow_reply_to: Annotated[
+        tuple[_Queues, ...],
+        Meta(
+            **_s(
+                "queue names; * stands for any text, {prefix} for prefix; 255 characters at most",
+                "Where results may go if a job's reply_to says so; none means the results only.",
+            )
+        ),
+    ] = ("{prefix}.reply.*", "amq.gen-*")
     passive_declare: Annotated[
         bool,
         Meta(

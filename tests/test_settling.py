@@ -275,7 +275,7 @@ def test_a_reply_to_a_silent_queue_holds_nobody_up(
     """Other results do not wait for it, the connection stays, and after `confirm_timeout` the
     result goes to the results queue.
     """
-    silent = f"{prefix}-silent"
+    silent = f"{prefix}.reply.silent"
     arguments = {"x-queue-type": "quorum"}
     dispatcher.channel.queue_declare(silent, durable=True, arguments=arguments)
     with Daemon(broker_url, prefix, confirm_timeout=1).ready() as daemon:
@@ -302,10 +302,12 @@ def test_reply_to_is_used_and_an_unroutable_one_is_said(
         dispatcher.publish({"url": url, "id": "a"}, reply_to=own, correlation_id="c1")
         properties, body = dispatcher.take(own)
         assert (json.loads(body)["id"], properties.correlation_id) == ("a", "c1")
-        dispatcher.publish({"url": url, "id": "b"}, reply_to=f"{prefix}-gone", correlation_id="c2")
+        dispatcher.publish(
+            {"url": url, "id": "b"}, reply_to=f"{prefix}.reply.gone", correlation_id="c2"
+        )
         properties, body = dispatcher.take("results")
         assert (json.loads(body)["id"], properties.correlation_id) == ("b", "c2")
-        assert properties.headers["x-scraperd-unroutable-reply-to"] == f"{prefix}-gone"
+        assert properties.headers["x-scraperd-unroutable-reply-to"] == f"{prefix}.reply.gone"
         dispatcher.publish({"url": url, "id": "c"}, reply_to=f"{prefix}.jobs")
         properties, body = dispatcher.take("results")
         assert json.loads(body)["id"] == "c"

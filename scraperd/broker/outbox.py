@@ -17,14 +17,16 @@ from aiormq import exceptions as amqp
 from scraperd.broker.generation import LOST, BrokerLost, reraise_own_cancel
 from scraperd.broker.replies import Replies, Unconfirmed
 from scraperd.broker.topology import TopologyError, declare
+from scraperd.contract import printable
 
 if TYPE_CHECKING:
+    from scraperd.broker.addresses import Addresses
     from scraperd.broker.generation import Events, Generation
     from scraperd.broker.message import Message
-    from scraperd.broker.topology import Topology
 
 RETRY_MIN: Final = 0.5  # seconds; the queue is full or gone, and someone must see to it
 RETRY_MAX: Final = 30.0
+REFUSED_SAID: Final = 100  # queues that are named in the log because no result is sent there
 UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"
 
 
@@ -36,9 +38,11 @@ class Outbox:
     """Publishes and does not return before the broker confirmed. Raises BrokerLost otherwise."""
 
     def __init__(
-        self, topology: Topology, events: Events, *, passive: bool, confirm_timeout: float
+        self, addresses: Addresses, events: Events, *, passive: bool, confirm_timeout: float
     ) -> None:
-        self._topology = topology
+        self._topology = addresses.topology
+        self._addresses = addresses
+        self._refused: set[str] = set()
         self._confirm_timeout = confirm_timeout
         self._replies: Replies | None = None
         self._events = events
@@ -80,14 +84,16 @@ class Outbox:
     ) -> None:
         """Publish a result to `reply_to`.
 
-        One that is not confirmed there goes to the results queue, with a header
-        that says so.
+        One that is not confirmed there, or may not go there, goes to the results queue, with a
+        header that says so.
         """
         if generation.lost.done():
             raise BrokerLost
         if self._replies is None or self._replies.generation is not generation:
             self._replies = Replies(generation, self._confirm_timeout)
-        if not self._topology.refuses(reply_to):
+        if self._addresses.refuses(reply_to):
+            self._say_refused(reply_to)
+        else:
             try:
                 await self._replies.publish(reply_to, message.body, message.properties())
             except (amqp.DeliveryError, Unconfirmed):  # no such queue, a full or a silent one
@@ -96,6 +102,13 @@ class Outbox:
                 return
         headers = {**message.headers, UNROUTABLE_REPLY: reply_to}
         await self.send(generation, replace(message, headers=headers), until)
+
+    def _say_refused(self, queue: str) -> None:
+        """Once for each queue, and of so many only: who publishes chooses the names."""
+        if queue not in self._refused and len(self._refused) < REFUSED_SAID:
+            self._refused.add(queue)
+            why = "a queue of ours" if self._addresses.never(queue) else "not in allow_reply_to"
+            self._events("reply_refused", queue=printable(queue, 255), why=why)
 
     async def _redeclare(self, generation: Generation) -> None:
         """A queue of ours may have been deleted; put it back, unless someone else declares."""

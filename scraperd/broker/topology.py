@@ -108,15 +108,6 @@ class Topology:
     def _tier(self, seconds: int) -> str:
         return f"{self.prefix}.delay.{seconds}"
 
-    def refuses(self, queue: str) -> bool:
-        """Whether a reply_to must not be used: our own queues, and RabbitMQ's direct reply-to.
-
-        That is no queue: the broker returns a mandatory publish to it though it
-        delivers it, and 3.10 ends the connection over a malformed one.
-        """
-        ours = queue.startswith(f"{self.prefix}.") and queue != self.results
-        return ours or queue.startswith("amq.rabbitmq.")
-
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
         """Pairs of name and type."""

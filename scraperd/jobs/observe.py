@@ -122,6 +122,7 @@ _WARNINGS = frozenset(
         "descriptors_exhausted",
         "descriptors_few",
         "helpers_unconfined",
+        "reply_refused",
         "queue_differs",
         "publish_refused",
         "drain_timeout",

@@ -116,27 +116,6 @@ def test_every_delay_has_a_tier_that_exists(seconds: float) -> None:
     assert not [tier for tier in DELAYS if seconds <= tier < waits]
 
 
-@pytest.mark.parametrize(
-    ("queue", "owned"),
-    [
-        ("team.jobs", True),
-        ("team.dead", True),
-        ("team.delay.5", True),
-        ("team.delay.mine", True),
-        ("team.results", False),
-        ("team", False),
-        ("teams.jobs", False),
-        ("amq.gen-x", False),
-        ("amq.rabbitmq.reply-to", True),
-        ("amq.rabbitmq.reply-to.x", True),
-        ("", False),
-    ],
-)
-def test_results_are_not_sent_where_jobs_are_kept(queue: str, owned: bool) -> None:  # noqa: FBT001 - a column
-    """A reply_to that names one of our own queues would turn results into jobs."""
-    assert TOPOLOGY.refuses(queue) is owned
-
-
 DELETE_QUEUE = "drain and delete it (rabbitmqctl delete_queue --vhost / a)"
 DELETE_EXCHANGE = "delete it (rabbitmqadmin --vhost=/ delete exchange name=a)"
 
