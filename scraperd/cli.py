@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 import sys
 import uuid
 from contextlib import aclosing
@@ -27,7 +28,7 @@ from scraperd.broker.generation import BrokerLost
 from scraperd.broker.link import censored
 from scraperd.broker.topology import Queue, Topology, TopologyError
 from scraperd.broker.versions import weakness
-from scraperd.config import Config, example, notify_socket
+from scraperd.config import Config, ConfigError, example, marks_file, marks_keys, notify_socket
 from scraperd.console import EPILOG as _EPILOG
 from scraperd.console import EXIT_FAILED, EXIT_USAGE, Commands, show_message
 from scraperd.console import config_of as _config
@@ -70,7 +71,10 @@ def main() -> None:
 def run(path: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     config = _config(path)
-    sys.exit(daemon.run(config, Notifier(*notify_socket())))
+    try:
+        sys.exit(daemon.run(config, Notifier(*notify_socket())))
+    except ConfigError as error:
+        _fail(str(error), daemon.EXIT_CONFIG)
 
 
 @main.command(epilog=_EPILOG)
@@ -78,14 +82,32 @@ def run(path: Path | None) -> None:
 def check(path: Path | None) -> None:
     """Check the configuration, then whether the broker can be reached and has the queues."""
     config = _config(path)
+    try:
+        _say_marks(config)
+    except ConfigError as error:
+        _fail(str(error), daemon.EXIT_CONFIG)
     _say(f"configuration: good ({path or 'defaults and environment'})")
     _run(_check(config))
+
+
+def _say_marks(config: Config) -> None:
+    """Where the keys of marks come from, and who could have them. Raises ConfigError."""
+    keys, file = marks_keys(config), marks_file(config)
+    if file is None:
+        _say(
+            "marks: signed by a key made from user and password of the first broker_url; all "
+            "processes need the same, and publishers another user. Else set marks_key_file"
+        )
+        return
+    _say(f"marks: signed by the first of {len(keys)} keys in {file}")
+    if file.stat().st_mode & stat.S_IROTH:
+        _say(f"scraperd: {file} can be read by every user of this machine", err=True)
 
 
 async def _check(config: Config) -> int:
     topology = Topology(config.prefix)
     for pattern in Addresses.of(topology, config.allow_reply_to).vain:
-        click.echo(f"scraperd: allow_reply_to: no result is ever sent to {pattern}", err=True)
+        _say(f"scraperd: allow_reply_to: no result is ever sent to {pattern}", err=True)
     await _reach(config)
     found, waiting = 0, 0
     for queue in topology.queues:

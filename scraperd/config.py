@@ -12,6 +12,7 @@ import os
 import re
 import ssl
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import msgspec
@@ -22,11 +23,22 @@ from scraperd.settings import JOB_SHARE, Config, HostSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
-__all__ = ["Config", "ConfigError", "HostSettings", "example", "load", "notify_socket"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "HostSettings",
+    "example",
+    "load",
+    "marks_file",
+    "marks_keys",
+    "notify_socket",
+]
 
 ENV_PREFIX: Final = "SCRAPERD_"
+MARKS_CREDENTIAL: Final = "scraperd-marks-key"  # in systemd's $CREDENTIALS_DIRECTORY
+SHORTEST_KEY: Final = 32  # bytes of text: what `openssl rand -hex 16` prints has 128 random bits
+LARGEST_KEY_FILE: Final = 16 * 1024  # bytes
 ENV_CONFIG_FILE: Final = "SCRAPERD_CONFIG"  # the command line's own; names the file, is no setting
 
 
@@ -73,6 +85,46 @@ def notify_socket(environ: Mapping[str, str] | None = None) -> tuple[str, int]:
     ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     sound = re.fullmatch("[0-9]{1,20}", usec)  # 64 bits
     return environ.get("NOTIFY_SOCKET", ""), int(usec) if ours and sound else 0
+
+
+def marks_file(config: Config, environ: Mapping[str, str] | None = None) -> Path | None:
+    """Where the keys of marks are: in marks_key_file, or in systemd's credential, or nowhere."""
+    environ = os.environ if environ is None else environ
+    if config.marks_key_file:
+        return Path(config.marks_key_file)
+    if folder := environ.get("CREDENTIALS_DIRECTORY"):
+        path = Path(folder) / MARKS_CREDENTIAL
+        return path if path.exists() else None
+    return None
+
+
+def marks_keys(config: Config, environ: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
+    """The keys of marks, one a line of their file: the first is to sign, all are to be believed.
+
+    None if there is no such file. Raises ConfigError, which says where, and never a key.
+    """
+    if (path := marks_file(config, environ)) is None:
+        return ()
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_KEY_FILE + 1)
+    except (OSError, ValueError) as error:  # a ValueError: the path has a null byte
+        why = getattr(error, "strerror", None) or "not a path"
+        raise ConfigError([f"marks_key_file: {printable(str(path))}: {why}"]) from error
+    lines = [(number, line.strip()) for number, line in enumerate(data.split(b"\n"), 1)]
+    faults = [
+        f"marks_key_file: line {number} of {printable(str(path))} has {len(line)} bytes, fewer "
+        f"than {SHORTEST_KEY}; `openssl rand -hex 32` makes a key"
+        for number, line in lines
+        if 0 < len(line) < SHORTEST_KEY
+    ]
+    keys = tuple(line for _, line in lines if line)
+    if len(data) > LARGEST_KEY_FILE or not keys:
+        has = f"more than {LARGEST_KEY_FILE} bytes" if keys else "no key"
+        faults.append(f"marks_key_file: {printable(str(path))} has {has}; write one key a line")
+    if faults:
+        raise ConfigError(faults)
+    return keys
 
 
 def _from_file(path: Path | None) -> Iterator[tuple[str, str, Any]]:

@@ -24,8 +24,10 @@ from scraperd.broker.generation import Settings
 from scraperd.broker.intake import Lanes
 from scraperd.broker.limits import Limits
 from scraperd.broker.link import Link
+from scraperd.broker.marks import Keys, secret_of
 from scraperd.broker.outbox import Outbox
 from scraperd.broker.topology import Topology, TopologyError
+from scraperd.config import marks_keys
 from scraperd.jobs.observe import Observer, configure
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
@@ -47,8 +49,12 @@ START_EXTENSION: Final = 30  # seconds systemd grants at a time while the broker
 
 
 def run(config: Config, notifier: Notifier) -> int:
-    """Run the daemon until a signal ends it; returns the exit code."""
+    """Run the daemon until a signal ends it; returns the exit code.
+
+    Raises ConfigError if the keys of its marks can't be read.
+    """
     keep_secrets()
+    keys = keys_of(config)
     configure(config)
     observer = Observer()
     if missing := lacking():
@@ -57,7 +63,7 @@ def run(config: Config, notifier: Notifier) -> int:
     gc.freeze()  # what was imported stays: no collection need look at it again
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_main(config, notifier, observer))
+        return runner.run(_main(config, keys, notifier, observer))
 
 
 def _fitted(config: Config, observer: Observer) -> Config:
@@ -84,10 +90,10 @@ class _Services:
     scraper: Scraper
 
 
-async def _main(config: Config, notifier: Notifier, observer: Observer) -> int:
+async def _main(config: Config, keys: Keys, notifier: Notifier, observer: Observer) -> int:
     """Run, and turn what ended it into an exit code."""
     try:
-        await _live(config, notifier, observer)
+        await _live(config, keys, notifier, observer)
     except BaseExceptionGroup as group:
         refused, others = group.split((BrokerRefused, TopologyError))
         if refused is None or others is not None:
@@ -99,7 +105,7 @@ async def _main(config: Config, notifier: Notifier, observer: Observer) -> int:
     return EXIT_OK
 
 
-async def _live(config: Config, notifier: Notifier, observer: Observer) -> None:
+async def _live(config: Config, keys: Keys, notifier: Notifier, observer: Observer) -> None:
     """Start, wait for a signal, drain, stop."""
     stop = _on_signals(observer)
     name = config.worker_name or f"{socket.gethostname()}:{os.getpid()}"
@@ -109,7 +115,7 @@ async def _live(config: Config, notifier: Notifier, observer: Observer) -> None:
         Scraper(config, fetcher) as scraper,
         asyncio.TaskGroup() as group,
     ):
-        services = _wire(config, scraper, observer, name)
+        services = _wire(config, keys, scraper, observer, name)
         worker = group.create_task(services.worker.run(), name="worker")
         link = group.create_task(services.link.run(), name="link")
         pulse = group.create_task(_pulse(services, notifier, observer), name="pulse")
@@ -124,7 +130,7 @@ async def _live(config: Config, notifier: Notifier, observer: Observer) -> None:
         pulse.cancel()
 
 
-def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _Services:
+def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name: str) -> _Services:
     """Build the house: each part gets what it needs and no more."""
     topology = Topology(config.prefix)
     limits = Limits(config.max_result_size, config.ack_timeout)
@@ -134,10 +140,10 @@ def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _S
         passive=config.passive_declare,
         confirm_timeout=config.confirm_timeout,
     )
-    settler = Settler(outbox, topology, limits)
+    settler = Settler(outbox, topology, limits, keys)
     worker = Worker(config, scraper, settler, observer, name)
     link = Link(
-        link_settings(config, name),
+        link_settings(config, name, keys),
         topology,
         limits,
         lanes=Lanes(config.prefetch_count, config.suspects),
@@ -148,7 +154,15 @@ def _wire(config: Config, scraper: Scraper, observer: Observer, name: str) -> _S
     return _Services(link, worker, scraper)
 
 
-def link_settings(config: Config, name: str) -> Settings:
+def keys_of(config: Config) -> Keys:
+    """The keys that sign marks: those of the file, or else one made from broker_url.
+
+    Raises ConfigError.
+    """
+    return Keys(marks_keys(config) or (secret_of(config.broker_urls[0]),), config.prefix)
+
+
+def link_settings(config: Config, name: str, keys: Keys) -> Settings:
     """The broker's part of the configuration."""
     return Settings(
         urls=config.broker_urls,
@@ -159,6 +173,7 @@ def link_settings(config: Config, name: str) -> Settings:
         reconnect_max=config.reconnect_max,
         confirm_timeout=config.confirm_timeout,
         passive=config.passive_declare,
+        keys=keys,
     )
 
 

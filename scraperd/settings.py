@@ -80,6 +80,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
         ),
     ] = ("{prefix}.reply.*", "amq.gen-*")
+    marks_key_file: Annotated[
+        str,
+        Meta(
+            **_s(
+                "path of a file with a key a line",
+                "Keys that sign our notes on jobs, for all processes; else made from broker_url.",
+            )
+        ),
+    ] = ""
     passive_declare: Annotated[
         bool,
         Meta(

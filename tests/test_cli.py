@@ -333,6 +333,37 @@ def test_check_warns_of_a_broker_that_is_known_to_be_hit(
     assert done.returncode == 0
 
 
+def test_check_says_where_the_key_of_marks_comes_from(
+    scraperd: Command, broker_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """And who else can read it, but never the key; and which patterns allow nothing. Without its
+    key neither it nor the daemon starts.
+    """
+    file = tmp_path / "keys"
+    file.write_text("sesame-" * 9)
+    file.chmod(0o644)
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    assert "marks: signed by a key made from user and password" in scraperd("check", **env).stdout
+    env |= {
+        "SCRAPERD_MARKS_KEY_FILE": str(file),
+        "SCRAPERD_ALLOW_REPLY_TO": f'["a*", "{prefix}.dead", "b.jobs"]',
+    }
+    done = scraperd("check", **env)
+    assert done.returncode == 0
+    assert f"marks: signed by the first of 1 keys in {file}\n" in done.stdout
+    assert f"{file} can be read by every user of this machine" in done.stderr
+    assert f"allow_reply_to: no result is ever sent to {prefix}.dead\n" in done.stderr
+    assert "sent to b.jobs\n" in done.stderr
+    assert "sent to a*" not in done.stderr
+    assert "sesame" not in done.stdout + done.stderr
+    file.write_text("sesame")
+    for command in ("check", "run"):
+        done = scraperd(command, **env)
+        assert done.returncode == 78
+        assert done.stderr.startswith(f"scraperd: marks_key_file: line 1 of {file} has 6 bytes")
+        assert "sesame" not in done.stdout + done.stderr
+
+
 def test_check_compares_what_is_there(
     scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
 ) -> None:

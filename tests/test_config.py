@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scraperd.config import Config, ConfigError, load, notify_socket
+from scraperd.config import Config, ConfigError, load, marks_file, marks_keys, notify_socket
 from scraperd.config import example as example_text
 
 if TYPE_CHECKING:
@@ -259,6 +259,7 @@ BAD_VALUES: list[tuple[str, str, str]] = [
     ("allow_reply_to", '["a\\n"]', "allow_reply_to: must be: queue names; * stands for any text"),
     ("allow_reply_to", '[""]', "allow_reply_to: must be: queue names"),
     ("allow_reply_to", f'["{"x" * 256}"]', "allow_reply_to: Expected `str` of length <= 255"),
+    ("marks_key_file", "7", "marks_key_file: Expected `str`, got `int` (path of a file"),
     ("log_level", '"loud"', "(debug, info, warning, error)"),
     ("log_level", '"a\\nb"', "Invalid enum value 'a\\nb' (debug, info, warning, error)"),
     ("log_format", "7", "log_format: Expected `str`, got `int` (auto, json, console)"),
@@ -495,3 +496,61 @@ ME = str(os.getpid())
 def test_where_systemd_listens(environ: dict[str, str], found: tuple[str, int]) -> None:
     """The socket and the watchdog's interval are read if they are ours and sound (sd_notify(3))."""
     assert notify_socket(environ) == found
+
+
+GOOD_KEY = "k" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        (GOOD_KEY, 1),
+        (f"\n  {GOOD_KEY}\t\r\n\n{'l' * 64}\n", 2),
+        (b"\xff\x00" * 16, 1),
+    ],
+)
+def test_the_keys_of_marks_are_the_lines_of_their_file(
+    text: str | bytes, keys: int, write: Callable[[str | bytes], Path]
+) -> None:
+    """In their order, without the spaces around; any bytes will do."""
+    path = write(text)
+    found = marks_keys(Config(marks_key_file=str(path)), {})
+    assert len(found) == keys
+    assert all(len(key) in (32, 64) for key in found)
+
+
+def test_the_keys_of_marks_may_be_a_credential(tmp_path: Path) -> None:
+    """Of systemd's LoadCredential; the setting is stronger, and without either there is none."""
+    own = tmp_path / "own"
+    own.write_text("o" * 32)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert marks_keys(Config(), environ) == marks_keys(Config(), {}) == ()
+    assert marks_file(Config(), environ) is None
+    (tmp_path / "scraperd-marks-key").write_text(GOOD_KEY)
+    assert marks_keys(Config(), environ) == (GOOD_KEY.encode(),)
+    assert marks_keys(Config(marks_key_file=str(own)), environ) == (b"o" * 32,)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has no key; write one key a line"),
+        ("\n \n", "has no key"),
+        (f"{GOOD_KEY}\nsecret-of-ours", "line 2 of PATH has 14 bytes, fewer than 32; `openssl"),
+        ("secret-of-ours" * 2000, "has more than 16384 bytes"),
+        (None, "PATH.gone: No such file or directory"),
+    ],
+)
+def test_a_bad_key_file_is_told_without_its_keys(
+    text: str | None, words: str, write: Callable[[str | bytes], Path]
+) -> None:
+    """Which file and line, what is wrong, and what makes a good key."""
+    path = write(text or "")
+    name = str(path) if text is not None else f"{path}.gone"
+    with pytest.raises(ConfigError) as caught:
+        marks_keys(Config(marks_key_file=name), {})
+    [fault] = caught.value.faults
+    assert fault.startswith("marks_key_file: ")
+    assert words.replace("PATH", str(path)) in fault
+    assert "secret-of-ours" not in fault
+    assert GOOD_KEY not in fault

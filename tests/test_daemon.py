@@ -239,8 +239,8 @@ def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
     own = dispatcher.channel.queue_declare("", exclusive=True).method.queue
     with Daemon(broker_url, prefix, delivery_limit=3).ready() as daemon:
         job = {"url": hostel.url("/hold/1"), "id": "a"}
-        headers = {"traceparent": "t", "x-scraperd-crashes": 2}
-        dispatcher.publish(job, reply_to=own, headers=headers)
+        headers = {"traceparent": "t"}
+        dispatcher.publish(job, queue="alone", reply_to=own, headers=headers)
         hostel.wait_for(lambda hits: len(hits) == 1)
         daemon.kill()
     with Daemon(broker_url, prefix, delivery_limit=3).ready():

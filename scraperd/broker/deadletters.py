@@ -192,7 +192,8 @@ class DeadQueue:
 
         async def arrived(message: DeliveredMessage) -> None:
             self._held.append(1)  # tags count from 1, without gaps (AMQP 0-9-1, delivery-tag)
-            self._arrived.put_nowait(delivery_of(message, self._generation, self._topology.dead))
+            dead = self._topology.dead
+            self._arrived.put_nowait(delivery_of(message, self._generation, dead, None))
 
         with _lost():
             await self._channel.basic_qos(prefetch_count=window.size)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from aiormq.channel import Channel
     from pamqp import commands as spec
 
+    from scraperd.broker.marks import Keys
+
 CLOSE_TIMEOUT: Final = 5.0
 WAKE_AFTER: Final = 1.0  # seconds the library gets to end its own calls on a lost connection
 RENEW_EVERY: Final = 5.0  # seconds; a queue that is full rejects on any channel
@@ -59,6 +61,7 @@ class Settings:
     reconnect_max: float
     confirm_timeout: float
     passive: bool
+    keys: Keys | None = None  # without any nobody's marks are looked at
 
 
 @dataclass(slots=True)
@@ -143,7 +146,7 @@ class Generation:
 
         async def hand_over(message: DeliveredMessage) -> None:
             try:
-                delivery = delivery_of(message, self, queue)
+                delivery = delivery_of(message, self, queue, self._settings.keys)
                 consumer.delivered += 1
                 consumer.unacked += 1
                 self._held[delivery.tag] = consumer

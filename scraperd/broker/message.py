@@ -18,19 +18,24 @@ from pamqp import commands as spec
 from pamqp.encode import field_table
 
 from scraperd.broker import tables
+from scraperd.broker.marks import (
+    ATTEMPT,
+    CRASHES,
+    JOB_ID,
+    PARKS,
+    REPLY_TO,
+    TRIES,
+    TURN,
+    WAITS,
+    claimed,
+)
 
 if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
 
     from scraperd.broker.generation import Generation
+    from scraperd.broker.marks import Keys
 
-ATTEMPT: Final = "x-scraperd-attempt"
-JOB_ID: Final = "x-scraperd-job-id"
-TURN: Final = "x-scraperd-turn"  # seconds since 1970; the host whose turn it is then; the most
-# seconds that can be left of it when the job is back, should a clock have been set meanwhile
-PARKS: Final = "x-scraperd-parks"  # how often the job waited for a turn in a delay queue
-CRASHES: Final = "x-scraperd-crashes"  # how often it came back before it was moved to this queue
-REPLY_TO: Final = "x-scraperd-reply-to"  # of a dead job that must not have the property any more
 _COUNT: Final = "x-delivery-count"
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
@@ -40,6 +45,7 @@ _MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_MARK: Final = 1024  # bytes of one header of ours or the broker's
 _MAX_COUNT: Final = 1_000_000  # above it a header is a joke or an attack
+_FRESH: Final = 2 * 3600.0  # seconds: the longest delay queue, and as long in the jobs queue
 _TURN = re.compile(
     r"(?P<at>[0-9]{1,10}\.[0-9]{3}) (?P<host>[!-~]{1,255})( (?P<left>[0-9]{1,7}\.[0-9]{3}))?"
 )
@@ -91,6 +97,9 @@ class Delivery:
     queue: str = ""
     arrived: float = field(default_factory=time.monotonic)
     forgiven: int = 0  # of its returns, those that it is known not to have caused
+    least: int = 0  # how often it has come back at least, as it is in this queue
+    signed_at: int | None = None  # when its marks were signed, in seconds since 1970
+    disbelieved: bool = False  # it had marks that nobody vouches for
     settled: bool = False
     bare: bool = False
 
@@ -102,7 +111,17 @@ class Delivery:
     @property
     def crashes(self) -> int:
         """How often it came back without an outcome, in all queues, and not for a known reason."""
-        return max(0, self.number(CRASHES) + self.returns - self.forgiven)
+        before = max(self.least, self.number(CRASHES))
+        return max(0, before + self.returns - self.forgiven)
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether the broker itself, or a mark that is not old, says that it came back.
+
+        An old one may be a copy that someone kept, and what it leads to is paid by all others.
+        """
+        age = time.time() - (self.signed_at or 0)
+        return self.returns > 0 or -_FRESH < age < _FRESH
 
     @property
     def fingerprint(self) -> int:
@@ -135,6 +154,16 @@ class Delivery:
         """How often the job was parked, in all its attempts."""
         return self.number(PARKS)
 
+    @property
+    def tries(self) -> int:
+        """How many retries there were in all, believed or not: a forged count ends its own job."""
+        return self.number(TRIES)
+
+    @property
+    def waits(self) -> int:
+        """How many parks there were in all, believed or not."""
+        return self.number(WAITS)
+
     def number(self, header: str) -> int:
         """A count that a header of ours or the broker's holds; 0 if it is none, or a joke."""
         value = self.headers.get(header, 0)
@@ -158,7 +187,7 @@ class Delivery:
         return {
             name: value
             for name, value in self.headers.items()
-            if not name.startswith((*_BROKERS_OWN, _OURS)) and name.lower() not in _ROUTING
+            if not name.lower().startswith((*_BROKERS_OWN, _OURS)) and name.lower() not in _ROUTING
         }
 
     async def ack(self) -> bool:
@@ -173,10 +202,20 @@ class Delivery:
         return await self.generation.ack(self.tag)
 
 
-def delivery_of(message: DeliveredMessage, generation: Generation, queue: str) -> Delivery:
-    """The client library's delivery, from `queue`, as ours."""
+def delivery_of(
+    message: DeliveredMessage, generation: Generation, queue: str, keys: Keys | None
+) -> Delivery:
+    """The client library's delivery, from `queue`, as ours.
+
+    Marks that were not signed by one of `keys` are taken off. None is for a queue that only we
+    write to, and where marks lead to nothing: the dead one.
+    """
     properties = message.header.properties
-    headers = _sound(properties.headers)
+    headers, signed_at, disbelieved = _sound(properties.headers), None, False
+    if keys is not None:
+        disbelieved = claimed(headers)
+        headers, signed_at = keys.believed(message.body, headers)
+        disbelieved = disbelieved and signed_at is None
     if not message.redelivered:  # RabbitMQ counts from the second delivery on; this is from
         headers.pop(_COUNT, None)  # the publisher, or from before someone moved the message
     return Delivery(
@@ -190,6 +229,8 @@ def delivery_of(message: DeliveredMessage, generation: Generation, queue: str) -
         tag=message.delivery_tag or 0,
         generation=generation,
         queue=queue,
+        signed_at=signed_at,
+        disbelieved=disbelieved,
     )
 
 

@@ -108,6 +108,10 @@ class Topology:
     def _tier(self, seconds: int) -> str:
         return f"{self.prefix}.delay.{seconds}"
 
+    def suspicion(self, queue: str) -> int:
+        """How often a job of this queue has come back at least, as nobody else writes there."""
+        return {self.suspects: 1, self.alone: 2}.get(queue, 0)
+
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
         """Pairs of name and type."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import msgspec
 from msgspec import UNSET
 
-from scraperd.broker.message import CRASHES
+from scraperd.broker.marks import CRASHES
 from scraperd.contract import MAX_ID, MAX_URL, Kind, host_of
 from scraperd.jobs.observe import without_credentials
 from scraperd.jobs.undelivered import UNDELIVERED, death

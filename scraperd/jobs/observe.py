@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = MAX_URL  # characters of one value
 _TRACEBACK: Final = 16_384  # characters; an exception's message can quote all of a page
+SAY_EVERY: Final = 60.0  # seconds
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -66,6 +69,8 @@ class Observer:
 
     log: Any = field(default_factory=structlog.get_logger)
     tally: Tally = field(default_factory=Tally)
+    _disbelieved: int = 0  # jobs since it was last said
+    _next_disbelieved: float = -math.inf
 
     def event(self, event: str, **fields: Any) -> None:
         """Something happened to the process: start, ready, lost broker, drain, stop."""
@@ -98,6 +103,16 @@ class Observer:
         told = {"id": ident, "url": without_credentials(url) if url else None, "host": host_of(url)}
         self.event("suspect", **told, crashes=crashes)
 
+    def disbelieved(self) -> None:
+        """A job came with marks that nobody vouches for. Said once a minute at most, with a count.
+
+        Who publishes can provoke it, with each job.
+        """
+        self._disbelieved += 1
+        if (now := time.monotonic()) >= self._next_disbelieved:
+            self.event("marks_disbelieved", jobs=self._disbelieved)
+            self._disbelieved, self._next_disbelieved = 0, now + SAY_EVERY
+
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
         self._write("error", event, {"exc_info": error, **fields})
@@ -122,6 +137,7 @@ _WARNINGS = frozenset(
         "descriptors_exhausted",
         "descriptors_few",
         "helpers_unconfined",
+        "marks_disbelieved",
         "reply_refused",
         "queue_differs",
         "publish_refused",

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, structs
 
-from scraperd.broker.message import ATTEMPT, CRASHES, JOB_ID, PARKS, REPLY_TO, TURN, Message
+from scraperd.broker.marks import ATTEMPT, CRASHES, JOB_ID, PARKS, REPLY_TO, TRIES, TURN, WAITS
+from scraperd.broker.message import Message
 from scraperd.broker.outbox import UNROUTABLE_REPLY
 from scraperd.broker.topology import wait_within
 from scraperd.contract import Failure, Result, encode, host_of, printable
@@ -25,6 +26,7 @@ from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
     from scraperd.broker.limits import Limits
+    from scraperd.broker.marks import Keys
     from scraperd.broker.message import Delivery
     from scraperd.broker.outbox import Outbox
     from scraperd.broker.topology import Topology
@@ -59,6 +61,7 @@ class Settler:
     outbox: Outbox
     topology: Topology
     limits: Limits
+    keys: Keys
 
     async def settle(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> bool:
         """Publish, confirmed and mandatory, then ack.
@@ -109,7 +112,8 @@ class Settler:
 
     def _retry(self, delivery: Delivery, result: Result, delay: float) -> Message:
         marks = {ATTEMPT: result.attempt + 1, JOB_ID: result.id, **_parks(delivery)}
-        return self._job(delivery, self.topology.delay(delay), marks)
+        lived = _lived(delivery, tries=1)
+        return self._job(delivery, self.topology.delay(delay), marks, lived)
 
     def _park(self, delivery: Delivery, result: Result, host: str, delay: float) -> Message:
         """Rather back too early than too late: then it is parked again, for the rest."""
@@ -121,7 +125,7 @@ class Settler:
             PARKS: delivery.parks + 1,
             TURN: f"{time.time() + delay:.3f} {host} {max(0.0, delay - tier):.3f}",
         }
-        return self._job(delivery, self.topology.delay(tier), marks)
+        return self._job(delivery, self.topology.delay(tier), marks, _lived(delivery, waits=1))
 
     def _aside(self, delivery: Delivery, result: Result, queue: str) -> Message:
         """As it came, with what was known of it: nothing has become of it yet.
@@ -137,7 +141,7 @@ class Settler:
         }
         if TURN in delivery.headers and delivery.turn:
             marks[TURN] = delivery.headers[TURN]
-        return self._job(delivery, queue, marks)
+        return self._job(delivery, queue, marks, _lived(delivery))
 
     def _dead(self, delivery: Delivery, result: Result, kind: str) -> Message:
         failure = result.error or Failure("internal", "no reason given")
@@ -159,11 +163,21 @@ class Settler:
         given_up = delivery.queue == self.topology.undelivered
         return {UNDELIVERED: reason(delivery.headers)} if given_up else {}
 
-    @staticmethod
-    def _job(delivery: Delivery, queue: str, marks: dict[str, Any]) -> Message:
-        """The job itself, body untouched, on its way to one of our queues."""
+    def _job(
+        self,
+        delivery: Delivery,
+        queue: str,
+        marks: dict[str, Any],
+        lived: dict[str, Any] | None = None,
+    ) -> Message:
+        """The job itself, body untouched, on its way to one of our queues.
+
+        Signed, if it is to run again; a dead letter's marks are good for nothing but to be read.
+        """
         if delivery.bare and delivery.asked_by:  # as a property it may have been the end of others
             marks = {**marks, REPLY_TO: delivery.asked_by}
+        if queue != self.topology.dead:
+            marks = {**self.keys.sign(delivery.body, marks), **(lived or {})}
         return Message(
             "",
             queue,
@@ -182,6 +196,12 @@ def _parks(delivery: Delivery) -> dict[str, Any]:
 
 def _crashes(delivery: Delivery) -> dict[str, Any]:
     return {CRASHES: delivery.crashes} if delivery.crashes else {}
+
+
+def _lived(delivery: Delivery, tries: int = 0, waits: int = 0) -> dict[str, Any]:
+    """How often it went to a delay queue in all, for processes that don't believe each other."""
+    counts = {TRIES: delivery.tries + tries, WAITS: delivery.waits + waits}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _marks(result: Result) -> dict[str, Any]:

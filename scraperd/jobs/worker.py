@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from scraperd.jobs.settle import Settler
 
 MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
+SPARE_TRIES: Final = 100  # forgotten ones, beyond twice max_retries, that end a job
 FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
 REFUSED_FOR: Final = 60.0  # seconds a job waits whose outcome no queue takes
 EXCUSES: Final = 50_000  # returns that are remembered as nobody's fault; some MB
@@ -98,6 +99,9 @@ class Worker:
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery over; called by the consumer, returns at once."""
         delivery.forgiven = self._forgive(delivery) if delivery.returns else 0
+        delivery.least = self._settler.topology.suspicion(delivery.queue)
+        if delivery.disbelieved:
+            self._observer.disbelieved()
         if delivery.generation.lost.done():
             self._excuse(delivery)  # on its way when the generation ended: it will come again
             return
@@ -204,7 +208,8 @@ class Worker:
         topology = self._settler.topology
         if delivery.bare or not delivery.crashes:
             return None
-        lane = topology.suspects if delivery.crashes == 1 else topology.alone
+        few = delivery.crashes == 1 or not delivery.witnessed
+        lane = topology.suspects if few else topology.alone
         return None if delivery.queue in (lane, topology.alone) else lane
 
     def _unread(self, delivery: Delivery) -> bool:
@@ -394,7 +399,22 @@ class Worker:
                 f"its host's turn did not come, though it was waited for {delivery.parks} times"
             )
             return Failure("timeout", waited)
-        return None
+        return self._forgotten(delivery)
+
+    def _forgotten(self, delivery: Delivery) -> Failure | None:
+        """Its marks get lost again and again, by which it would come to an end otherwise.
+
+        So it is where processes don't believe each other's. A change of the key costs a job no more
+        than what it had by then: room for two of them.
+        """
+        tries, waits = delivery.tries - delivery.attempt, delivery.waits - delivery.parks
+        if tries <= 2 * self._config.max_retries + SPARE_TRIES and waits <= 2 * MAX_PARKS:
+            return None
+        return Failure(
+            "internal",
+            f"it was tried {delivery.tries} times and waited {delivery.waits} times, and its marks "
+            "were not believed; give all processes the same marks_key_file",
+        )
 
     def _refused(self, delivery: Delivery, invalid: Invalid, ident: str) -> Result:
         return Result(

@@ -21,6 +21,7 @@ from pamqp import commands as spec
 from pamqp import decode, encode, frame
 from pamqp.header import ContentHeader
 
+from scraperd.broker.marks import Keys
 from scraperd.broker.message import Delivery, Message, _sound, delivery_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def table(*entries: tuple[bytes, bytes]) -> bytes:
     return struct.pack(">I", len(body)) + body
 
 
-def arrived(properties: spec.Basic.Properties, *, redelivered: bool = True) -> Delivery:
+def arrived(
+    properties: spec.Basic.Properties, *, redelivered: bool = True, keys: Keys | None = None
+) -> Delivery:
     """A delivery with these properties, which went over the wire."""
     header = ContentHeader(body_size=4, properties=properties)
     _, _, read = frame.unmarshal(frame.marshal(header, 1))
@@ -46,12 +49,15 @@ def arrived(properties: spec.Basic.Properties, *, redelivered: bool = True) -> D
         DeliveredMessage(delivery=deliver, header=read, body=b"body", channel=channel),
         GENERATION,
         "team.jobs",
+        keys,
     )
 
 
-def with_headers(headers: dict[str, Any], *, redelivered: bool = True) -> Delivery:
+def with_headers(
+    headers: dict[str, Any], *, redelivered: bool = True, keys: Keys | None = None
+) -> Delivery:
     """A delivery with these headers."""
-    return arrived(spec.Basic.Properties(headers=headers), redelivered=redelivered)
+    return arrived(spec.Basic.Properties(headers=headers), redelivered=redelivered, keys=keys)
 
 
 def test_a_message_as_it_is_published() -> None:
@@ -217,9 +223,35 @@ def test_what_travels_on_with_a_job() -> None:
         "CC": ["elsewhere"],
         "BCC": ["elsewhere"],
         "cc": ["elsewhere"],
+        "X-Scraperd-Attempt": 2,
+        "X-Death": [],
+        "x-scraperd-signature": "1",
     }
     del own["x-death-wish"]
     assert with_headers({**own, **others}).passed_on() == own
+
+
+def test_marks_are_believed_with_a_signature_only() -> None:
+    """Over the wire: signed, they are what was noted; forged, changed, or beside a publisher's
+    headers that are too large for a frame, they are so too or as if absent.
+    """
+    keys = Keys([b"k" * 32], "team")
+    marks = {"x-scraperd-attempt": 3, "x-scraperd-crashes": 2, "x-scraperd-job-id": "é"}
+    marks |= {"x-scraperd-parks": 4, "x-scraperd-turn": "1700000000.125 a.b"}
+    signed = keys.sign(b"body", marks)
+    for more in ({}, {"large": "x" * 70_000}, {"x-scraperd-tries": 9}):
+        delivery = with_headers({**signed, **more}, redelivered=False, keys=keys)
+        assert (delivery.attempt, delivery.crashes, delivery.parks) == (3, 2, 4)
+        assert delivery.turn
+        assert (delivery.witnessed, delivery.disbelieved) == (True, False)
+        assert delivery.passed_on() == {}
+    for forged in (marks, {**signed, "x-scraperd-crashes": 1}, {**marks, "x-delivery-count": 9}):
+        delivery = with_headers(forged, redelivered=False, keys=keys)
+        assert (delivery.attempt, delivery.crashes, delivery.parks) == (1, 0, 0)
+        assert delivery.turn is None
+        assert (delivery.witnessed, delivery.disbelieved) == (False, True)
+    assert not with_headers({"x-scraperd-job-id": "a"}, keys=keys).disbelieved
+    assert with_headers({"x-delivery-count": 1}, keys=keys).witnessed
 
 
 # A value of every type that RabbitMQ's tables have, as bytes and as Python has it.

@@ -137,7 +137,12 @@ class House:
         await self.running
 
     def deliver(
-        self, *paths: str, generation: Any = None, queue: str = "team.jobs", **more: Any
+        self,
+        *paths: str,
+        generation: Any = None,
+        queue: str = "team.jobs",
+        signed_at: int | None = None,
+        **more: Any,
     ) -> None:
         """Deliver a job a path; of `more`, `x-...` are headers and the rest fields of the job."""
         headers = {name: value for name, value in more.items() if name.startswith("x-")}
@@ -145,9 +150,9 @@ class House:
         for path in paths:
             body = json.dumps({"url": f"http://x/{path}", "id": path, **fields}).encode()
             owner = generation or self.generation
-            self.worker.accept(
-                Delivery(body, headers, None, None, None, None, None, 1, owner, queue)
-            )
+            delivery = Delivery(body, headers, None, None, None, None, None, 1, owner, queue)
+            delivery.signed_at = signed_at
+            self.worker.accept(delivery)
 
     async def idle(self) -> None:
         await turns_until(lambda: not self.worker.in_flight)
@@ -298,7 +303,7 @@ async def test_what_waits_is_given_back_once() -> None:
 
 
 async def test_what_comes_after_the_end_of_its_generation_is_not_begun() -> None:
-    """It will be delivered again, and is not blamed for that."""
+    """It will be delivered again, and is blamed for no more than its queue stands for."""
     async with House() as house:
         late = Owner()
         late.lost.set_result("no confirm")
@@ -309,7 +314,7 @@ async def test_what_comes_after_the_end_of_its_generation_is_not_begun() -> None
         house.deliver("good", queue="team.alone", **{"x-delivery-count": 2})
         await house.idle()
     [line] = [fields for event, fields in house.log.lines if event == "job"]
-    assert "crashes" not in line
+    assert line["crashes"] == 2
 
 
 async def test_a_second_loss_does_not_blame_for_the_first() -> None:
@@ -347,7 +352,7 @@ async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
         ("jobs", 1, "suspects"),
         ("jobs", 2, "alone"),
         ("suspects", 0, None),
-        ("suspects", 1, None),
+        ("suspects", 1, "alone"),
         ("suspects", 2, "alone"),
         ("alone", 1, None),
         ("alone", 4, None),
@@ -364,6 +369,45 @@ async def test_a_job_that_came_back_runs_among_few_then_alone(
     [(_, verdict)] = house.settles.settled
     assert verdict == (Done() if aside is None else Aside(f"team.{aside}"))
     assert len(house.scrapes.started) == (aside is None)
+
+
+async def test_an_old_mark_alone_puts_no_job_beside_nothing() -> None:
+    """To run alone stops all others. For that the broker has to have counted a return itself, or
+    the mark must be fresh: what someone kept a copy of is not. Else few others are beside it.
+    """
+    for age, lane in ((60, "alone"), (86400, "suspects"), (-86400, "suspects"), (None, "suspects")):
+        async with House() as house:
+            signed = None if age is None else int(time.time()) - age
+            house.deliver("good", signed_at=signed, **{"x-scraperd-crashes": 2})
+            await house.idle()
+        [(_, verdict)] = house.settles.settled
+        assert verdict == Aside(f"team.{lane}"), age
+
+
+@pytest.mark.parametrize(
+    ("marks", "ends"),
+    [
+        ({"x-scraperd-tries": 106}, False),
+        ({"x-scraperd-tries": 108}, True),
+        ({"x-scraperd-tries": 108, "x-scraperd-attempt": 4}, False),
+        ({"x-scraperd-waits": 2 * MAX_PARKS}, False),
+        ({"x-scraperd-waits": 2 * MAX_PARKS + 1}, True),
+        ({"x-scraperd-waits": 2 * MAX_PARKS + 1, "x-scraperd-parks": 5}, False),
+    ],
+)
+async def test_a_job_whose_marks_get_lost_each_time_ends(
+    marks: dict[str, int],
+    ends: bool,  # noqa: FBT001 - a column
+) -> None:
+    """Between processes that don't believe each other it would begin its first attempt for ever.
+    What it lived in all is no mark that must be believed: too high it ends its own job.
+    """
+    async with House() as house:
+        house.deliver("good", **marks)
+        await house.idle()
+    [(outcome, verdict)] = house.settles.settled
+    assert verdict == (Dead("internal") if ends else Done())
+    assert not ends or "the same marks_key_file" in outcome.result.error.message
 
 
 async def test_a_process_that_lives_suspects_none_of_its_jobs() -> None:

@@ -85,12 +85,14 @@ class Dispatcher:
         self.channel = channel
         self.prefix = prefix
 
-    def publish(self, job: dict[str, Any] | bytes, **properties: Any) -> None:
-        """Publish one job, confirmed and mandatory."""
+    def publish(
+        self, job: dict[str, Any] | bytes, *, queue: str = "jobs", **properties: Any
+    ) -> None:
+        """Publish one job to `prefix.queue`, confirmed and mandatory."""
         body = job if isinstance(job, bytes) else json.dumps(job).encode()
         properties.setdefault("delivery_mode", 2)
         self.channel.basic_publish(
-            "", f"{self.prefix}.jobs", body, pika.BasicProperties(**properties), mandatory=True
+            "", f"{self.prefix}.{queue}", body, pika.BasicProperties(**properties), mandatory=True
         )
 
     def publish_many(self, urls: list[str], **job: Any) -> list[str]:

@@ -1,0 +1,124 @@
+"""What we note on a job that travels through our queues, and the signature that vouches for it.
+
+May touch: headers, the bytes of a body, the wall clock.
+Must never: raise over a header, show a key, or believe a mark whose signature does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+ATTEMPT: Final = "x-scraperd-attempt"
+JOB_ID: Final = "x-scraperd-job-id"
+TURN: Final = "x-scraperd-turn"  # seconds since 1970; the host whose turn it is then; the most
+# seconds that can be left of it when the job is back, should a clock have been set meanwhile
+PARKS: Final = "x-scraperd-parks"  # how often the job waited for a turn in a delay queue
+CRASHES: Final = "x-scraperd-crashes"  # how often it came back before it was moved to this queue
+REPLY_TO: Final = "x-scraperd-reply-to"  # of a dead job that must not have the property any more
+TRIES: Final = "x-scraperd-tries"  # retries in all, and
+WAITS: Final = "x-scraperd-waits"  # parks in all: unsigned, a net for jobs whose marks get lost
+SIGNATURE: Final = "x-scraperd-signature"
+
+# Id and reply_to are signed too, but read without a signature as well: a publisher can say the same
+# by a property, and a job that was on its way when the key was changed must not lose its name.
+_CLAIMS: Final = (ATTEMPT, TURN, PARKS, CRASHES)
+_SIGNED: Final = (*_CLAIMS, JOB_ID, REPLY_TO)
+_DOMAIN: Final = b"scraperd marks 1"  # what else a key may sign, now or later, must not fit here
+_FORM: Final = re.compile(r"1 (?P<at>[0-9]{1,11}) (?P<mac>[0-9a-f]{64})")
+_SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}  # 16 MiB, some 50 ms: once, at the start
+
+
+class Keys:
+    """The keys of a fleet, for one prefix: the first one signs, each of them is believed."""
+
+    def __init__(self, secrets: Iterable[bytes], prefix: str) -> None:
+        scope = _DOMAIN + b"\0" + prefix.encode()
+        derived = [hmac.digest(secret, scope, "sha256") for secret in secrets]
+        self._macs = [hmac.new(key, digestmod="sha256") for key in derived]
+
+    def sign(self, body: bytes, marks: Mapping[str, Any]) -> dict[str, Any]:
+        """`marks` with their signature over them, the job's body and the time."""
+        at = int(time.time())
+        signed = _signed(at, marks, body)
+        assert signed is not None, "a mark of ours is neither a number nor a text"
+        return {**marks, SIGNATURE: f"1 {at} {_mac(self._macs[0], signed)}"}
+
+    def believed(
+        self, body: bytes, headers: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], int | None]:
+        """The headers without marks that nobody vouches for; and when the others were signed.
+
+        The time is in seconds since 1970, None if there is no signature of ours.
+        """
+        at = self._verified(body, headers)
+        taken = (SIGNATURE,) if at is not None else (SIGNATURE, *_CLAIMS)
+        return {name: value for name, value in headers.items() if name not in taken}, at
+
+    def _verified(self, body: bytes, headers: Mapping[str, Any]) -> int | None:
+        signature = headers.get(SIGNATURE)
+        match = _FORM.fullmatch(signature) if isinstance(signature, str) else None
+        if match is None:
+            return None  # without a look at the body
+        at, found = int(match["at"]), match["mac"]
+        if (signed := _signed(at, headers, body)) is None:
+            return None
+        fits = [hmac.compare_digest(_mac(mac, signed), found) for mac in self._macs]
+        return at if any(fits) else None
+
+
+def claimed(headers: Mapping[str, Any]) -> bool:
+    """Whether there are marks that are believed with a signature only."""
+    return any(name in headers for name in (SIGNATURE, *_CLAIMS))
+
+
+def secret_of(broker_url: str) -> bytes:
+    """A key of what a fleet shares and a mere publisher does not have: its user on the broker.
+
+    By scrypt (RFC 7914), as it must not be cheap to find a password by a signature.
+    """
+    url = URL(broker_url)
+    user, password = url.user or "guest", url.password or "guest"
+    vhost = unquote(url.raw_path[1:]) or "/"
+    secret = b"".join(_netstrings(user.encode(), password.encode()))
+    return hashlib.scrypt(secret, salt=_DOMAIN + b"\0" + vhost.encode(), **_SCRYPT)
+
+
+def _mac(keyed: hmac.HMAC, signed: bytes) -> str:
+    mac = keyed.copy()
+    mac.update(signed)
+    return mac.hexdigest()
+
+
+def _signed(at: int, marks: Mapping[str, Any], body: bytes) -> bytes | None:
+    """What is signed, in one way only; None if a mark is not as we write it.
+
+    The body as its hash, so that it is read once however many keys there are.
+    """
+    values = [str(at).encode(), hashlib.sha256(body).digest()]
+    for name in _SIGNED:
+        value = marks.get(name)
+        if type(value) is int:
+            values.append(b"i%d" % value)
+        elif isinstance(value, str):
+            values.append(b"s" + value.encode(errors="surrogatepass"))
+        elif name in marks:
+            return None
+        else:
+            values.append(b"-")
+    return b"".join(_netstrings(*values))
+
+
+def _netstrings(*values: bytes) -> Iterator[bytes]:
+    """Each with its length before it: no two lists of values give the same bytes."""
+    for value in values:
+        yield b"%d:%b," % (len(value), value)
