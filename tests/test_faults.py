@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         "invalid-bodies",
         "poison",
         "poison-x-death",
+        "forged-marks",
     ],
 )
 def test_a_fault_loses_nothing(name: str, node: Node, broker_url: str, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ MODULES = (
     "alarms",
     "consumers",
     "machine",
+    "forgery",
 )
 ROWS: dict[str, Row] = {}
 

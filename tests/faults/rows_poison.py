@@ -7,7 +7,10 @@ Must never: forgive an innocent job's death.
 from __future__ import annotations
 
 import json
+import secrets
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -15,6 +18,8 @@ import pika
 from tests.faults.rows import row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.faults.scene import Scene
 
 
@@ -122,8 +127,32 @@ def poison(scene: Scene) -> None:
     restarted_until(scene, "poison")
 
 
-def restarted_until(scene: Scene, key: str) -> None:
-    """Start the daemon each time it dies, as systemd would, until this job has its outcome."""
+@row(9, "poison-without-belief", says="marks_disbelieved")
+def poison_without_belief(scene: Scene) -> None:
+    """The same, but no daemon believes the marks of the one before: the queues tell it all."""
+    half = scene.many(200, 50)
+    scene.hooks = {"FAULT_POISON": "1"}
+    with tempfile.TemporaryDirectory(prefix="keys-") as folder:
+
+        def another_key(number: int) -> dict[str, Any]:
+            path = Path(folder) / str(number)
+            path.write_text(secrets.token_hex(32))
+            return {"marks_key_file": str(path)}
+
+        scene.start(concurrency=20, **another_key(0))
+        scene.load(half)
+        scene.job("/poison/1", "poison", status="failed", dead=1)
+        scene.load(half)
+        restarted_until(scene, "poison", another_key)
+
+
+def restarted_until(
+    scene: Scene, key: str, settings: Callable[[int], dict[str, Any]] = lambda _: {}
+) -> None:
+    """Start the daemon each time it dies, as systemd would, until this job has its outcome.
+
+    With other settings each time, if they are given for the number of its death.
+    """
 
     def ended() -> bool:
         return scene.daemon.returncode is not None or key in scene.ledger.came
@@ -138,4 +167,4 @@ def restarted_until(scene: Scene, key: str) -> None:
             deaths += 1
             assert deaths < 30, "the poison does not come to its end"
             scene.heal()
-            scene.start(ready=False)  # it may die before it can say so
+            scene.start(ready=False, **settings(deaths))  # it may die before it can say so
