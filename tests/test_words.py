@@ -202,31 +202,29 @@ async def test_what_is_no_result(dispatcher: Dispatcher, node: Any, terminal: bo
     assert bodies == list(NO_RESULTS.values())
 
 
-async def test_names_that_a_command_is_given(tmp_path: Path) -> None:
+NAMES = {
+    "file": ("scrape", f"{{folder}}/{EVIL}"),
+    "job": ("publish", f"http://a.example/{EVIL}"),
+    "rule": ("scrape", "http://a.example/", "--extract", json.dumps({UNSEEN: f"{UNSEEN}["})),
+    "header": ("scrape", "http://a.example/", "--header", EVIL),
+    "command": (EVIL,),
+    "option": ("results", f"--{EVIL}"),
+    "value": ("results", "--count", EVIL),
+    "host": ("dead", "list", "--host", EVIL),
+    "config": ("check", "-c", f"{{folder}}/{EVIL}"),
+    "setting": ("check", "-c", "{folder}/config.toml"),
+    "TOML": ("check", "-c", "{folder}/bad.toml"),
+}
+
+
+@pytest.mark.parametrize("what", NAMES)
+async def test_names_that_a_command_is_given(tmp_path: Path, what: str) -> None:
     """A file, an option, a value or a setting that is called so is named in one harmless line."""
-    (tmp_path / "config.toml").write_text(
-        '"a\\n\\u001b[2J\\u009b" = 1\n[hosts]\n"\\u202e" = {x=1}\n'
-    )
+    setting = '"a\\n[red]\\u001b[2J\\u009b" = 1\n[hosts]\n"\\u202e" = {x=1}\n'
+    (tmp_path / "config.toml").write_text(setting)
     (tmp_path / "bad.toml").write_text(f"x = {UNSEEN}")
-    for args in (
-        ("scrape", f"{tmp_path}/{EVIL}"),
-        ("publish", f"{tmp_path}/{EVIL}"),
-        ("publish", f"http://a.example/{EVIL}"),
-        ("scrape", "http://a.example/", "--extract", f'{{"{UNSEEN}": "{UNSEEN}["}}'),
-        ("scrape", "http://a.example/", "--header", EVIL),
-        (f"--{EVIL}",),
-        (EVIL,),
-        ("results", f"--{EVIL}"),
-        ("results", "--count", EVIL),
-        ("dead", "list", "--host", EVIL),
-        ("dead", "list", "--older-than", EVIL),
-        ("dead", EVIL),
-        ("check", "-c", f"{tmp_path}/{EVIL}"),
-        ("check", "-c", f"{tmp_path}/config.toml"),
-        ("check", "-c", f"{tmp_path}/bad.toml"),
-    ):
-        printed = await command(*args)
-        harmless(printed)
-        assert printed.code in {1, 2, 78}
-        assert not printed.out
-        assert not any(line.startswith("[red]") for line in printed.err.split("\n"))
+    printed = await command(*(it.replace("{folder}", str(tmp_path)) for it in NAMES[what]))
+    harmless(printed)
+    assert printed.code in {1, 2, 78}
+    assert not printed.out
+    assert not any(line.startswith("[red]") for line in printed.err.split("\n"))
