@@ -254,7 +254,7 @@ def _out_of_order(config: Config) -> Iterator[tuple[set[str], str]]:
 
 def _unusable(config: Config) -> Iterator[tuple[set[str], str]]:
     """Networks, ports and servers that are none."""
-    for key in ("allow_networks", "deny_networks"):
+    for key in ("allow_networks", "deny_networks", "shared_networks"):
         for text in getattr(config, key):
             try:
                 ipaddress.ip_network(text)

@@ -293,6 +293,26 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _SecondsOrNone,
         Meta(**_s("seconds", "Between two fetches from one host; each varies by half.")),
     ] = 0.0
+    per_address_concurrency: Annotated[
+        int,
+        Meta(
+            **_s(
+                "pages",
+                "Fetched at once from one address, of all its hosts; 0 means no limit.",
+            ),
+            ge=0,
+            le=100_000,
+        ),
+    ] = 32
+    shared_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            **_s(
+                "addresses and networks",
+                "Those of CDNs and large hosters, where many sites share an address: no limit.",
+            )
+        ),
+    ] = ()
     autothrottle: Annotated[
         bool,
         Meta(

@@ -276,8 +276,8 @@ def test_robots_txt_is_obeyed(broker_url: str, prefix: str, dispatcher: Dispatch
 def test_a_redirect_to_a_host_whose_turn_is_far_off(  # noqa: PLR0917 - fixtures
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, other: Hostel, why: str
 ) -> None:
-    """A job in the middle of its way waits out a delay here, in front of those that have not begun;
-    for a host that wants nobody now it is parked, and ends well when it comes back.
+    """Another host's delay, or its wish to be left alone, is waited out in a delay queue like any
+    job's, and the job ends well when it comes back; its first hop is not fetched for each move.
     """
     hosts = {"127.0.0.2": {"per_host_delay": 3.0 if why == "delayed" else 0.0}}
     before = "/page/0" if why == "delayed" else "/busy/4/x"
@@ -288,11 +288,23 @@ def test_a_redirect_to_a_host_whose_turn_is_far_off(  # noqa: PLR0917 - fixtures
         end = ends(dispatcher, 1)["a"]
         assert daemon.drain() == 0
     assert (end.result["status"], end.result["attempt"]) == ("ok", 1)
-    assert (end.parks > 0) is (why == "punished")
+    assert end.parks > 0
     assert [hop["url"] for hop in end.result["redirects"]] == [other.url("/page/1")]
     first, last = other.times()
     assert last - first >= (1.5 if why == "delayed" else 4.0) - NOISE
     assert hostel.hits.total() <= 3  # only when the turn is near is the first hop fetched again
+
+
+def test_a_redirect_within_a_host_whose_turn_is_far_off(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """A job that its host has begun to serve waits out the host's delay here, once."""
+    with Daemon(broker_url, prefix, per_host_delay=2.0, park_after=0.2).ready():
+        dispatcher.publish({"url": hostel.url(f"/to/{hostel.url('/page/1')}"), "id": "a"})
+        end = ends(dispatcher, 1)["a"]
+    assert (end.result["status"], end.parks) == ("ok", 0)
+    first, last = hostel.times()
+    assert last - first >= 1.0 - NOISE
 
 
 def test_no_job_leads_into_our_own_network(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -19,12 +20,23 @@ from scraperd.page.descriptors import PATIENCE, PAUSE, Exhausted, is_short
 from scraperd.page.proxies import UNAUTHORISED, UNREACHABLE, ProxyFailed, Socks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scraperd.page.netguard import Guard
 
+# Whether the fetch of this task may connect to an address now; aiohttp passes nothing else down.
+REACH: ContextVar[Callable[[str], bool] | None] = ContextVar("reach", default=None)
 MAX_QUEUED: Final = 32  # responses that came at once; one is due, and perhaps some 1xx before it
 HEAD: Final = 4  # times max_header_size: what may come in a row that is no body
 RECEIVE_BUFFER: Final = 128 * 1024  # bytes; the kernel alone would let each grow to megabytes
 _UNAUTHORISED: Final = (407, 401)  # tinyproxy says 401 to a wrong password
+
+
+class Crowded(OSError):  # noqa: N818 - an outcome, not an error of ours
+    """As many fetches run from this address as may. Its text never names the address."""
+
+    def __init__(self) -> None:
+        super().__init__("an address of it has as many fetches as per_address_concurrency allows")
 
 
 class Bound:
@@ -74,7 +86,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, bound: Bound, **options: Any) -> None:
         new = options.pop("socket_factory", _new)
-        options["socket_factory"] = lambda info: _frugal(new(info))
+        options["socket_factory"] = lambda info: _frugal(_reached(new, info))
         super().__init__(limit=0, use_dns_cache=False, **options)
         make = functools.partial(_Connection, loop=self._loop, idle=bound.idle)
         self._factory = make  # type: ignore[assignment]
@@ -95,10 +107,15 @@ class Connector(aiohttp.TCPConnector):
             self._conns.pop(key, None)
 
     async def _get(self, *args: Any) -> Any:
-        taken = await super()._get(*args)
-        if taken is not None and taken.protocol is not None:
-            self._bound.idle.pop(taken.protocol, None)
-        return taken
+        """A kept connection, unless its address, which is not always the name's, is full."""
+        while (taken := await super()._get(*args)) is not None:
+            protocol = taken.protocol
+            assert isinstance(protocol, _Connection)
+            self._bound.idle.pop(protocol, None)
+            if _reaches(protocol.peer):
+                return taken
+            taken.close()
+        return None
 
     def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         super()._release(key, protocol, should_close=should_close)
@@ -123,6 +140,19 @@ class Connector(aiohttp.TCPConnector):
             await asyncio.sleep(pause)
             waited += pause
             pause = min(2 * pause, PAUSE[1])
+
+
+def _reaches(address: str) -> bool:
+    reach = REACH.get()
+    return reach is None or reach(address)
+
+
+def _reached(new: Callable[[Any], socket.socket], info: Any) -> socket.socket:
+    made = new(info)
+    if not _reaches(info[4][0]):
+        made.close()
+        raise Crowded
+    return made
 
 
 def _new(info: Any) -> socket.socket:
@@ -197,6 +227,13 @@ class _Connection(ResponseHandler):
         super().__init__(loop)
         self._idle = idle
         self._limit = self._room = 0
+        self.peer = ""  # the address at its other end, a proxy's perhaps
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note whose it is."""
+        super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        self.peer = name[0] if name else ""
 
     def set_response_params(self, *, max_field_size: int = 8190, **others: Any) -> None:
         """A request begins. What comes before its body has as much room as any before it."""

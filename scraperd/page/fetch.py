@@ -22,14 +22,22 @@ from msgspec import UNSET
 from yarl import URL
 
 from scraperd.contract import Failure, printable
-from scraperd.page.connection import Bound, Connector, HttpProxyConnector, SocksConnector
+from scraperd.page.connection import (
+    REACH,
+    Bound,
+    Connector,
+    Crowded,
+    HttpProxyConnector,
+    SocksConnector,
+)
+from scraperd.page.descriptors import Exhausted
 from scraperd.page.inflate import Inflater, Undecodable, inflater
 from scraperd.page.netguard import Blocked, Guard
 from scraperd.page.proxies import TIMEOUT, UNAUTHORISED, ProxyFailed, Socks
 from scraperd.page.resolver import LookupFailed, Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from multidict import CIMultiDictProxy
@@ -62,7 +70,8 @@ class Request:
     `spent` is what earlier hops took of the job's timeout, in seconds.
     `claim` is what the body's bytes are taken from. `proxy` is a configured
     name, empty for none. With `truncate`, a body past a limit is cut off there
-    instead of failing.
+    instead of failing. `reach` is asked whether an address may be connected to
+    now, of each that is; without, all may.
     """
 
     method: str
@@ -75,6 +84,7 @@ class Request:
     proxy: str = ""
     truncate: bool = False
     spent: float = 0.0
+    reach: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +168,25 @@ class Fetcher:
             await session.close()
         await self._resolver.close()
 
+    async def located(self, request: Request) -> str:
+        """The address that `request` will be sent to first; empty if that is not known.
+
+        So it is through a proxy, without a limit by address, and where a name takes
+        longer to look up than a job may wait here. What is wrong with a name, its
+        fetch will say.
+        """
+        url, config = request.url, self._config
+        if request.proxy or not config.per_address_concurrency or self.guard.refuses(url):
+            return ""
+        host = url.raw_host or ""
+        if ":" in host or host.rpartition(".")[2].isdigit():
+            return host  # the guard has seen that it is an address
+        try:
+            async with asyncio.timeout(config.park_after):
+                return (await self._resolver.resolve(host))[0]["host"]
+        except (Blocked, LookupFailed, Exhausted, TimeoutError):
+            return ""
+
     async def fetch(self, request: Request) -> Response | Failure:
         """Send `request` and read the answer. What goes wrong comes back as a Failure.
 
@@ -202,6 +231,7 @@ class Fetcher:
         left = request.timeout
         if request.proxy:
             left = max(0.001, deadline - asyncio.get_running_loop().time())
+        REACH.set(request.reach)
         async with session.request(
             request.method,
             request.url,
@@ -393,6 +423,8 @@ def _failure(  # noqa: C901, PLR0911, PLR0912 - a table
             return _unresolved(error, request)
         case aiohttp.ClientConnectorError(os_error=(Blocked() | LookupFailed()) as cause):
             return _unresolved(cause, request)
+        case aiohttp.ClientConnectorError(os_error=Crowded() as cause):
+            return Failure("connect", f"{error.host}: {cause}", retryable=True)
         case aiohttp.ClientConnectorDNSError():
             return Failure("dns", f"no address for {error.host}", retryable=True)
         case aiohttp.ClientConnectorError():

@@ -1,6 +1,6 @@
 """One host's line: who may start when, who waits here, and who had better come back later.
 
-May touch: the host's rules and throttle; times are handed in. Pure.
+May touch: the host's rules, throttle and address; times are handed in. Pure.
 Must never: start two fetches closer together than the host's delay, jitter aside.
 """
 
@@ -11,13 +11,15 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from scraperd.page.addresses import EARLY
+
 if TYPE_CHECKING:
+    from scraperd.page.addresses import Address
     from scraperd.page.hosts import HostRules
     from scraperd.page.throttle import Throttle
 
 JITTER: Final = (0.5, 1.5)  # of the delay, so that no pattern shows (Scrapy does the same)
 CATCH_UP: Final = 0.25  # of a delay: a start this late pushes back none but the very next
-EARLY: Final = 0.8  # of the time a fetch is expected to take
 BRISK: Final = 0.01  # seconds; a line that moves this fast is not worth leaving
 FOREVER: Final = float("inf")
 _serial = itertools.count()
@@ -27,7 +29,7 @@ _serial = itertools.count()
 class Waiter:
     """One that waits here. `key` is told of its turn; past `until` it is not to wait any more.
 
-    A `patient` one is never sent away.
+    One that has `begun` may go before the others. A `patient` one is never sent away.
     """
 
     key: Any
@@ -44,6 +46,10 @@ class Line:
     A place in the line is a promise of when to come back, not a right: who is
     here when the host is free goes first. So a place whose owner is late, or
     never comes, costs the host nothing.
+
+    Those that have begun go first, but not twice in a row while others wait: what
+    makes a job one of them can be had for nothing (a redirect, a robots.txt), and
+    those who have it must not be able to take all of the host.
     """
 
     host: str
@@ -54,11 +60,15 @@ class Line:
     next_start: float = 0.0
     penalty: float = 0.0
     tail: float = 0.0
-    waiters: list[tuple[bool, float, int, Waiter]] = field(default_factory=list)
+    address: Address | None = None  # None if it is not known, or has no limit
+    begun: list[tuple[float, int, Waiter]] = field(default_factory=list)  # heaps, and in them
+    others: list[tuple[float, int, Waiter]] = field(default_factory=list)  # some that have left
     waiting: int = 0
     begun_waiting: int = 0  # of them, those that have begun already
+    was_begun: bool = False  # the last to start had begun already
     progress: float = 0.0  # when a fetch ended last, or the first of those that run was started
     offered: bool = False  # stands among those that only want for a slot
+    held_up: bool = False  # stands among those that only want for a place at their address
 
     @property
     def delay(self) -> float:
@@ -71,7 +81,11 @@ class Line:
 
     def interval(self, now: float) -> float:
         """Seconds a place in the line is worth. Rather too few: who comes early keeps it busy."""
-        return max(self.delay, EARLY * self.latency(now) / self.throttle.window)
+        own = max(self.delay, EARLY * self.latency(now) / self.throttle.window)
+        if self.address is None or not self.crowded_out:
+            return own
+        lines = max(1, len(self.address.lines))  # which get its places in turn
+        return max(own, lines * self.address.interval(now, self.throttle.usual))
 
     def paced(self, now: float) -> bool:
         """Whether the delay sets its pace, rather than how many fetches may run at once."""
@@ -87,19 +101,40 @@ class Line:
         """Whether as many fetches run as may at once."""
         return self.active >= int(self.throttle.window)
 
+    @property
+    def crowded_out(self) -> bool:
+        """Whether as many fetches run as may at its address, of whichever hosts."""
+        return self.address is not None and self.address.full(self.rules.concurrency)
+
     def may_start(self, now: float) -> bool:
         """Whether a fetch may start this moment."""
-        return not self.full and self.opens <= now
+        return not self.full and self.opens <= now and not self.crowded_out
 
     def could_start(self, now: float) -> bool:
         """Whether nothing but a slot is wanting: no delay, and nobody before who is enough."""
-        return self.opens <= now and self.active + self.waiting < int(self.throttle.window)
+        if self.opens > now or self.active + self.waiting >= int(self.throttle.window):
+            return False
+        at = self.address
+        return at is None or at.active + at.waiting < max(at.limit, self.rules.concurrency)
 
-    def start(self, now: float, roll: float) -> None:
-        """A fetch starts. `roll` is a random number in [0, 1)."""
+    def locate(self, address: Address | None) -> None:
+        """Its fetches will be from this address: what the name was found to be."""
+        if address is self.address:
+            return
+        if self.address is not None:
+            self.address.waiting -= self.waiting
+        if address is not None:
+            address.waiting += self.waiting
+        self.address = address
+
+    def start(self, now: float, roll: float, *, begun: bool = False) -> None:
+        """A fetch starts, of a job that had `begun`. `roll` is a random number in [0, 1)."""
+        self.was_begun = begun
         if not self.active:
             self.progress = now
         self.active += 1
+        if self.address is not None:
+            self.address.start(now)
         if delay := self.delay:
             low, high = JITTER
             planned = max(self.next_start, now - CATCH_UP * delay)
@@ -111,13 +146,23 @@ class Line:
         self.active -= 1
         self.progress = now
 
+    def ahead(self) -> int:
+        """How many start before one that joins now and has not begun."""
+        others = self.waiting - self.begun_waiting
+        return others + self._between(others, self.begun_waiting)
+
+    def _between(self, others: int, begun: int) -> int:
+        """How many of those that have begun start before the one behind so many others."""
+        return min(begun, others + (not self.was_begun))
+
     def expect(self, now: float, ahead: int) -> float:
         """When the one behind `ahead` others will start, by all that is known."""
-        return max(now, self.opens) + self.interval(now) * (ahead + self.full)
+        behind = self.full or self.crowded_out
+        return max(now, self.opens) + self.interval(now) * (ahead + behind)
 
     def place(self, now: float) -> float:
         """A new place at the end of the line: when it falls due."""
-        at = max(self.tail, self.expect(now, self.waiting))
+        at = max(self.tail, self.expect(now, self.ahead()))
         self.tail = at + self.interval(now)
         return at
 
@@ -127,51 +172,67 @@ class Line:
         self.tail = max(self.tail, self.penalty)
 
     def join(
-        self, at: float, key: Any, *, urgent: bool, patient: bool = False, until: float = FOREVER
+        self, at: float, key: Any, *, begun: bool, patient: bool = False, until: float = FOREVER
     ) -> Waiter:
-        """Wait here: after those that have begun, and by the time that was promised."""
-        waiter = Waiter(key, until, urgent, patient)
-        heapq.heappush(self.waiters, (not urgent, at, next(_serial), waiter))
-        self.waiting += 1
-        self.begun_waiting += urgent
+        """Wait here, among those that have begun or the others, by the time that was promised."""
+        waiter = Waiter(key, until, begun, patient)
+        heapq.heappush(self.begun if begun else self.others, (at, next(_serial), waiter))
+        self._count(1, begun=begun)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Wait no longer."""
         if not waiter.gone:
             waiter.gone = True
-            self.waiting -= 1
-            self.begun_waiting -= waiter.begun
+            self._count(-1, begun=waiter.begun)
+
+    def _count(self, change: int, *, begun: bool) -> None:
+        self.waiting += change
+        self.begun_waiting += change * begun
+        if self.address is not None:
+            self.address.waiting += change
 
     def first(self) -> Waiter:
         """The next to start, no longer waiting. There must be one."""
-        while (waiter := heapq.heappop(self.waiters)[3]).gone:
+        others = self.waiting > self.begun_waiting
+        begun = self.begun_waiting > 0 and not (others and self.was_begun)
+        heap = self.begun if begun else self.others
+        while (waiter := heapq.heappop(heap)[2]).gone:
             pass
         self.leave(waiter)
         return waiter
 
     def impatient(self, now: float, patience: float) -> list[Waiter]:
-        """Those who have waited too long or would have to, no longer waiting; the first first."""
-        stay = [entry for entry in sorted(self.waiters) if not entry[3].gone]
+        """Those who have waited too long or would have to, no longer waiting."""
+        begun, others = _still(self.begun), _still(self.others)
         if self.expect(now, self.waiting) - now <= patience:
-            go = [entry[3] for entry in stay if entry[3].until <= now]
+            go = [waiter for waiter in (*begun, *others) if waiter.until <= now]
         else:
-            go = [
-                entry[3]
-                for place, entry in enumerate(stay)
-                if self._late(entry[3], place, now, patience)
-            ]
+            far = patience + self.delay * JITTER[1]
+            go = [w for n, w in enumerate(begun) if self._late(w, n, now, far)]
+            stay = len(begun) - len(go)
+            for n, waiter in enumerate(others):
+                if self._late(waiter, n + self._between(n, stay), now, patience):
+                    go.append(waiter)
         for waiter in go:
             self.leave(waiter)
-        self.waiters = [entry for entry in stay if not entry[3].gone]  # sorted: a heap
+        self.begun, self.others = _compact(self.begun), _compact(self.others)
         return go
 
-    def _late(self, waiter: Waiter, place: int, now: float, patience: float) -> bool:
-        within = patience + (self.delay * JITTER[1] if waiter.begun else 0.0)
-        late = waiter.until <= now or self.expect(now, place) - now > within
+    def _late(self, waiter: Waiter, ahead: int, now: float, patience: float) -> bool:
+        late = waiter.until <= now or self.expect(now, ahead) - now > patience
         return late and not waiter.patient
 
     def idle(self, now: float) -> bool:
         """Whether nothing is lost by forgetting it."""
         quiet = not self.active and not self.waiting
         return quiet and max(self.opens, self.tail) <= now and self.throttle.calm(now)
+
+
+def _compact(heap: list[tuple[float, int, Waiter]]) -> list[tuple[float, int, Waiter]]:
+    """Those that have not left; sorted, which makes it a heap too."""
+    return sorted(entry for entry in heap if not entry[2].gone)
+
+
+def _still(heap: list[tuple[float, int, Waiter]]) -> list[Waiter]:
+    return [entry[2] for entry in _compact(heap)]

@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
+from scraperd.page.addresses import Addresses
 from scraperd.page.line import BRISK, FOREVER, JITTER, Line
 from scraperd.page.throttle import Throttle
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from scraperd.config import Config
+    from scraperd.page.addresses import Address
     from scraperd.page.hosts import HostTable
 
 T = TypeVar("T")
@@ -29,12 +31,18 @@ CONSIDERED: Final = 8  # of which one is forgotten
 RESTING: Final = 20_000  # hosts remembered though no job of theirs is here
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
-    """Leave to fetch from a host now. It must be given back."""
+    """Leave to fetch from a host now. It must be given back.
+
+    `addresses` are those it counts at; `refused` says that it was not let to a full one.
+    """
 
     line: Line
     began: float
+    addresses: list[Address]
+    over: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +57,9 @@ class Turns:
     """One for the process. Holds a host only while it matters: in use, paced, slowed or punished.
 
     So many jobs may wait here for a host's turn as the waiting room has seats;
-    more are sent away, so that those of other hosts can be delivered. Who waits
-    only for one of the `concurrency` slots needs no seat.
+    more are sent away, so that those of other hosts can be delivered. Jobs that
+    have begun have seats of their own, twice as many, of which one host has half
+    at most. Who waits only for one of the `concurrency` slots needs no seat.
     """
 
     def __init__(
@@ -66,7 +75,9 @@ class Turns:
         self._watches: dict[str, asyncio.TimerHandle] = {}
         self._free = config.concurrency
         self._room = config.waiting_room
+        self._addresses = Addresses(config)
         self.waiting = 0
+        self.begun = 0  # wait for a turn, too; they have begun, and have seats of their own
 
     async def take(
         self,
@@ -76,29 +87,50 @@ class Turns:
         place: float | None = None,
         urgent: bool = False,
         patient: bool = False,
+        address: str = "",
     ) -> Turn | Later:
         """Wait for the host's turn and a slot; Later if that would take longer than `park_after`.
 
         `place` is in how many seconds an earlier Later said the turn would come,
-        negative once it is overdue. `urgent` goes first: a job that has begun. One
-        that must not begin again is `patient`: it waits as long as it takes.
+        negative once it is overdue. `urgent` may go first: a job that has had a turn
+        of this host. One that must not begin again is `patient`: it waits as long
+        as it takes; for it, Later means that there is no seat, or no hope within
+        `job_timeout`. `address` is what will be dialled, empty if that is not known.
         """
         now = self._clock()
         line = self._line(host)
         if crawl_delay is not None:
             line.crawl_delay = crawl_delay
+        line.locate(self._addresses.of(address))
+        begun = urgent or patient
         if self._free and not line.waiting and line.may_start(now):
-            return self._start(line, now)
+            return self._start(line, now, begun=begun)
         if line.could_start(now):
-            return await self._wait(line, now, urgent=urgent, seated=False, patient=patient)
-        at, stay = self._place(line, now, place, urgent=urgent)
+            return await self._wait(line, now, begun=begun, seated=False, patient=patient)
+        if begun and (at := self._begun_place(line, now, patient=patient)) is not None:
+            until = FOREVER if patient else at + self._config.park_after + JITTER[1] * line.delay
+            return await self._wait(line, at, begun=True, patient=patient, until=until)
         if patient:
-            return await self._wait(line, at, urgent=urgent, seated=True, patient=True)
+            at, stay = line.expect(now, line.ahead()), False
+        else:
+            at, stay = self._place(line, now, place)
         if not stay:
             self._rest(line, now)
             return Later(host, max(0.0, at - now))
         until = at + self._config.park_after + JITTER[1] * line.delay
-        return await self._wait(line, at, urgent=urgent, seated=True, until=until)
+        return await self._wait(line, at, begun=False, until=until)
+
+    def reach(self, turn: Turn, address: str) -> bool:
+        """Whether the turn's fetch may connect to this address too, or instead; if so it counts."""
+        found = self._addresses.of(address)
+        if found is None or turn.over or found in turn.addresses:
+            return True
+        if found.full(turn.line.rules.concurrency):
+            turn.refused = True
+            return False
+        found.start(self._clock())
+        turn.addresses.append(found)
+        return True
 
     def far(self, host: str, place: float | None) -> Later | None:
         """Whether it is too early to ask for a turn: it is not near, and the host not free."""
@@ -129,15 +161,23 @@ class Turns:
                 line.throttle.overloaded(turn.began, now)
         if penalty:
             line.punish(now + penalty)
-        self._end(line, now, sent_away=load != "fine")
+        self._end(turn, now, sent_away=load != "fine")
 
     async def meanwhile(
-        self, host: str, work: Callable[[], Awaitable[T]], place: float | None = None
+        self,
+        host: str,
+        work: Callable[[], Awaitable[T]],
+        place: float | None = None,
+        *,
+        patient: bool = False,
     ) -> T | Later:
         """Wait for what must come before the host's turn, as for the turn itself.
 
-        `work` is begun in any case, and must go on by itself when it is cancelled here.
+        `work` is begun in any case, and must go on by itself when it is cancelled here;
+        but for a `patient` one that finds no seat: as with `take`.
         """
+        if patient:
+            return await self._patiently(host, work)
         patience = 0.0 if self._free and self.crowded else self._config.park_after
         self.waiting += 1
         try:
@@ -155,10 +195,24 @@ class Turns:
         self._rest(line, now)
         return later
 
+    async def _patiently(self, host: str, work: Callable[[], Awaitable[T]]) -> T | Later:
+        if self.begun >= self._seats:
+            return Later(host, self._config.park_after)
+        self.begun += 1
+        try:
+            return await work()
+        finally:
+            self.begun -= 1
+
     @property
     def crowded(self) -> bool:
         """Whether as many wait here as may."""
         return self.waiting >= self._room
+
+    @property
+    def _seats(self) -> int:
+        """How many that have begun may wait here."""
+        return 2 * self._room
 
     def __len__(self) -> int:
         """How many hosts are remembered."""
@@ -173,14 +227,20 @@ class Turns:
             line = self._lines[host] = Line(host, rules, throttle)
         return line
 
-    def _place(
-        self, line: Line, now: float, place: float | None, *, urgent: bool
-    ) -> tuple[float, bool]:
+    def _begun_place(self, line: Line, now: float, *, patient: bool) -> float | None:
+        """When one that has begun can go on, if it may wait here for that."""
+        if self.begun >= self._seats or line.begun_waiting >= self._seats // 2:
+            return None
+        at = line.expect(now, line.begun_waiting)
+        patience = self._config.park_after + line.delay * JITTER[1]
+        if patient:
+            patience = self._config.job_timeout
+        return at if at - now <= patience else None
+
+    def _place(self, line: Line, now: float, place: float | None) -> tuple[float, bool]:
         """When the turn falls due, and whether to wait for it here."""
         patience = self._config.park_after
-        expected = line.expect(now, line.begun_waiting if urgent else line.waiting)
-        if urgent and expected - now <= patience + line.delay * JITTER[1]:
-            return expected, True
+        expected = line.expect(now, line.ahead())
         crowd = self.crowded and (self._free > 0 or line.opens > now)
         if expected - now <= patience and line.interval(now) < BRISK:
             return expected, True
@@ -197,16 +257,16 @@ class Turns:
         line: Line,
         at: float,
         *,
-        urgent: bool,
-        seated: bool,
+        begun: bool,
+        seated: bool = True,
         patient: bool = False,
         until: float = FOREVER,
     ) -> Turn | Later:
         """Wait here: `seated` in the waiting room, or only for the next free slot."""
         future: asyncio.Future[Turn | Later] = asyncio.get_running_loop().create_future()
         self._resting.pop(line.host, None)
-        waiter = line.join(at, future, urgent=urgent, patient=patient, until=until)
-        self.waiting += seated
+        waiter = line.join(at, future, begun=begun, patient=patient, until=until)
+        self._sit(seated, begun=begun)
         now = self._clock()
         self._offer(line, now)
         self._dispatch(now)
@@ -216,14 +276,20 @@ class Turns:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                if isinstance(future.result(), Turn):
-                    self._end(line, self._clock())
+                if isinstance(turn := future.result(), Turn):
+                    self._end(turn, self._clock())
             elif not waiter.gone:
                 line.leave(waiter)
                 self._rest(line, self._clock())
             raise
         finally:
-            self.waiting -= seated
+            self._sit(-seated, begun=begun)
+
+    def _sit(self, change: int, *, begun: bool) -> None:
+        if begun:
+            self.begun += change
+        else:
+            self.waiting += change
 
     def _watch(self, line: Line) -> None:
         """Look now and then whether somebody waits in vain: the host may have fallen silent."""
@@ -237,29 +303,50 @@ class Turns:
         self._send_away(line, now)
         if line.waiting:
             self._watch(line)
+            self._offer(line, now)
+            self._dispatch(now)
         self._rest(line, now)
 
-    def _end(self, line: Line, now: float, *, sent_away: bool = False) -> None:
-        """A turn is over: its slot and its host's place go to whoever is next."""
+    def _end(self, turn: Turn, now: float, *, sent_away: bool = False) -> None:
+        """A turn is over: its slot, its host's place and its address's go to whoever is next."""
+        line = turn.line
         line.end(now)
         self._free += 1
+        turn.over = True
         if sent_away and line.waiting:
             self._send_away(line, now)
+        for address in turn.addresses:
+            address.end(now)
+            self._reopen(address, now)
         self._offer(line, now)
         self._dispatch(now)
         self._rest(line, now)
 
-    def _start(self, line: Line, now: float) -> Turn:
+    def _reopen(self, address: Address, now: float) -> None:
+        """Something is free at the address: offer it to the line that has waited longest for it."""
+        while address.lines and not address.full(address.lines[0].rules.concurrency):
+            line = address.lines.popleft()
+            line.held_up = False
+            if self._lines.get(line.host) is line:
+                self._offer(line, now)
+                if line.offered:
+                    return
+
+    def _start(self, line: Line, now: float, *, begun: bool) -> Turn:
         self._free -= 1
-        line.start(now, random.random())  # noqa: S311 - jitter
+        line.start(now, random.random(), begun=begun)  # noqa: S311 - jitter
         self._resting.pop(line.host, None)
-        return Turn(line, now)
+        return Turn(line, now, [] if line.address is None else [line.address])
 
     def _offer(self, line: Line, now: float) -> None:
         """See to it that the line's next one starts as soon as it may."""
         if not line.waiting or line.full or line.offered:
             return
-        if line.opens <= now:
+        if line.opens <= now and line.address is not None and line.crowded_out:
+            if not line.held_up:
+                line.held_up = True
+                line.address.lines.append(line)
+        elif line.opens <= now:
             line.offered = True
             if line.paced(now):  # it can't take many slots, and a turn that is missed is lost
                 self._ready.appendleft(line)
@@ -281,10 +368,11 @@ class Turns:
         while self._free and self._ready:
             line = self._ready.popleft()
             line.offered = False
-            if line.waiting and line.may_start(now):
-                waiter = line.first()
-                if not waiter.key.done():  # else cancelled this very moment
-                    waiter.key.set_result(self._start(line, now))
+            waiter = line.first() if line.waiting and line.may_start(now) else None
+            if waiter is not None and not waiter.key.done():  # else cancelled this very moment
+                waiter.key.set_result(self._start(line, now, begun=waiter.begun))
+            elif line.address is not None:
+                self._reopen(line.address, now)  # what it was offered is for another
             self._offer(line, now)
             self._rest(line, now)
 

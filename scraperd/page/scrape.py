@@ -11,6 +11,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
@@ -45,7 +46,7 @@ _NOT_MODIFIED: Final = 304
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
 ROBOTS_TIMEOUT: Final = (10.0, 3.0)  # seconds for each hop of a robots.txt; while others wait
 ROBOTS_RUSH: Final = (5.0, 15.0)  # seconds until a job asks again while too many are asked for
-SHORT_REST: Final = (2.0, 6.0)  # seconds until a job is tried again that found no descriptor
+SHORT_REST: Final = (2.0, 6.0)  # the same, where it found no descriptor, or its address is full
 _UNAUTHORISED: Final = frozenset({401, 403, 407})
 _BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.6.4
 
@@ -56,6 +57,7 @@ class Page:
 
     `place` is the turn an earlier `later` promised it. If `later` is set, the job
     has to come back for its host's turn, and nothing else of the page counts.
+    `hosts` are those that it has had a turn of.
     """
 
     job: Job
@@ -63,6 +65,7 @@ class Page:
     place: Later | None = None
     later: Later | None = None
     begun: bool = False
+    hosts: set[str] = field(default_factory=set)
     redirects: list[Redirect] = field(default_factory=list)
     response: Response | None = None
     failure: Failure | None = None
@@ -166,7 +169,7 @@ class Scraper:
             request.headers.pop("Cookie", None)
             if line := cookies.header(request.url):
                 request.headers["Cookie"] = line
-            answer = await self._hop(page, request, urgent=bool(page.redirects))
+            answer = await self._hop(page, request)
             if not isinstance(answer, Response) or (location := location_of(answer)) is None:
                 return answer
             if len(page.redirects) >= limit:
@@ -179,34 +182,58 @@ class Scraper:
             cookies.learn(request.url, set_cookies, answer.headers)
             _redirect(request, answer.status, target)
 
-    async def _hop(
-        self, page: Page, request: Request, *, urgent: bool
+    async def _hop(self, page: Page, request: Request) -> Response | Failure | Later:
+        """One hop. A job that must not begin again fails where others would come back later."""
+        patient = bool(page.redirects) and page.job.verb not in _REPEATABLE
+        answer = await self._step(page, request, patient=patient)
+        if not patient or not isinstance(answer, Later):
+            return answer
+        wait = (
+            f"{answer.host}: its turn is too far off, or too many wait, to go on after a redirect"
+        )
+        seconds = round(answer.seconds, 3)
+        return Failure("timeout", wait, retryable=True, retry_after=seconds)
+
+    async def _step(
+        self, page: Page, request: Request, *, patient: bool
     ) -> Response | Failure | Later:
-        """One hop: may we, is it our turn, fetch."""
+        """May we, is it our turn, fetch.
+
+        Where a redirect leads is up to whose site it is. So only on a host that
+        gave the job a turn before may it go first; to another it comes like any job.
+        """
         host = _host(request.url)
+        urgent = host in page.hosts
         place = page.place.seconds if page.place and page.place.host == host else None
-        if not urgent and (later := self._turns.far(host, place)) is not None:
-            return later
+        early = None if urgent or patient else self._turns.far(host, place)
+        if early is not None:
+            return early
         request.proxy = page.job.proxy or self._table.of(host).proxy
-        patient = urgent and page.job.verb not in _REPEATABLE
         rules = await self._permission(request, host, place, patient=patient)
         if not isinstance(rules, RobotRules):
             return rules
         if not rules.allows(request.url):
             return Failure("robots_denied", f"robots.txt of {host} does not allow this URL")
         await self._budget.room()
-        delay = rules.crawl_delay or 0.0
         turn = await self._turns.take(
-            host, crawl_delay=delay, place=place, urgent=urgent, patient=patient
+            host,
+            crawl_delay=rules.crawl_delay or 0.0,
+            place=place,
+            urgent=urgent,
+            patient=patient,
+            address=await self._fetcher.located(request),
         )
         if isinstance(turn, Later):
             return turn
+        page.hosts.add(host)
         if not page.begun:
             page.begun = True
             page.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         started = time.monotonic()
         answer = await self._fetch(request, turn)
         page.fetch_time += time.monotonic() - started
+        if turn.refused and isinstance(answer, Failure) and answer.kind == "connect":
+            return Later(host, random.uniform(*SHORT_REST))  # noqa: S311 - jitter
         return answer
 
     async def _permission(
@@ -217,9 +244,9 @@ class Scraper:
         known = self._robots.known(url, proxy)
         if known is not None:
             return known
-        if patient:
-            return await self._robots.rules(url, proxy)
-        rules = await self._turns.meanwhile(host, lambda: self._robots.rules(url, proxy), place)
+        rules = await self._turns.meanwhile(
+            host, lambda: self._robots.rules(url, proxy), place, patient=patient
+        )
         if isinstance(rules, Later) and self._robots.full:
             # Many hosts are slow to show theirs: come back in a while, not all at once.
             wait = random.uniform(*ROBOTS_RUSH)  # noqa: S311 - jitter
@@ -230,6 +257,7 @@ class Scraper:
         """Fetch, give the turn back, and with it what the answer says about the host's load."""
         load: Load | None = None
         penalty: float | None = None
+        request.reach = None if request.proxy else partial(self._turns.reach, turn)
         try:
             answer = await self._fetcher.fetch(request)
             if isinstance(answer, Failure):
@@ -256,14 +284,15 @@ class Scraper:
         if not own and rules is not None and not rules.allows(url):
             return Failure("robots_denied", f"robots.txt of {host} does not allow {url.raw_path}")
         delay = rules.crawl_delay if rules is not None else None
-        turn = await self._turns.take(host, crawl_delay=delay, urgent=own)
-        if isinstance(turn, Later):
-            wait = round(turn.seconds, 3)
-            return Failure("robots_denied", "the host is busy", retryable=True, retry_after=wait)
         claim = self._budget.open()
         patience = ROBOTS_TIMEOUT[self._robots.full]
         timeout = min(self._config.download_timeout, patience)
         request = Request("GET", url, {}, None, timeout, MAX_BYTES, claim, proxy, truncate=True)
+        address = await self._fetcher.located(request)
+        turn = await self._turns.take(host, crawl_delay=delay, urgent=own, address=address)
+        if isinstance(turn, Later):
+            wait = round(turn.seconds, 3)
+            return Failure("robots_denied", "the host is busy", retryable=True, retry_after=wait)
         try:
             answer = await self._fetch(request, turn)
         finally:

@@ -281,10 +281,105 @@ def test_few_begun_jobs_wait_for_a_slow_host() -> None:
         line = turns(hosts=slow(10.0))
         hops = [asyncio.create_task(line.take("slow", urgent=True)) for _ in range(20)]
         await asyncio.sleep(0.1)
-        assert sum(isinstance(hop.result(), Later) for hop in hops if hop.done()) == 18
+        assert sum(isinstance(hop.result(), Later) for hop in hops if hop.done()) >= 17
         post = asyncio.create_task(line.take("slow", urgent=True, patient=True))
         await asyncio.sleep(200)
         assert isinstance(post.result(), Turn)
+
+    run(main())
+
+
+def test_those_that_have_begun_take_no_more_than_half() -> None:
+    """However many hops, robots.txt files and jobs that must not begin again come for a host, every
+    second start is of a job that waits its turn, and none of both kinds is left out.
+    """
+
+    async def main() -> Counter[str]:
+        line = turns(hosts=slow(1.0), park_after=10)
+        served: Counter[str] = Counter()
+
+        async def again(name: str, **how: bool) -> None:
+            place: float | None = None
+            while True:
+                turn = await line.take("slow", place=place, **how)
+                place = None
+                if isinstance(turn, Turn):
+                    served[name] += 1
+                    line.give_back(turn)
+                else:
+                    await asyncio.sleep(0.8 * turn.seconds)
+                    place = 0.2 * turn.seconds
+
+        tasks = [asyncio.create_task(again("hop", urgent=True)) for _ in range(3)]
+        tasks += [asyncio.create_task(again("post", patient=True)) for _ in range(3)]
+        tasks += [asyncio.create_task(again("job")) for _ in range(3)]
+        await asyncio.sleep(1000)
+        for task in tasks:
+            task.cancel()
+        return served
+
+    served = run(main())
+    assert served["job"] == pytest.approx(served.total() / 2, rel=0.05)
+    assert min(served["hop"], served["post"]) > served.total() / 20
+
+
+def test_a_strict_hosts_next_turn_is_for_one_that_has_not_begun() -> None:
+    """At a page in ten seconds, with begun jobs always here: one that comes back for its turn finds
+    it, as often as they do.
+    """
+
+    async def main() -> Counter[str]:
+        line = turns(hosts=slow(10.0))
+        served: Counter[str] = Counter()
+
+        async def post() -> None:
+            while True:
+                turn = await line.take("slow", patient=True)
+                assert isinstance(turn, Turn)
+                served["post"] += 1
+                line.give_back(turn)
+
+        async def job() -> None:
+            place: float | None = None
+            while True:
+                turn = await line.take("slow", place=place)
+                place = None
+                if isinstance(turn, Turn):
+                    served["job"] += 1
+                    line.give_back(turn)
+                else:  # to a delay queue, which may be too short
+                    await asyncio.sleep(min(turn.seconds, random.uniform(1, 10)))
+                    place = 0.0
+
+        tasks = [asyncio.create_task(work()) for work in (post, post, post, job, job, job)]
+        await asyncio.sleep(10_000)
+        for task in tasks:
+            task.cancel()
+        return served
+
+    random.seed(11)
+    served = run(main())
+    assert served["job"] > served.total() / 4
+
+
+def test_those_that_must_not_begin_again_leave_seats() -> None:
+    """They wait in seats of their own; of those one host has half, and who finds none is told."""
+
+    async def main() -> None:
+        line = turns(hosts={"*": HostSettings(per_host_delay=30.0)})
+        for host in ("a", "b", "c"):
+            assert isinstance(await line.take(host), Turn)
+        room = Config().waiting_room
+        posts = [
+            asyncio.create_task(line.take(host, patient=True)) for host in "abc" for _ in range(100)
+        ]
+        await asyncio.sleep(0.01)
+        assert sum(not post.done() for post in posts) <= 2 * room
+        assert sum(not post.done() for post in posts[:100]) <= room
+        assert line.waiting == 0
+        assert all(isinstance(post.result(), Later) for post in posts if post.done())
+        for post in posts:
+            post.cancel()
 
     run(main())
 

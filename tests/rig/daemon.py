@@ -28,6 +28,7 @@ LOOPBACK = {  # what lets the daemon reach the tests' sites, and hurry
     "allow_ports": [],
     "robotstxt_obey": False,
     "per_host_concurrency": 10_000,
+    "per_address_concurrency": 0,
     "autothrottle": False,
 }
 

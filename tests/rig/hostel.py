@@ -20,12 +20,14 @@ class Hostel:
     """Paths: /page/N is a page; /status/CODE answers so; /hold/N waits for `release`;
     /flaky/K/N answers 503 K times, then as /page; /size/BYTES is a page that large;
     /busy/SECONDS/N answers 429 with that Retry-After once, then as /page;
-    /to/URL redirects there. Each `host` of 127.0.0.0/8 is another one to the daemon.
+    /to/URL redirects there, /keep/URL with the method kept (307); /robots.txt is as `robots`
+    says: a text, or the URL it redirects to. Each `host` of 127.0.0.0/8 is another one to the
+    daemon; 0.0.0.0 stands for all of them, see `url`.
     """
 
     def __init__(self, host: str = "127.0.0.1", robots: str | None = None) -> None:
         self._host = host
-        self._robots = robots  # the text of /robots.txt; None means there is none
+        self._robots = robots  # None means there is none
         self._news = threading.Condition()
         self._hits: list[tuple[float, str]] = []
         self._counts: Counter[str] = Counter()
@@ -45,8 +47,8 @@ class Hostel:
         self._server.shutdown()
         self._server.server_close()
 
-    def url(self, path: str) -> str:
-        return f"http://{self._host}:{self._server.server_port}{path}"
+    def url(self, path: str, host: str = "") -> str:
+        return f"http://{host or self._host}:{self._server.server_port}{path}"
 
     @property
     def hits(self) -> Counter[str]:
@@ -58,6 +60,11 @@ class Hostel:
         """When paths that start so were asked for, by the monotonic clock, in order."""
         with self._news:
             return sorted(at for at, path in self._hits if path.startswith(start))
+
+    def order(self) -> list[str]:
+        """The paths that were asked for, in order."""
+        with self._news:
+            return [path for _, path in self._hits]
 
     def wait_for(self, wanted: Callable[[Counter[str]], bool], timeout: float = 20) -> None:
         """Wait until `wanted` holds of `hits`."""
@@ -82,10 +89,10 @@ class Hostel:
             if kind == "hold":
                 self._news.wait_for(lambda: self._open, 120)
             seen = self._counts[path]
+        if target := self._redirect(kind, path):
+            return (307 if kind == "keep" else 302), {"Location": target}, b""
         if kind == "robots.txt":
             return (404 if self._robots is None else 200), {}, (self._robots or "").encode()
-        if kind == "to":
-            return 302, {"Location": path.removeprefix("/to/")}, b""
         if kind == "status":
             return int(value), {}, b"<title>status</title>"
         if kind == "flaky" and seen <= int(value):
@@ -94,6 +101,12 @@ class Hostel:
             return 429, {"Retry-After": value}, b"<title>busy</title>"
         filler = b"x" * int(value) if kind == "size" else b""
         return 200, {}, b"<title>%s</title><h1>A page</h1><p>%s</p>" % (path.encode(), filler)
+
+    def _redirect(self, kind: str, path: str) -> str:
+        robots = self._robots or ""
+        if kind == "robots.txt" and robots.startswith("http:"):
+            return robots
+        return path.removeprefix(f"/{kind}/") if kind in ("to", "keep") else ""
 
     def connected(self) -> None:
         """Note a connection."""
@@ -126,6 +139,9 @@ def _handler(site: Hostel) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()  # none of these has a body
 
         def log_message(self, *_: object) -> None:
             """Quiet."""
