@@ -33,6 +33,8 @@ class Hostel:
         self._counts: Counter[str] = Counter()
         self._open = False
         self.connections = 0
+        self.most = 0  # requests that were here at once
+        self._here = 0
         self._server = _Server((host, 0), _handler(self))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
@@ -108,6 +110,12 @@ class Hostel:
             return robots
         return path.removeprefix(f"/{kind}/") if kind in ("to", "keep") else ""
 
+    def here(self, change: int) -> None:
+        """Note a request that comes, or whose answer leaves next."""
+        with self._news:
+            self._here += change
+            self.most = max(self.most, self._here)
+
     def connected(self) -> None:
         """Note a connection."""
         with self._news:
@@ -131,7 +139,9 @@ def _handler(site: Hostel) -> type[BaseHTTPRequestHandler]:
             super().setup()
 
         def do_GET(self) -> None:
+            site.here(1)
             status, headers, body = site.answer(self.path)
+            site.here(-1)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
