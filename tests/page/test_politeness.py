@@ -22,7 +22,7 @@ from scraperd.broker.topology import DELAYS
 from scraperd.config import Config, HostSettings
 from scraperd.page import politeness
 from scraperd.page.hosts import HostTable
-from scraperd.page.politeness import Later, Turn, Turns
+from scraperd.page.politeness import Later, Load, Turn, Turns
 from tests.rig.hours import run
 
 if TYPE_CHECKING:
@@ -384,6 +384,96 @@ def test_those_that_must_not_begin_again_leave_seats() -> None:
     run(main())
 
 
+def test_names_of_one_address_share_its_places() -> None:
+    """Ninety names, of two jobs each, at one address that may have four at once: never more, each
+    name in its turn, and no place stays empty. A job of another address starts at once.
+    """
+
+    async def main() -> list[str]:
+        line = turns(
+            per_address_concurrency=4, per_host_concurrency=2, prefetch=2000, park_after=60
+        )
+        order: list[str] = []
+        running = 0
+
+        async def fetch(host: str) -> None:
+            nonlocal running
+            turn = await line.take(host, address="192.0.2.1")
+            assert isinstance(turn, Turn)
+            order.append(host)
+            running += 1
+            assert running <= 4
+            await asyncio.sleep(1)
+            running -= 1
+            line.give_back(turn)
+
+        jobs = [asyncio.create_task(fetch(f"h{n % 90}")) for n in range(180)]
+        await asyncio.sleep(0.5)
+        assert isinstance(await line.take("other", address="192.0.2.2"), Turn)
+        await asyncio.gather(*jobs)
+        assert now() == pytest.approx(45, abs=0.1)
+        return order
+
+    order = run(main())
+    assert len(set(order[:90])) > 80
+
+
+def test_a_full_address_keeps_nobody_here() -> None:
+    """Names of an address that has fallen silent: their jobs are told to come back, and those of
+    other addresses are served.
+    """
+
+    async def main() -> None:
+        line = turns(per_address_concurrency=10)
+        jobs = [asyncio.create_task(line.take(f"h{n}", address="2001:db8::1:0")) for n in range(90)]
+        await asyncio.sleep(10)
+        ends = Counter(type(job.result()).__name__ for job in jobs if job.done())
+        assert ends == {"Turn": 10, "Later": 80}
+        same = await line.take("h90", address="2001:db8::2:0")  # the same /64
+        assert isinstance(same, Later)
+        assert isinstance(await line.take("other", address="2001:db8:0:1::1"), Turn)
+
+    run(main())
+
+
+def test_a_host_that_may_have_more_than_an_address() -> None:
+    """What the configuration allows one host, the limit of its address does not take away; jobs
+    of other names that wait there go on once it leaves room.
+    """
+
+    async def main() -> None:
+        hosts = {"big": HostSettings(per_host_concurrency=20)}
+        line = turns(per_address_concurrency=4, hosts=hosts, park_after=60)
+        big = [await line.take("big", address="192.0.2.1") for _ in range(20)]
+        small = asyncio.create_task(line.take("small", address="192.0.2.1"))
+        await asyncio.sleep(1)
+        assert not small.done()
+        for turn in big:
+            assert isinstance(turn, Turn)
+            line.give_back(turn)
+        assert isinstance(await small, Turn)
+
+    run(main())
+
+
+def test_what_a_fetch_connects_to_is_counted_too() -> None:
+    """A name of several addresses: the second is no way round the limit of it, and is free again
+    when the turn is given back.
+    """
+
+    async def main() -> None:
+        line = turns(per_address_concurrency=8)
+        got = [await line.take(f"h{n}", address=f"192.0.2.{n + 10}") for n in range(9)]
+        held = [turn for turn in got if isinstance(turn, Turn)]
+        assert [line.reach(turn, "192.0.2.1") for turn in held] == [True] * 8 + [False]
+        assert [turn.refused for turn in held] == [False] * 8 + [True]
+        assert line.reach(held[0], "::ffff:192.0.2.1")  # the same, which counts already
+        line.give_back(held[0])
+        assert line.reach(held[8], "192.0.2.1")
+
+    run(main())
+
+
 def test_who_is_too_early_is_told_so_before_anything_else() -> None:
     """Without a look at robots.txt: the turn is far and the host busy, or it wants nobody now."""
 
@@ -694,28 +784,36 @@ def test_a_slow_host_without_a_delay_is_kept_busy() -> None:
     assert 3000 / max(broker.done["one"]) > 0.9 * 8
 
 
-async def chaos(jobs: list[tuple[str, float, str]], concurrency: int) -> None:
-    """Run the jobs on host a, which has a delay, and b and c; each of (host, seconds, end)."""
+ADDRESS = {"a": "192.0.2.1", "b": "192.0.2.1", "c": "192.0.2.2"}
+
+
+async def chaos(jobs: list[tuple[str, float, str]], concurrency: int, at_once: int) -> None:
+    """Run the jobs on host a, which has a delay, b, which shares its address, and c; each of
+    (host, seconds, end), and as many from one address as may be `at_once`, or two.
+    """
     line = turns(
         concurrency=concurrency,
         per_host_concurrency=2,
+        per_address_concurrency=at_once,
         hosts={"a": HostSettings(per_host_delay=0.3)},
     )
     running: Counter[str] = Counter()
 
     async def one(host: str, took: float, end: str) -> None:
-        turn = await line.take(host)
+        turn = await line.take(host, address=ADDRESS[host], urgent=end == "urgent")
         if isinstance(turn, Later):
             return
         running[host] += 1
         assert running.total() <= concurrency
         assert running[host] <= 2
+        assert not at_once or running["a"] + running["b"] <= max(at_once, 2)
         try:
             await asyncio.sleep(took)
         finally:
             running[host] -= 1
             penalty = 2.0 if end == "penalty" else None
-            line.give_back(turn, load="fine" if end == "ok" else "busy", penalty=penalty)
+            load: Load = "fine" if end in ("ok", "urgent") else "busy"
+            line.give_back(turn, load=load, penalty=penalty)
 
     tasks = []
     for host, took, end in jobs:
@@ -728,23 +826,24 @@ async def chaos(jobs: list[tuple[str, float, str]], concurrency: int) -> None:
     for task in tasks:
         if not task.cancelled():
             task.result()
-    assert line.waiting == 0
-    got = [await line.take(f"free{n}") for n in range(concurrency)]
+    assert line.waiting == line.begun == 0
+    got = [await line.take(f"free{n}", address=f"192.0.2.{n + 1}") for n in range(concurrency)]
     assert all(isinstance(turn, Turn) for turn in got)
 
 
-ENDS = st.sampled_from(["ok", "busy", "penalty", "cancel"])
+ENDS = st.sampled_from(["ok", "busy", "penalty", "cancel", "urgent"])
 
 
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3), ENDS), max_size=60),
     st.integers(1, 4),
+    st.integers(0, 3),
 )
 @settings(max_examples=200, deadline=None)
 def test_whatever_happens_no_turn_is_lost(
-    jobs: list[tuple[str, float, str]], concurrency: int
+    jobs: list[tuple[str, float, str]], concurrency: int, at_once: int
 ) -> None:
     """Any mix of answers, penalties and cancellations: the bounds hold, everybody is answered, and
     in the end the slots are all free again.
     """
-    run(chaos(jobs, concurrency))
+    run(chaos(jobs, concurrency, at_once))
