@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.hostile_detours import detours, names
 from benchmarks.hostile_site import HOSTS, NICE, ROBOTS_HOSTS, SLOW, WHOLE
 from benchmarks.stage import Child, Stage
 from tests.rig import ports, process
@@ -110,6 +111,8 @@ def main() -> None:
         bombs(stage, site, port, goals)
         whole(stage, site, port, goals)
         neighbours(stage, site, port, goals)
+        detours(stage, port, goals)
+        names(stage, port, goals)
     print(f"took {time.monotonic() - started:.0f} s; load average {os.getloadavg()[0]:.1f}")
     if goals.missed:
         sys.exit(f"{len(goals.missed)} goals missed: " + "; ".join(goals.missed))

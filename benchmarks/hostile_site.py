@@ -129,6 +129,15 @@ async def _whole(writer: StreamWriter) -> None:
         await _send(writer, _ZEROS)
 
 
+def _redirect(target: str) -> Callable[[StreamWriter], Awaitable[None]]:
+    head = f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n"
+
+    async def answer(writer: StreamWriter) -> None:
+        await _send(writer, head.encode())
+
+    return answer
+
+
 async def _bytewise(writer: StreamWriter) -> None:
     """A response that never ends, every byte in a segment of its own, at five times the PACE."""
     for byte in _CHUNKED:
@@ -184,7 +193,9 @@ async def serve(port: int) -> None:
                     pass
             while not writer.is_closing():
                 request = await reader.readuntil(b"\r\n\r\n")
-                await answers[request.split(b" ")[1].decode()](writer)
+                path = request.split(b" ")[1].decode()
+                to = path.removeprefix("/to/")
+                await (answers[path] if to == path else _redirect(to))(writer)
                 first = await reader.readexactly(1)
         writer.transport.abort()
 

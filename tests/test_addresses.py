@@ -6,48 +6,19 @@ Must never: judge by seconds; it counts what the sites see at once.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.rig.daemon import Daemon
-from tests.rig.dns import Nameserver
+from tests.rig.dns import threaded
 from tests.rig.hostel import Hostel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.rig.daemon import Dispatcher
     from tests.rig.dns import Record
 
 NAMES = 90
 LIMIT = 6
-
-
-@contextmanager
-def nameserver(records: dict[str, list[Record]]) -> Iterator[str]:
-    """Its address; it runs in a thread of its own."""
-    up, loop = threading.Event(), asyncio.new_event_loop()
-    address, done = "", asyncio.Event()
-
-    async def serve() -> None:
-        nonlocal address
-        async with Nameserver(records) as server:
-            address = server.address
-            up.set()
-            await done.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    try:
-        assert up.wait(10)
-        yield address
-    finally:
-        loop.call_soon_threadsafe(done.set)
-        thread.join(10)
-        loop.close()
 
 
 def named(count: int, *addresses: str) -> dict[str, list[Record]]:
@@ -74,7 +45,7 @@ def test_many_names_of_one_address_have_one_limit(
     """
     with (
         Hostel("127.0.0.2") as other,
-        nameserver(named(NAMES, "127.0.0.1")) as dns,
+        threaded(named(NAMES, "127.0.0.1")) as dns,
         Daemon(
             broker_url,
             prefix,
@@ -106,7 +77,7 @@ def test_a_first_address_that_answers_nobody_is_no_way_round(
     for n in range(NAMES):
         records |= {f"n{n}.test": [("A", f"127.0.5.{n + 1}", 60), ("A", "127.0.0.1", 60)]}
     with (
-        nameserver(records) as dns,
+        threaded(records) as dns,
         Daemon(
             broker_url,
             prefix,
@@ -130,7 +101,7 @@ def test_a_shared_network_has_no_limit(
 ) -> None:
     """The address of a CDN that is named in the configuration is held to no limit of its own."""
     with (
-        nameserver(named(NAMES, "127.0.0.1")) as dns,
+        threaded(named(NAMES, "127.0.0.1")) as dns,
         Daemon(
             broker_url,
             prefix,

@@ -56,6 +56,7 @@ class Line:
     rules: HostRules
     throttle: Throttle
     crawl_delay: float = 0.0
+    at_home: bool = False  # that is what a site at a usual port asks
     active: int = 0
     next_start: float = 0.0
     penalty: float = 0.0
@@ -116,6 +117,15 @@ class Line:
             return False
         at = self.address
         return at is None or at.active + at.waiting < max(at.limit, self.rules.concurrency)
+
+    def ask(self, delay: float, *, usual: bool) -> None:
+        """Keep what the robots.txt of one of the host's ports asks, in seconds.
+
+        At a port that is not `usual` another user of the machine may be at home. What that
+        one asks counts only as long as no site at a usual port has been heard.
+        """
+        if usual or not self.at_home:
+            self.crawl_delay, self.at_home = delay, usual
 
     def locate(self, address: Address | None) -> None:
         """Its fetches will be from this address: what the name was found to be."""

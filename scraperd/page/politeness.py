@@ -84,6 +84,7 @@ class Turns:
         host: str,
         *,
         crawl_delay: float | None = None,
+        usual: bool = True,
         place: float | None = None,
         urgent: bool = False,
         patient: bool = False,
@@ -91,6 +92,7 @@ class Turns:
     ) -> Turn | Later:
         """Wait for the host's turn and a slot; Later if that would take longer than `park_after`.
 
+        `crawl_delay` is what robots.txt asks, at a `usual` port of the host or another.
         `place` is in how many seconds an earlier Later said the turn would come,
         negative once it is overdue. `urgent` may go first: a job that has had a turn
         of this host. One that must not begin again is `patient`: it waits as long
@@ -100,7 +102,7 @@ class Turns:
         now = self._clock()
         line = self._line(host)
         if crawl_delay is not None:
-            line.crawl_delay = crawl_delay
+            line.ask(crawl_delay, usual=usual)
         line.locate(self._addresses.of(address))
         begun = urgent or patient
         if self._free and not line.waiting and line.may_start(now):

@@ -218,6 +218,7 @@ class Scraper:
         turn = await self._turns.take(
             host,
             crawl_delay=rules.crawl_delay or 0.0,
+            usual=request.url.is_default_port(),
             place=place,
             urgent=urgent,
             patient=patient,
@@ -289,7 +290,9 @@ class Scraper:
         timeout = min(self._config.download_timeout, patience)
         request = Request("GET", url, {}, None, timeout, MAX_BYTES, claim, proxy, truncate=True)
         address = await self._fetcher.located(request)
-        turn = await self._turns.take(host, crawl_delay=delay, urgent=own, address=address)
+        turn = await self._turns.take(
+            host, crawl_delay=delay, usual=url.is_default_port(), urgent=own, address=address
+        )
         if isinstance(turn, Later):
             wait = round(turn.seconds, 3)
             return Failure("robots_denied", "the host is busy", retryable=True, retry_after=wait)

@@ -133,6 +133,28 @@ def test_a_crawl_delay_counts_like_a_delay_of_the_config() -> None:
     assert 15 < run(main()) < 25
 
 
+def test_another_port_does_not_set_the_pace_of_a_host() -> None:
+    """The site at a usual port is asked how fast; the one beside it can neither slow it down nor
+    speed it up. Where there is no other, what an odd port asks holds.
+    """
+
+    async def main() -> None:
+        line = turns(park_after=60)
+
+        async def take(delay: float, *, usual: bool) -> float:
+            turn = await line.take("shared", crawl_delay=delay, usual=usual)
+            assert isinstance(turn, Turn)
+            line.give_back(turn)
+            return turn.line.crawl_delay
+
+        assert await take(5.0, usual=False) == 5.0
+        assert await take(2.0, usual=True) == 2.0
+        assert await take(30.0, usual=False) == 2.0
+        assert await take(0.0, usual=False) == 2.0
+
+    run(main())
+
+
 def test_who_would_wait_too_long_is_sent_away_with_a_place() -> None:
     """At one page a second, those whose turn is over two seconds off hear when it is: each a second
     after the one before, which is what they come back for.

@@ -1,6 +1,6 @@
 """A nameserver that can answer anything: UDP and TCP on one port of 127.0.0.1.
 
-May touch: loopback sockets, tasks of the running loop.
+May touch: loopback sockets, tasks of the running loop; a thread of its own.
 Must never: ask another nameserver, or hide an error of its own.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import enum
 import struct
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
@@ -20,7 +21,7 @@ import dns.rdatatype
 import dns.rrset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 
 HOST: Final = "127.0.0.1"
 PATIENCE: Final = 5.0  # seconds `until` waits
@@ -204,6 +205,30 @@ class Nameserver:
                     await writer.drain()
         finally:
             writer.transport.abort()
+
+
+@contextlib.contextmanager
+def threaded(records: Mapping[str, list[Record]]) -> Iterator[str]:
+    """The address of a nameserver that runs in a thread of its own."""
+    up, done, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
+    address = ""
+
+    async def serve() -> None:
+        nonlocal address
+        async with Nameserver(records) as server:
+            address = server.address
+            up.set()
+            await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert up.wait(10)
+        yield address
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(10)
+        loop.close()
 
 
 class _Datagrams(asyncio.DatagramProtocol):
