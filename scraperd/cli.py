@@ -214,7 +214,9 @@ def scrape(  # noqa: PLR0917 - click passes each option
         if given and not fits:
             _fail(f"{name} is for {'a URL' if local else 'a FILE'}", EXIT_USAGE)
     url = (base or "http://localhost/") if local else source
-    job = _job_from_options(url, rules, include, headers, origin=str(rules_file or "--extract"))
+    job = _job_from_options(
+        config, url, rules, include, headers, origin=str(rules_file or "--extract")
+    )
     if fault := unavailable(job):
         _fail(f"--include: {fault}", EXIT_USAGE)
     compiled = _compiled(config, job)
@@ -258,6 +260,7 @@ def _read(path: Path) -> str:
 
 
 def _job_from_options(
+    config: Config,
     url: str,
     rules: str | None,
     include: tuple[str, ...],
@@ -279,12 +282,16 @@ def _job_from_options(
             if ":" not in header:
                 _fail(f"--header: {header!r} has no colon; write 'NAME: VALUE'", EXIT_USAGE)
         pairs = [header.partition(":") for header in headers]
-        job["headers"] = {name.strip(): value.strip() for name, _, value in pairs}
-    return _checked(json.dumps(job).encode(), "job")
+        job["headers"] = {}
+        for name, _, value in pairs:
+            if name.strip() in job["headers"]:
+                _fail(f"--header: {name.strip()!r} is given twice", EXIT_USAGE)
+            job["headers"][name.strip()] = value.strip()
+    return _checked(config, json.dumps(job).encode(), "job")
 
 
-def _checked(raw: bytes, where: str) -> Job:
-    job = decode_job(raw)
+def _checked(config: Config, raw: bytes, where: str) -> Job:
+    job = decode_job(raw, config.max_job_size)
     if isinstance(job, Invalid):
         _fail(f"{where}: {job.message}", EXIT_USAGE)
     return job
@@ -333,7 +340,7 @@ def publish(
     config = _config(path)
     jobs = []
     for where, raw in _job_lines(sources or ("-",), rules):
-        job = _checked(raw, where)
+        job = _checked(config, raw, where)
         _compiled(config, job, f"{where}: ")
         jobs.append((job.id if job.id is not UNSET else uuid.uuid4().hex, job))
     _refuse_twins([ident for ident, _ in jobs])

@@ -232,6 +232,12 @@ def _out_of_order(config: Config) -> Iterator[tuple[set[str], str]]:
         if low > high:
             fault = f"{small} ({low:g}) must not be greater than {large} ({high:g})"
             yield {small, large}, fault
+    if config.max_job_size > (half := config.memory_budget // 2):
+        fault = (
+            f"max_job_size ({config.max_job_size}) must not be greater than half of memory_budget "
+            f"({half}): a job takes several times its bytes"
+        )
+        yield {"max_job_size", "memory_budget"}, fault
     if config.job_timeout > (most := config.ack_timeout * JOB_SHARE):
         fault = (
             f"job_timeout ({config.job_timeout:g}) must not be greater than three quarters of "

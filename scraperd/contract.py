@@ -43,7 +43,13 @@ Include: TypeAlias = Literal["body", "headers", "links", "metadata", "text", "fe
 
 MAX_URL: Final = 8192
 MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
+MAX_JOB: Final = 512 * 1024  # bytes; the default of max_job_size, which says why
+MAX_HEADERS: Final = 100  # Apache refuses more (LimitRequestFields)
+MAX_HEADER_BYTES: Final = 64 * 1024  # of headers and cookies; nginx takes 32 KiB, Apache 8 each
 MAX_COOKIES: Final = 300  # browsers keep 180 of a site; each costs time at each redirect
+MAX_FORM: Final = 1000  # fields; PHP and Django take no more
+MAX_INCLUDE: Final = len(get_args(Include))
+MAX_META: Final = 64 * 1024  # bytes; each result of the job holds them again
 
 _WORDS: Final[dict[str, Any]] = {"type": "string", "pattern": r"\S"}
 
@@ -92,6 +98,10 @@ _RULE_SCHEMA: Final[dict[str, Any]] = {
 }
 
 JsonValue = Annotated[Raw, Meta(extra_json_schema={"description": "any JSON value"})]
+_Passed = Annotated[
+    Raw,
+    Meta(extra_json_schema={"description": f"any JSON value, at most {MAX_META} bytes of JSON"}),
+]
 Rules = Annotated[Raw, Meta(extra_json_schema=_RULE_SCHEMA)]
 Seconds = Annotated[float, Meta(gt=0)]
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
@@ -103,6 +113,11 @@ _COOKIE_VALUE = re.compile(f'{_COOKIE_OCTETS}|"{_COOKIE_OCTETS}"')
 def _said(pattern: str, **more: Any) -> Meta:
     """What a check in this file refuses, told to the readers of the schema."""
     return Meta(extra_json_schema={"pattern": f"^(?:{pattern})$"}, **more)
+
+
+def _counted(most: int, what: str) -> Meta:
+    """How many entries `_count_faults` lets pass, told to the readers of the schema."""
+    return Meta(extra_json_schema={"maxProperties": most, "description": what})
 
 
 _Url = Annotated[
@@ -126,6 +141,13 @@ _PROXY_NAME = re.compile("[a-z0-9_-]{1,50}")
 _ProxyName = Annotated[str, _said(_PROXY_NAME.pattern)]
 _EntityTag = Annotated[str, _said(ENTITY_TAG.pattern)]
 _CookieValue = Annotated[str, _said(_COOKIE_VALUE.pattern)]
+_TOGETHER: Final = f"with their names, headers and cookies together: {MAX_HEADER_BYTES} bytes"
+_Headers = Annotated[
+    dict[_Token, _FieldValue],
+    _counted(MAX_HEADERS, f"no two names that differ in case only; {_TOGETHER}"),
+]
+_Cookies = Annotated[dict[_Token, _CookieValue], _counted(MAX_COOKIES, _TOGETHER)]
+_Form = Annotated[dict[str, str], _counted(MAX_FORM, "sent as application/x-www-form-urlencoded")]
 
 
 class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -139,13 +161,13 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     url: _Url
     id: Annotated[str, Meta(min_length=1, max_length=MAX_ID)] | UnsetType = UNSET
     method: Method | UnsetType = UNSET
-    headers: dict[_Token, _FieldValue] | UnsetType = UNSET
-    cookies: Annotated[dict[_Token, _CookieValue], Meta(max_length=MAX_COOKIES)] | UnsetType = UNSET
+    headers: _Headers | UnsetType = UNSET
+    cookies: _Cookies | UnsetType = UNSET
     body: str | UnsetType = UNSET
     json: JsonValue | UnsetType = UNSET
-    form: dict[str, str] | UnsetType = UNSET
+    form: _Form | UnsetType = UNSET
     extract: Rules | UnsetType = UNSET
-    include: list[Include] | UnsetType = UNSET
+    include: Annotated[list[Include], Meta(max_length=MAX_INCLUDE)] | UnsetType = UNSET
     timeout: Seconds | UnsetType = UNSET
     max_retries: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     max_body_size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
@@ -154,7 +176,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     last_modified: _HttpDate | UnsetType = UNSET
     proxy: _ProxyName | UnsetType = UNSET
     expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
-    meta: JsonValue | UnsetType = UNSET
+    meta: _Passed | UnsetType = UNSET
 
     @property
     def verb(self) -> Method:
@@ -283,19 +305,37 @@ class Invalid(Struct, frozen=True):
 
 
 class _Glimpse(Struct):
-    """What can still be told of a job that is not valid."""
+    """What can still be told of a job that is not valid, untouched: it may be of any size."""
 
-    id: Any = UNSET
-    url: Any = UNSET
+    id: Raw | UnsetType = UNSET
+    url: Raw | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
 
+    def text(self, raw: Raw | UnsetType, most: int) -> str | UnsetType:
+        """A string of 1 to `most` characters; UNSET for anything else."""
+        if raw is UNSET or len(bytes(raw)) > most * _ESCAPED:
+            return UNSET
+        found = msgspec.json.decode(raw)
+        return found if isinstance(found, str) and 0 < len(found) <= most else UNSET
 
+
+class _Maps(Struct):
+    """The fields whose values must be texts, untouched."""
+
+    headers: Raw | UnsetType = UNSET
+    cookies: Raw | UnsetType = UNSET
+    form: Raw | UnsetType = UNSET
+
+
+_ESCAPED: Final = 12  # bytes that one character may take in JSON, as two escapes of six
 _job_decoder = msgspec.json.Decoder(Job)
 _result_decoder = msgspec.json.Decoder(Result)
 _glimpse_decoder = msgspec.json.Decoder(_Glimpse)
+_maps_decoder = msgspec.json.Decoder(_Maps)
+_values_decoder = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
 
-_PATH = re.compile(r"^(?P<reason>.*?) - at `\$\.?(?P<path>[^`]*)`$", re.DOTALL)
+_AT: Final = " - at `$"
 _NAMED = re.compile(
     r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*)`", re.DOTALL
 )
@@ -307,14 +347,26 @@ _LONE_SURROGATE = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
 )
 _MOST_MARKS: Final = 4  # that `printable` leaves on one letter
+_TAIL: Final = 64  # bytes in which half a pair stands if the decoder finds no other half behind it
+_SHOWN: Final = 300  # characters of the decoder's words; they may quote all of a job
 _OURS = frozenset(  # framing and routing belong to the client; a stranger must not set them
     "host content-length transfer-encoding connection keep-alive te trailer upgrade expect "
     "proxy-authorization proxy-connection".split()
 )
 
 
-def decode_job(raw: bytes) -> Job | Invalid:
-    """Read a job from UTF-8 JSON. Never raises: what is wrong comes back as Invalid."""
+def decode_job(raw: bytes, max_size: int = MAX_JOB) -> Job | Invalid:
+    """Read a job from UTF-8 JSON. Never raises: what is wrong comes back as Invalid.
+
+    Of more than `max_size` bytes nothing is read, not even the id: looking for it would take
+    as long as decoding all of it.
+    """
+    if len(raw) > max_size:
+        return Invalid("", f"the job has {len(raw)} bytes, more than {max_size} (max_job_size)")
+    return _decoded(raw)
+
+
+def _decoded(raw: bytes) -> Job | Invalid:
     try:
         raw.decode()  # values passed through untouched are not checked by the decoder
         job = _job_decoder.decode(raw)
@@ -325,7 +377,7 @@ def decode_job(raw: bytes) -> Job | Invalid:
     except msgspec.ValidationError as error:
         return _invalid(raw, *_where(raw, str(error)))
     except msgspec.DecodeError as error:
-        return Invalid("", f"not JSON: {_why_not(raw) or error}")
+        return Invalid("", f"not JSON: {_why_not(raw, str(error)) or error}")
     for field, reason in _faults(job):
         return _invalid(raw, field, reason)
     return job
@@ -362,13 +414,13 @@ def schema(what: type[Struct]) -> dict[str, Any]:
     }
 
 
-def _why_not(raw: bytes) -> str | None:
+def _why_not(raw: bytes, words: str) -> str | None:
     """What is wrong with `raw` where the decoder's own words would not help."""
     if not raw.strip():
         return "the body is empty"
     if raw.startswith(b"\xef\xbb\xbf"):
         return "it starts with a byte order mark, leave that out (RFC 8259 section 8.1)"
-    if _LONE_SURROGATE.search(raw):
+    if "surrogate" in words or _LONE_SURROGATE.search(raw, max(0, len(raw) - _TAIL)):
         return "it holds half a surrogate pair, which is no character"
     return None
 
@@ -378,11 +430,11 @@ def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
         seen = _glimpse_decoder.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         return Invalid(field, reason)
-    ident = seen.id if isinstance(seen.id, str) and 0 < len(seen.id) <= MAX_ID else UNSET
-    url = seen.url if isinstance(seen.url, str) and len(seen.url) <= MAX_URL else UNSET
+    ident, url = seen.text(seen.id, MAX_ID), seen.text(seen.url, MAX_URL)
     if url is not UNSET and "@" in url:
         url = UNSET  # it may hold a password, and a result may be logged by whoever reads it
-    return Invalid(field, reason, id=ident, url=url, meta=seen.meta)
+    meta = UNSET if seen.meta is UNSET or len(bytes(seen.meta)) > MAX_META else seen.meta
+    return Invalid(field, reason, id=ident, url=url, meta=meta)
 
 
 def _where(raw: bytes, message: str) -> tuple[str, str]:
@@ -391,8 +443,10 @@ def _where(raw: bytes, message: str) -> tuple[str, str]:
         if named["what"] == "missing required":
             return named["field"], "is required"
         return printable(named["field"], 100), f"unknown field{_nearest(named['field'])}"
-    match = _PATH.match(message)
-    path, reason = (match["path"], match["reason"]) if match else ("", message)
+    reason, at, path = message.rpartition(_AT)
+    if not at or path.find("`") != len(path) - 1:  # not where it is: words of the job itself
+        reason, path = message, ""
+    reason, path = printable(reason, _SHOWN), path.removesuffix("`").removeprefix(".")
     if not path and reason.startswith("Expected `object`"):
         return "", f"a job is a JSON object, not {reason.rpartition(' ')[2].strip('`')}"
     if path.startswith("include"):
@@ -407,11 +461,14 @@ def _where(raw: bytes, message: str) -> tuple[str, str]:
 def _named(raw: bytes, field: str) -> str:
     """`headers.X-Name` for the first value in `headers` that is no string."""
     try:
-        job = msgspec.json.decode(raw, type=dict[str, Any])
-        names = [name for name, value in job[field].items() if not isinstance(value, str)]
+        values = getattr(_maps_decoder.decode(raw), field)
+        if values is UNSET or len(bytes(values)) > MAX_HEADER_BYTES:  # too many to look through
+            return field
+        named = _values_decoder.decode(values)
     except (msgspec.DecodeError, RecursionError, AttributeError):
         return field  # broken further on, or given twice
-    return f"{field}.{printable(names[0], 100)}" if names else field
+    name = next((name for name, value in named.items() if bytes(value)[:1] != b'"'), None)
+    return field if name is None else f"{field}.{printable(name, 100)}"
 
 
 def _nearest(field: str) -> str:
@@ -425,9 +482,11 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
         yield "url", fault
     if job.id is not UNSET and len(job.id.encode()) > MAX_ID:
         yield "id", f"longer than {MAX_ID} bytes in UTF-8"
+    yield from _count_faults(job)
     for name, value in (job.headers or {}).items():
         if fault := _header_fault(name, value):
             yield f"headers.{printable(name)}", fault
+    yield from _twins(job)
     if job.proxy is not UNSET and not _PROXY_NAME.fullmatch(job.proxy):
         yield "proxy", "not the name of a proxy (a-z, 0-9, _ and -); addresses are for the settings"
     yield from _cookie_faults(job)
@@ -437,6 +496,40 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
         yield bodies[1], f"at most one of body, json and form; {bodies[0]} is given too"
     if bodies and job.verb in ("GET", "HEAD"):
         yield bodies[0], f"a {job.verb} request has no body"
+
+
+def _count_faults(job: Job) -> Iterator[tuple[str, str]]:
+    """What is too many or too much. First of all: the other checks take their time for each."""
+    for field, most in (("headers", MAX_HEADERS), ("cookies", MAX_COOKIES), ("form", MAX_FORM)):
+        entries = getattr(job, field)
+        if entries is not UNSET and len(entries) > most:
+            more = "; a longer one can be sent as `body`" if field == "form" else ""
+            yield field, f"has {len(entries)} entries, more than {most}{more}"
+    if (size := _header_bytes(job)) > MAX_HEADER_BYTES:
+        what = f"{size} bytes in headers and cookies together, more than {MAX_HEADER_BYTES}"
+        yield next(f for f in ("headers", "cookies", "etag") if getattr(job, f)), what
+    if job.meta is not UNSET and (size := len(bytes(job.meta))) > MAX_META:
+        yield "meta", f"has {size} bytes, more than {MAX_META}; keep a key to it instead"
+
+
+def _header_bytes(job: Job) -> int:
+    """Bytes of all that is sent in headers, in UTF-8; without what stands between."""
+    pairs = (*(job.headers or {}).items(), *(job.cookies or {}).items())
+    own = (job.etag or "", job.last_modified or "")
+    return sum(len(text.encode()) for pair in (*pairs, own) for text in pair)
+
+
+def _twins(job: Job) -> Iterator[tuple[str, str]]:
+    """Names that differ in case only are one header (RFC 9110 section 5.1).
+
+    Of two spellings of it we would treat one, and send the other along to any origin.
+    """
+    seen: dict[str, str] = {}
+    for name in job.headers or {}:
+        twin = seen.setdefault(name.lower(), name)
+        if twin is not name:
+            why = f"given twice: as {printable(twin)} too, and case makes no difference (RFC 9110)"
+            yield f"headers.{printable(name)}", why
 
 
 def _condition_faults(job: Job) -> Iterator[tuple[str, str]]:
@@ -527,7 +620,7 @@ def _header_fault(name: str, value: str) -> str | None:
         return "not a header name (RFC 9110)"
     if not _FIELD_VALUE.fullmatch(value):
         return "holds a line break or another control character"
-    if name.lower() in _OURS:
+    if name.lower().replace("_", "-") in _OURS:  # behind CGI they are the same (RFC 3875 4.1.18)
         return "is set by the client itself and can't be given"
     if name.lower() == "cookie" and value.strip("; \t").count(";") >= MAX_COOKIES:
         return f"holds more than {MAX_COOKIES} cookies"

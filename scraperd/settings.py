@@ -135,6 +135,18 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             le=65535,
         ),
     ] = 0
+    max_job_size: Annotated[
+        int,
+        Meta(
+            **_s(
+                "bytes",
+                "A larger job is invalid_job, unread: to decode 1 MiB can hold all others for "
+                "40 ms.",
+            ),
+            ge=1024,
+            le=128 * 1024 * 1024,
+        ),
+    ] = 512 * 1024
     job_timeout: Annotated[
         _Seconds,
         Meta(**_s("seconds", "One attempt in all; at most three quarters of ack_timeout.")),
@@ -456,6 +468,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def suspects(self) -> int:
         """How many jobs that came back once run at a time: a crash counts against all of them."""
         return max(1, self.concurrency // 10)
+
+    @property
+    def jobs_budget(self) -> int:
+        """Bytes of large jobs that are held at once: an eighth of memory_budget.
+
+        Decoded, a job takes several times its bytes (page/budget.py).
+        """
+        return max(self.memory_budget // 8, self.max_job_size)
 
     @property
     def waiting_room(self) -> int:

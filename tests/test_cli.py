@@ -162,6 +162,8 @@ def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
         (["scrape", "-", "--extract", "{}", "--extract-file", "x"], "exclude each other"),
         (["scrape", "http://x/", "-H", "Bad"], "--header: 'Bad' has no colon"),
         (["scrape", "http://x/", "-H", "A B: c"], "headers.A B: not a header name"),
+        (["scrape", "http://x/", "-H", "A: b", "-H", "A: c"], "--header: 'A' is given twice"),
+        (["scrape", "http://x/", "-H", "A: b", "-H", "a: c"], "headers.a: given twice: as A too"),
         (["publish", "nope.txt"], "nope.txt: can't be read"),
         (["publish", "-"], "no jobs given"),
         (["results", "--count", "-1"], "is not in the range x>=1"),
@@ -202,8 +204,12 @@ def test_publish_names_the_bad_line_and_sends_nothing(
             "-:1: extract.a.selector: not a CSS selector",
         ),
         ('{"url": "http://x/", "id": "a"}\n' * 2, "id 'a' is given to more than one job"),
+        (
+            'http://x/\n{"url": "http://x/", "body": "%s"}\n' % ("x" * 524_288),
+            "-:2: the job has 524320 bytes, more than 524288 (max_job_size)",
+        ),
     ],
-    ids=["rule", "twins"],
+    ids=["rule", "twins", "size"],
 )
 def test_publish_checks_every_job_first(scraperd: Command, text: str, words: str) -> None:
     """A bad rule names its line, and two jobs of one id are refused, before a broker is asked."""

@@ -164,6 +164,10 @@ def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], P
         ('proxies = {a = "socks5://\u00e9:hunter2@h:1"}', "proxies.a: SOCKS5 takes a user name"),
         ('ca_file = "/nowhere/ca.pem"', "ca_file: /nowhere/ca.pem: No such file or directory"),
         ("ca_file = '/etc/passwd'", "ca_file: /etc/passwd: not a file of PEM certificates"),
+        (
+            "max_job_size = 1_000_000\nmemory_budget = 1_999_999",
+            "max_job_size (1000000) must not be greater than half of memory_budget (999999)",
+        ),
         ("max_connections = 50", "max_connections (50) must be 0 or at least concurrency (100)"),
     ],
 )
