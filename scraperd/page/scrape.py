@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import urlencode
 
 from msgspec import UNSET
 
@@ -24,6 +23,7 @@ from scraperd.page.cookies import Cookies, given
 from scraperd.page.descriptors import Exhausted
 from scraperd.page.extractor import Extractor
 from scraperd.page.fetch import Fetcher, Request, Response, failure_of, location_of, retry_after
+from scraperd.page.forms import encoded
 from scraperd.page.hosts import HostTable
 from scraperd.page.politeness import Later, Load, Turn, Turns
 from scraperd.page.robots import MAX_BYTES, Robots
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from scraperd.page.rules import Rules
 
 _USERINFO = re.compile(r"//[^/?#]*@")
+_SECRETS: Final = frozenset({"authorization", "cookie", "cookie2", "www-authenticate"})
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
 _NOT_MODIFIED: Final = 304
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
@@ -160,7 +161,7 @@ class Scraper:
         config, job = self._config, page.job
         limit = tightest(config.max_redirects, job.max_redirects)
         timeout = tightest(config.download_timeout, job.timeout)
-        request, cookies = _first(job, tightest(config.download_maxsize, job.max_body_size))
+        request, cookies = await _first(job, tightest(config.download_maxsize, job.max_body_size))
         request.claim = page.claim
         while True:
             request.spent, request.timeout = page.fetch_time, timeout - page.fetch_time
@@ -347,7 +348,7 @@ def result_of(page: Page, *, ident: str, attempt: int, worker: str, total: float
     )
 
 
-def _first(job: Job, max_body: int) -> tuple[Request, Cookies]:
+async def _first(job: Job, max_body: int) -> tuple[Request, Cookies]:
     """The job's request, and its cookies, which travel apart from the other headers."""
     headers = dict(job.headers or ())
     named = {name.lower(): name for name in headers}
@@ -358,7 +359,7 @@ def _first(job: Job, max_body: int) -> tuple[Request, Cookies]:
     elif job.json is not UNSET:
         body, kind = bytes(job.json), "application/json"
     elif job.form is not UNSET:
-        body, kind = urlencode(job.form).encode(), "application/x-www-form-urlencoded"
+        body, kind = await encoded(job.form), "application/x-www-form-urlencoded"
     if kind and "content-type" not in named:
         headers["Content-Type"] = kind
     if job.etag is not UNSET:
@@ -379,7 +380,7 @@ def _redirect(request: Request, status: int, target: URL) -> None:
         request.method, request.body = "GET", None
         _drop(request, lambda name: name.startswith("content-"))
     if origin_of(target) != origin_of(request.url):
-        _drop(request, lambda name: name == "authorization")
+        _drop(request, lambda name: name.replace("_", "-") in _SECRETS)
     request.url = target
 
 

@@ -298,6 +298,19 @@ async def test_secrets_stay_within_the_origin(site: Site, scrape: Scrape) -> Non
     assert [v.header("X-Mine") for v in visits] == ["1"] * 4
 
 
+@pytest.mark.parametrize("name", ["AUTHORIZATION", "authorizatioN", "Cookie2", "WWW_Authenticate"])
+async def test_no_spelling_of_a_secret_survives(site: Site, scrape: Scrape, name: str) -> None:
+    """In whatever case, and with underscores, which a CGI program can't tell from hyphens."""
+    async with Site() as other:
+        site.at("/a", redirect(other.url("/b")))
+        other.at("/b", page())
+        await scrape(site.url("/a"), headers={name: "secret", "X-Api-Key": "goes along"})
+        [first], [second] = site.seen("/a"), other.seen("/b")
+    assert first.header(name) == "secret"
+    assert second.header(name) is None
+    assert second.header("X-Api-Key") == "goes along"
+
+
 async def test_secrets_are_not_sent_in_the_clear(trusted: Certificates) -> None:
     """From https to http on the same host is another origin."""
     async with Site(trusted.good) as secure, Site() as plain, Fetcher(loopback()) as fetcher:
