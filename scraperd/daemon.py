@@ -20,6 +20,7 @@ import uvloop
 from scraperd import __version__
 from scraperd.broker.addresses import Addresses
 from scraperd.broker.dial import BrokerRefused
+from scraperd.broker.gate import Gate
 from scraperd.broker.generation import Settings
 from scraperd.broker.intake import Lanes
 from scraperd.broker.limits import Limits
@@ -146,6 +147,7 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
         link_settings(config, name, keys),
         topology,
         limits,
+        Gate(config.jobs_budget, scraper.hold),
         lanes=Lanes(config.prefetch_count, config.suspects),
         on_delivery=worker.accept,
         on_lost=worker.abandon,

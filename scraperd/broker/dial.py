@@ -19,8 +19,12 @@ from aiormq import exceptions as amqp
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory
 from yarl import URL
 
+from scraperd.broker.gate import GatedReader
+
 if TYPE_CHECKING:
     from aiormq.abc import AbstractConnection as Wire
+
+    from scraperd.broker.gate import Gate
 
 NOT_ALLOWED: Final = 530  # AMQP 0-9-1 reply code: no such vhost, or no right to it
 _ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked in struct tcp_info (linux/tcp.h, Linux 4.1)
@@ -58,9 +62,10 @@ class Line:
 
 
 class _Kept(aiormq.TransportFactory):
-    """Opens a connection as the library does, and keeps its end."""
+    """Opens a connection as the library does, keeps its end, and has it read through the gate."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, gate: Gate | None) -> None:
+        self._gate = gate
         self._factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         self.writer: asyncio.StreamWriter | None = None
 
@@ -68,13 +73,17 @@ class _Kept(aiormq.TransportFactory):
         self, url: URL, **more: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, self.writer = await self._factory.create(url, **more)
+        if self._gate is not None:
+            reader = GatedReader.of(reader, self._gate)
         return reader, self.writer
 
 
-async def dial(url: str, name: str, heartbeat: int, within: float) -> Line:
-    """Connect. Raises BrokerRefused, or OSError in words."""
+async def dial(
+    url: str, name: str, heartbeat: int, within: float, gate: Gate | None = None
+) -> Line:
+    """Connect; what is delivered comes through the gate. Raises BrokerRefused, OSError in words."""
     target = URL(url).update_query(heartbeat=heartbeat)
-    kept = _Kept(target)
+    kept = _Kept(target, gate)
     try:
         async with asyncio.timeout(within):
             wire = await aiormq.connect(

@@ -11,15 +11,17 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from aiormq import exceptions as amqp
 
+from scraperd.broker import slices
 from scraperd.broker.dial import Line, dial
+from scraperd.broker.gate import Gate
 from scraperd.broker.message import Delivery, delivery_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from aiormq.abc import AbstractConnection as Wire
     from aiormq.abc import DeliveredMessage
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from scraperd.broker.marks import Keys
 
+T = TypeVar("T")
 CLOSE_TIMEOUT: Final = 5.0
 WAKE_AFTER: Final = 1.0  # seconds the library gets to end its own calls on a lost connection
 RENEW_EVERY: Final = 5.0  # seconds; a queue that is full rejects on any channel
@@ -85,14 +88,15 @@ class Generation:
     publishes, and acks on it would not be applied (docs/architecture.md).
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, url: str, gate: Gate | None = None) -> None:
         self._settings = settings
         self._url = url
+        self._gate = gate or Gate(math.inf)
         self._lines: list[Line] = []
         self._consume: Channel | None = None
         self._publish: Channel | None = None
         self._ask: Channel | None = None
-        self._held: dict[int, Consumer] = {}
+        self._held: dict[int, tuple[Consumer, int]] = {}  # and the bytes of the body
         self._queues: dict[str, str] = {}  # by their consumers' tags
         self._last_acks: list[int] | None = None
         self._pending: dict[object, tuple[float, Channel]] = {}
@@ -112,7 +116,8 @@ class Generation:
         settings = self._settings
         for purpose in ("consume", "publish"):
             name = f"{settings.name} {purpose}"
-            line = await dial(self._url, name, settings.heartbeat, settings.connect_timeout)
+            gate = self._gate if purpose == "consume" else None
+            line = await dial(self._url, name, settings.heartbeat, settings.connect_timeout, gate)
             self._lines.append(line)
         consuming, publishing = (line.wire for line in self._lines)
         self._consume = await _open(consuming)
@@ -149,14 +154,15 @@ class Generation:
                 delivery = delivery_of(message, self, queue, self._settings.keys)
                 consumer.delivered += 1
                 consumer.unacked += 1
-                self._held[delivery.tag] = consumer
+                self._held[delivery.tag] = consumer, len(delivery.body)
+                delivery.crowded = self._gate.arrived(len(delivery.body))
                 on_delivery(delivery)
             except Exception as error:  # noqa: BLE001 - the library would only log it, unacked
                 self.end(f"taking a delivery over failed: {error!r}")
 
         with self.calling():
-            await channel.basic_qos(prefetch_count=prefetch, timeout=ANSWER_TIMEOUT)
-            answer = await channel.basic_consume(queue, hand_over, timeout=ANSWER_TIMEOUT)
+            await self._answer(channel.basic_qos(prefetch_count=prefetch), ANSWER_TIMEOUT)
+            answer = await self._answer(channel.basic_consume(queue, hand_over), ANSWER_TIMEOUT)
         consumer.tag = answer.consumer_tag or ""
         self._queues[consumer.tag] = queue
         return consumer
@@ -166,10 +172,27 @@ class Generation:
         if self._consume is not None and not self.lost.done():
             try:
                 with self.calling():
-                    await self._consume.basic_cancel(consumer.tag, timeout=CLOSE_TIMEOUT)
+                    await self._answer(self._consume.basic_cancel(consumer.tag), CLOSE_TIMEOUT)
             except LOST as error:
                 reraise_own_cancel(error)
                 self.end(f"cancelling the consumer failed: {error!r}")
+
+    async def _answer(self, call: Coroutine[Any, Any, T], within: float) -> T:
+        """The answer to a call on the channel that consumes. Raises TimeoutError, and what it does.
+
+        It comes behind all that was delivered before: as long as that moves, or waits for the gate,
+        the time does not count.
+        """
+        asked = asyncio.ensure_future(call)
+        try:
+            while True:
+                passed = self._gate.passed
+                if (await asyncio.wait([asked], timeout=within))[0]:
+                    return asked.result()
+                if self._gate.passed == passed and not self._gate.crowded:
+                    raise TimeoutError
+        finally:
+            asked.cancel()
 
     @property
     def unacked(self) -> int:
@@ -204,8 +227,10 @@ class Generation:
                 reraise_own_cancel(error)
                 self.end(f"ack failed: {error!r}")
                 return False
-        if (consumer := self._held.pop(tag, None)) is not None:
+        if (held := self._held.pop(tag, None)) is not None:
+            consumer, size = held
             consumer.unacked -= 1
+            self._gate.leave(size)
         return True
 
     def keep_acks(self) -> None:
@@ -250,14 +275,7 @@ class Generation:
         self._pending[key_of_wait] = time.monotonic(), channel
         try:
             with self.calling():
-                await channel.basic_publish(
-                    body,
-                    exchange=exchange,
-                    routing_key=key,
-                    properties=properties,
-                    mandatory=True,
-                    wait=False,
-                )
+                await slices.publish(channel, exchange, key, body, properties)
         except amqp.DeliveryError:
             raise
         except LOST as error:
@@ -382,6 +400,7 @@ class Generation:
             except LOST as error:
                 reraise_own_cancel(error)
         self.end("closed")
+        self._gate.reset()
         self._wake()  # before the library does, which has several ways
         closing = [asyncio.ensure_future(line.wire.close()) for line in self._lines]
         if closing:

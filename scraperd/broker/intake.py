@@ -80,9 +80,10 @@ class Intake:
     async def _open(self) -> None:
         self._enter("consuming")
         self._looked = time.monotonic() - LOOK_EVERY  # the first time soon
-        await self._consume(self._topology.jobs, self._lanes.prefetch)
+        # In this order: answers to the second come behind all that the first is delivered.
         await self._consume(self._topology.suspects, self._lanes.few)
         await self._consume(self._topology.undelivered, SETTLING)
+        await self._consume(self._topology.jobs, self._lanes.prefetch)
 
     async def close(self) -> None:
         """Take nothing more; what was delivered can still be acked.

@@ -27,6 +27,7 @@ from scraperd.broker.versions import weakness
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scraperd.broker.gate import Gate
     from scraperd.broker.generation import Events, Settings
     from scraperd.broker.limits import Limits
     from scraperd.broker.message import Delivery
@@ -43,6 +44,7 @@ class Link:
         settings: Settings,
         topology: Topology,
         limits: Limits,
+        gate: Gate,
         *,
         lanes: Lanes,
         on_delivery: Callable[[Delivery], None],
@@ -52,6 +54,7 @@ class Link:
         self._settings = settings
         self._topology = topology
         self._limits = limits
+        self._gate = gate
         self._lanes = lanes
         self._on_delivery = on_delivery
         self._on_lost = on_lost
@@ -71,7 +74,7 @@ class Link:
         """
         failures, first = 0, True
         while not self._stopping:
-            generation = Generation(self._settings, self._url)
+            generation = Generation(self._settings, self._url, self._gate)
             started = time.monotonic()
             wait = True
             try:

@@ -102,6 +102,7 @@ class Delivery:
     disbelieved: bool = False  # it had marks that nobody vouches for
     settled: bool = False
     bare: bool = False
+    crowded: bool = False  # a large one, for which there was no room beside the others
 
     @property
     def returns(self) -> int:

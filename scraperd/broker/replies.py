@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiormq import exceptions as amqp
 
+from scraperd.broker import slices
 from scraperd.broker.generation import CLOSE_TIMEOUT, LOST, BrokerLost, reraise_own_cancel
 
 if TYPE_CHECKING:
@@ -69,11 +70,7 @@ class Replies:
     async def _confirmed(
         self, channel: Channel, queue: str, body: bytes, properties: spec.Basic.Properties
     ) -> None:
-        publish = asyncio.ensure_future(
-            channel.basic_publish(
-                body, routing_key=queue, properties=properties, mandatory=True, wait=False
-            )
-        )
+        publish = asyncio.ensure_future(slices.publish(channel, "", queue, body, properties))
         try:
             with self.generation.calling():
                 while not (await asyncio.wait([publish], timeout=self._within))[0]:

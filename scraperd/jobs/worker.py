@@ -50,6 +50,7 @@ MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
 SPARE_TRIES: Final = 100  # forgotten ones, beyond twice max_retries, that end a job
 FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
 REFUSED_FOR: Final = 60.0  # seconds a job waits whose outcome no queue takes
+CROWDED_FOR: Final = (15.0, 60.0)  # seconds a large job waits for which there is no room
 EXCUSES: Final = 50_000  # returns that are remembered as nobody's fault; some MB
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
@@ -130,7 +131,7 @@ class Worker:
             flight.settling = True
             await self._settle(delivery, *self._given_up(delivery))
             return
-        if lane := self._lane(delivery):
+        if lane := self._lane(delivery) or self._crowded_out(delivery):
             flight.settling = True
             await self._settle(delivery, self._untouched(delivery), Aside(lane))
             return
@@ -224,7 +225,8 @@ class Worker:
     def _given_up(self, delivery: Delivery) -> tuple[Outcome, Verdict]:
         """A job that RabbitMQ dead-lettered: it is not run, and its dispatcher hears of it."""
         failure = undelivered.failure(delivery)
-        job = None if delivery.bare else decode_job(delivery.body)
+        most = self._config.max_job_size
+        job = None if delivery.bare else decode_job(delivery.body, most)
         seen = job if isinstance(job, Invalid) or job is None else (job, None)
         known = _known(delivery, seen)
         result = Result(
@@ -239,6 +241,16 @@ class Worker:
         anonymous = known is None and delivery.reply_to is None and not isinstance(job, Job)
         outcome = Outcome.of(result, self._settler.limits.max_message)
         return outcome, Dead(failure.kind, tell=not anonymous)
+
+    def _crowded_out(self, delivery: Delivery) -> str | None:
+        """The queue in which a large job waits until there are fewer of its kind here.
+
+        One that is over max_job_size can't become a job: it is settled at once.
+        """
+        oversized = len(delivery.body) > self._config.max_job_size
+        if delivery.bare or oversized or not delivery.crowded:
+            return None
+        return self._settler.topology.delay(random.uniform(*CROWDED_FOR))  # noqa: S311 - jitter
 
     def _untouched(self, delivery: Delivery) -> Outcome:
         """What can be said of a job whose body is not looked at."""
@@ -310,7 +322,7 @@ class Worker:
 
     async def _decode(self, delivery: Delivery) -> Decoded:
         """The job with its rules compiled, or why it is none."""
-        job = decode_job(delivery.body)
+        job = decode_job(delivery.body, self._config.max_job_size)
         if isinstance(job, Invalid):
             return job
         if job.proxy and job.proxy not in self._config.proxies:

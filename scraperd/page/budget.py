@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+COPIES: Final = 4  # times its bytes a job takes: as delivered, decoded, encoded, on its way out
 
 
 class Budget:
@@ -20,7 +22,7 @@ class Budget:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._whole = self._limit = limit
         self._used = 0
         self._opened = 0
         self._beyond: Claim | None = None  # who may go beyond the limit, while we are past it
@@ -51,6 +53,15 @@ class Budget:
             await future
         finally:
             self._beginners.pop(future, None)
+
+    def hold(self, deliveries: int) -> None:
+        """So many bytes of jobs are held as they were delivered. They are no claims: none waits.
+
+        They leave less for those that do, but never less than half, or jobs could fill all of it
+        and wait for memory to begin.
+        """
+        self._limit = self._whole - min(COPIES * deliveries, self._whole // 2)
+        self._serve()
 
     def take(self, claim: Claim, n: int) -> bool:
         """Give the claim `n` bytes if they are there, or if it may go beyond the limit."""

@@ -116,6 +116,10 @@ class Scraper:
         """Begin with `job`. The page is to be closed once nothing of it is needed any more."""
         return Page(job, self._budget.open(), place)
 
+    def hold(self, deliveries: int) -> None:
+        """So many bytes of large jobs are here as they were delivered: less is left for bodies."""
+        self._budget.hold(deliveries)
+
     async def rules(self, raw: bytes) -> Rules:
         """A job's rules, compiled once for all jobs that have the same. Raises RuleError."""
         return await self._extractor.rules(raw)

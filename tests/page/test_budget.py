@@ -221,6 +221,34 @@ async def test_a_full_budget_lets_nobody_begin(tasks: Tasks) -> None:
     assert begun == [0, 1, 3]
 
 
+async def test_deliveries_leave_less_for_bodies(tasks: Tasks) -> None:
+    """Four times their bytes are taken off the limit, and given back when they are settled."""
+    budget = Budget(100)
+    budget.hold(10)
+    claim, other = held(budget, 60, 0)
+    assert not other.try_grow(1)
+    await tasks.start(claim.grow(1))  # the senior
+    waiting = await tasks.start(other.grow(20))
+    assert not waiting.done()
+    budget.hold(0)
+    await settle()
+    assert waiting.done()
+    assert budget.used == 81
+
+
+async def test_deliveries_alone_keep_nobody_from_beginning(tasks: Tasks) -> None:
+    """However many there are, half of the budget is left, or each would wait for the others."""
+    budget = Budget(100)
+    budget.hold(1000)
+    assert (await tasks.start(budget.room())).done()
+    held(budget, 50)
+    beginner = await tasks.start(budget.room())
+    assert not beginner.done()
+    budget.hold(0)
+    await settle()
+    assert beginner.done()
+
+
 class Load(RuleBasedStateMachine):
     """Any order of opening, growing, waiting, cancelling, resizing and closing."""
 

@@ -1,0 +1,211 @@
+"""Large deliveries, which prefetch does not bound: how many are let in, and how they are sent on.
+
+May touch: the shared private node, under a prefix of the test's own.
+Must never: wait for luck; what the broker has is asked of the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scraperd.broker.gate import SMALL, Gate, GatedReader
+from scraperd.broker.generation import BrokerLost, Generation, Settings
+from scraperd.broker.intake import Intake, Lanes
+from scraperd.broker.message import Message
+from scraperd.broker.slices import SLICE
+from scraperd.broker.topology import Topology, declare
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from scraperd.broker.message import Delivery
+    from tests.rig.daemon import Dispatcher
+
+MIB = 1024 * 1024
+
+
+@asynccontextmanager
+async def generation_of(url: str, topology: Topology, limit: float) -> AsyncIterator[Generation]:
+    """One with a gate of `limit` bytes; closed at the end."""
+    settings = Settings((url,), topology.prefix, 10, 5, 0.1, 1, 30, passive=False)
+    generation = Generation(settings, url, Gate(limit))
+    try:
+        await generation.connect()
+        await declare(topology, generation.channel, passive=False)
+        yield generation
+    finally:
+        await generation.close()
+
+
+async def until(wanted: Callable[[], object]) -> None:
+    """Wait for something that sends no news; the test's own timeout bounds it."""
+    while not wanted():  # noqa: ASYNC110 - the broker sends none
+        await asyncio.sleep(0.01)
+
+
+async def test_past_the_limit_the_next_waits_for_an_ack() -> None:
+    """The first beyond the limit is let in and marked; the one behind it not before there is room.
+    Small ones pass at all times and are not counted.
+    """
+    told: list[int] = []
+    gate = Gate(3 * SMALL, told.append)
+    for _ in range(3):
+        await gate.passage(2 * SMALL) if gate.held < 3 * SMALL else await gate.passage(SMALL)
+    assert (gate.held, gate.passed, gate.crowded) == (4 * SMALL, 2, True)
+    waiting = asyncio.ensure_future(gate.passage(SMALL + 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert [gate.arrived(size) for size in (SMALL, 2 * SMALL, 2 * SMALL)] == [False, False, True]
+    gate.leave(SMALL)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.leave(2 * SMALL)
+    await waiting
+    assert told == [2 * SMALL, 4 * SMALL, 2 * SMALL, 3 * SMALL + 1]
+    gate.reset()
+    assert (gate.held, gate.crowded) == (0, False)
+
+
+async def test_one_alone_is_never_one_too_many() -> None:
+    """As large as the limit, and beside any number of small ones."""
+    gate = Gate(MIB)
+    for _ in range(1000):
+        await gate.passage(SMALL)
+    await gate.passage(MIB)
+    assert not gate.arrived(MIB)
+
+
+async def test_a_library_that_reads_in_another_way_is_not_held_up() -> None:
+    """If frames are not read as kind, length and rest the gate stands open, and no byte is lost."""
+    source = asyncio.StreamReader()
+    gate = Gate(0)
+    frames = b"\x02\0\1\0\0\0\x0e" + bytes(4) + (1 << 40).to_bytes(8, "big") + b"\0\0\xce"
+    source.feed_data(frames * 20)
+    source.feed_eof()
+    reader = GatedReader.of(source, gate)
+    read = b""
+    while not reader.at_eof():
+        read += await reader.readexactly(11)
+    assert read == frames * 20
+    assert (gate.held, gate.passed) == (0, 0)
+
+
+async def test_what_there_is_no_room_for_stays_with_the_broker(
+    broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """Of 30 messages of a megabyte and a prefetch of 100 only some are here, until those are acked;
+    in the end each has come, whole and once.
+    """
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology, 4 * MIB) as generation:
+        bodies = [bytes([n]) * MIB for n in range(30)]
+        for body in bodies:
+            dispatcher.publish(body)
+        taken: list[Delivery] = []
+        consumer = await generation.consume(topology.jobs, 100, taken.append)
+        await until(lambda: len(taken) > 4)
+        assert [delivery.crowded for delivery in taken] == [False] * 4 + [True]
+        # A message on the same connection and later: its answer shows what was read before it.
+        asked = asyncio.ensure_future(generation.count(topology.dead))
+        await asyncio.wait([asked], timeout=0.5)
+        assert len(taken) == 5
+        done = 0
+        while done < 30:
+            await until(lambda: len(taken) > done)  # noqa: B023 - it is run here
+            assert len(taken) - done <= 6
+            await taken[done].ack()
+            done += 1
+        await generation.cancel(consumer)
+        await asked
+        assert [delivery.body for delivery in taken] == bodies
+        assert not generation.lost.done()
+
+
+async def test_an_answer_behind_what_waits_is_waited_for(
+    broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """Consuming ends though there is no room for what was sent before: that is no silence."""
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology, MIB) as generation:
+        for _ in range(12):
+            dispatcher.publish(b"x" * MIB)
+        taken: list[Delivery] = []
+
+        def on_delivery(delivery: Delivery) -> None:
+            taken.append(delivery)
+            asyncio.get_running_loop().call_later(
+                0.7, lambda: acks.append(asyncio.ensure_future(delivery.ack()))
+            )
+
+        acks: list[asyncio.Future[bool]] = []
+        intake = Intake(generation, topology, Lanes(100, 1), on_delivery, lambda *_, **__: None)
+        await intake.open()
+        await until(lambda: taken)
+        await intake.close()
+        assert not generation.lost.done()
+        await until(lambda: len(acks) == len(taken))
+        assert all(await asyncio.gather(*acks))
+
+
+@pytest.mark.parametrize("size", [SLICE, SLICE + 1, 3 * SLICE, 20 * MIB + 7])
+async def test_a_large_body_is_published_whole(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, size: int
+) -> None:
+    """In slices, beside small ones on the same channel, each confirmed and to the byte."""
+    topology = Topology(prefix)
+    body = hashlib.shake_128(b"seed").digest(size)
+    async with generation_of(broker_url, topology, math.inf) as generation:
+
+        async def publish(data: bytes) -> None:
+            message = Message("", topology.results, data)
+            await generation.publish("", topology.results, data, message.properties())
+
+        await asyncio.gather(*(publish(data) for data in (body, b"a", body[:-1], b"b")))
+    found = [dispatcher.take("results")[1] for _ in range(4)]
+    assert sorted(found) == sorted([body, b"a", body[:-1], b"b"])
+
+
+@pytest.mark.usefixtures("dispatcher")
+async def test_a_cancelled_publish_does_not_break_the_channel(broker_url: str, prefix: str) -> None:
+    """Begun, it is sent to its end; what comes behind it on the channel is confirmed."""
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology, math.inf) as generation:
+        large = Message("", topology.results, b"x" * 30 * MIB)
+        properties = large.properties()
+        publish = asyncio.ensure_future(
+            generation.publish("", topology.results, large.body, properties)
+        )
+        for _ in range(10):
+            await asyncio.sleep(0)
+        publish.cancel()
+        small = Message("", topology.results, b"y")
+        await generation.publish("", topology.results, b"y", small.properties())
+        with pytest.raises(asyncio.CancelledError):
+            await publish
+        assert not generation.lost.done()
+
+
+@pytest.mark.usefixtures("dispatcher")
+async def test_a_large_body_that_no_queue_takes_is_said_so(broker_url: str, prefix: str) -> None:
+    """Returned as unroutable, and lost with the connection: the same errors as for a small one."""
+    from aiormq.exceptions import PublishError
+
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology, math.inf) as generation:
+        message = Message("", "nowhere", b"x" * 3 * MIB)
+        with pytest.raises(PublishError):
+            await generation.publish("", "nowhere", message.body, message.properties())
+        publish = asyncio.ensure_future(
+            generation.publish("", topology.results, message.body, message.properties())
+        )
+        await asyncio.sleep(0)
+        generation.end("for the test")
+        await generation.close()
+        with pytest.raises(BrokerLost):
+            await publish
