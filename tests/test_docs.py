@@ -141,7 +141,8 @@ def test_settings_named_in_the_documents_exist() -> None:
         "json_ld",
     }
     others |= {"correlation_id", "turn_of", "turn_in", "retry_after", *get_args(Kind)}
-    others |= {"consumer_timeout", "broker_takes"}  # RabbitMQ's; a field of the log
+    others |= {"consumer_timeout", "max_message_size"}  # RabbitMQ's
+    others |= {"broker_takes"}  # a field of the log
     others |= first_cells(section(OPERATIONS, "What the log says, and what to do"))
     for document in (README, CONTRACT, OPERATIONS):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         "network-reset",
         "results-queue-deleted",
         "invalid-bodies",
+        "oversized-jobs",
         "poison",
         "poison-x-death",
         "forged-marks",

@@ -10,6 +10,7 @@ import contextlib
 import json
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.faults.launcher import TASKS
@@ -79,6 +80,12 @@ class Daemon(Process):
         assert told, f"it told systemd nothing for 10 s; its log:\n{self.tail()}"
         channels = sum(count for _, count in node.connections(f":{self.pid}"))
         return probe(self.pid, told, site_port, channels)
+
+    @property
+    def peak(self) -> float:
+        """The most memory it had at any time, in MiB (VmHWM, proc(5))."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     def logged(self) -> list[dict[str, Any]]:
         """Every line of its log so far that is whole."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.faults.scene import Scene
 
 MIB = 1024 * 1024
+PROCESS = 150  # MiB of memory that a daemon may take beside its budget
 INVALID = (
     b'{"url": "http://a/\xff"}',
     b'{"url": ',
@@ -91,6 +92,24 @@ def _evil(scene: Scene, number: int) -> Iterator[Letter]:
 
 def _job(scene: Scene, ident: str, **job: Any) -> bytes:
     return json.dumps({"url": scene.site.url(f"/page/{ident}"), "id": ident, **job}).encode()
+
+
+@row(15, "oversized-jobs")
+def oversized_jobs(scene: Scene) -> None:
+    """Jobs of 10 MB, large and small ones between them: all end as they must, within memory."""
+    budget = 16 * MIB
+    scene.start(memory_budget=budget)
+    huge = b'{"id": "not looked at", "meta": "%s"}' % (b"x" * 10_000_000)
+    rules = {f"r{n}": {"selector": "h1", "default": "x" * 900} for n in range(250)}
+    for n in range(scene.many(40, 6)):
+        ident = f"huge-{n}"
+        letter = Letter(ident, huge, {"correlation_id": ident}, status="failed", dead=1)
+        scene.publisher.post(letter)
+        scene.load(scene.many(10, 2), extract=rules)
+        scene.load(3)
+    scene.quiet()
+    peak = scene.daemon.peak
+    assert peak < budget / MIB + PROCESS, f"it took {peak:.0f} MiB of memory"
 
 
 @row(11, "result-too-large", may="broker_limit broker_lost")  # RabbitMQ 4 takes 16 MiB
