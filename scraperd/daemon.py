@@ -54,7 +54,8 @@ def run(config: Config, notifier: Notifier) -> int:
 
     Raises ConfigError if the keys of its marks can't be read.
     """
-    keep_secrets()
+    if not config.dumpable:
+        keep_secrets()
     keys = keys_of(config)
     configure(config)
     observer = Observer()

@@ -430,6 +430,16 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             pattern=_whole("[!-~]{0,100}"),
         ),
     ] = ""
+    dumpable: Annotated[
+        bool,
+        Meta(
+            **_s(
+                "true or false",
+                "Whether processes of the same user may trace the daemon and look into it, and the "
+                "kernel may dump its core: for debugging. Its memory holds passwords and cookies.",
+            )
+        ),
+    ] = False
 
     hosts: Annotated[
         dict[_HostPattern, HostSettings],

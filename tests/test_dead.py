@@ -453,6 +453,7 @@ def test_hostile_letters(dead: Command, letters: Dispatcher, env: dict[str, str]
     listed = dead("list")
     assert len(lines(listed.stdout)) == len(HOSTILE)
     assert "secret" not in listed.stdout
+    assert "\x1b]0;x\x07\u202e" in [line["id"] for line in lines(listed.stdout)]
     shown = dead("show", "--all")
     assert len(lines(shown.stdout)) == len(HOSTILE)
     ours, theirs = pty.openpty()

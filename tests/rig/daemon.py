@@ -7,6 +7,7 @@ Must never: import the daemon's code to drive it; it is used as a user would.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -39,12 +40,14 @@ class Daemon(Process):
     def __init__(
         self, broker_url: str, prefix: str, env: dict[str, str] | None = None, **settings: Any
     ) -> None:
-        quick = {
+        quick: dict[str, Any] = {
             "retry_backoff": 0.1,
             "retry_backoff_max": 1,
             "reconnect_min": 0.1,
             "log_format": "json",
         }
+        if os.geteuid():  # only root looks into a process of another kind
+            quick["dumpable"] = True
         values = {**LOOPBACK, **quick, **settings, "broker_url": broker_url, "prefix": prefix}
         super().__init__(
             [sys.executable, "-m", "scraperd", "run"], env={**variables(values), **(env or {})}
