@@ -38,6 +38,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "robotstxt_obey": False,
     "per_host_concurrency": 8,
     "download_timeout": 5.0,
+    "connect_timeout": 5.0,
 }
 
 
@@ -53,7 +54,7 @@ def detours(stage: Stage, port: int, goals: Goals) -> None:
     ):
         for sort, url in (("direct", target), ("sent on", f"http://{HOSTS[0]}:{port}/to/{target}")):
             stage.purge()
-            limits = {"hosts": f'{{"{HOST}" = {{per_host_delay = {PAUSE}}}}}', "concurrency": 20}
+            limits: dict[str, Any] = {"hosts": {HOST: {"per_host_delay": PAUSE}}, "concurrency": 20}
             with stage.daemon(**SETTINGS, **limits):
                 for n in range(HOSTILE):
                     _send(stage, f"hostile/{n}", url)
@@ -83,6 +84,8 @@ def names(stage: Stage, port: int, goals: Goals) -> None:
         for sort in ("quiet", "attacked"):
             stage.purge()
             with stage.daemon(**SETTINGS, nameservers=[dns]):
+                _send(stage, "first", f"http://{HOST}:{web}/{page}")
+                assert list(_arrivals(stage, 1)) == [("first", True)]  # it has started
                 for n in range(DRIPS if sort == "attacked" else 0):
                     _send(stage, f"hostile/{n}", f"http://n{n % NAMES}.test:{port}/body-drip")
                 times = _neighbour(stage, f"http://{HOST}:{web}/{page}")
@@ -100,7 +103,7 @@ def names(stage: Stage, port: int, goals: Goals) -> None:
 def _neighbour(stage: Stage, url: str) -> list[float]:
     """COUNT pages at a steady rate; for each that is ok, seconds until its result is here."""
     sent: dict[str, float] = {}
-    times = []
+    times: list[float] = []
     start = time.monotonic()
     while len(times) < COUNT and time.monotonic() < start + COUNT / RATE + PATIENCE / 2:
         if len(sent) < COUNT and time.monotonic() >= start + len(sent) / RATE:
