@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KEPT: Final = 4096  # addresses whose key is remembered
 EARLY: Final = 0.8  # of the time a fetch is expected to take
+WEIGHT: Final = 0.3  # of the newest latency
 SITE: Final = 64  # bits of an IPv6 address that one customer has at least (RFC 6177, RFC 7421)
 
 
@@ -34,6 +35,8 @@ class Address:
     active: int = 0
     waiting: int = 0  # jobs in the lines of all its hosts
     progress: float = 0.0  # when a fetch ended last, or the first of those that run was started
+    latency: float = 0.0  # seconds that a fetch lasted, the newest counting most
+    tail: float = 0.0  # when the next place falls due that is promised while it is full
     lines: deque[Line] = field(default_factory=deque)
 
     def full(self, own: int) -> bool:
@@ -43,7 +46,16 @@ class Address:
     def interval(self, now: float, usual: float) -> float:
         """Seconds between two places that get free here; as long as all is silent, the longer."""
         silent = now - self.progress if self.active else 0.0
-        return EARLY * max(usual, silent) / self.limit
+        return EARLY * max(self.latency or usual, silent) / self.limit
+
+    def place(self, now: float, usual: float) -> float:
+        """A place behind all that were promised to any of its hosts: when it falls due.
+
+        Each name's own line is short, so its jobs would all come back at once, and too early.
+        """
+        at = max(now, self.tail)
+        self.tail = at + self.interval(now, usual)
+        return at
 
     def start(self, now: float) -> None:
         """A fetch from here starts."""
@@ -51,9 +63,10 @@ class Address:
             self.progress = now
         self.active += 1
 
-    def end(self, now: float) -> None:
+    def end(self, began: float, now: float) -> None:
         """A fetch from here has ended."""
         self.active -= 1
+        self.latency += WEIGHT * (now - began - self.latency) if self.latency else now - began
         self.progress = now
 
 

@@ -173,6 +173,8 @@ class Line:
     def place(self, now: float) -> float:
         """A new place at the end of the line: when it falls due."""
         at = max(self.tail, self.expect(now, self.ahead()))
+        if self.address is not None and self.crowded_out:
+            at = max(at, self.address.place(now, self.throttle.usual))
         self.tail = at + self.interval(now)
         return at
 

@@ -318,7 +318,7 @@ class Turns:
         if sent_away and line.waiting:
             self._send_away(line, now)
         for address in turn.addresses:
-            address.end(now)
+            address.end(turn.began, now)
             self._reopen(address, now)
         self._offer(line, now)
         self._dispatch(now)
