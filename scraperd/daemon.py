@@ -148,7 +148,7 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
         link_settings(config, name, keys),
         topology,
         limits,
-        Gate(config.jobs_budget, scraper.hold),
+        lambda: Gate(config.jobs_budget, scraper.hold),
         lanes=Lanes(config.prefetch_count, config.suspects),
         on_delivery=worker.accept,
         on_lost=worker.abandon,

@@ -27,7 +27,7 @@ class Gate:
 
     AMQP's prefetch counts messages, not bytes, and what the broker has sent can't be refused. But
     it can be left on the wire: the kernel's buffers fill, and the broker waits. `on_change` is told
-    the bytes that are let in.
+    the bytes that are let in. A gate is one connection's.
     """
 
     def __init__(self, limit: float, on_change: Callable[[int], None] = lambda _: None) -> None:
@@ -35,6 +35,7 @@ class Gate:
         self._on_change = on_change
         self._verdicts: deque[bool] = deque()
         self._opened = asyncio.Event()
+        self._closed = False
         self.held = 0
         self.passed = 0
         """How many large messages were let in so far."""
@@ -54,6 +55,8 @@ class Gate:
                     await self._opened.wait()
             except TimeoutError:
                 pass
+        if self._closed:
+            return
         self.passed += 1
         self._count(size)
         self._verdicts.append(self.crowded)
@@ -64,13 +67,13 @@ class Gate:
 
     def leave(self, size: int) -> None:
         """A message of `size` bytes is settled."""
-        if size > SMALL:
+        if size > SMALL and not self._closed:
             self._count(-size)
 
-    def reset(self) -> None:
-        """The connection has ended, and all that came over it is void."""
-        self._verdicts.clear()
+    def close(self) -> None:
+        """The connection has ended: all that came over it is void, and what still comes."""
         self._count(-self.held)
+        self._closed = True
 
     def _count(self, size: int) -> None:
         self.held = max(0, self.held + size)

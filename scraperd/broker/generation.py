@@ -400,7 +400,7 @@ class Generation:
             except LOST as error:
                 reraise_own_cancel(error)
         self.end("closed")
-        self._gate.reset()
+        self._gate.close()
         self._wake()  # before the library does, which has several ways
         closing = [asyncio.ensure_future(line.wire.close()) for line in self._lines]
         if closing:

@@ -44,7 +44,7 @@ class Link:
         settings: Settings,
         topology: Topology,
         limits: Limits,
-        gate: Gate,
+        gate: Callable[[], Gate],
         *,
         lanes: Lanes,
         on_delivery: Callable[[Delivery], None],
@@ -74,7 +74,7 @@ class Link:
         """
         failures, first = 0, True
         while not self._stopping:
-            generation = Generation(self._settings, self._url, self._gate)
+            generation = Generation(self._settings, self._url, self._gate())
             started = time.monotonic()
             wait = True
             try:

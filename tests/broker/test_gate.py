@@ -68,8 +68,23 @@ async def test_past_the_limit_the_next_waits_for_an_ack() -> None:
     gate.leave(2 * SMALL)
     await waiting
     assert told == [2 * SMALL, 4 * SMALL, 2 * SMALL, 3 * SMALL + 1]
-    gate.reset()
-    assert (gate.held, gate.crowded) == (0, False)
+
+
+async def test_a_connection_that_ended_leaves_nothing_behind() -> None:
+    """What it held is given back, whoever waits goes on, and what comes or leaves late counts no
+    more.
+    """
+    told: list[int] = []
+    gate = Gate(MIB, told.append)
+    await gate.passage(2 * MIB)
+    waiting = asyncio.ensure_future(gate.passage(MIB))
+    await asyncio.sleep(0)
+    gate.close()
+    await waiting
+    await gate.passage(MIB)
+    gate.leave(2 * MIB)
+    assert told == [2 * MIB, 0]
+    assert not gate.crowded
 
 
 async def test_one_alone_is_never_one_too_many() -> None:
