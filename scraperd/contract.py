@@ -11,7 +11,9 @@ import ipaddress
 import re
 import unicodedata
 from datetime import datetime  # noqa: TC003 - msgspec resolves the annotation at run time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_args
+from unicodedata import normalize
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -339,9 +341,18 @@ _AT: Final = " - at `$"
 _NAMED = re.compile(
     r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*)`", re.DOTALL
 )
-_URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
+_ORDINARY = re.compile(  # nearly every URL, known to be right without a closer look
+    r"https?://(?=[^/?#]{1,253}(?:[/?#]|$))[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*+"
+    r"(?::[1-9][0-9]{0,3})?+(?:[/?#][^\x00-\x20\x7f\\\ud800-\udfff]*+)?+"
+)
+_BEFORE_PATH = re.compile("[/?#]")
+_NAMED_HOST = re.compile("https?://(?P<host>[^/?#]*)", re.IGNORECASE)
+_LONGEST_HOST: Final = 254  # characters, with a final dot
+_URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>.*))?", re.DOTALL)
-_PORT = re.compile(r"0*[1-9][0-9]{0,4}|")  # may be empty (RFC 3986 section 3.2.3)
+_PORT = re.compile(r"0*(?P<port>[1-9][0-9]{0,4})|")  # may be empty (RFC 3986 section 3.2.3)
+_MAX_PORT: Final = 2**16 - 1  # TCP's range
+_MAX_DIGITS: Final = 99  # of a port; some parsers give up at 4,300
 _HOST = re.compile(r"(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")  # as in DNS
 _LONE_SURROGATE = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
@@ -567,21 +578,23 @@ _NO_HOST_NAME: Final = "names neither a host nor an address"
 
 
 def check_url(url: str) -> str | None:
-    """Why `url` cannot be scraped, or None: http(s), a host, no userinfo, nothing to strip."""
+    """Why `url` cannot be scraped, or None: http(s), a host, no userinfo, nothing to strip.
+
+    Never raises, whatever the text is.
+    """
+    if len(url) > MAX_URL:
+        return f"longer than {MAX_URL} characters"
+    if _ORDINARY.fullmatch(url):
+        return None
     if _URL_FORBIDDEN.search(url):
         return "holds a space, a control character or a backslash; percent-encode it"
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         return "must start with http:// or https://"
-    if fault := _authority_fault(re.split(r"[/?#]", rest, maxsplit=1)[0]):
-        return fault
-    try:
-        host = URL(url).raw_host or ""
-    except ValueError as error:
-        return f"not a URL: {printable(str(error))}"
-    return None if ":" in host or _HOST.fullmatch(host) else _NO_HOST_NAME
+    return _authority_fault(_BEFORE_PATH.split(rest, maxsplit=1)[0])
 
 
+@lru_cache(maxsize=1024)  # the links of a page have few hosts
 def _authority_fault(authority: str) -> str | None:
     """What is wrong between `//` and the path. yarl would let a port of `+80` or `8_0` pass."""
     if "@" in authority:
@@ -592,9 +605,31 @@ def _authority_fault(authority: str) -> str | None:
     host, port = match["host"], match["port"]
     if not host:
         return "has no host"
-    if port and (not _PORT.fullmatch(port) or int(port) > 65535):  # noqa: PLR2004 - TCP's range
+    if port and not _is_port(port):
         return "the port must be 1 to 65535"
-    return None if host[0] != "[" or _is_ipv6(host[1:-1]) else _NO_HOST_NAME
+    if host[0] == "[":
+        return None if _is_ipv6(host[1:-1]) else _NO_HOST_NAME
+    if _is_long(host):
+        return _NO_HOST_NAME
+    try:
+        name = URL(f"http://{host}/").raw_host or ""
+    except Exception as error:  # noqa: BLE001 - yarl and idna raise whatever a text provokes
+        return f"not a URL: {printable(str(error))}"
+    return None if _HOST.fullmatch(name) else _NO_HOST_NAME
+
+
+def _is_port(text: str) -> bool:
+    """Whether it is 1 to 65535. Looked at as text first: `int` is not for digits without end."""
+    match = _PORT.fullmatch(text)
+    return match is not None and len(text) <= _MAX_DIGITS and int(match["port"]) <= _MAX_PORT
+
+
+def _is_long(host: str) -> bool:
+    """Whether a host has more characters than a name can have, as written or as IDNA reads it.
+
+    It reads an 8,000 characters long host for up to 1.4 s, and then finds it too long.
+    """
+    return len(host) > _LONGEST_HOST or len(normalize("NFKC", host)) > _LONGEST_HOST
 
 
 def _is_ipv6(text: str) -> bool:
@@ -606,12 +641,16 @@ def _is_ipv6(text: str) -> bool:
 
 
 def host_of(url: str | UnsetType) -> str | None:
-    """The host a URL names, or None where there is no URL or it is none."""
+    """The host a URL names, or None where there is no URL, or no such host. Never raises."""
     if url is UNSET:
         return None
+    if not url.isascii():
+        match = _NAMED_HOST.match(url)
+        if match is None or _is_long(match["host"]):
+            return None
     try:
         return URL(url).raw_host
-    except ValueError:
+    except Exception:  # noqa: BLE001 - yarl and idna raise whatever a text provokes
         return None
 
 

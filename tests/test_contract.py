@@ -45,6 +45,7 @@ from scraperd.contract import (
     refused,
     schema,
 )
+from scraperd.page.urls import exact
 
 U = "https://example.com/"
 JOB_SCHEMA = schema(Job)
@@ -405,6 +406,68 @@ def test_any_text_is_judged_as_a_url(url: str) -> None:
     """No text makes the judge of URLs raise or answer with more than one line."""
     fault = check_url(url)
     assert fault is None or (fault.isprintable() and len(fault) < 300)
+
+
+ODD_HOSTS = st.lists(
+    st.sampled_from(
+        ["[::1]", "[]", "[v1.a]", "[", "]", "@", ":", "%25eth0", "%41", "..", "xn--", "xn--a", "。"]
+        + [
+            "\u00df",
+            "\ufdfa",
+            "\u2100",
+            "\u200d",
+            "\u0301",
+            "\u0661",
+            "\uff11",
+            "\ud800",
+            "\\",
+            "\t",
+        ]
+        + ["a", "A.b", "_", "80", "1.2.3.4", "0x7f", "0" * 4300, "9" * 5000, "b" * 300, "#", "/"]
+    ),
+    max_size=5,
+).map("".join)
+
+
+@given(
+    url=st.builds("{}{}{}".format, st.sampled_from(["http://", "HTTPS://"]), ODD_HOSTS, ODD_HOSTS)
+)
+@settings(max_examples=500, deadline=None)
+@example(url="http://h.example:" + "0" * 4300 + "80/")
+@example(url="http://[]@/")
+@example(url="http://[::1]\u00e9@/")
+def test_no_url_makes_a_job_raise(url: str) -> None:
+    """A hostile host or port is a fault of the field `url`, a host is found or None, and what is
+    accepted can be asked for. yarl raises IndexError for some; int() for 4,300 digits.
+    """
+    host_of(url)
+    fault = check_url(url)
+    found = decode_job(json.dumps({"url": url}).encode())
+    assert isinstance(found, Job) == (fault is None)
+    if fault is None:
+        assert exact(url).raw_host == host_of(url)
+        assert check_url(str(exact(url))) is None
+    else:
+        assert fault.isprintable()
+        assert len(fault) < 300
+
+
+@pytest.mark.parametrize("character", ["\ufdfa", "\u0661", "\u05d0", "\u00e9", "a\u0301", "\u00ad"])
+def test_a_long_host_is_refused_at_once(character: str) -> None:
+    """IDNA takes 1.4 s for a host of 8,000 characters; one that no name has is not even tried."""
+    url = f"http://{character * (8000 // len(character))}/"
+    began = time.process_time()
+    assert (check_url(url), host_of(url)) == ("names neither a host nor an address", None)
+    assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "1e999", "0." + "9" * 5000])
+@pytest.mark.parametrize("field", [*Job.__struct_fields__, "other"])
+def test_no_number_makes_a_job_raise(field: str, number: str) -> None:
+    """Numbers past what Python or a double can hold, in each field and inside of it."""
+    for value in (number, f"[{number}]", f'{{"a":{number}}}'):
+        found = decode_job(f'{{"url":"http://a/","{field}":{value}}}'.encode())
+        assert isinstance(found, Invalid) or encode(found)
 
 
 @pytest.mark.parametrize("separator", ["\r", "\n", "\r\n", "\x00", "\x0b", "\x7f"])

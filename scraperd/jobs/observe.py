@@ -183,10 +183,7 @@ def without_credentials(url: str) -> str:
     """`url` without userinfo."""
     if "@" not in url:
         return url
-    try:
-        return str(URL(url).with_user(None))
-    except ValueError:
-        return "(not a URL)"
+    return str(URL(url).with_user(None)) if host_of(url) else "(not a URL)"
 
 
 def configure(config: Config, stream: TextIO | None = None) -> None:

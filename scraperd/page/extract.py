@@ -18,12 +18,11 @@ from jmespath.exceptions import JMESPathError
 from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
-from scraperd.contract import check_url
 from scraperd.page.casts import INTEGERS, cast
 from scraperd.page.metadata import links_of, metadata_of
 from scraperd.page.rules import Attribute, Refine, Rule, Rules, Table
 from scraperd.page.tables import TooManyCells, table_rows
-from scraperd.page.tree import Base, document_base, text_of
+from scraperd.page.tree import WEB, Base, document_base, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -316,9 +315,9 @@ class _Run:
         if refine.cast is None:
             return text
         if refine.cast == "url":
-            url = self._base.resolve(text) if text.strip() else ""
-            self._allowance.take(len(url), rule.path)
-            return url if url and check_url(url) is None else _MISSING
+            url = self._base.resolve(text) if text.strip() else None
+            self._allowance.take(len(url or ""), rule.path)
+            return url if url and url.startswith(WEB) else _MISSING
         value = cast(refine.cast, text, decimal=refine.decimal, formats=refine.formats)
         return _MISSING if value is None else value
 

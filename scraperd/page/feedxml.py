@@ -14,10 +14,10 @@ from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from html.entities import html5
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from lxml import etree
 
+from scraperd.contract import MAX_URL
 from scraperd.page import charset
 from scraperd.page.inflate import Inflater, Undecodable
 from scraperd.page.tree import WEB, Base
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
 GZIP: Final = b"\x1f\x8b"
-MAX_URL: Final = 8192  # characters; a longer one is left out
 _MAX_DATE: Final = 100  # characters
 _MAX_ATTRIBUTES: Final = 100  # of an element that has some of a namespace
 _HEAD: Final = 1024  # bytes that hold an XML declaration
@@ -214,11 +213,14 @@ class Document:
         return found
 
     def url(self, element: Element, reference: str | None) -> str | None:
-        """A reference in `element`, absolute by xml:base (W3C XML Base); None if not http(s)."""
+        """A reference in `element`, absolute by xml:base (W3C XML Base).
+
+        None if it does not lead to http(s), or no job could have it as its URL.
+        """
         if not reference or len(reference) > MAX_URL:
             return None
         url = self._base(element).resolve(reference)
-        if not url.startswith(WEB) or len(url) > MAX_URL or not _has_host(url):
+        if url is None or not url.startswith(WEB):
             return None
         self._urls += len(url)
         if self._urls > self._max_urls:
@@ -233,18 +235,13 @@ class Document:
         if base is None:
             base = Base(self._url)
             for reference in reversed(references):
-                url = base.resolve(reference) if len(reference) <= MAX_URL else ""
-                if url.startswith(WEB) and len(url) <= MAX_URL and _has_host(url):
+                url = base.resolve(reference) if len(reference) <= MAX_URL else None
+                if url is None:
+                    base = Base("")  # what starts from there leads nowhere
+                elif url.startswith(WEB):
                     base = Base(url)
             self._bases[references] = base
         return base
-
-
-def _has_host(url: str) -> bool:
-    try:
-        return bool(urlsplit(url).hostname)
-    except ValueError:
-        return False
 
 
 def local_name(element: Element) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from scraperd.contract import Link, Metadata
-from scraperd.page.tree import WEB, text_of
+from scraperd.page.tree import WEB, text_of, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ MAX_NESTING: Final = 100
 
 _ASCII_SPACE: Final = "\t\n\f\r "
 _SPACE = re.compile(f"[{_ASCII_SPACE}]")
+_HOLDS_A_URL = re.compile(r"(?:^|:)(?:url|secure_url|image|video|audio|player|src|stream)$")
 _TYPES: Final = frozenset({"canonical", "icon", "apple-touch-icon"})
 
 
@@ -42,7 +43,7 @@ def links_of(
         spend()
         attributes = node.attributes
         url = base.resolve(attributes["href"] or "")
-        if url.startswith(WEB):
+        if url is not None and url.startswith(WEB):
             text = text_of(node, spend)
             take(len(url) + len(text))
             found.append(Link(url, text, attributes.get("rel") or UNSET))
@@ -55,12 +56,13 @@ def metadata_of(tree: LexborHTMLParser, base: Base) -> Metadata:
     `language`: the root's `lang`, or else the last `content-language` pragma (HTML standard, "The
     lang and xml:lang attributes"). `favicon`: the first link of type `icon`, or else of type
     `apple-touch-icon`, that leads to the web. `opengraph`: `meta property="og:*"` without the
-    prefix (ogp.me). `twitter`: the same for `twitter:*`, as `name` or `property`. `json_ld`: each
+    prefix (ogp.me). `twitter`: the same for `twitter:*`, as `name` or `property`. A URL of http or
+    https that no job could have is left out everywhere, and the next one counts. `json_ld`: each
     object of each `application/ld+json` script, an array's one by one (JSON-LD 1.1, "Embedding
     JSON-LD in HTML Documents"); a script that is no JSON, or nested too deep, is left out.
     """
     title = _title(tree)
-    meta = _Meta(tree)
+    meta = _Meta(tree, base)
     links = _links(tree, base)
     return Metadata(
         title=text_of(title) if title is not None else UNSET,
@@ -77,7 +79,8 @@ def metadata_of(tree: LexborHTMLParser, base: Base) -> Metadata:
 class _Meta:
     """What the `meta` elements say."""
 
-    def __init__(self, tree: LexborHTMLParser) -> None:
+    def __init__(self, tree: LexborHTMLParser, base: Base) -> None:
+        self._base = base
         self.description = ""
         self.language = ""
         self.opengraph: dict[str, str] = {}
@@ -90,16 +93,25 @@ class _Meta:
         name = attributes.get("name") or ""
         about = attributes.get("property") or ""
         if about.startswith("og:"):
-            self.opengraph.setdefault(about[3:], content)
+            self._keep(self.opengraph, about[3:], content)
         for key in (name, about):
             if key.startswith("twitter:"):
-                self.twitter.setdefault(key[8:], content)
+                self._keep(self.twitter, key[8:], content)
         if not self.description and name.lower() == "description":
             self.description = content
         if (attributes.get("http-equiv") or "").lower() == "content-language":
             words = _SPACE.split(content.strip(_ASCII_SPACE), 1)
             if "," not in content and words[0]:
                 self.language = words[0]
+
+    def _keep(self, found: dict[str, str], name: str, content: str) -> None:
+        """The first of each name. As written, but for a URL that no job could have as it is."""
+        if _HOLDS_A_URL.search(name) and usable(content.strip(_ASCII_SPACE)) is None:
+            mended = self._base.resolve(content)
+            if mended is None:
+                return
+            content = mended
+        found.setdefault(name, content)
 
 
 def _links(tree: LexborHTMLParser, base: Base) -> dict[str, str]:
@@ -111,7 +123,7 @@ def _links(tree: LexborHTMLParser, base: Base) -> dict[str, str]:
             for kind in _TYPES.intersection((attributes.get("rel") or "").lower().split()):
                 if kind not in found:
                     url = base.resolve(href)
-                    if kind == "canonical" or url.startswith(WEB):
+                    if url is not None and (kind == "canonical" or url.startswith(WEB)):
                         found[kind] = url
     return found
 

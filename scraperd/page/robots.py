@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 from msgspec.structs import replace
 from protego import Protego
 
-from scraperd.contract import Failure, check_url
+from scraperd.contract import Failure
 from scraperd.page.fetch import Response, location_of, retry_after
 from scraperd.page.urls import origin_of, resolve
 
@@ -331,8 +331,7 @@ def _unreachable(failure: Failure) -> Failure:
 def _target(base: URL, location: str) -> URL | None:
     """Where a redirect leads; None if that is nothing to fetch."""
     try:
-        target = resolve(base, location)
-        return None if check_url(str(target)) else target
+        return resolve(base, location)
     except ValueError:
         return None
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from msgspec import UNSET
 
-from scraperd.contract import Failure, Redirect, Result, Timings, check_url, host_of, printable
+from scraperd.contract import MAX_URL, Failure, Redirect, Result, Timings, host_of, printable
 from scraperd.page.budget import Budget
 from scraperd.page.content import asked_of, described, media_of, unchanged
 from scraperd.page.cookies import Cookies, given
@@ -335,7 +335,7 @@ def result_of(page: Page, *, ident: str, attempt: int, worker: str, total: float
         url=job.url,
         status="failed" if page.failure else "ok",
         error=page.failure or UNSET,
-        final_url=str(response.url) if response else UNSET,
+        final_url=_final(response),
         http_status=response.status if response else UNSET,
         redirects=page.redirects or UNSET,
         attempt=attempt,
@@ -350,6 +350,12 @@ def result_of(page: Page, *, ident: str, attempt: int, worker: str, total: float
         meta=job.meta,
         **page.content,
     )
+
+
+def _final(response: Response | None) -> str | UnsetType:
+    """Where the response came from, unless it is longer, encoded, than a job's URL may be."""
+    url = str(response.url) if response else ""
+    return url if 0 < len(url) <= MAX_URL else UNSET
 
 
 async def _first(job: Job, max_body: int) -> tuple[Request, Cookies]:
@@ -396,11 +402,7 @@ def _drop(request: Request, unwanted: Callable[[str], bool]) -> None:
 def _target(base: URL, location: str) -> URL | Failure:
     """Where a redirect leads; anything but http(s) is refused."""
     try:
-        target = resolve(base, location)
-        fault = check_url(str(target))
-    except ValueError:
-        fault = "not a URL"
-    if fault:
+        return resolve(base, location)
+    except ValueError as fault:
         shown = printable(_USERINFO.sub("//", location))
         return Failure("protocol", f"redirected to {shown}: {fault}")
-    return target

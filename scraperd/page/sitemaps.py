@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.page.feedxml import Document, FeedError, moment, text_in
-from scraperd.page.tree import WEB
+from scraperd.page.tree import WEB, usable
 
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element
@@ -41,10 +41,10 @@ def lines(text: str) -> list[str]:
 
 
 def plain_sitemap(found: list[str], max_entries: int) -> dict[str, Any]:
-    """A list of URLs as data. Raises FeedError past `max_entries`."""
+    """A list of URLs as data, without those that no job could have. FeedError past `max_entries`."""
     if len(found) > max_entries:
         raise FeedError(f"more than {max_entries} entries")
-    return {"type": "sitemap", "entries": [{"url": url} for url in found]}
+    return {"type": "sitemap", "entries": [{"url": url} for url in found if usable(url)]}
 
 
 def _location(document: Document, parts: dict[str, list[Element]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What is read off a parsed page: the text of a node, and where its references lead.
 
-May touch: selectolax nodes that are handed in. Pure.
+May touch: selectolax nodes that are handed in, the contract's judge of URLs. Pure.
 Must never: keep a node or a tree, or search with a stranger's selector.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urldefrag, urljoin, urlsplit
+
+from scraperd.contract import MAX_URL, check_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,20 +93,36 @@ class Base:
     def __init__(self, url: str) -> None:
         self._url = urldefrag(url).url
         self._folder = _absolute(self._url, ".")
-        self._known: dict[str, str] = {}
+        sound = check_url(self._folder) is None
+        self._site = "/".join(self._folder.split("/", 3)[:3]) + "/" if sound else "\n"
+        self._known: dict[str, str] = {}  # empty: of no use
 
-    def resolve(self, reference: str) -> str:
-        """`_absolute`, five times as fast."""
+    def resolve(self, reference: str) -> str | None:
+        """`usable(_absolute(...))`, five times as fast."""
         reference = reference.strip(_AROUND_A_URL)
         if reference.endswith("#") or " " in reference or not reference.isprintable():
-            return _absolute(self._url, reference)
+            return usable(_absolute(self._url, reference))
         target, mark, fragment = reference.partition("#")
         url = self._known.get(target)
         if url is None:
             below = _BELOW.fullmatch(target)
             url = self._folder + target if below else _absolute(self._url, target)
-            self._known[target] = url
-        return url + mark + fragment
+            url = self._known[target] = self._usable(url) or ""
+        if not mark or not url:
+            return url or None
+        url += mark + fragment
+        return url if len(url) <= MAX_URL and "\\" not in fragment else usable(url)
+
+    def _usable(self, url: str) -> str | None:
+        """`usable` of one without white space or controls: on a known site little is left to see."""
+        if url.startswith(self._site) and len(url) <= MAX_URL and "\\" not in url:
+            return url
+        return usable(url)
+
+
+def usable(url: str) -> str | None:
+    """`url` as it is; None if it is of http or https and no job could have it (`check_url`)."""
+    return None if url[:8].lower().startswith(WEB) and check_url(url) is not None else url
 
 
 def _absolute(base: str, reference: str) -> str:

@@ -1,6 +1,6 @@
 """Which URL is asked for, byte for byte: as the job wrote it, or as a redirect points to it.
 
-May touch: yarl. Pure.
+May touch: yarl, the contract's judge of URLs. Pure.
 Must never: turn a URL into another one that only looks the same.
 """
 
@@ -12,8 +12,11 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from yarl import URL
 
+from scraperd.contract import check_url
+
 _KEPT: Final = "!#$%&'()*+,-./:;=?@[]_~"  # what quote() leaves alone, besides letters and digits
 _TOUCHED = re.compile(r"[%\[\]]")  # what yarl would change though it may be sent
+_USERINFO = re.compile("(https?://)[^/?#]*@", re.IGNORECASE)
 _DOTS = re.compile(r"/(\.|%2e)", re.IGNORECASE)
 _ODD = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 
@@ -23,7 +26,8 @@ def exact(text: str) -> URL:
 
     yarl by itself undoes percent-encoding that it finds needless, also that of
     reserved characters, which makes another URL of it (RFC 3986 section 6.2.2.2)
-    and breaks signatures. Only what can't stand in a request line is encoded.
+    and breaks signatures. Only what can't stand in a request line is encoded. `text`
+    is one that `check_url` takes.
     """
     text = text.partition("#")[0]
     url = URL(text)
@@ -50,10 +54,15 @@ def resolve(base: URL, location: str) -> URL:
     """Where a Location header leads from `base` (RFC 9110 section 10.2.2), without userinfo.
 
     Bytes that no URL may hold are percent-encoded as they came: servers do send
-    raw Latin-1. Raises ValueError for what is no URL.
+    raw Latin-1. Raises ValueError, with the reason, for what no job could have as its URL.
     """
-    target = exact(urljoin(str(base), _ODD.sub(_percent, location)))
-    return target.with_user(None) if target.raw_user or target.raw_password else target
+    text = _USERINFO.sub(r"\1", urljoin(str(base), _ODD.sub(_percent, location)))
+    if fault := check_url(text):  # before yarl sees it, which takes its time for odd hosts
+        raise ValueError(fault)
+    target = exact(text)
+    if fault := check_url(str(target)):  # it is longer now: what is not ASCII is encoded
+        raise ValueError(fault)
+    return target
 
 
 def _percent(match: re.Match[str]) -> str:

@@ -19,7 +19,7 @@ from benchmarks.truth import read
 from scraperd.contract import Link, Metadata, check_url
 from scraperd.page.extract import Allowance, Extract, Missing, Overrun, extract, extract_json
 from scraperd.page.rules import Rules, compile_rules
-from scraperd.page.tree import Base, _absolute
+from scraperd.page.tree import Base, _absolute, usable
 from tests.rig.pages import html_files, python_docs
 
 URL = "http://example.com/dir/page.html?q=1"
@@ -407,7 +407,7 @@ RFC_3986 = {
         ("javascript:void 0", "javascript:void 0"),
         ("data:,a b", "data:,a b"),
         ("HTTPS://G/", "https://G/"),
-        ("http://[bad", "http://[bad"),
+        ("//[bad", "//[bad"),
         ("é", "http://a/b/c/é"),
     ],
 )
@@ -464,6 +464,46 @@ def test_a_link_can_be_the_next_job_s_url(href: str) -> None:
     """What people write into href comes back as a URL that a job may have."""
     [link] = links_of(f'<a href="{href}">x</a>')
     assert check_url(link.url) is None
+
+
+HOSTILE = [
+    "http://h.example:" + "0" * 4300 + "80/",
+    "http://user:secret@h.example/",
+    "http://h.example:99999/",
+    "HTTP://[bad",
+    "http://[]@/",
+    "https://a..b/",
+    "http://a\\b/",
+    "https:///x",
+    "#" + "x" * 8192,
+    "x" * 8192,
+]
+
+
+@pytest.mark.parametrize("href", HOSTILE)
+def test_a_url_that_no_job_could_have_is_not_handed_out(href: str) -> None:
+    """A link is left out; a rule's value is null, in a list left out; of metadata the next counts."""
+    page = f"""<a href="{href}">x</a><a href=y>y</a>
+        <link rel=canonical href="{href}"><link rel=canonical href=/c><link rel=icon href="{href}">
+        <meta property=og:url content="{href}"><meta property=og:url content=/as/it/is>
+        <meta name=twitter:image content="{href}"><meta property=og:title content="{href}">"""
+    good = Link("http://example.com/dir/y", "y")
+    assert links_of(page) == [good]
+    item, many = {"selector": "a", "output": "@href"}, {"type": "list"}
+    assert found({"x": item, "all": item | many}, page.encode()) == {"x": None, "all": [good.url]}
+    text = {"selector": "a", "output": "@title", "cast": "url"}
+    assert found({"x": text}, f'<a title="{href}">'.encode()) == {"x": None}
+    said = metadata_of(page.encode())
+    assert (said.canonical, said.favicon) == ("http://example.com/c", UNSET)
+    if href[:4].lower() == "http":  # these are as written
+        assert said.opengraph == {"url": "/as/it/is", "title": href}
+        assert said.twitter is UNSET
+
+
+def test_an_image_with_a_space_in_its_url_is_mended() -> None:
+    """Of a URL in `meta` that a job could not have, spaces are encoded, as in any reference."""
+    said = metadata_of(b'<meta property="og:image:url" content="http://a/b c.png">')
+    assert said.opengraph == {"image:url": "http://a/b%20c.png"}
 
 
 def test_what_a_page_says_of_itself() -> None:
@@ -668,4 +708,4 @@ def test_the_quick_way_to_resolve_agrees_with_the_standard_one(
     """A page's references resolved through its cache are what urljoin makes of each alone."""
     quick = Base(base)
     for reference in references * 2:
-        assert quick.resolve(reference) == _absolute(base.partition("#")[0], reference)
+        assert quick.resolve(reference) == usable(_absolute(base.partition("#")[0], reference))

@@ -185,6 +185,25 @@ def test_a_list_of_urls_is_a_sitemap_only_as_plain_text_and_only_if_all_are() ->
             read(body, media)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h.example:" + "0" * 4300 + "80/",
+        "http://user:secret@h.example/",
+        "http://[]@/",
+        "http://h.example/" + "x" * 8192,
+    ],
+)
+def test_a_url_that_no_job_could_have_is_left_out(url: str) -> None:
+    """Of feeds, of sitemaps, and of plain lists of URLs, where other entries stay."""
+    assert "url" not in entry(rss(f"<link>{url}</link>"))
+    assert "url" not in entry(atom(f'<link href="d" xml:base="{url}"/>'))
+    sitemap = f"<urlset><url><loc>{url}</loc></url><url><loc>http://a/</loc></url></urlset>"
+    assert read(sitemap.encode(), "text/xml")["entries"] == [{"url": "http://a/"}]
+    lines = f"http://a/\n{url}\n"
+    assert read(lines.encode(), "text/plain")["entries"] == [{"url": "http://a/"}]
+
+
 def _theirs(body: bytes) -> Any:
     headers = {"content-location": BASE}
     options = {"sanitize_html": False, "resolve_relative_uris": False}
