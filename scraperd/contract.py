@@ -306,8 +306,16 @@ class Invalid(Struct, frozen=True):
         return f"{self.field}: {self.reason}" if self.field else self.reason
 
 
+class Glimpse(Struct, frozen=True):
+    """What can still be told of a body that is no job, or must not be worked on."""
+
+    id: str | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+    meta: Raw | UnsetType = UNSET
+
+
 class _Glimpse(Struct):
-    """What can still be told of a job that is not valid, untouched: it may be of any size."""
+    """The same, before it is known to be of use: it may be of any size."""
 
     id: Raw | UnsetType = UNSET
     url: Raw | UnsetType = UNSET
@@ -437,15 +445,31 @@ def _why_not(raw: bytes, words: str) -> str | None:
 
 
 def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
+    seen = glimpse(raw)
+    return Invalid(field, reason, id=seen.id, url=seen.url, meta=seen.meta)
+
+
+def glimpse(raw: bytes) -> Glimpse:
+    """What can be read of a body that may be no job. Never raises."""
     try:
         seen = _glimpse_decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return Invalid(field, reason)
-    ident, url = seen.text(seen.id, MAX_ID), seen.text(seen.url, MAX_URL)
+        ident, url = seen.text(seen.id, MAX_ID), seen.text(seen.url, MAX_URL)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Glimpse()
+    if ident is not UNSET and not is_ident(ident):
+        ident = UNSET
     if url is not UNSET and "@" in url:
         url = UNSET  # it may hold a password, and a result may be logged by whoever reads it
     meta = UNSET if seen.meta is UNSET or len(bytes(seen.meta)) > MAX_META else seen.meta
-    return Invalid(field, reason, id=ident, url=url, meta=meta)
+    return Glimpse(ident, url, meta)
+
+
+def is_ident(text: str) -> bool:
+    """Whether it can be a job's id: it fits an AMQP short string, and JSON."""
+    try:
+        return 0 < len(text) <= MAX_ID and len(text.encode()) <= MAX_ID
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def _where(raw: bytes, message: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from scraperd.broker.marks import CRASHES
-from scraperd.contract import MAX_ID, MAX_URL, Kind, host_of
+from scraperd.contract import MAX_ID, MAX_URL, Kind, host_of, is_ident
 from scraperd.jobs.observe import without_credentials
 from scraperd.jobs.undelivered import UNDELIVERED, death
 from scraperd.jobs.undelivered import reason as undelivered
@@ -160,7 +160,7 @@ def _time(value: Any) -> datetime | None:
 def _ident(delivery: Delivery, own: Any) -> str | None:
     """The job's id in the order in which the daemon looks for it (jobs/worker.py)."""
     for ident in (own, *delivery.idents):
-        if isinstance(ident, str) and 0 < len(ident) <= MAX_ID and len(ident.encode()) <= MAX_ID:
+        if isinstance(ident, str) and is_ident(ident):
             return ident
     return None
 

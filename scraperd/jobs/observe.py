@@ -118,10 +118,10 @@ class Observer:
         self._write("error", event, {"exc_info": error, **fields})
 
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Write a line; a full disk or a reader that left must not end a job or the process."""
+        """Write a line; a full disk, or what it should say, must not end a job or the process."""
         try:
             getattr(self.log, level)(event, **fields)
-        except (OSError, ValueError):
+        except Exception:  # noqa: BLE001 - there is nowhere left to say it
             self.tally.unlogged += 1
 
 

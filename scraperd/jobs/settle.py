@@ -83,9 +83,10 @@ class Settler:
                 message = self._aside(delivery, result, queue)
                 await self.outbox.send(delivery.generation, message, math.inf)
             case Dead(kind, tell):
+                letter = self._dead(delivery, result, kind)  # first: what raises tells nobody yet
                 if tell:
                     await self._result(delivery, outcome)
-                await self._move(delivery, self._dead(delivery, result, kind))
+                await self._move(delivery, letter)
         return await delivery.ack()
 
     async def _move(self, delivery: Delivery, message: Message) -> None:

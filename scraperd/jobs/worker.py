@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from scraperd.broker.generation import BrokerLost
+from scraperd.broker.generation import BrokerLost, reraise_own_cancel
 from scraperd.broker.limits import blames_a_publish
 from scraperd.broker.outbox import Refused
 from scraperd.contract import (
-    MAX_ID,
     Failure,
     Invalid,
     Job,
     Result,
     decode_job,
+    is_ident,
     printable,
     refused,
 )
@@ -39,11 +39,12 @@ from scraperd.page.rules import RuleError, Rules
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable
 
     from scraperd.broker.generation import Generation
     from scraperd.broker.message import Delivery
     from scraperd.config import Config
+    from scraperd.contract import Glimpse
     from scraperd.jobs.settle import Settler
 
 MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
@@ -56,6 +57,7 @@ SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past 
 
 
 Decoded: TypeAlias = "tuple[Job, Rules | None] | Invalid"
+Work: TypeAlias = "Callable[[Delivery], Awaitable[None]]"
 
 
 @dataclass(slots=True)
@@ -64,7 +66,9 @@ class Flight:
 
     task: asyncio.Task[None]
     page: Page | None = None
+    ident: str = ""  # once it is known
     settling: bool = False
+    settled: bool = False  # acked, or too late for that: nothing more may be published of it
 
     @property
     def phase(self) -> str:
@@ -106,17 +110,15 @@ class Worker:
         if delivery.generation.lost.done():
             self._excuse(delivery)  # on its way when the generation ended: it will come again
             return
-        delivery.bare = delivery.crashes >= self._config.delivery_limit or self._unread(delivery)
+        delivery.bare = self._is_bare(delivery)
         if self.draining:
             self._unbegun.append(delivery)
         else:
-            self._start(delivery, self.handle(delivery))
+            self._start(delivery, self.handle)
 
-    def _start(
-        self, delivery: Delivery, work: Coroutine[Any, Any, None], *, settling: bool = False
-    ) -> None:
+    def _start(self, delivery: Delivery, work: Work, *, settling: bool = False) -> None:
         assert self._group is not None, "deliveries come before the worker runs"
-        task = self._group.create_task(work, name=f"job {delivery.tag}")
+        task = self._group.create_task(self._total(delivery, work), name=f"job {delivery.tag}")
         flight = self._flights[delivery] = Flight(task, settling=settling)
         task.add_done_callback(lambda _: self._landed(delivery, flight))
 
@@ -124,33 +126,67 @@ class Worker:
         if self._flights.get(delivery) is flight:
             del self._flights[delivery]
 
+    async def _total(self, delivery: Delivery, work: Work) -> None:
+        """Do `work` on a delivery. Whatever it raises ends this job, never the process.
+
+        First with the id that was found, then with nothing of the publisher's but the body. If not
+        even that can be published the generation ends, so that the broker counts this delivery.
+        """
+        flight, bare = self._flights[delivery], (delivery.bare, True)
+        try:
+            await work(delivery)
+            return
+        except BaseException as error:  # noqa: BLE001 - one job's error must reach no other
+            _reraise_an_end(error)
+            cause = error
+        for ident, delivery.bare in zip((flight.ident, ""), bare, strict=True):
+            self._observer.trouble("internal_error", cause, id=ident or None)
+            if flight.settled:
+                return
+            if delivery.settled:  # the ack itself failed
+                break
+            try:
+                outcome = self._broken(delivery, ident, cause)
+                await self._settle(delivery, outcome, Dead("internal"))
+                return
+            except BaseException as error:  # noqa: BLE001 - see above
+                _reraise_an_end(error)
+                cause = error
+        self._flights.pop(delivery, None)  # or it would be excused
+        delivery.generation.end(f"a job could not be settled: {type(cause).__name__}")
+
     async def handle(self, delivery: Delivery) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
-        flight = self._flights[delivery]
-        if delivery.queue == self._settler.topology.undelivered:
-            flight.settling = True
-            await self._settle(delivery, *self._given_up(delivery))
+        if self._over(delivery):
+            await self._settle(delivery, *await self._unrun(delivery))
             return
         if lane := self._lane(delivery) or self._crowded_out(delivery):
-            flight.settling = True
-            await self._settle(delivery, self._untouched(delivery), Aside(lane))
+            await self._move(delivery, lane)
             return
+        flight = self._flights[delivery]
         job = await self._decode(delivery)
-        ident = _known(delivery, job) or uuid.uuid4().hex
+        flight.ident = ident = _known(delivery, job) or uuid.uuid4().hex
         page = flight.page = self._page(delivery, job)
-        if delivery.queue == self._settler.topology.alone:
-            url = job.url if isinstance(job, Invalid) else job[0].url
-            self._observer.suspect(ident, url, delivery.crashes)
         try:
+            if delivery.queue == self._settler.topology.alone:
+                url = job.url if isinstance(job, Invalid) else job[0].url
+                self._observer.suspect(ident, url, delivery.crashes)
             outcome = await self._outcome(delivery, job, page, ident)
             verdict = self._verdict(delivery, job, page, outcome.result)
-            flight.settling = True
             await self._settle(delivery, outcome, verdict)
         finally:
             if page is not None:
                 page.close()
 
+    async def _back(self, delivery: Delivery) -> None:
+        await self._move(delivery, delivery.queue)
+
+    async def _move(self, delivery: Delivery, queue: str) -> None:
+        await self._settle(delivery, self._untouched(delivery), Aside(queue))
+
     async def _settle(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> None:
+        flight = self._flights[delivery]
+        flight.settling = True
         started = time.monotonic()
         try:
             try:
@@ -162,6 +198,7 @@ class Worker:
                 settled = await self._settler.settle(delivery, outcome, verdict)
         except BrokerLost:
             settled = False
+        flight.settled = True
         took = time.monotonic() - started
         self._observer.record(
             Record(outcome.result, verdict, settled, took, delivery.parks, delivery.crashes)
@@ -213,35 +250,6 @@ class Worker:
         lane = topology.suspects if few else topology.alone
         return None if delivery.queue in (lane, topology.alone) else lane
 
-    def _unread(self, delivery: Delivery) -> bool:
-        """Whether a job that RabbitMQ gave up is settled without a look at it.
-
-        It may be what ended its processes: before it was given up, or on its way to its outcome.
-        """
-        if delivery.queue != self._settler.topology.undelivered:
-            return False
-        return delivery.returns >= self._config.delivery_limit
-
-    def _given_up(self, delivery: Delivery) -> tuple[Outcome, Verdict]:
-        """A job that RabbitMQ dead-lettered: it is not run, and its dispatcher hears of it."""
-        failure = undelivered.failure(delivery)
-        most = self._config.max_job_size
-        job = None if delivery.bare else decode_job(delivery.body, most)
-        seen = job if isinstance(job, Invalid) or job is None else (job, None)
-        known = _known(delivery, seen)
-        result = Result(
-            id=known or uuid.uuid4().hex,
-            url=UNSET if job is None else job.url,
-            status="failed",
-            error=failure,
-            attempt=delivery.attempt,
-            worker=self._name,
-            meta=UNSET if job is None else job.meta,
-        )
-        anonymous = known is None and delivery.reply_to is None and not isinstance(job, Job)
-        outcome = Outcome.of(result, self._settler.limits.max_message)
-        return outcome, Dead(failure.kind, tell=not anonymous)
-
     def _crowded_out(self, delivery: Delivery) -> str | None:
         """The queue in which a large job waits until there are fewer of its kind here.
 
@@ -254,15 +262,61 @@ class Worker:
 
     def _untouched(self, delivery: Delivery) -> Outcome:
         """What can be said of a job whose body is not looked at."""
-        ident = _known(delivery, None) or ""
-        return Outcome(
-            Result(
-                id=ident,
-                url=UNSET,
-                status="failed",
-                attempt=delivery.attempt,
-                worker=self._name,
-            )
+        return Outcome(self._failed(delivery, _known(delivery, None) or ""))
+
+    def _is_bare(self, delivery: Delivery) -> bool:
+        """Whether it came back so often that no more of it is passed on than must be."""
+        limit = self._config.delivery_limit
+        given_up = delivery.queue == self._settler.topology.undelivered
+        return delivery.crashes >= limit or (given_up and delivery.returns >= limit)
+
+    def _over(self, delivery: Delivery) -> bool:
+        """Whether the job is not to be run any more: at its delivery limit, or given up."""
+        return delivery.bare or delivery.queue == self._settler.topology.undelivered
+
+    async def _unrun(self, delivery: Delivery) -> tuple[Outcome, Verdict]:
+        """The end of a job that is not run. This process does not read its body.
+
+        It may be what ended its processes. A helper looks for what names the job; if that ends
+        the helper too, the job ends without.
+        """
+        seen = Glimpse()
+        if len(delivery.body) <= self._config.max_job_size:
+            seen = await self._scraper.glimpse(delivery.body)
+        if given_up := delivery.queue == self._settler.topology.undelivered:
+            failure = undelivered.failure(delivery)
+        else:
+            times = delivery.crashes
+            why = f"delivered {times} times before, and no outcome each time"
+            failure = Failure("internal", why)
+        known = seen.id or _known(delivery, None)
+        result = self._failed(delivery, known or uuid.uuid4().hex, failure, seen)
+        tell = bool(known or seen.url or delivery.reply_to or not given_up)
+        return Outcome.of(result, self._settler.limits.max_message), Dead(failure.kind, tell=tell)
+
+    def _broken(self, delivery: Delivery, ident: str, cause: BaseException) -> Outcome:
+        """The outcome of a job that raised `cause`: an error of ours, told without its details."""
+        failure = Failure("internal", f"{type(cause).__name__} in {self._name}; see its log")
+        ident = ident or _known(delivery, None) or uuid.uuid4().hex
+        result = self._failed(delivery, ident, failure)
+        return Outcome.of(result, self._settler.limits.max_message)
+
+    def _failed(
+        self,
+        delivery: Delivery,
+        ident: str,
+        failure: Failure | UnsetType = UNSET,
+        seen: Glimpse | Invalid | None = None,
+    ) -> Result:
+        """A failed result of what is known without a page; `seen` is what was read of the job."""
+        return Result(
+            id=ident,
+            url=seen.url if seen else UNSET,
+            status="failed",
+            error=failure,
+            attempt=delivery.attempt,
+            worker=self._name,
+            meta=seen.meta if seen else UNSET,
         )
 
     def close(self) -> None:
@@ -311,8 +365,7 @@ class Worker:
         """As it came, and with nothing held against it."""
         for delivery in self._unbegun:
             if not delivery.generation.lost.done():
-                back = self._settle(delivery, self._untouched(delivery), Aside(delivery.queue))
-                self._start(delivery, back, settling=True)
+                self._start(delivery, self._back, settling=True)
         self._unbegun = []
 
     @property
@@ -329,7 +382,7 @@ class Worker:
             return refused(job, "proxy", f"no proxy is named {printable(job.proxy)} here")
         if fault := unavailable(job):
             return refused(job, "include", fault)
-        if job.extract is UNSET or delivery.bare:  # no more of it is tried than must be
+        if job.extract is UNSET:
             return job, None
         try:
             return job, await self._scraper.rules(bytes(job.extract))
@@ -340,7 +393,7 @@ class Worker:
         """What the job begins with, and the turn it was promised if it comes back for one."""
         if isinstance(job, Invalid):
             return None
-        if (turn := delivery.turn) is None or delivery.bare:
+        if (turn := delivery.turn) is None:
             return self._scraper.page(job[0])
         host, at, most = turn
         return self._scraper.page(job[0], Later(host, min(at - time.time(), most, FURTHEST)))
@@ -366,7 +419,8 @@ class Worker:
         limit = self._settler.limits.max_message
         if isinstance(job, Invalid) or page is None:
             assert isinstance(job, Invalid)
-            return Outcome.of(self._refused(delivery, job, ident), limit)
+            failure = Failure("invalid_job", job.message, field=job.field)
+            return Outcome.of(self._failed(delivery, ident, failure, job), limit)
         try:
             page.failure = self._reason_not_to(delivery, job[0])
             if page.failure is None:
@@ -400,12 +454,9 @@ class Worker:
             page.failure = Failure("timeout", over, retryable=True)
 
     def _reason_not_to(self, delivery: Delivery, job: Job) -> Failure | None:
-        """Expired, has taken a process down each time it was tried, or goes in circles."""
+        """Expired, or goes in circles."""
         if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
             return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
-        if delivery.bare:
-            times = delivery.crashes
-            return Failure("internal", f"delivered {times} times before, and no outcome each time")
         if delivery.parks >= MAX_PARKS:
             waited = (
                 f"its host's turn did not come, though it was waited for {delivery.parks} times"
@@ -426,17 +477,6 @@ class Worker:
             "internal",
             f"it was tried {delivery.tries} times and waited {delivery.waits} times, and its marks "
             "were not believed; give all processes the same marks_key_file",
-        )
-
-    def _refused(self, delivery: Delivery, invalid: Invalid, ident: str) -> Result:
-        return Result(
-            id=ident,
-            url=invalid.url,
-            status="failed",
-            error=Failure("invalid_job", invalid.message, field=invalid.field),
-            attempt=delivery.attempt,
-            worker=self._name,
-            meta=invalid.meta,
         )
 
     def _policy(self, job: Decoded) -> Policy:
@@ -463,6 +503,17 @@ def _known(delivery: Delivery, job: Decoded | None) -> str | None:
     if job is not None:
         own = job.id if isinstance(job, Invalid) else job[0].id
     for ident in (own, *delivery.idents):
-        if isinstance(ident, str) and 0 < len(ident.encode()) <= MAX_ID:
+        if isinstance(ident, str) and is_ident(ident):
             return ident
     return None
+
+
+def _reraise_an_end(error: BaseException) -> None:
+    """A cancelled job, and a process that ends, are no errors.
+
+    Of a CancelledError nobody asked for (a library's) only this job ends; else it would hold its
+    place unsettled as long as the process lives.
+    """
+    reraise_own_cancel(error)
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error

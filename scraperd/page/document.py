@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Struct
 
-from scraperd.contract import Failure, printable
+from scraperd.contract import Failure, check_url, glimpse, printable
 from scraperd.page import charset, cost
 from scraperd.page.extract import Allowance, Missing, Overrun, extract, extract_json
 from scraperd.page.feeds import FeedError, feed, is_feed
@@ -49,7 +49,10 @@ class Limits(Struct, frozen=True):
 
 
 class Asked(Struct, frozen=True, array_like=True):
-    """What is wanted of a body, and what must be known of its response. Travels to a helper."""
+    """What is wanted of a body, and what must be known of its response. Travels to a helper.
+
+    With `job` the body is a job's own, and only what names the job is wanted.
+    """
 
     url: str
     media: str
@@ -60,6 +63,7 @@ class Asked(Struct, frozen=True, array_like=True):
     text: bool
     feed: bool
     rules: bytes | None
+    job: bool = False
 
     @property
     def parsed(self) -> bool:
@@ -116,6 +120,22 @@ def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Take
         large = overrun.bound == "extract_max_output"
         failure = Failure("too_large" if large else "extract", str(overrun))
     return Taken(parts, name, digest, failure, allowance.hits)
+
+
+def names(body: bytes) -> Taken:
+    """What names the job whose body this is: id and URL in UTF-8, meta as JSON.
+
+    Only a URL that is plain at first sight: it is not looked at again.
+    """
+    seen = glimpse(body)
+    parts: dict[str, bytes] = {}
+    if seen.id is not UNSET:
+        parts["id"] = seen.id.encode()
+    if seen.url is not UNSET and seen.url.isascii() and check_url(seen.url) is None:
+        parts["url"] = seen.url.encode()
+    if seen.meta is not UNSET:
+        parts["meta"] = bytes(seen.meta)
+    return Taken(parts)
 
 
 def worst(asked: Asked, body: bytes, rules: Rules | None) -> float:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from scraperd.page.confine import confine
-from scraperd.page.document import Asked, Limits, Taken, take
+from scraperd.page.document import Asked, Limits, Taken, names, take
 from scraperd.page.readable import warm_up
 from scraperd.page.rules import compile_rules
 
@@ -86,7 +86,7 @@ def _answer(asked: Asked, body: bytes, seconds: float, limits: Limits) -> tuple[
         rules = None
         if asked.rules is not None:
             rules = compile_rules(asked.rules, limits.bounds)
-        taken = take(asked, body, rules, limits)
+        taken = names(body) if asked.job else take(asked, body, rules, limits)
     except MemoryError:
         pass
     except Exception:  # noqa: BLE001 - an error of ours is the parent's to report

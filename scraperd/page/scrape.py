@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from scraperd.contract import MAX_URL, Failure, Redirect, Result, Timings, host_of, printable
 from scraperd.page.budget import Budget
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from scraperd.config import Config
-    from scraperd.contract import Job
+    from scraperd.contract import Glimpse, Job
     from scraperd.page.budget import Claim
     from scraperd.page.rules import Rules
 
@@ -123,6 +123,10 @@ class Scraper:
     async def rules(self, raw: bytes) -> Rules:
         """A job's rules, compiled once for all jobs that have the same. Raises RuleError."""
         return await self._extractor.rules(raw)
+
+    async def glimpse(self, body: bytes) -> Glimpse:
+        """What names the job whose body this is, without reading it in this process."""
+        return await self._extractor.glimpse(body)
 
     async def scrape(self, page: Page, rules: Rules | None) -> None:
         """Fetch the job's page and take from it what was asked for."""

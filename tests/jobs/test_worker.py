@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import pytest
 
 from scraperd.broker.generation import BrokerLost, Generation
@@ -21,6 +22,7 @@ from scraperd.broker.message import Delivery
 from scraperd.broker.outbox import Refused
 from scraperd.broker.topology import Topology
 from scraperd.config import Config
+from scraperd.contract import Glimpse
 from scraperd.jobs.observe import Observer
 from scraperd.jobs.verdict import Aside, Dead, Done, Park
 from scraperd.jobs.worker import FURTHEST, MAX_PARKS, Worker
@@ -47,6 +49,9 @@ class Scrapes:
     def page(self, job: Job, place: Later | None = None) -> Page:
         self.places.append(place)
         return Page(job, place=place)
+
+    async def glimpse(self, _body: bytes) -> Glimpse:
+        return Glimpse("glimpsed", meta=msgspec.Raw(b"7"))
 
     async def scrape(self, page: Page, _rules: object) -> None:
         if "later" in page.job.url:
@@ -335,12 +340,13 @@ async def test_a_second_loss_does_not_blame_for_the_first() -> None:
 
 
 async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
-    """A job that has been delivered too often is dead without a scrape."""
+    """A job that has been delivered too often is dead without a scrape, or a look at its body."""
     async with House(delivery_limit=3) as house:
         house.deliver("good", **{"x-scraperd-crashes": 2, "x-delivery-count": 7})
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == Dead("internal")
+    assert (outcome.result.id, bytes(outcome.result.meta)) == ("glimpsed", b"7")
     assert "delivered 3 times before" in outcome.result.error.message
     assert house.scrapes.started == []
 
