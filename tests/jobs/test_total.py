@@ -1,0 +1,385 @@
+"""One job raises in each step of its life, one step at a time: it fails, and nothing else does.
+
+May touch: the worker with its real settler, observer and topology; a generation that keeps.
+Must never: replace the worker's own code: a step raises by what it is handed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scraperd.broker.generation import Generation
+from scraperd.broker.limits import Limits
+from scraperd.broker.message import Delivery
+from scraperd.broker.outbox import Outbox
+from scraperd.broker.topology import Topology
+from scraperd.config import Config
+from scraperd.contract import Glimpse
+from scraperd.jobs.observe import Observer
+from scraperd.jobs.settle import Settler
+from scraperd.jobs.worker import Worker
+from scraperd.page.scrape import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scraperd.broker.message import Message
+    from scraperd.contract import Job
+    from scraperd.page.politeness import Later
+    from scraperd.page.rules import Rules
+
+EVIL = "evil"
+
+
+class Odd(BaseException):
+    """What a library may raise that thinks nobody catches it."""
+
+
+ERRORS = (ZeroDivisionError, RecursionError, MemoryError, UnicodeError, Odd, asyncio.CancelledError)
+
+
+@dataclass
+class Fault:
+    """Raises `error` where `step` is asked for by the evil job, `times` times."""
+
+    step: str = ""
+    error: type[BaseException] = ZeroDivisionError
+    times: int = 1
+
+    def at(self, step: str, *, evil: bool = True) -> None:
+        if step == self.step and evil and self.times:
+            self.times -= 1
+            raise self.error("built in")
+
+
+class Body(bytes):
+    """A body that raises when it is decoded."""
+
+    fault: Fault
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        self.fault.at("decode")
+        return super().decode(*args, **kwargs)
+
+
+class Raising(Delivery):
+    """A delivery whose parts raise when they are read."""
+
+    __slots__ = ("fault",)
+    fault: Fault
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @property
+    def turn(self) -> tuple[str, float, float] | None:
+        self.fault.at("page")
+        return None
+
+    @property
+    def parks(self) -> int:
+        self.fault.at("record" if self.settled else "reasons")
+        return 0
+
+    @property
+    def attempt(self) -> int:
+        self.fault.at("attempt")
+        return 1
+
+    def passed_on(self) -> dict[str, Any]:
+        if not self.bare:
+            self.fault.at("headers")
+        return {}
+
+    async def ack(self) -> bool:
+        self.fault.at("before the ack")
+        acked = await super().ack()
+        self.fault.at("behind the ack")
+        return acked
+
+
+@dataclass(eq=False)
+class Kept(Generation):
+    """A generation that takes acks."""
+
+    lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
+    acked: list[int] = field(default_factory=list)
+    words: str = ""
+
+    async def ack(self, tag: int) -> bool:
+        self.acked.append(tag)
+        return True
+
+    def end(self, reason: str) -> None:
+        if not self.lost.done():
+            self.lost.set_result(reason)
+
+
+class Sent(Outbox):
+    """An outbox that remembers; it can raise when the evil job is published."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.messages: list[Message] = []
+
+    async def send(self, generation: Generation, message: Message, until: float) -> None:
+        evil = EVIL.encode() in message.body
+        self.fault.at("publish", evil=evil)
+        self.fault.at("publish to the dead", evil=evil and message.routing_key == "team.dead")
+        self.messages.append(message)
+
+
+@dataclass
+class Scrapes:
+    """A scraper that raises where the fault says so."""
+
+    fault: Fault
+    closed: int = 0
+
+    def page(self, job: Job, place: Later | None = None) -> Page:
+        self.fault.at("begin", evil=EVIL in job.url)
+        return Page(job, place=place)
+
+    async def rules(self, raw: bytes) -> Rules:
+        self.fault.at("rules", evil=EVIL.encode() in raw)
+        raise NotImplementedError
+
+    async def glimpse(self, body: bytes) -> Glimpse:
+        self.fault.at("glimpse")
+        return Glimpse(EVIL)
+
+    async def scrape(self, page: Page, rules: Rules | None) -> None:
+        page.begun = True
+        evil = EVIL in page.job.url
+        self.fault.at("scrape", evil=evil)
+        if self.fault.step == "encode" and evil:
+            page.content = {"data": {"x": object()}}
+
+
+@dataclass
+class Log:
+    """A structlog logger's shape; keeps the lines, and can raise."""
+
+    fault: Fault
+    lines: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.fault.at("log", evil=fields.get("id") == EVIL)
+        self.lines.append((event, fields))
+
+    error = debug = info
+
+    def is_enabled_for(self, _level: int) -> bool:
+        return True
+
+
+class Steps:
+    """A worker with its real settler, and what came of its jobs."""
+
+    def __init__(self, fault: Fault, **config: Any) -> None:
+        self.fault, self.generation = fault, Kept()
+        self.outbox, self.log = Sent(fault), Log(fault)
+        settler = Settler(self.outbox, Topology("team"), Limits(2**20, 1800))
+        self.observer = Observer(log=self.log)
+        scraper: Any = Scrapes(fault)
+        self.worker = Worker(Config(**config), scraper, settler, self.observer, "w")
+        self.tag = 0
+
+    def deliver(
+        self, ident: str, *, kind: Callable[..., Delivery] = Delivery, body: bytes = b"", **marks: Any
+    ) -> Delivery:
+        queue = marks.pop("queue", "team.jobs")
+        properties = {"message_id": None, "correlation_id": None, "reply_to": None} | {
+            name: marks.pop(name) for name in ("reply_to", "message_id") if name in marks
+        }
+        extract = {"extract": {EVIL: EVIL}} if self.fault.step == "rules" and ident == EVIL else {}
+        body = body or json.dumps({"url": f"http://x/{ident}", "id": ident, **extract}).encode()
+        self.tag += 1
+        delivery = kind(
+            body=body,
+            headers=marks,
+            priority=None,
+            content_type=None,
+            tag=self.tag,
+            generation=self.generation,
+            queue=queue,
+            **properties,
+        )
+        if isinstance(delivery, Raising):
+            delivery.fault, delivery.body = self.fault, Body(body)
+            delivery.body.fault = self.fault
+        self.worker.accept(delivery)
+        return delivery
+
+    async def run(self, deliver: Callable[[], object]) -> None:
+        running = asyncio.create_task(self.worker.run())
+        await asyncio.sleep(0)
+        deliver()
+        while self.worker.in_flight:  # noqa: ASYNC110 - nothing signals what it has come to
+            await asyncio.sleep(0)
+        await self.worker.drain(1)
+        await running  # raises if one job's error has reached the worker
+
+    def results(self, ident: str) -> list[dict[str, Any]]:
+        sent = [m for m in self.outbox.messages if m.exchange == "team.results"]
+        return [found for m in sent if (found := json.loads(m.body))["id"] == ident]
+
+    @property
+    def dead(self) -> list[Message]:
+        return [m for m in self.outbox.messages if m.routing_key == "team.dead"]
+
+
+BEFORE = ["page", "decode", "reasons", "attempt", "begin", "rules", "scrape", "publish", "headers"]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+@pytest.mark.parametrize("step", BEFORE)
+async def test_a_job_that_raises_in_a_step_fails_alone(
+    step: str, error: type[BaseException]
+) -> None:
+    """1 failed, 0 died: it is dead as `internal` with a traceback in the log, and those beside it
+    are done.
+    """
+    steps = Steps(Fault(step, error))
+
+    def deliver() -> None:
+        for n in range(5):
+            steps.deliver(f"good{n}")
+        steps.deliver(EVIL, kind=Raising, message_id="m1")
+        for n in range(5, 10):
+            steps.deliver(f"good{n}")
+
+    await steps.run(deliver)
+    assert not steps.fault.times, "the fault did not come"
+    assert [steps.results(f"good{n}")[0]["status"] for n in range(10)] == ["ok"] * 10
+    [letter] = steps.dead
+    ident = letter.headers["x-scraperd-job-id"]
+    [result] = steps.results(ident)
+    no_json = (step, error) == ("decode", RecursionError)  # that is nested too deep, and foreseen
+    assert result["error"]["kind"] == ("invalid_job" if no_json else "internal")
+    assert no_json or error.__name__ in result["error"]["message"]
+    assert ident in (EVIL, "m1")
+    assert no_json or any(e == "internal_error" and f["exc_info"] for e, f in steps.log.lines)
+    assert sorted(steps.generation.acked) == list(range(1, 12))
+    assert not steps.generation.lost.done()
+
+
+async def test_a_result_that_cannot_be_written_fails_alone() -> None:
+    """What no encoder takes ends as `internal` too."""
+    steps = Steps(Fault("encode"))
+    await steps.run(lambda: (steps.deliver(EVIL), steps.deliver("good")))
+    assert steps.results(EVIL)[0]["error"]["message"] == "TypeError in w; see its log"
+    assert steps.results("good")[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("step", ["behind the ack", "record", "log"])
+async def test_a_job_that_raises_after_its_ack_is_not_settled_again(step: str) -> None:
+    """Its outcome is published: an error in what is only said of it is logged, and that is all."""
+    steps = Steps(Fault(step))
+    await steps.run(lambda: (steps.deliver(EVIL, kind=Raising), steps.deliver("good")))
+    assert not steps.fault.times
+    assert [result["status"] for result in steps.results(EVIL)] == ["ok"]
+    assert steps.results("good")
+    assert not steps.dead
+    assert sorted(steps.generation.acked) == [1, 2]
+
+
+async def test_a_job_that_cannot_be_told_of_is_buried_bare() -> None:
+    """Raising with the result and again with the first dead letter, it goes with its body alone."""
+    steps = Steps(Fault("headers", times=2))
+    await steps.run(lambda: (steps.deliver(EVIL, kind=Raising), steps.deliver("good")))
+    [letter] = steps.dead
+    assert EVIL.encode() in letter.body
+    assert letter.reply_to is None
+    assert steps.results("good")
+
+
+@pytest.mark.parametrize("step", ["publish", "before the ack"])
+async def test_a_job_that_cannot_be_settled_ends_its_generation(step: str) -> None:
+    """Then the broker counts its delivery, for which it is not excused; the process lives."""
+    steps = Steps(Fault(step, times=100))
+    await steps.run(lambda: steps.deliver(EVIL, kind=Raising))
+    assert steps.generation.lost.done()
+    assert "could not be settled" in steps.generation.lost.result()
+    assert not steps.generation.acked
+    again = Steps(Fault())
+    back = again.deliver  # the same message, as the broker gives it back
+    await again.run(lambda: back(EVIL, **{"x-delivery-count": 1}))
+    assert [m.routing_key for m in again.outbox.messages] == ["team.suspects"]
+
+
+@pytest.mark.parametrize("step", ["glimpse", "headers", "publish to the dead"])
+async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
+    """Its body is not read here, and what else may raise ends it too."""
+    steps = Steps(Fault(step), delivery_limit=3)
+    marks = {"x-scraperd-crashes": 3, "queue": "team.alone"}
+    await steps.run(lambda: (steps.deliver(EVIL, kind=Raising, **marks), steps.deliver("good")))
+    [letter] = steps.dead
+    assert letter.headers["x-scraperd-dead-reason"] == "internal"
+    assert steps.results("good")
+
+
+async def test_the_body_of_a_job_past_its_limit_is_not_read() -> None:
+    """A body that is no job at all ends like any other, with what the helper saw."""
+    steps = Steps(Fault(), delivery_limit=3)
+    await steps.run(lambda: steps.deliver("", body=b"\xff{", **{"x-scraperd-crashes": 3}))
+    [result] = steps.results(EVIL)
+    assert "delivered 3 times before" in result["error"]["message"]
+
+
+@pytest.mark.parametrize("lane", ["x-delivery-count", "draining"])
+async def test_a_job_that_cannot_be_moved_fails_alone(lane: str) -> None:
+    """To the quarantine, or back to its queue when the process ends."""
+    steps = Steps(Fault("headers"))
+
+    def deliver() -> None:
+        if lane == "draining":
+            steps.worker.close()
+        marks = {"x-delivery-count": 1} if lane != "draining" else {}
+        steps.deliver(EVIL, kind=Raising, message_id=EVIL, **marks)
+
+    running = asyncio.create_task(steps.worker.run())
+    await asyncio.sleep(0)
+    deliver()
+    await steps.worker.drain(1)
+    await running
+    [letter] = steps.dead
+    assert letter.headers["x-scraperd-job-id"] == EVIL
+
+
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        ["x-scraperd-attempt", "x-scraperd-job-id", "x-scraperd-turn", "x-scraperd-parks"]
+        + ["x-scraperd-crashes", "x-scraperd-reply-to", "x-delivery-count", "x-death", "CC", "other"]
+    ),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64)
+    | st.floats()
+    | st.text(st.characters(codec="utf-8"), max_size=9)  # others are dropped where they are read
+    | st.binary(max_size=9)
+    | st.lists(st.integers(), max_size=2)
+    | st.sampled_from(["9" * 5000, "9999999999.999 x 9999999.999", "1.000 \x7f"]),
+)
+
+
+@given(headers=HEADERS, body=st.binary(max_size=20) | st.just(b'{"url":"http://x/"}'), ident=st.text(st.characters(codec="utf-8"), max_size=300))
+@settings(max_examples=150, deadline=None)
+def test_no_property_ends_the_worker(headers: dict[str, Any], body: bytes, ident: str) -> None:
+    """Whatever stands in headers, properties and body: the job is published once more or settled."""
+
+    async def play() -> None:
+        steps = Steps(Fault())
+        queue = "team.alone"
+        await steps.run(lambda: steps.deliver("", body=body, queue=queue, message_id=ident, **headers))
+        assert steps.generation.acked == [1]
+        assert steps.outbox.messages
+
+    asyncio.run(play())
