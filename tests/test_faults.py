@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         "poison",
         "poison-x-death",
         "forged-marks",
+        "hostile-urls",
     ],
 )
 def test_a_fault_loses_nothing(name: str, node: Node, broker_url: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ MODULES = (
     "queues",
     "poison",
     "bodies",
+    "hostile",
     "logs",
     "letters",
     "cluster",
