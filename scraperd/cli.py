@@ -45,9 +45,10 @@ from scraperd.contract import (
     decode_job,
     decode_result,
     encode,
+    printable,
     schema,
 )
-from scraperd.jobs.observe import quiet_libraries
+from scraperd.jobs.observe import quiet_libraries, without_credentials
 from scraperd.jsonline import dumps, line, visible
 from scraperd.page.content import bounds_of, unavailable
 from scraperd.page.rules import RuleError, Rules, compile_rules
@@ -353,7 +354,7 @@ def _job_lines(sources: tuple[str, ...], rules: str | None) -> Iterator[tuple[st
     """Pairs of where a job stands and its JSON."""
     for source in sources:
         if "://" in source:
-            yield source, _plain(source, rules)
+            yield printable(without_credentials(source), 100), _plain(source, rules)
             continue
         text = sys.stdin.read() if source == "-" else _read(Path(source))
         for number, whole in enumerate(text.split("\n"), 1):

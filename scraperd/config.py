@@ -214,7 +214,7 @@ def _broker_fault(url: str) -> str | None:
         return 'more than one URL in one text; write a list: ["amqp://...", "amqp://..."]'
     try:
         URL(url)
-    except ValueError:
+    except (ValueError, IndexError):  # yarl's for a bracket in front of an empty host
         return "not a URL; percent-encode special characters in user name and password"
     return None
 
@@ -305,7 +305,7 @@ def _no_authorities(config: Config) -> Iterator[tuple[set[str], str]]:
 
 def _is_server(text: str) -> bool:
     """Whether it is ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT."""
-    match = re.fullmatch(r"(?:([0-9.]+)|\[([0-9a-f:.]+)\])(?::([0-9]+))?|([0-9a-f:.]+)", text)
+    match = re.fullmatch(r"(?:([0-9.]+)|\[([0-9a-f:.]+)\])(?::([0-9]{1,5}))?|([0-9a-f:.]+)", text)
     if match is None:
         return False
     v4, bracketed, port, bare = match.groups()
@@ -330,7 +330,7 @@ def _proxy_faults(config: Config) -> Iterator[tuple[set[str], str]]:
 def _proxy_fault(text: str) -> str | None:
     try:
         url = URL(text)
-    except ValueError:
+    except (ValueError, IndexError):  # as above
         return "not a URL; percent-encode special characters in user name and password"
     if not url.host or url.explicit_port is None:
         return "must be http://[USER:PASSWORD@]HOST:PORT or socks5://[USER:PASSWORD@]HOST:PORT"

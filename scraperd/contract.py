@@ -633,8 +633,10 @@ def _authority_fault(authority: str) -> str | None:
         return "the port must be 1 to 65535"
     if host[0] == "[":
         return None if _is_ipv6(host[1:-1]) else _NO_HOST_NAME
-    if _is_long(host):
-        return _NO_HOST_NAME
+    return _NO_HOST_NAME if _is_long(host) else _name_fault(host)
+
+
+def _name_fault(host: str) -> str | None:
     try:
         name = URL(f"http://{host}/").raw_host or ""
     except Exception as error:  # noqa: BLE001 - yarl and idna raise whatever a text provokes

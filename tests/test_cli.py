@@ -181,6 +181,37 @@ def test_wrong_usage_exits_2_in_words(scraperd: Command, args: list[str], words:
     assert "hunter2" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h.example:" + "0" * 4300 + "80/",
+        "http://[]@/",
+        "http://u:hunter2@h.example/",
+        "http://h.example/" + "x" * 8192,
+        "http://\udcff/",
+    ],
+    ids=["port", "bracket", "password", "long", "not UTF-8"],
+)
+@pytest.mark.parametrize("command", ["publish", "scrape"])
+def test_a_hostile_url_is_refused_in_a_line(scraperd: Command, command: str, url: str) -> None:
+    """Exit code 2 and one short line, without a traceback or a password."""
+    done = scraperd(command, url)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 300
+    assert "hunter2" not in done.stderr
+
+
+def test_cast_url_of_a_hostile_url_is_no_value(scraperd: Command, tmp_path: Path) -> None:
+    """A port of 4,300 zeros on a page is no error of ours, but null."""
+    url = "http://h.example:" + "0" * 4300 + "80/"
+    (tmp_path / "page.html").write_text(f'<a title="{url}" href="{url}">x</a>')
+    rules = {"t": {"selector": "a", "output": "@title", "cast": "url"}, "h": "a@href"}
+    done = scraperd("scrape", "page.html", "--extract", json.dumps(rules))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"] == {"t": None, "h": None}
+
+
 def test_publish_names_the_bad_line_and_sends_nothing(
     scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
 ) -> None:

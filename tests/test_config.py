@@ -134,6 +134,8 @@ def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], P
         ('proxies = {a = "http://u:hunter2@h"}', "proxies.a: must be http://[USER:PASSWORD@]HOST:"),
         ('proxies = {a = "socks5://u:hunter2@h:1/x"}', "proxies.a: must end after the port"),
         ('proxies = {a = "http://u:hunter2[@h:1"}', "proxies.a: not a URL; percent-encode"),
+        ('proxies = {a = "http://[]@/"}', "proxies.a: not a URL; percent-encode"),
+        ('broker_url = "amqp://[]@/"', "broker_url: not a URL; percent-encode"),
         (
             'proxies = {a = "ftp://u:hunter2@h:1"}',
             'proxies."a": must be: table of http:// or socks5',
@@ -160,6 +162,7 @@ def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], P
         ('deny_hosts = ["HTTP://x"]', "deny_hosts: must be: hosts, *.domain"),
         ('nameservers = ["dns.example"]', "nameservers: must be: addresses, with :PORT"),
         ('nameservers = ["999.0.0.1"]', "nameservers: 999.0.0.1 is no address"),
+        (f'nameservers = ["1.1.1.1:{"9" * 5000}"]', "nameservers: 1.1.1.1:9999"),
         ('nameservers = ["[::1]:99999"]', "nameservers: [::1]:99999 is no address, or its port"),
         ('proxies = {a = "socks5://\u00e9:hunter2@h:1"}', "proxies.a: SOCKS5 takes a user name"),
         ('ca_file = "/nowhere/ca.pem"', "ca_file: /nowhere/ca.pem: No such file or directory"),

@@ -133,27 +133,26 @@ class Worker:
         even that can be published the generation ends, so that the broker counts this delivery.
         """
         flight, bare = self._flights[delivery], (delivery.bare, True)
-        try:
-            await work(delivery)
-            return
-        except BaseException as error:  # noqa: BLE001 - one job's error must reach no other
-            _reraise_an_end(error)
-            cause = error
+        cause = await _raised(work(delivery))
         for ident, delivery.bare in zip((flight.ident, ""), bare, strict=True):
+            if cause is None:
+                return
             self._observer.trouble("internal_error", cause, id=ident or None)
             if flight.settled:
                 return
-            if delivery.settled:  # the ack itself failed
-                break
-            try:
-                outcome = self._broken(delivery, ident, cause)
-                await self._settle(delivery, outcome, Dead("internal"))
-                return
-            except BaseException as error:  # noqa: BLE001 - see above
-                _reraise_an_end(error)
-                cause = error
-        self._flights.pop(delivery, None)  # or it would be excused
-        delivery.generation.end(f"a job could not be settled: {type(cause).__name__}")
+            if not delivery.settled:  # else the ack itself failed
+                cause = await _raised(self._bury(delivery, ident, cause))
+        if cause is not None:
+            self._flights.pop(delivery, None)  # or it would be excused
+            delivery.generation.end(f"a job could not be settled: {type(cause).__name__}")
+
+    async def _bury(self, delivery: Delivery, ident: str, cause: BaseException) -> None:
+        """Settle a job that raised `cause`, an error of ours, which is told without its details."""
+        failure = Failure("internal", f"{type(cause).__name__} in {self._name}; see its log")
+        ident = ident or _known(delivery, None) or uuid.uuid4().hex
+        result = self._failed(delivery, ident, failure)
+        outcome = Outcome.of(result, self._settler.limits.max_message)
+        await self._settle(delivery, outcome, Dead("internal"))
 
     async def handle(self, delivery: Delivery) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
@@ -293,13 +292,6 @@ class Worker:
         result = self._failed(delivery, known or uuid.uuid4().hex, failure, seen)
         tell = bool(known or seen.url or delivery.reply_to or not given_up)
         return Outcome.of(result, self._settler.limits.max_message), Dead(failure.kind, tell=tell)
-
-    def _broken(self, delivery: Delivery, ident: str, cause: BaseException) -> Outcome:
-        """The outcome of a job that raised `cause`: an error of ours, told without its details."""
-        failure = Failure("internal", f"{type(cause).__name__} in {self._name}; see its log")
-        ident = ident or _known(delivery, None) or uuid.uuid4().hex
-        result = self._failed(delivery, ident, failure)
-        return Outcome.of(result, self._settler.limits.max_message)
 
     def _failed(
         self,
@@ -508,12 +500,17 @@ def _known(delivery: Delivery, job: Decoded | None) -> str | None:
     return None
 
 
-def _reraise_an_end(error: BaseException) -> None:
-    """A cancelled job, and a process that ends, are no errors.
+async def _raised(work: Awaitable[None]) -> BaseException | None:
+    """What `work` raised. A cancelled job, and a process that ends, are no errors.
 
     Of a CancelledError nobody asked for (a library's) only this job ends; else it would hold its
     place unsettled as long as the process lives.
     """
-    reraise_own_cancel(error)
-    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-        raise error
+    try:
+        await work
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - one job's error must reach no other
+        reraise_own_cancel(error)
+        return error
+    return None

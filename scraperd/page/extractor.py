@@ -34,7 +34,7 @@ ON_LOOP_OUTPUT: Final = 256 * 1024  # characters
 SLICE: Final = 0.005  # seconds; after so much of it the loop does something else
 QUICK: Final = 0.3  # seconds of CPU in the quick lane
 _OUT_OF_TIME: Final = -signal.SIGPROF
-_NAMES: Final = Asked("", "", False, False, False, False, False, False, None, job=True)  # noqa: FBT003
+_NAMES: Final = Asked("", "", False, False, False, False, False, False, None, job=True)
 QUICK_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger does not even try there
 
 

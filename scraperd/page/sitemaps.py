@@ -41,7 +41,7 @@ def lines(text: str) -> list[str]:
 
 
 def plain_sitemap(found: list[str], max_entries: int) -> dict[str, Any]:
-    """A list of URLs as data, without those that no job could have. FeedError past `max_entries`."""
+    """A list of URLs as data, without those no job could have. FeedError past `max_entries`."""
     if len(found) > max_entries:
         raise FeedError(f"more than {max_entries} entries")
     return {"type": "sitemap", "entries": [{"url": url} for url in found if usable(url)]}

@@ -114,7 +114,7 @@ class Base:
         return url if len(url) <= MAX_URL and "\\" not in fragment else usable(url)
 
     def _usable(self, url: str) -> str | None:
-        """`usable` of one without white space or controls: on a known site little is left to see."""
+        """`usable` of one without white space or controls: on a known site little is left."""
         if url.startswith(self._site) and len(url) <= MAX_URL and "\\" not in url:
             return url
         return usable(url)

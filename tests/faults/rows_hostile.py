@@ -32,7 +32,7 @@ RETURNS = 6  # past the delivery limit
 
 @row(15, "hostile-urls")
 def hostile_urls(scene: Scene) -> None:
-    """Hostile URLs, fresh and past the delivery limit: each fails, all others are done, none dies."""
+    """Hostile URLs, fresh and past the delivery limit: they fail, all others are done."""
     scene.start()
     for number in range(scene.many(20, 2)):
         for n, url in enumerate(URLS):
@@ -58,11 +58,11 @@ def _returned(scene: Scene, ident: str, url: str) -> None:
     scene.accepted()
     names = Topology(scene.prefix)
     with scene.channel() as channel:
-        got, properties, body = channel.basic_get(names.jobs, auto_ack=True)
-        assert got is not None, "the job is not in its queue"
+        _, properties, body = channel.basic_get(names.jobs, auto_ack=True)
+        assert body is not None, "the job is not in its queue"
         channel.confirm_delivery()
         channel.basic_publish("", names.alone, body, properties, mandatory=True)
         for _ in range(RETURNS):
             got, _, _ = channel.basic_get(names.alone)
             assert got is not None, "the job is not in quarantine"
-            channel.basic_nack(got.delivery_tag, requeue=True)
+            channel.basic_nack(got.delivery_tag or 0, requeue=True)

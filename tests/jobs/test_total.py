@@ -129,7 +129,7 @@ class Sent(Outbox):
         self.fault = fault
         self.messages: list[Message] = []
 
-    async def send(self, generation: Generation, message: Message, until: float) -> None:
+    async def send(self, _generation: Generation, message: Message, _until: float) -> None:
         evil = EVIL.encode() in message.body
         self.fault.at("publish", evil=evil)
         self.fault.at("publish to the dead", evil=evil and message.routing_key == "team.dead")
@@ -151,11 +151,11 @@ class Scrapes:
         self.fault.at("rules", evil=EVIL.encode() in raw)
         raise NotImplementedError
 
-    async def glimpse(self, body: bytes) -> Glimpse:
+    async def glimpse(self, _body: bytes) -> Glimpse:
         self.fault.at("glimpse")
         return Glimpse(EVIL)
 
-    async def scrape(self, page: Page, rules: Rules | None) -> None:
+    async def scrape(self, page: Page, _rules: Rules | None) -> None:
         page.begun = True
         evil = EVIL in page.job.url
         self.fault.at("scrape", evil=evil)
@@ -193,7 +193,12 @@ class Steps:
         self.tag = 0
 
     def deliver(
-        self, ident: str, *, kind: Callable[..., Delivery] = Delivery, body: bytes = b"", **marks: Any
+        self,
+        ident: str,
+        *,
+        kind: Callable[..., Delivery] = Delivery,
+        body: bytes = b"",
+        **marks: Any,
     ) -> Delivery:
         queue = marks.pop("queue", "team.jobs")
         properties = {"message_id": None, "correlation_id": None, "reply_to": None} | {
@@ -356,8 +361,10 @@ async def test_a_job_that_cannot_be_moved_fails_alone(lane: str) -> None:
 
 HEADERS = st.dictionaries(
     st.sampled_from(
-        ["x-scraperd-attempt", "x-scraperd-job-id", "x-scraperd-turn", "x-scraperd-parks"]
-        + ["x-scraperd-crashes", "x-scraperd-reply-to", "x-delivery-count", "x-death", "CC", "other"]
+        (
+            "x-scraperd-attempt x-scraperd-job-id x-scraperd-turn x-scraperd-parks "
+            "x-scraperd-crashes x-scraperd-reply-to x-delivery-count x-death CC other"
+        ).split()
     ),
     st.none()
     | st.booleans()
@@ -370,15 +377,21 @@ HEADERS = st.dictionaries(
 )
 
 
-@given(headers=HEADERS, body=st.binary(max_size=20) | st.just(b'{"url":"http://x/"}'), ident=st.text(st.characters(codec="utf-8"), max_size=300))
+@given(
+    headers=HEADERS,
+    body=st.binary(max_size=20) | st.just(b'{"url":"http://x/"}'),
+    ident=st.text(st.characters(codec="utf-8"), max_size=300),
+)
 @settings(max_examples=150, deadline=None)
 def test_no_property_ends_the_worker(headers: dict[str, Any], body: bytes, ident: str) -> None:
-    """Whatever stands in headers, properties and body: the job is published once more or settled."""
+    """Whatever stands in headers, properties and body: the job is moved or settled."""
 
     async def play() -> None:
         steps = Steps(Fault())
         queue = "team.alone"
-        await steps.run(lambda: steps.deliver("", body=body, queue=queue, message_id=ident, **headers))
+        await steps.run(
+            lambda: steps.deliver("", body=body, queue=queue, message_id=ident, **headers)
+        )
         assert steps.generation.acked == [1]
         assert steps.outbox.messages
 

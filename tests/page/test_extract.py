@@ -482,7 +482,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("href", HOSTILE)
 def test_a_url_that_no_job_could_have_is_not_handed_out(href: str) -> None:
-    """A link is left out; a rule's value is null, in a list left out; of metadata the next counts."""
+    """A link is left out; a rule's value is null; of metadata the next counts."""
     page = f"""<a href="{href}">x</a><a href=y>y</a>
         <link rel=canonical href="{href}"><link rel=canonical href=/c><link rel=icon href="{href}">
         <meta property=og:url content="{href}"><meta property=og:url content=/as/it/is>
