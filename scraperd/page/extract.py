@@ -43,6 +43,8 @@ _JSON_ERRORS: Final = (
 )
 _REGEX_STEP: Final = 1600  # characters times instructions of RE2; and attributes: some microseconds
 _ATTRIBUTES_STEP: Final = 32
+_LONG_BASE: Final = 500  # characters; 2,000 links from one of 8,000 take 1 s
+_LONG_BASE_STEPS: Final = 10  # for each character beyond it
 Node: TypeAlias = LexborHTMLParser | LexborNode
 
 
@@ -126,7 +128,7 @@ def extract(
     Missing, Overrun and MemoryError.
     """
     tree = _parsed(page)
-    to = Base(document_base(tree, base))
+    to = _starting(document_base(tree, base), allowance)
     run = _Run(to, allowance)
     return Extract(
         data=run.apply(rules, tree, _NODE) if rules is not None else UNSET,
@@ -149,7 +151,13 @@ def _parsed(page: bytes) -> LexborHTMLParser:
 
 def extract_json(document: Any, base: str, rules: Rules, allowance: Allowance) -> dict[str, Any]:
     """Take from a decoded JSON document what the rules say. Raises Missing and Overrun."""
-    return _Run(Base(base), allowance).apply(rules, document, _JSON)
+    return _Run(_starting(base, allowance), allowance).apply(rules, document, _JSON)
+
+
+def _starting(url: str, allowance: Allowance) -> Base:
+    """Where references start from. From a long URL each takes long: not on the loop."""
+    allowance.spend(_LONG_BASE_STEPS * max(0, len(url) - _LONG_BASE), "base URL")
+    return Base(url)
 
 
 class _Run:

@@ -500,6 +500,19 @@ def test_a_url_that_no_job_could_have_is_not_handed_out(href: str) -> None:
         assert said.twitter is UNSET
 
 
+@pytest.mark.parametrize("head", ["", "<base href='/{}'>"])
+def test_a_page_with_a_long_base_is_not_for_the_loop(head: str) -> None:
+    """2,000 links from a URL of 4,000 folders take a second: the loop's allowance is spent at once,
+    that of a helper, which has a limit of time instead, is not.
+    """
+    page = (head.format("a/" * 4000) + "<a href=./x>").encode()
+    url = "http://a/" if head else "http://a/" + "a/" * 4000
+    options: Any = {"rules": None, "links": True, "metadata": False}
+    with pytest.raises(Overrun):
+        extract(page, url, **options, allowance=Allowance(100, 10**6, work=5000))
+    assert extract(page, url, **options, allowance=Allowance(100, 10**6)).links
+
+
 def test_an_image_with_a_space_in_its_url_is_mended() -> None:
     """Of a URL in `meta` that a job could not have, spaces are encoded, as in any reference."""
     said = metadata_of(b'<meta property="og:image:url" content="http://a/b c.png">')
