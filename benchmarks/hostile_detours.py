@@ -12,6 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.hostile_site import HOSTS
+from benchmarks.stage import PREFIX
+from scraperd.broker.topology import DELAYS
 from tests.rig import ports
 from tests.rig.dns import threaded
 from tests.rig.nginx import Nginx
@@ -53,7 +55,7 @@ def detours(stage: Stage, port: int, goals: Goals) -> None:
         stage.folder / "site", stage.folder / "host", port=web, extra=f"listen {HOST}:{web};"
     ):
         for sort, url in (("direct", target), ("sent on", f"http://{HOSTS[0]}:{port}/to/{target}")):
-            stage.purge()
+            _clear(stage)
             limits: dict[str, Any] = {"hosts": {HOST: {"per_host_delay": PAUSE}}, "concurrency": 20}
             with stage.daemon(**SETTINGS, **limits):
                 for n in range(HOSTILE):
@@ -82,7 +84,7 @@ def names(stage: Stage, port: int, goals: Goals) -> None:
         ),
     ):
         for sort in ("quiet", "attacked"):
-            stage.purge()
+            _clear(stage)
             with stage.daemon(**SETTINGS, nameservers=[dns]):
                 _send(stage, "first", f"http://{HOST}:{web}/{page}")
                 assert list(_arrivals(stage, 1)) == [("first", True)]  # it has started
@@ -101,6 +103,13 @@ def names(stage: Stage, port: int, goals: Goals) -> None:
     limit = SETTINGS["download_timeout"]
     goal = f"99th percentile below the {limit:g} s that an endless page holds its place for"
     goals.check(goal, reached=p99["attacked"] < limit)
+
+
+def _clear(stage: Stage) -> None:
+    """Empty the delay queues too: what was parked there would come back into the next part."""
+    for seconds in DELAYS:
+        stage.channel.queue_purge(f"{PREFIX}.delay.{seconds}")
+    stage.purge()
 
 
 def _neighbour(stage: Stage, url: str) -> list[float]:
