@@ -318,13 +318,13 @@ def invalid_burst(aim: Aim) -> Iterator[Letter]:
     """Five sorts of what is no job."""
     bodies: list[bytes] = [b"{", b"[" * 5000, b'{"url": 1}', b'{"url": "http://x/", "no": 1}']
     bodies.append(json.dumps({"url": aim.url("page"), "extract": {"a": "a["}}).encode())
-    for n in range(5000):
+    for n in range(400):
         yield Letter(bodies[n % 5])
 
 
 def retry_storm(aim: Aim) -> Iterator[Letter]:
     """503 with Retry-After: 0, for as many tries as there are."""
-    for url in aim.each("busy", 600):
+    for url in aim.each("busy", 200):
         yield Letter({"url": url, "include": []})
 
 
@@ -337,7 +337,7 @@ def big_meta(aim: Aim) -> Iterator[Letter]:
 
 def full_replies(aim: Aim) -> Iterator[Letter]:
     """Results for a queue that refuses them."""
-    for url in aim.each("page", 300):
+    for url in aim.each("page", 200):
         yield Letter({"url": url, **_ONCE}, {"reply_to": FULL})
 
 
@@ -414,12 +414,12 @@ ATTACKS: Final[dict[str, Attack]] = {
     "big-results": Attack("30 results of 9 MB", big_results, pace=5),
     "bombs": Attack("40 compression bombs of 10 GiB", bombs, pace=10),
     "cookies": Attack("60 jobs of ten redirects with 180 cookies each", cookies, pace=5),
-    "invalid-burst": Attack("invalid jobs, 300 a second", invalid_burst, pace=300),
+    "invalid-burst": Attack("invalid jobs, 100 a second", invalid_burst, pace=100),
     "retry-storm": Attack(
-        "jobs at hosts that say 503, Retry-After: 0, 100 a second", retry_storm, pace=100
+        "jobs at hosts that say 503, Retry-After: 0, 50 a second", retry_storm, pace=50
     ),
     "big-meta": Attack("20 jobs with a meta of 4 MB", big_meta, pace=5),
-    "full-replies": Attack("300 jobs with a reply_to that is full", full_replies, pace=50),
+    "full-replies": Attack("200 jobs with a reply_to that is full", full_replies, pace=50),
     "big-headers": Attack("200 jobs with 60 kB of AMQP headers", big_headers),
     # the last, because it can break the node
     "poison-death": Attack(
