@@ -69,8 +69,8 @@ def sniff(body: bytes, content_type: str, *, markup: bool = True) -> str:
     for mark, name in _BOMS:
         if body.startswith(mark):
             return name
-    in_text = (_prescan(body[:PRESCAN]) or "") if markup else ""
-    return declared(content_type) or in_text or _utf8_or_fallback(body)
+    told = declared(content_type) or (_prescan(body[:PRESCAN]) if markup else None)
+    return told or _utf8_or_fallback(body)
 
 
 @lru_cache(maxsize=256)

@@ -17,10 +17,13 @@ FUNCTIONS: Final = frozenset(
     " nth-child nth-last-child nth-of-type nth-last-of-type".split()
 )
 _STRING: Final = r""""(?:\\.|[^"\\\n\r\f])*"|'(?:\\.|[^'\\\n\r\f])*'"""
-_OPAQUE = re.compile(rf"(?P<string>{_STRING})|\\.", re.DOTALL)
+# CSS Syntax, "Consume an escaped code point": white space behind a number is a part of it.
+ESCAPE: Final = r"\\(?:[0-9a-fA-F]{1,6}(?:\r\n|[ \t\n\r\f])?|.)"
+_OPAQUE = re.compile(rf"(?P<string>{_STRING})|{ESCAPE}", re.DOTALL)
 _FUNCTION = re.compile(r":([^:()\[\]\s,>+~.#*]*)\(")
+_BRACKET = re.compile(r"[()\[\]]")
 _TOKEN = re.compile(
-    rf"(?P<skip>{_STRING}|(?:\\.)+:?)"
+    rf"(?P<skip>{_STRING}|(?:{ESCAPE})+:?)"
     r"""|(?P<of>(?:(?<![^\s>+~,(])(?P<bare>))?"""
     r""":nth-(?:last-)?child\([^()"'\\]*?\sof(?=[\s:.#\[*]))"""
     r"""|(?P<start>(?<![^\s>+~,(])(?=:))|(?P<open>\()|(?P<close>\))""",
@@ -44,10 +47,25 @@ def fault(selector: str) -> str | None:
         return "comments are not read"
     if "'" in text or '"' in text.replace('""', ""):
         return "a quote is not closed"
+    if "\0" in text:
+        return "it holds a NUL"
     for name in _FUNCTION.findall(text):
         if name.lower() not in FUNCTIONS:
             return f"there is no :{name}()"
+    if _nested_wrong(text):
+        return "a bracket is not closed, or not open"
     return None
+
+
+def _nested_wrong(text: str) -> bool:
+    """Whether brackets don't come in pairs. CSS closes them at the end; what is added would not."""
+    opened = []
+    for bracket in _BRACKET.findall(text):
+        if bracket in "([":
+            opened.append(bracket)
+        elif not opened or opened.pop() + bracket not in ("()", "[]"):
+            return True
+    return bool(opened)
 
 
 def mended(selector: str) -> str:
