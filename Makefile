@@ -5,10 +5,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract corpus-rules faults soak pins clean
+.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv/ with everything pinned, and the daemon in it
 
@@ -57,6 +57,9 @@ bench-tenants: setup  ## one tenant's latency beside each attack of another; ONL
 
 bench-extract: setup  ## the worst pages and rules there are, beside ordinary traffic; memory at 5,000 jobs
 	$(BIN)/python -m benchmarks.extraction
+
+bench-underrated: setup  ## search for pages and selectors that take longer than foretold; SECONDS=, SEED=
+	$(BIN)/python -m benchmarks.underrated $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 corpus-rules: setup  ## 3,000 real pages, rule by rule, each value checked by another parser
 	$(BIN)/python -m benchmarks.rules_corpus

@@ -23,8 +23,10 @@ from benchmarks.extraction_pages import HOSTS, SORTS, jobs
 from benchmarks.hostile import MIB, NEIGHBOURS, Goals
 from benchmarks.stage import Child, Stage
 from benchmarks.watched import holds
-from scraperd.page.document import Asked, worst
-from scraperd.page.extractor import ON_LOOP
+from scraperd.config import Config
+from scraperd.page.content import limits_of
+from scraperd.page.document import Asked
+from scraperd.page.extractor import at_once, for_the_loop
 from scraperd.page.rules import compile_rules
 from tests.rig import ports, process
 from tests.rig.nginx import Nginx
@@ -388,7 +390,9 @@ def _where(page: bytes, rules: dict[str, Any]) -> str:
     """Where the daemon should search it."""
     raw = json.dumps(rules).encode()
     asked = Asked("", "text/html", True, False, False, False, False, False, raw)
-    return "loop" if worst(asked, page, compile_rules(raw)) <= ON_LOOP else "helper"
+    limits = for_the_loop(limits_of(Config()))
+    found = at_once(asked, page, compile_rules(raw), limits)
+    return "helper" if found is None else "loop"
 
 
 def ending(result: dict[str, Any]) -> str:

@@ -179,7 +179,7 @@ def _for_the_loop() -> dict[str, Sort]:
         "dear regexes": Sort(
             lambda: page,
             {},
-            rules=each(lambda x: {"selector": "a", "regex": x + r"\pL" * 35}, 100),
+            rules=each(lambda x: {"selector": "a", "regex": x + r"\pL" * 30}, 100),
         ),
         "dear expressions": Sort(
             lambda: b"{}", {}, JSON, rules=each(lambda x: {"jmespath": "[]" * 240 + f".{x}"})
@@ -200,7 +200,42 @@ def _for_the_loop() -> dict[str, Sort]:
     }
 
 
-SORTS: Final = _trees() | _documents() | _for_the_loop()
+def _small() -> dict[str, Sort]:
+    """Pages of up to 32 KiB, each dear in a way of its own: what must not be done on the loop."""
+    return {
+        "classes of 480": Sort(
+            lambda: b"<p class='" + b"z " * 15_000 + b"a'>",
+            {"extract": {f"r{n}": ".a" * 480 for n in range(50)}},
+        ),
+        "a needle in a value": Sort(
+            lambda: b"<p z='" + b"a" * 30_000 + b"'>",
+            {"extract": {f"r{n}": f"[z*='{'a' * 900}b' i]" for n in range(50)}},
+        ),
+        "names that no page has": Sort(
+            lambda: b"<p>" * 8_000,
+            {"extract": {f"r{n}": ",".join(f"[zzz{k}]" for k in range(100)) for n in range(60)}},
+        ),
+        "one long name": Sort(lambda: b"<b>" * 900, _rule(f"{'z' * 900} b")),
+        "each of its type": Sort(lambda: b"<p>" * 8_000, _rule("p" + ":not(:last-of-type)" * 50)),
+        "roots behind comments": Sort(lambda: b"<!>" * 8_000, _rule(",".join(["x :root"] * 80))),
+        "each 400 times": Sort(lambda: b"<p>" * 8_000, _rule(_many(",".join(["*"] * 400)))),
+        "a link of 3,000 attributes": Sort(
+            lambda: b"<p><a " + b" ".join(b"%x" % n for n in range(3_000)) + b">" + b"<p>x" * 4_000,
+            TITLE,
+        ),
+        "a link of a long value": Sort(
+            lambda: b"<p><a z='" + b"y" * 15_000 + b"'>" + b"<p>x" * 4_000, TITLE
+        ),
+        "a page of 6,500 attributes": Sort(
+            lambda: b"<p " + b" ".join(b"%x" % n for n in range(6_500)) + b">", TITLE
+        ),
+        "bytes that are no gb18030": Sort(
+            lambda: b"<p>" + bytes(range(129, 255)) * 250, TITLE, "text/html; charset=gb18030"
+        ),
+    }
+
+
+SORTS: Final = _trees() | _documents() | _for_the_loop() | _small()
 
 
 class _Site:

@@ -24,8 +24,8 @@ import msgspec
 from benchmarks import selectors_truth
 from scraperd.config import Config
 from scraperd.page.content import limits_of
-from scraperd.page.document import Asked, take, worst
-from scraperd.page.extractor import ON_LOOP, Extractor
+from scraperd.page.document import Asked, take
+from scraperd.page.extractor import Extractor, at_once, for_the_loop
 from scraperd.page.rules import compile_rules
 from tests.rig.debs import debs
 from tests.rig.pages import postgres_docs, python_docs
@@ -268,7 +268,7 @@ async def _compare(extractor: Extractor, body: bytes, url: str, tally: Tally) ->
     rules = compile_rules(raw)
     asked = Asked(url, "text/html", True, False, True, True, False, False, raw)
     here = take(asked, body, rules, limits_of(Config()))
-    assert worst(asked, body, rules) > ON_LOOP
+    assert at_once(asked, body, rules, for_the_loop(limits_of(Config()))) is None
     there = (await extractor.take(asked, body, rules, "host")).taken
     tally.compared["the same in a helper"] += 1
     if msgspec.json.encode(here) != msgspec.json.encode(there):

@@ -405,6 +405,17 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             le=10_000,
         ),
     ] = 1000
+    extract_max_selectors: Annotated[
+        int,
+        Meta(
+            **_s(
+                "characters",
+                "All selectors of a job together: lexbor reads them when rules are compiled.",
+            ),
+            ge=1,
+            le=250_000,
+        ),
+    ] = 50_000
     extract_max_matches: Annotated[
         int, Meta(**_s("matches", "A page on which the rules match more fails as extract."), ge=1)
     ] = 100_000

@@ -422,6 +422,7 @@ def overstepped(config: Config) -> Iterator[tuple[str, str, str]]:
         ("extract_max_rules", dict.fromkeys(map(str, range(config.extract_max_rules + 1)), "p")),
         ("extract_max_depth", deep(config.extract_max_depth + 1)),
         ("extract_max_selector", {"x": "p" * (config.extract_max_selector + 1)}),
+        ("extract_max_selectors", {str(n): "p" * 990 for n in range(51)}),
     ):
         with pytest.raises(RuleError) as caught:
             compile_rules(json.dumps(tree).encode())
@@ -456,8 +457,8 @@ def test_bounds_are_the_settings() -> None:
     compile_rules(b'{"x": {"selector": "p", "regex": "a{1000}"}}')
     with pytest.raises(RuleError):
         compile_rules(b'{"x": {"selector": "p", "regex": "a{1001}"}}')
-    assert "to 1,000, and a pattern that needs more than 1 MiB" in section("Regex")
-    assert rules._REGEX_MEMORY == 1024**2
+    assert "to 1,000, and a pattern that needs more than 640 KiB" in section("Regex")
+    assert rules._REGEX_MEMORY == 640 * 1024
     text = " ".join(section("Bounds").split())
     assert f"at most {rules.MAX_SIZE:,} bytes of JSON" in text
     assert f"selectors has at most {rules.MAX_FALLBACKS}" in text

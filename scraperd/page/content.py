@@ -38,7 +38,12 @@ def limits_of(config: Config) -> Limits:
 
 def bounds_of(config: Config) -> Bounds:
     """The bounds of rules the configuration sets."""
-    return Bounds(config.extract_max_rules, config.extract_max_depth, config.extract_max_selector)
+    return Bounds(
+        config.extract_max_rules,
+        config.extract_max_depth,
+        config.extract_max_selector,
+        config.extract_max_selectors,
+    )
 
 
 def asked_of(job: Job, url: str, media: str, *, ok: bool = True) -> Asked:

@@ -11,18 +11,21 @@ import codecs
 import hashlib
 import math
 import re
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from scraperd.contract import Failure, check_url, glimpse, printable
 from scraperd.page import charset, cost
-from scraperd.page.extract import Allowance, Missing, Overrun, extract, extract_json
+from scraperd.page.extract import Allowance, Missing, Overrun, extract, extract_json, never
 from scraperd.page.feeds import FeedError, feed, is_feed
 from scraperd.page.feedxml import GZIP
 from scraperd.page.readable import readable
 from scraperd.page.rules import Bounds, Rules  # noqa: TC001 - msgspec resolves annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 _JSON: Final = frozenset({"application/json", "text/json"})
@@ -30,6 +33,7 @@ _TEXT: Final = ("text/", "application/xml", "application/javascript")
 _SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
 LIGHT_BODY: Final = 256 * 1024  # bytes; larger ones are not even hashed on the loop
 LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there
+_EASY: Final = frozenset({"utf-8", charset.FALLBACK})  # what decodes a megabyte in a millisecond
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
 _HALF = re.compile(  # half of a surrogate pair
     rb"(?<!\\)((?:\\\\)*)\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
@@ -39,13 +43,18 @@ _Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
 
 
 class Limits(Struct, frozen=True):
-    """The bounds of one page's content. `work` bounds what may be done on the loop."""
+    """The bounds of one page's content.
+
+    `work` bounds what may be done on the loop, and `searching` the seconds that all rules may
+    take there at worst.
+    """
 
     matches: int
     output: int
     inflated: int
     bounds: Bounds
     work: int | None = None
+    searching: float | None = None
 
 
 class Asked(Struct, frozen=True, array_like=True):
@@ -95,8 +104,18 @@ class Taken(Struct, frozen=True, array_like=True):
         return found
 
 
-def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Taken:
-    """All that is asked of `body`. Raises Overrun past `limits.work` only."""
+def take(
+    asked: Asked,
+    body: bytes,
+    rules: Rules | None,
+    limits: Limits,
+    overdue: Callable[[], bool] = never,
+) -> Taken:
+    """All that is asked of `body`.
+
+    Raises Overrun past `limits.work` and `limits.searching`, or once `overdue`, which is asked
+    before each selector.
+    """
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if asked.digest else ""
     kind = _kind(asked, body)
     name = ""
@@ -107,7 +126,7 @@ def take(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Take
         parts = _body(body, name)
     if not asked.parsed:
         return Taken(parts, name, digest)
-    allowance = Allowance(limits.matches, limits.output, limits.work)
+    allowance = Allowance(limits.matches, limits.output, limits.work, limits.searching, overdue)
     reader = _Reader(asked, body, rules, limits, allowance)
     failure: Failure | None = None
     try:
@@ -138,31 +157,41 @@ def names(body: bytes) -> Taken:
     return Taken(parts)
 
 
-def worst(asked: Asked, body: bytes, rules: Rules | None) -> float:
-    """Seconds that `take` can take at worst; infinite where that can't be told or is large."""
+def worst(asked: Asked, body: bytes, rules: Rules | None, enough: float = 0.0) -> float:
+    """Seconds that `take` can take at worst before rules are applied to a page.
+
+    Infinite where that can't be told or is large. What rules can take on the page as it was
+    parsed is bounded by `Limits.searching`; JSON and its rules are counted here. What is not over
+    `enough` seconds is not looked at more closely.
+    """
     if not asked.parsed:
         return 0.0 if _is_light(asked, body) else math.inf
-    if asked.text or len(body) > LIGHT_PAGE or b"\0" in body:
+    if asked.text or len(body) > LIGHT_PAGE:
+        return math.inf
+    if b"\0" in body or b"\x1b" in body:  # UTF-16, ISO-2022: it says other than it seems to
         return math.inf
     kind = _kind(asked, body)
     if kind == "feed":
         return math.inf
-    searching = rules.cost if rules is not None else cost.Cost()
-    if asked.links or asked.metadata:
-        searching += cost.LINKS_AND_METADATA
-    took = cost.of_html(body, searching) if kind == "html" else 0.0
-    if kind != "html" or (rules is not None and "json" in rules.reads):
-        took += cost.of_json(body, searching)  # whatever it is called, it may be JSON
-    return took / 1e9
+    if rules is not None and kind == "html" and rules.cost.once >= cost.HEAVY.once:
+        return math.inf
+    each = cost.LINKS_AND_METADATA if asked.links or asked.metadata else 0.0
+    took = cost.of_html(body, each, enough * 1e9) if kind == "html" else 0.0
+    if rules is not None and (kind != "html" or "json" in rules.reads):
+        took += cost.of_json(body, rules.cost)  # whatever it is called, it may be JSON
+    decoded = 0.0 if body.isascii() else cost.DECODED * len(body)
+    if took + decoded > enough * 1e9 and decoded and charset.sniff(body, asked.media) in _EASY:
+        decoded = 0.0
+    return (took + decoded) / 1e9
 
 
 def _is_light(asked: Asked, body: bytes) -> bool:
     """Whether a body is hashed and decoded in a moment: small, or large and easily decoded."""
+    if len(body) > LIGHT_BODY:
+        return False
     if not asked.body or len(body) <= LIGHT_PAGE:
-        return len(body) <= LIGHT_BODY
-    kind = _kind(asked, body)
-    easy = kind == "binary" or charset.sniff(body, asked.media) in {"utf-8", charset.FALLBACK}
-    return easy and len(body) <= LIGHT_BODY
+        return True
+    return _kind(asked, body) == "binary" or charset.sniff(body, asked.media) in _EASY
 
 
 class _Unfit(Exception):  # noqa: N818 - a page that is not what was asked for

@@ -19,6 +19,7 @@ from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from scraperd.page.casts import INTEGERS, cast
+from scraperd.page.cost import Cost, cost_of_selector, shape_of
 from scraperd.page.metadata import links_of, metadata_of
 from scraperd.page.rules import Attribute, Refine, Rule, Rules, Table
 from scraperd.page.tables import TooManyCells, table_rows
@@ -45,6 +46,8 @@ _REGEX_STEP: Final = 1600  # characters times instructions of RE2; and attribute
 _ATTRIBUTES_STEP: Final = 32
 _LONG_BASE: Final = 500  # characters; 2,000 links from one of 8,000 take 1 s
 _LONG_BASE_STEPS: Final = 10  # for each character beyond it
+_MEASURED: Final = 3_000  # elements; where more of them lie is not looked at: 0.5 us each
+_LINKS_COST: Final = cost_of_selector("a[href], area[href]", 0)
 Node: TypeAlias = LexborHTMLParser | LexborNode
 
 
@@ -65,18 +68,26 @@ class Overrun(Exception):  # noqa: N818 - a bound, and who passed it
         self.bound = bound
 
 
+def never() -> bool:
+    """There is time."""
+    return False
+
+
 @dataclass(slots=True)
 class Allowance:
     """How much may be found, and how much work be done for it.
 
     `matches` are elements that rules match, `output` characters that are taken from
-    them, `work` whatever else costs some microseconds of Python (None: any amount).
-    `hits` are the matches by the rule's path.
+    them, `work` whatever else costs some microseconds of Python (None: any amount),
+    `searching` seconds that all rules may take on a page at worst. `overdue` says that time is
+    up. `hits` are the matches by the rule's path.
     """
 
     matches: int
     output: int
     work: int | None = None
+    searching: float | None = None
+    overdue: Callable[[], bool] = never
     matched: int = 0
     taken: int = 0
     worked: int = 0
@@ -103,6 +114,11 @@ class Allowance:
         if self.work is not None and self.worked > self.work:
             raise Overrun(path, "steps", "on the loop", self.work)
 
+    def search(self, path: str) -> None:
+        """A selector is about to be applied, which nothing can interrupt; raises Overrun."""
+        if self.overdue():
+            raise Overrun(path, "milliseconds", "on the loop", 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Extract:
@@ -128,6 +144,8 @@ def extract(
     Missing, Overrun and MemoryError.
     """
     tree = _parsed(page)
+    if allowance.searching is not None:
+        _foresee(tree, page, _cost_of(rules, links=links), allowance.searching)
     to = _starting(document_base(tree, base), allowance)
     run = _Run(to, allowance)
     return Extract(
@@ -135,6 +153,37 @@ def extract(
         links=_links(tree, to, allowance) if links else UNSET,
         metadata=metadata_of(tree, to) if metadata else UNSET,
     )
+
+
+def _cost_of(rules: Rules | None, *, links: bool) -> Cost:
+    return (rules.cost if rules is not None else Cost()) + (_LINKS_COST if links else Cost())
+
+
+def _foresee(tree: LexborHTMLParser, page: bytes, cost: Cost, seconds: float) -> None:
+    """Raise Overrun if rules can take longer than so many seconds on this page.
+
+    First by the number of its elements; only if that is too much, how they lie is looked at.
+    """
+    nodes = tree.css("*")
+    shape = shape_of(page, len(nodes), cost)
+    if cost.at(shape) > seconds * 1e9 and len(nodes) <= _MEASURED:
+        depth, beside = _extent(nodes)
+        beside = 2 * beside + shape.comments
+        shape = shape._replace(depth=depth, beside=beside)
+    if (took := cost.at(shape)) > seconds * 1e9:
+        raise Overrun("extract", f"seconds ({took / 1e9:.3g} at worst)", "on the loop", 0)
+
+
+def _extent(nodes: list[LexborNode]) -> tuple[int, int]:
+    """How deep elements lie, and how many beside each other; they are in document order."""
+    depths: dict[int, int] = {}
+    beside: Counter[int] = Counter()
+    for node in nodes:
+        parent = node.parent
+        above = parent.mem_id if parent is not None else 0
+        depths[node.mem_id] = depths.get(above, 0) + 1
+        beside[above] += 1
+    return max(depths.values(), default=1), max(beside.values(), default=1)
 
 
 def _links(tree: LexborHTMLParser, base: Base, allowance: Allowance) -> list[Link]:
@@ -219,6 +268,7 @@ class _Run:
             # A whole page is no element; only a rule for JSON has none at the outermost.
             return [scope] if isinstance(scope, LexborNode) else []
         for selector in rule.selectors:
+            self._allowance.search(rule.path)
             if not rule.many:
                 node = scope.css_first(selector)
                 if node is None:
@@ -289,6 +339,7 @@ class _Run:
     def _table(self, rule: Rule, node: LexborNode, *, header: bool) -> Any:
         allowance = self._allowance
         try:
+            allowance.search(rule.path)
             left = allowance.matches - allowance.matched
             rows = table_rows(node, header=header, limit=left, spend=self._step(rule))
         except TooManyCells:

@@ -10,6 +10,7 @@ import asyncio
 import signal
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from msgspec import UNSET, Raw
@@ -21,17 +22,21 @@ from scraperd.page.document import Asked, Taken, take, worst
 from scraperd.page.extract import Overrun
 from scraperd.page.helper import Start
 from scraperd.page.helpers import Helpers
-from scraperd.page.lanes import Lane, Share
+from scraperd.page.lanes import Lane, Share, Slices
 from scraperd.page.rules import CACHE
 
 if TYPE_CHECKING:
     from scraperd.config import Config
+    from scraperd.page.document import Limits
     from scraperd.page.rules import Rules
 
-ON_LOOP: Final = 0.06  # seconds; what a page may take at worst, to be searched on the loop
+ON_LOOP: Final = 0.04  # seconds; what a page may take at worst, to be parsed on the loop
+ON_LOOP_RULES: Final = 0.03  # seconds; and what its rules may take at worst
+ON_LOOP_TIME: Final = 0.05  # seconds of CPU; once they are over, no further selector is begun
 ON_LOOP_WORK: Final = 5_000  # steps of some microseconds each
 ON_LOOP_OUTPUT: Final = 256 * 1024  # characters
 SLICE: Final = 0.005  # seconds; after so much of it the loop does something else
+COMPILING: Final = 0.002  # seconds; after so much of it the rules of another job are compiled
 QUICK: Final = 0.3  # seconds of CPU in the quick lane
 _OUT_OF_TIME: Final = -signal.SIGPROF
 _NAMES: Final = Asked("", "", False, False, False, False, False, False, None, job=True)
@@ -43,6 +48,14 @@ class Found(NamedTuple):
 
     taken: Taken
     seconds: float
+
+
+@dataclass(eq=False, slots=True)
+class _Shared:
+    """Rules that are being compiled, and how many jobs wait for them."""
+
+    task: asyncio.Future[Rules]
+    waiting: int = 0
 
 
 class Extractor:
@@ -57,15 +70,14 @@ class Extractor:
         self._limits = limits_of(config)
         self._timeout = config.extract_timeout
         self._memory = config.extract_memory
-        self._on_loop = replace(
-            self._limits, output=min(self._limits.output, ON_LOOP_OUTPUT), work=ON_LOOP_WORK
-        )
+        self._on_loop = for_the_loop(self._limits)
         slow = max(1, config.extract_processes // 2)
         self._slow = Lane(slow)
         quick = config.extract_processes - slow
         self._quick = Lane(quick) if quick else None
         self._share = Share(SLICE)
-        self._compiling = asyncio.Lock()
+        self._slices = Slices(COMPILING)
+        self._compiling: dict[bytes, _Shared] = {}
         self._helpers = Helpers(Start(self._memory, self._limits))
 
     async def __aenter__(self) -> Self:
@@ -75,23 +87,29 @@ class Extractor:
         await self._helpers.close()
 
     async def rules(self, raw: bytes) -> Rules:
-        """The compiled rules, once for all jobs that have the same. Raises RuleError."""
-        bounds = self._limits.bounds
-        if (known := CACHE.known(raw, bounds)) is not None:
+        """The compiled rules, once for all jobs that have the same. Raises RuleError.
+
+        Those of several jobs are compiled in turns. Cancelled by all who wait for it, it ends.
+        """
+        if (known := CACHE.known(raw, self._limits.bounds)) is not None:
             return known
-        async with self._compiling:
-            if (known := CACHE.known(raw, bounds)) is not None:
-                return known
-            steps, began = CACHE.compiling(raw, bounds), time.monotonic()
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    rules: Rules = end.value
-                    return rules
-                if time.monotonic() - began > SLICE:
-                    await asyncio.sleep(0)
-                    began = time.monotonic()
+        if (shared := self._compiling.get(raw)) is None:
+            steps = CACHE.compiling(raw, self._limits.bounds)
+            shared = self._compiling[raw] = _Shared(asyncio.ensure_future(self._slices.run(steps)))
+            shared.task.add_done_callback(lambda _: self._compiled(raw, shared))
+        shared.waiting += 1
+        try:
+            return await asyncio.shield(shared.task)
+        finally:
+            shared.waiting -= 1
+            if not shared.waiting:
+                self._compiled(raw, shared)
+                shared.task.cancel()
+
+    def _compiled(self, raw: bytes, shared: _Shared) -> None:
+        """Done, or given up: who asks now begins again."""
+        if self._compiling.get(raw) is shared:
+            del self._compiling[raw]
 
     async def take(self, asked: Asked, body: bytes, rules: Rules | None, host: str) -> Found:
         """All that is asked of `body`, a page of `host`. Raises HelperError for an error of ours.
@@ -99,11 +117,9 @@ class Extractor:
         Cancelled, it ends the helper that was at it.
         """
         async with self._share:
-            if worst(asked, body, rules) <= ON_LOOP:
-                began = time.monotonic()
-                with suppress(Overrun):
-                    taken = take(asked, body, rules, self._on_loop)
-                    return Found(taken, time.monotonic() - began)
+            began = time.monotonic()
+            if (taken := at_once(asked, body, rules, self._on_loop)) is not None:
+                return Found(taken, time.monotonic() - began)
         if self._quick is not None and len(body) <= QUICK_SIZE and self._timeout > QUICK:
             found = await self._in(self._quick, asked, body, host, QUICK)
             if found is not None:
@@ -148,6 +164,28 @@ class Extractor:
             return f"the page took {memory}"
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"the page ended the process that searched it ({how}); most likely it took {memory}"
+
+
+def for_the_loop(limits: Limits) -> Limits:
+    """The bounds of a page that is searched on the loop."""
+    return replace(
+        limits,
+        output=min(limits.output, ON_LOOP_OUTPUT),
+        work=ON_LOOP_WORK,
+        searching=ON_LOOP_RULES,
+    )
+
+
+def at_once(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Taken | None:
+    """What is taken of a body within bounds `for_the_loop`; None if that is for a helper.
+
+    It takes less than 0.1 s of CPU, whatever the body holds and the rules are.
+    """
+    end = time.thread_time() + ON_LOOP_TIME  # a busy machine takes none of it
+    if worst(asked, body, rules, ON_LOOP) <= ON_LOOP:
+        with suppress(Overrun):
+            return take(asked, body, rules, limits, lambda: time.thread_time() > end)
+    return None
 
 
 def _unparsed(asked: Asked) -> Asked:

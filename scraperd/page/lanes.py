@@ -7,13 +7,16 @@ Must never: know what it is that waits, or let one host have a whole lane while 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import Counter, deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Generator
+
+T = TypeVar("T")
 
 
 class Share:
@@ -41,6 +44,58 @@ class Share:
                 await asyncio.sleep(0)
         finally:
             self._lock.release()
+
+
+class Slices:
+    """The loop's time for pieces of work that each take several slices: one slice at a time.
+
+    Next is who has had the fewest, and of those who came first: what is small does not wait for
+    what is large. After each slice the loop does something else.
+    """
+
+    def __init__(self, slice_: float) -> None:
+        self._slice = slice_
+        self._busy = False
+        self._came = 0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+
+    async def run(self, steps: Generator[None, None, T]) -> T:
+        """Take all `steps`, which do not wait, and return what they return."""
+        self._came += 1
+        number, had = self._came, 0
+        while True:
+            await self._turn(had, number)
+            try:
+                end = time.monotonic() + self._slice
+                while time.monotonic() < end:
+                    next(steps)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            finally:
+                self._busy = False
+                asyncio.get_running_loop().call_soon(self._serve)
+            had += 1
+
+    async def _turn(self, had: int, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        heapq.heappush(self._waiting, (had, number, future))
+        loop.call_soon(self._serve)  # not at once: whoever has had less may come first
+        try:
+            await future
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                self._busy = False  # the turn came just before
+                self._serve()
+            raise
+
+    def _serve(self) -> None:
+        while self._waiting and not self._busy:
+            future = heapq.heappop(self._waiting)[2]
+            if not future.done():
+                self._busy = True
+                future.set_result(None)
 
 
 class Lane:

@@ -33,7 +33,8 @@ MAX_FORMATS: Final = 10
 MAX_DISTINCT_FORMATS: Final = 50
 MAX_FALLBACKS: Final = 20
 CACHED: Final = 32 * 1024 * 1024  # bytes, by `_Compiler.weight`
-_REGEX_MEMORY: Final = 1024 * 1024  # bytes; a pattern that needs more is refused
+_REGEX_MEMORY: Final = 640 * 1024  # bytes, 28 ms; a pattern that needs more is refused
+MAX_CLASSES: Final = 50  # of Unicode in a regex: each is 0.2 ms, even if the whole is refused
 MAX_REGEXES: Final = 200_000  # instructions of all that a job has; 0.1 s and 6 MB
 MAX_EXPRESSIONS: Final = 10_000  # characters; 0.1 s at worst
 _INSTRUCTION: Final = 30  # bytes; both ways, and what a search caches
@@ -67,6 +68,7 @@ class Bounds(NamedTuple):
     rules: int = 500
     depth: int = 16
     selector: int = 1000
+    selectors: int = 50_000  # characters of all selectors together
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ class _Compiler:
         self._bounds = bounds
         self._paths: list[str] = []
         self._cost = Cost()
+        self._selected = 0  # characters of selectors
         self._expressions = 0  # characters
         self._regexes = 0  # instructions
         self._formats_seen: set[str] = set()
@@ -239,7 +242,7 @@ class _Compiler:
             raise RuleError(path, f"must be a selector or a rule object, not {_json_type(spec)}")
         _check_keys(spec, path, scope)
         many = _one_of(spec, "type", ("item", "list"), path, "item") == "list"
-        selectors = self._selectors(spec.get("selector"), path, overlap)
+        selectors = yield from self._selectors(spec.get("selector"), path, overlap)
         expression = self._expression(spec.get("jmespath"), path)
         inner: _Scope = "json" if expression is not None else "element"
         deeper = overlap + (many and inner == "element")
@@ -282,24 +285,29 @@ class _Compiler:
                 return Attribute(name, name in _URL_ATTRIBUTES)
         raise RuleError(path, "must be text, html, table, @attribute or an object of rules")
 
-    def _selectors(self, spec: Any, path: str, overlap: int) -> tuple[str, ...]:
+    def _selectors(
+        self, spec: Any, path: str, overlap: int
+    ) -> Generator[None, None, tuple[str, ...]]:
         if spec is None:
             return ()
         path = f"{path}.selector"
-        chosen = _strings(spec, path, MAX_FALLBACKS)
-        for at, selector in enumerate(chosen):
+        chosen = []
+        for at, selector in enumerate(_strings(spec, path, MAX_FALLBACKS)):
             here = f"{path}[{at}]" if isinstance(spec, list) else path
             self._check_length(selector, here)
-            if reason := fault(selector):
-                raise RuleError(here, f"{_not_a_selector(selector)}: {printable(reason)}")
-            try:
-                LexborHTMLParser(b"").css_first(selector)
-            except (SelectolaxError, UnicodeError):
-                raise RuleError(here, _not_a_selector(selector)) from None
-        chosen = tuple(map(mended, chosen))
-        for selector in chosen:
-            self._cost += cost_of_selector(selector, overlap)
-        return chosen
+            self._selected += len(selector)
+            if self._selected > (most := self._bounds.selectors):
+                reason = f"all selectors together exceed {most} characters (extract_max_selectors)"
+                raise RuleError(here, reason)
+            if wrong := fault(selector):
+                raise RuleError(here, f"{_not_a_selector(selector)}: {printable(wrong)}")
+            form = mended(selector)
+            if not all(map(_is_selector, {selector, form})):
+                raise RuleError(here, _not_a_selector(selector))
+            self._cost += cost_of_selector(form, overlap)
+            chosen.append(form)
+            yield
+        return tuple(chosen)
 
     def _expression(self, spec: Any, path: str) -> Any:
         if spec is None:
@@ -359,6 +367,8 @@ class _Compiler:
             return None
         _string(spec, path)
         self._check_length(spec, path)
+        if spec.lower().count("\\p") > MAX_CLASSES:
+            raise RuleError(path, f"more than {MAX_CLASSES} classes of Unicode (\\p)")
         options = re2.Options()
         options.max_mem = _REGEX_MEMORY
         options.log_errors = False
@@ -422,6 +432,17 @@ def _check_pairs(spec: dict[str, Any], path: str, output: object, *, many: bool)
                 raise RuleError(f"{path}.{key}", "is for texts and attributes")
     if spec.get("required") and "default" in spec:
         raise RuleError(f"{path}.default", "never counts where a value is required")
+
+
+def _is_selector(text: str) -> bool:
+    """Whether lexbor takes it: tried as pages are searched, as some faults only show on a node."""
+    body = LexborHTMLParser(b"<p>").body
+    assert body is not None
+    try:
+        body.css(text)
+    except (SelectolaxError, UnicodeError):
+        return False
+    return True
 
 
 def _reads(rules: Rules) -> Iterator[Literal["html", "json"]]:

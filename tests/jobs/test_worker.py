@@ -24,7 +24,7 @@ from scraperd.broker.topology import Topology
 from scraperd.config import Config
 from scraperd.contract import Glimpse
 from scraperd.jobs.observe import Observer
-from scraperd.jobs.verdict import Aside, Dead, Done, Park
+from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry
 from scraperd.jobs.worker import FURTHEST, MAX_PARKS, Worker
 from scraperd.page.politeness import Later
 from scraperd.page.scrape import Page
@@ -52,6 +52,10 @@ class Scrapes:
 
     async def glimpse(self, _body: bytes) -> Glimpse:
         return Glimpse("glimpsed", meta=msgspec.Raw(b"7"))
+
+    async def rules(self, _raw: bytes) -> object:
+        """Rules whose turn to be compiled never comes."""
+        return await asyncio.Future[object]()
 
     async def scrape(self, page: Page, _rules: object) -> None:
         if "later" in page.job.url:
@@ -451,6 +455,19 @@ async def test_a_job_ends_before_the_broker_takes_it_back() -> None:
         await house.idle()
     [(outcome, _)] = house.settles.settled
     assert outcome.result.error.message.startswith("the job took over 0.01")
+
+
+async def test_compiling_rules_is_a_part_of_a_jobs_time() -> None:
+    """Rules that are not compiled within `job_timeout`: a timeout that says so, and a retry."""
+    async with House(job_timeout=0.05) as house:
+        house.deliver("dear", extract={"a": "b"})
+        await house.idle()
+    [(outcome, verdict)] = house.settles.settled
+    assert outcome.result.error.kind == "timeout"
+    assert outcome.result.error.message.startswith("extract took over 0.0")
+    assert "to be compiled (job_timeout)" in outcome.result.error.message
+    assert verdict == Retry(verdict.delay)
+    assert house.scrapes.started == []
 
 
 async def test_a_job_over_its_time_is_retried() -> None:

@@ -389,6 +389,47 @@ async def test_costly_rules_do_not_hold_the_loop_and_compile_once() -> None:
             await extractor.rules(b'{"a": ":x("}')
 
 
+async def test_small_rules_do_not_wait_for_large_ones() -> None:
+    """Beside 20 jobs with the dearest rules allowed, small ones take a slice of two, in order."""
+
+    def dear(n: int) -> bytes:
+        rules = {f"r{k}": ",".join(["a"] * 300 + [f"x{n}y{k}"]) for k in range(75)}
+        return json.dumps(rules).encode()
+
+    async with extracting() as extractor, free_loop():
+        others = [asyncio.create_task(extractor.rules(dear(n))) for n in range(20)]
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in others)
+        began = time.thread_time()
+        small = json.dumps({"a": f"h1.x{time.monotonic_ns()}"}).encode()
+        assert (await extractor.rules(small)).by_name
+        assert time.thread_time() - began < 0.3
+        assert not all(task.done() for task in others)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        again = await extractor.rules(json.dumps({"a": f"b.x{time.monotonic_ns()}"}).encode())
+        assert again.by_name
+
+
+async def test_rules_that_one_job_gives_up_are_compiled_for_the_others() -> None:
+    """A cancelled job takes none of what others wait for; the last one ends the compiling."""
+    raw = json.dumps({f"r{k}": f"{'a,' * 300}x{time.monotonic_ns()}" for k in range(70)}).encode()
+    async with extracting() as extractor:
+        first, second = (asyncio.create_task(extractor.rules(raw)) for _ in range(2))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        assert (await second).by_name
+        assert first.cancelled()
+
+
+def test_all_selectors_of_a_job_are_bounded() -> None:
+    """What lexbor has to read when rules are compiled has a bound, which is named."""
+    rules = {f"r{k}": "a," * 450 + "b" for k in range(60)}
+    with pytest.raises(RuleError, match=r"50000 characters \(extract_max_selectors\)"):
+        compile_rules(json.dumps(rules).encode())
+
+
 async def test_turns_go_round_and_none_is_lost() -> None:
     """Never more than the limit, never more than all but one a host, and all come to their turn."""
     lane, running, most = Lane(3), dict.fromkeys("abc", 0), 0

@@ -31,7 +31,7 @@ from scraperd.page.rules import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_RULES, MAX_DEPTH, MAX_SELECTOR = Bounds()
+MAX_RULES, MAX_DEPTH, MAX_SELECTOR, MAX_SELECTORS = Bounds()
 PAGE = b"<title>x</title><a href=1>a<p>b"
 
 
@@ -292,8 +292,8 @@ def resident() -> int:
     ("rule", "many", "words"),
     [
         (
-            {"selector": "a", "regex": r"\pL" * 40},
-            5,
+            {"selector": "a", "regex": r"\pL" * 30},
+            6,
             "all regexes together exceed 200000 instructi",
         ),
         ({"jmespath": "a" + "[]" * 400}, 13, "all expressions together exceed 10000 characters"),

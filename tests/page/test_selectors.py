@@ -6,6 +6,7 @@ Must never: use a selector that the other engine is known to read differently, w
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Final
 
@@ -14,7 +15,8 @@ import pytest
 import soupsieve
 from selectolax.lexbor import LexborHTMLParser
 
-from scraperd.page.rules import compile_rules
+from benchmarks.underrated import Dice as Breeder
+from scraperd.page.rules import RuleError, compile_rules
 from scraperd.page.selectors import mended
 
 TAGS: Final = ["div", "section", "span", "main"]
@@ -118,9 +120,48 @@ def test_selectors_match_what_another_engine_matches(seed: int) -> None:
         (r"a\ :hover", r"a\ :hover"),
         (r"\:is", r"\:is"),
         (")", ")"),
+        (r"\41 :link", r"\41 :link"),
+        (r"\41  :link", r"\41  *:link"),
         (":is(a", "*:is(a"),
     ],
 )
 def test_only_what_lexbor_reads_wrong_is_written_anew(selector: str, form: str) -> None:
     """A pseudo-class that begins a compound, and the list that nth-child counts of."""
     assert mended(selector) == form
+
+
+JUNK: Final = [
+    *("\0", "(", ")", "[", "]", "\\", "\\0 ", "\\41 ", "/*", "*/", "'", '"', "|", "||", "*|", "@"),
+    *("{", "}", ";", "\n", "\f", "\r", "\x80", "é", "<!--", "-->", "::", "::before", ":is(", "!"),
+    *("$", "^", "=", "~", "+", ">", ",", "#", ".", "-", "--", ":lang(", ":nth-child(2 of ", " "),
+    *("\v", "\\\n", "&"),
+]
+
+
+def test_what_is_checked_is_what_is_run() -> None:
+    """Of 5,000 broken selectors, each that compiles can be applied to a page and to a node."""
+    dice, chance = Breeder(5), random.Random(3)
+    tree = LexborHTMLParser("<body class=a><p class=a>x</p><b title=z><i></i></b><svg><a />")
+    node, taken = tree.body, 0
+    assert node is not None
+    for _ in range(5_000):
+        text = dice.compound(2)[:100]
+        for _ in range(chance.randint(0, 3)):
+            at = chance.randrange(len(text) + 1)
+            text = text[:at] + chance.choice(JUNK) + text[at + chance.randint(0, 1) :]
+        try:
+            rule = compile_rules(json.dumps({"a": {"selector": text}}).encode()).by_name[0][1]
+        except RuleError:
+            continue
+        taken += 1
+        for scope in (tree, node):
+            scope.css_first(rule.selectors[0])
+            scope.css(rule.selectors[0])
+    assert taken > 500
+
+
+@pytest.mark.parametrize("selector", [r"\0 :is(:root", ":is(a", "a[b", "a)", "a\0b"])
+def test_what_only_a_parser_would_close_is_refused(selector: str) -> None:
+    """What is added to a selector that is open would stand inside of what is open."""
+    with pytest.raises(RuleError, match="not a CSS selector"):
+        compile_rules(json.dumps({"a": {"selector": selector}}).encode())
