@@ -56,7 +56,7 @@ EXCUSES: Final = 50_000  # returns that are remembered as nobody's fault; some M
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
 
-Decoded: TypeAlias = "tuple[Job, Rules | None] | Invalid"
+Decoded: TypeAlias = "tuple[Job, Rules | Failure | None] | Invalid"
 Work: TypeAlias = "Callable[[Delivery], Awaitable[None]]"
 
 
@@ -376,10 +376,19 @@ class Worker:
             return refused(job, "include", fault)
         if job.extract is UNSET:
             return job, None
+        return await self._compiled(delivery, job, bytes(job.extract))
+
+    async def _compiled(self, delivery: Delivery, job: Job, raw: bytes) -> Decoded:
+        """The job with its rules, or with why there was no time for them."""
+        seconds = self._time_for(delivery)
         try:
-            return job, await self._scraper.rules(bytes(job.extract))
+            async with asyncio.timeout(seconds):
+                return job, await self._scraper.rules(raw)
         except RuleError as error:
             return refused(job, error.path, error.reason)
+        except TimeoutError:
+            over = f"extract took over {seconds:.3g} s to be compiled (job_timeout)"
+            return job, Failure("timeout", over, retryable=True)
 
     def _page(self, delivery: Delivery, job: Decoded) -> Page | None:
         """What the job begins with, and the turn it was promised if it comes back for one."""
@@ -415,7 +424,9 @@ class Worker:
             return Outcome.of(self._failed(delivery, ident, failure, job), limit)
         try:
             page.failure = self._reason_not_to(delivery, job[0])
-            if page.failure is None:
+            if isinstance(job[1], Failure):
+                page.failure = page.failure or job[1]
+            elif page.failure is None:
                 await self._scrape(page, job[1], self._time_for(delivery))
             result = self._result(delivery, page, ident, time.monotonic() - started)
             outcome = Outcome(result) if page.later else Outcome.of(result, limit)
@@ -433,9 +444,9 @@ class Worker:
         return result_of(page, ident=ident, attempt=attempt, worker=self._name, total=total)
 
     def _time_for(self, delivery: Delivery) -> float:
-        """Seconds the job may take: job_timeout, and never longer than the broker waits."""
+        """Seconds that are left to the job of job_timeout, and of what the broker waits."""
         held = time.monotonic() - delivery.arrived
-        return min(self._config.job_timeout, max(0.0, self._settler.limits.job - held))
+        return max(0.0, min(self._config.job_timeout, self._settler.limits.job) - held)
 
     async def _scrape(self, page: Page, rules: Rules | None, seconds: float) -> None:
         try:
