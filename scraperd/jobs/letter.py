@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from scraperd.broker.marks import CRASHES
-from scraperd.contract import MAX_ID, MAX_URL, Kind, host_of, is_ident
+from scraperd.contract import MAX_URL, Kind, host_of, is_ident
 from scraperd.jobs.observe import without_credentials
 from scraperd.jobs.undelivered import UNDELIVERED, death
 from scraperd.jobs.undelivered import reason as undelivered

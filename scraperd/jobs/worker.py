@@ -21,6 +21,7 @@ from scraperd.broker.limits import blames_a_publish
 from scraperd.broker.outbox import Refused
 from scraperd.contract import (
     Failure,
+    Glimpse,
     Invalid,
     Job,
     Result,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from scraperd.broker.generation import Generation
     from scraperd.broker.message import Delivery
     from scraperd.config import Config
-    from scraperd.contract import Glimpse
     from scraperd.jobs.settle import Settler
 
 MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
