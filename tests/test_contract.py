@@ -853,8 +853,9 @@ def test_no_job_of_the_size_allowed_takes_long_to_decode(raw: bytes) -> None:
 
 def test_a_long_text_is_cut_before_it_is_cleaned() -> None:
     """A megabyte of control characters costs no more than what is shown of it."""
+    text = "\x01" * 10_000_000
     began = time.thread_time()
-    assert printable("\x01" * 10_000_000, 3) == "\ufffd\ufffd…"
+    assert printable(text, 3) == "\ufffd\ufffd…"
     assert time.thread_time() - began < 0.01
 
 

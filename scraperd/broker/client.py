@@ -138,7 +138,7 @@ class Publisher:
             reply_to=reply_to,
         )
         async with delivering(self.topology.jobs, self.within):
-            exchange = self.channel.default_exchange
+            exchange = await self.channel.get_exchange(self.topology.jobs, ensure=False)
             await exchange.publish(message, self.topology.jobs, mandatory=True)
 
 

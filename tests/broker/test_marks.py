@@ -43,7 +43,8 @@ def believed(headers: dict[str, Any], body: bytes = BODY, keys: Keys = KEYS) -> 
 
 def test_signed_marks_are_believed() -> None:
     """With the time at which they were signed; the publisher's headers beside them stay."""
-    headers, at = KEYS.believed(BODY, {**SIGNED, "traceparent": "t", TRIES: 9, WAITS: 8})
+    signed = KEYS.sign(BODY, MARKS)
+    headers, at = KEYS.believed(BODY, {**signed, "traceparent": "t", TRIES: 9, WAITS: 8})
     assert headers == {**MARKS, "traceparent": "t", TRIES: 9, WAITS: 8}
     assert at is not None
     assert abs(at - time.time()) < 60

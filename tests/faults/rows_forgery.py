@@ -33,7 +33,7 @@ FORGED = [
 ]
 
 
-@row(15, "forged-marks", says="marks_disbelieved")
+@row(17, "forged-marks", says="marks_disbelieved")
 def forged_marks(scene: Scene) -> None:
     """Forged marks of every kind, and a kill -9 among them: no job waits or ends by them."""
     half = scene.many(500, 60)

@@ -30,7 +30,7 @@ URLS = (
 RETURNS = 6  # past the delivery limit
 
 
-@row(15, "hostile-urls")
+@row(16, "hostile-urls")
 def hostile_urls(scene: Scene) -> None:
     """Hostile URLs, fresh and past the delivery limit: they fail, all others are done."""
     scene.start()

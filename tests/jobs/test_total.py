@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from scraperd.broker.generation import Generation
 from scraperd.broker.limits import Limits
+from scraperd.broker.marks import Keys
 from scraperd.broker.message import Delivery
 from scraperd.broker.outbox import Outbox
 from scraperd.broker.topology import Topology
@@ -186,7 +187,7 @@ class Steps:
     def __init__(self, fault: Fault, **config: Any) -> None:
         self.fault, self.generation = fault, Kept()
         self.outbox, self.log = Sent(fault), Log(fault)
-        settler = Settler(self.outbox, Topology("team"), Limits(2**20, 1800))
+        settler = Settler(self.outbox, Topology("team"), Limits(2**20, 1800), Keys([b"k"], "team"))
         self.observer = Observer(log=self.log)
         scraper: Any = Scrapes(fault)
         self.worker = Worker(Config(**config), scraper, settler, self.observer, "w")

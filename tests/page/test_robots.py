@@ -930,21 +930,25 @@ def test_hostile_rules(name: str) -> None:
         for letters, length in itertools.product(("a", "a0", ",", "z", "q"), (50, 600, 2400, 8192)):
             url = URL(f"http://h/{(letters * length)[:length]}", encoded=True)
             judged += found._cost.of(str(url)) <= MAX_COST
-            assert min(seconds(found, url) for _ in range(3)) < 0.006
+            assert quick(found, url)
     assert judged >= 10  # and were not just refused
 
 
-def seconds(found: Rules, url: URL) -> float:
-    started = time.process_time()
-    found.allows(url)
-    return time.process_time() - started
+def quick(found: Rules, url: URL) -> bool:
+    """Whether it takes under 6 ms: the best of ten, as a busy machine only adds to a time."""
+    for _ in range(10):
+        started = time.thread_time()
+        found.allows(url)
+        if time.thread_time() - started < 0.006:
+            return True
+    return False
 
 
 @pytest.mark.parametrize("text", [f"disallow:/{'*a' * 250_000}", f"allow:/{'*' * 500_000}b"])
 def test_one_rule_of_wildcards(text: str) -> None:
     """Half a megabyte in one rule takes no longer."""
     found = rules_of(f"user-agent: *\n{text}")
-    assert min(seconds(found, URL(f"http://h/{'a' * 8000}")) for _ in range(3)) < 0.006
+    assert quick(found, URL(f"http://h/{'a' * 8000}"))
 
 
 def test_what_is_too_costly_is_denied() -> None:
