@@ -270,6 +270,30 @@ def test_publish_and_wait(
     assert dispatcher.depth("results") == 0
 
 
+def test_publish_needs_few_permissions(
+    scraperd: Command, node: Node, broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """Write on the jobs exchange and queues that the broker names: enough to publish and wait.
+    Without them one line says what is missing.
+    """
+    with Daemon(broker_url, prefix).ready():
+        pass
+    node.ctl("add_user", prefix, "narrow")
+    url = broker_url.replace("guest:guest", f"{prefix}:narrow", 1)
+    assert prefix in url
+    env = {"SCRAPERD_BROKER_URL": url, "SCRAPERD_PREFIX": prefix}
+    own = r"^amq\.gen-"
+    node.ctl("set_permissions", prefix, own, "^$", own)
+    denied = scraperd("publish", "http://a.example/", **env)
+    assert denied.returncode == 1
+    assert f"this user may not write to the exchange '{prefix}.jobs'" in denied.stderr
+    assert dispatcher.depth("jobs") == 0
+    node.ctl("set_permissions", prefix, own, rf"^{prefix}\.jobs$", own)
+    done = scraperd("publish", "http://a.example/", "--wait", "--timeout", "0.5", **env)
+    assert "1 results missing" in done.stderr
+    assert dispatcher.depth("jobs") == 1
+
+
 def test_publish_gives_up_waiting(
     scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:

@@ -111,6 +111,10 @@ async def delivering(queue: str, within: float) -> AsyncGenerator[None]:
             f"no confirm within {within:g} s; does the broker hold publishers back "
             "(memory or disk alarm)? What was sent may still arrive."
         ) from None
+    except amqp.ChannelNotFoundEntity:
+        raise TopologyError(f"exchange {queue!r} does not exist; start the daemon once") from None
+    except amqp.ChannelAccessRefused:
+        raise TopologyError(f"this user may not write to the exchange {queue!r}") from None
     except amqp.PublishError:
         raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
     except amqp.DeliveryError:

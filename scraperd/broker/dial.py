@@ -20,6 +20,7 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory
 from yarl import URL
 
 from scraperd.broker.gate import GatedReader
+from scraperd.contract import printable
 
 if TYPE_CHECKING:
     from aiormq.abc import AbstractConnection as Wire
@@ -100,10 +101,12 @@ def in_words(error: Exception) -> BrokerRefused | OSError:
     if isinstance(error, (amqp.AuthenticationError, amqp.ProbableAuthenticationError)):
         return BrokerRefused("the broker refused the user name or the password of broker_url")
     if getattr(error, "reply_code", None) == NOT_ALLOWED:
-        return BrokerRefused(f"the broker refused the vhost of broker_url: {error}")
+        return BrokerRefused(
+            f"the broker refused the vhost of broker_url: {printable(str(error), 500)}"
+        )
     if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
         return OSError(
             "the broker closed the connection when the vhost was opened; does the vhost of "
             "broker_url exist, and may this user enter it?"
         )
-    return OSError(str(error) or "no answer")
+    return OSError(printable(str(error), 500) or "no answer")

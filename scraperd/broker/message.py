@@ -42,6 +42,7 @@ _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies whereve
 _OURS: Final = "x-scraperd-"
 _MAX_SHORT: Final = 255  # bytes of an AMQP short string
 _MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
+MOST_HEADERS: Final = 100  # of a publisher; with ours and the broker's below tables.WIDEST
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_MARK: Final = 1024  # bytes of one header of ours or the broker's
 _MAX_COUNT: Final = 1_000_000  # above it a header is a joke or an attack
@@ -102,6 +103,7 @@ class Delivery:
     disbelieved: bool = False  # it had marks that nobody vouches for
     settled: bool = False
     bare: bool = False
+    cut: bool = False  # it has more headers than are read
     crowded: bool = False  # a large one, for which there was no room beside the others
 
     @property
@@ -143,7 +145,7 @@ class Delivery:
         kept = self.headers.get(REPLY_TO)
         if self.reply_to or not isinstance(kept, str):
             return self.reply_to
-        return kept if len(kept.encode()) <= _MAX_SHORT else None
+        return kept if len(kept.encode(errors="replace")) <= _MAX_SHORT else None
 
     @property
     def attempt(self) -> int:
@@ -191,6 +193,12 @@ class Delivery:
             if not name.lower().startswith((*_BROKERS_OWN, _OURS)) and name.lower() not in _ROUTING
         }
 
+    @property
+    def overfull(self) -> bool:
+        """Whether it has more headers of the publisher's than MOST_HEADERS."""
+        many = len(self.headers) > MOST_HEADERS
+        return self.cut or (many and len(self.passed_on()) > MOST_HEADERS)
+
     async def ack(self) -> bool:
         """Tell the broker that the outcome is safe.
 
@@ -232,6 +240,7 @@ def delivery_of(
         queue=queue,
         signed_at=signed_at,
         disbelieved=disbelieved,
+        cut=isinstance(properties.headers, tables.Cut),
     )
 
 

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
     Decoder: TypeAlias = "Callable[[Any], tuple[int, Any]]"
 
-NESTED: Final = 2000  # entries of tables and arrays inside of one table
+WIDEST: Final = 200  # entries of a table; those behind them are not read
+NESTED: Final = 500  # entries of tables and arrays inside of one table
 DEEPEST: Final = 50  # tables and arrays inside of each other
 _FIXED: Final = 16  # bytes; no value without a length of its own is longer
 _LENGTH: Final = 4  # bytes of a length
 _SIZED: Final = (b"S", b"x")  # a text, and bytes: their length, then themselves
 _UNREADABLE: Final = (ValueError, OverflowError, OSError, RecursionError)
+
+
+class Cut(dict[str, Any]):
+    """The first WIDEST entries of a table that has more: to read thousands takes milliseconds."""
 
 
 class _Reader:
@@ -36,8 +41,12 @@ class _Reader:
 
     def table(self, view: memoryview) -> tuple[int, Any]:
         """Names and values; without names that are not UTF-8. Raises ValueError, IndexError."""
-        end, offset, found = _end(view), _LENGTH, {}
+        found: dict[str, Any] = {}
+        end, offset, read = _end(view), _LENGTH, 0
         while offset < end:
+            if read == WIDEST and not self._depth:
+                return end, Cut(found)
+            read += 1
             start = offset + 1
             offset = start + view[offset]
             name = bytes(view[start:offset])

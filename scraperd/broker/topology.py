@@ -221,10 +221,8 @@ def _as_it_is(queue: Queue, found: dict[str, str]) -> Queue:
     """With the values that the broker's 406s say it has; `nothing` is an argument less."""
     arguments = {name: v for name, v in queue.arguments.items() if name not in found}
     theirs = {name: v for name, v in found.items() if v != _NOTHING}
-    return replace(
-        queue,
-        arguments=arguments | {name: int(v) if v.isdigit() else v for name, v in theirs.items()},
-    )
+    numbers = {name: int(v) for name, v in theirs.items() if v.isascii() and v.isdigit()}
+    return replace(queue, arguments=arguments | theirs | numbers)
 
 
 def _harmless(queue: Queue, text: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from scraperd.broker.generation import BrokerLost, reraise_own_cancel
 from scraperd.broker.limits import blames_a_publish
+from scraperd.broker.message import MOST_HEADERS
 from scraperd.broker.outbox import Refused
 from scraperd.contract import (
     Failure,
@@ -370,6 +371,8 @@ class Worker:
         job = decode_job(delivery.body, self._config.max_job_size)
         if isinstance(job, Invalid):
             return job
+        if delivery.overfull:
+            return refused(job, "", f"the message has more than {MOST_HEADERS} AMQP headers")
         if job.proxy and job.proxy not in self._config.proxies:
             return refused(job, "proxy", f"no proxy is named {printable(job.proxy)} here")
         if fault := unavailable(job):

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import decode, encode
 
-from scraperd.broker import message, tables  # noqa: F401 - the first registers the second
+from scraperd.broker import message, tables
 
+assert message  # it registers the decoders of `tables`
 COUNT = b"\x10x-delivery-countl" + (7).to_bytes(8, "big")
 PLAIN = (
     st.integers(-(2**63), 2**63 - 1)
@@ -74,6 +75,18 @@ def test_no_header_takes_long_or_hides_another(evil: bytes) -> None:
     assert time.thread_time() - began < 0.1
     assert (consumed, found["x-delivery-count"]) == (len(raw), 7)
     assert found["a"] is None or len(found["a"]) == 1200
+
+
+def test_of_many_headers_the_first_are_read() -> None:
+    """60,000 in one frame take no longer than WIDEST, and what is handed out says so."""
+    raw = table(b"\0V" * 60_000)
+    began = time.thread_time()
+    consumed, found = decode.METHODS["table"](raw)
+    assert time.thread_time() - began < 0.01
+    assert consumed == len(raw)
+    assert isinstance(found, tables.Cut)
+    at_most = b"".join(b"\1%cV" % n for n in range(tables.WIDEST))
+    assert not isinstance(decode.METHODS["table"](table(at_most))[1], tables.Cut)
 
 
 def test_a_name_that_is_no_text_hides_nothing() -> None:

@@ -22,7 +22,7 @@ from pamqp import decode, encode, frame
 from pamqp.header import ContentHeader
 
 from scraperd.broker.marks import Keys
-from scraperd.broker.message import Delivery, Message, _sound, delivery_of
+from scraperd.broker.message import MOST_HEADERS, Delivery, Message, _sound, delivery_of
 
 if TYPE_CHECKING:
     from scraperd.broker.generation import Generation
@@ -191,6 +191,15 @@ def test_headers_too_large_for_a_frame_keep_ours() -> None:
     ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-parks": 2}
     delivery = with_headers({**ours, "large": "x" * 70_000})
     assert delivery.headers == ours
+
+
+def test_how_many_headers_are_too_many() -> None:
+    """Of the publisher's own; what the broker and the daemon add to them does not count."""
+    own: dict[str, Any] = {f"h{n}": n for n in range(MOST_HEADERS)}
+    ours = {"x-scraperd-attempt": 2, "x-scraperd-job-id": "a", "x-delivery-count": 1, "x-death": []}
+    assert not with_headers({**own, **ours}).overfull
+    assert with_headers({**own, **ours, "one": 1}).overfull
+    assert with_headers({f"h{n}": n for n in range(5000)}).overfull
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,18 @@ async def test_a_proxy_that_is_not_configured_is_refused() -> None:
     assert house.scrapes.started == []
 
 
+async def test_too_many_amqp_headers_are_refused() -> None:
+    """A job whose message has more than 100 is invalid, and not fetched."""
+    async with House() as house:
+        house.deliver("good", **{f"x-{n}": n for n in range(101)})
+        await house.idle()
+    [(outcome, verdict)] = house.settles.settled
+    assert verdict == Dead("invalid_job")
+    assert outcome.result.id == "good"
+    assert outcome.result.error.message == "the message has more than 100 AMQP headers"
+    assert house.scrapes.started == []
+
+
 async def test_a_lost_generation_abandons_its_own_jobs_only() -> None:
     """Jobs of the generation that ended are cancelled unsettled; the next one's go on."""
     old, new = Owner(), Owner()
