@@ -652,7 +652,7 @@ def test_what_comes_before_the_turn_is_waited_for_no_longer_than_the_turn() -> N
     run(main())
 
 
-def test_a_million_hosts_pass_through() -> None:
+def test_many_hosts_pass_through() -> None:
     """Each asked once, a hundredth of them answering 429, at ten thousand a second: what is
     remembered stays bounded, and nearly nothing is once all is quiet.
     """
@@ -660,7 +660,7 @@ def test_a_million_hosts_pass_through() -> None:
     async def main() -> tuple[int, int]:
         line = turns()
         most = 0
-        for n in range(1_000_000):
+        for n in range(200_000):
             turn = await line.take(f"host-{n}.example")
             assert isinstance(turn, Turn)
             line.give_back(turn, load="busy" if n % 100 == 0 else "fine")
