@@ -120,7 +120,7 @@ class Report:
     @property
     def slow(self) -> bool:
         """Whether the ratio is more than it may be."""
-        return self.ratio > WORSE and not self.attack.burst
+        return self.ratio > WORSE and not self.attack.waits
 
     @property
     def close(self) -> bool:
@@ -600,7 +600,7 @@ def cells(report: Report) -> tuple[str, ...]:
         f"{report.held * 1e3:,.0f}{'!' if report.held > HELD else ''}",
         f"{report.peak:,.0f}",
         f"{report.seconds:.0f}",
-        "NO" if report.complaints() else "yes",
+        "NO" if report.complaints() else "shown" if report.attack.waits else "yes",
     )
 
 
@@ -611,6 +611,8 @@ def show(report: Report) -> None:
     print(f"  {', '.join(said[1:])}")
     samples = sum(len(window.judged(report.attack)) for window in report.attacked)
     print(f"  {samples} honest jobs judged beside it; the attacker's: {dict(report.kinds)}")
+    if report.attack.waits:
+        print(f"  honest jobs wait {report.attack.waits}: the ratio is not judged")
     if report.attack.limited:
         here = sum(len(w.limited) - w.missing["limited"] for w in report.attacked)
         due = sum(window.due for window in report.attacked)

@@ -28,6 +28,7 @@ NICE: Final = 5
 PACE: Final = 20.0  # jobs a second
 FOLLOWED: Final = 20.0  # seconds in which links are followed
 AT_ONCE: Final = 45  # of 90 names of one address that may be asked at once
+SLOTS: Final = "for slots, all of which such jobs hold (decision 22)"
 OTHERS: Final = ("jobs", "results", "suspects", "quarantine", "alone", "dead")  # another team's
 FULL: Final = "attacker.full"  # a queue of the attacker's that takes nothing
 _ONCE: Final[dict[str, Any]] = {"max_retries": 0, "include": []}
@@ -82,8 +83,8 @@ class Attack:
     `follow` makes further ones of a result, as a crawler does.
 
     `limited` says that the limited host is shared fairly and no more: its own pages are
-    judged by their share. `burst` says that honest jobs wait behind so many in one queue,
-    whatever they are: their ratio is not judged. `flaky` adds honest pages that need a
+    judged by their share. `waits` says for what honest jobs wait, whatever the attacker's jobs
+    are: their ratio is shown and not judged. `flaky` adds honest pages that need a
     retry. `check` says what else is wrong. `core` rows are in the short form.
     """
 
@@ -93,7 +94,7 @@ class Attack:
     follow: Callable[[dict[str, Any]], Iterable[Letter]] | None = None
     check: Callable[[Facts], Iterable[str]] = lambda _: ()
     limited: bool = False
-    burst: bool = False
+    waits: str = ""
     flaky: bool = False
     core: bool = False
 
@@ -406,10 +407,12 @@ ATTACKS: Final[dict[str, Attack]] = {
         check=refused_as_jobs,
         core=True,
     ),
-    "hanging-hosts": Attack("1,000 names that never answer", hanging_hosts, pace=100),
+    "hanging-hosts": Attack(
+        "1,000 names that never answer, of 200 addresses", hanging_hosts, pace=100, waits=SLOTS
+    ),
     "mute-names": Attack("200 names whose nameserver is silent", mute_names, pace=50),
     "robots-hang": Attack("400 names whose robots.txt never comes", robots_hang, pace=100),
-    "drips": Attack("100 bodies of a byte every 50 ms", drips, pace=50),
+    "drips": Attack("100 bodies of a byte every 50 ms", drips, pace=50, waits=SLOTS),
     "chains": Attack("200 jobs of ten redirects over many names", chains, pace=5),
     "big-results": Attack("30 results of 9 MB", big_results, pace=5),
     "bombs": Attack("40 compression bombs of 10 GiB", bombs, pace=10),
@@ -426,7 +429,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "500 messages that expire, with a malformed x-death, beside jobs that need a retry",
         poison_death,
         pace=0,
-        burst=True,
+        waits="behind 500 jobs in one queue",
         flaky=True,
         core=True,
     ),
