@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,6 +99,26 @@ async def test_a_version_too_old(certificates: Certificates, *, verify: bool) ->
         await server
     message = "handshake: the site does not speak TLS 1.3 (tls_minimum)"
     assert found == Failure("tls", message)
+
+
+async def test_a_site_that_wants_a_huge_prime(certificates: Certificates) -> None:
+    """No key exchange is offered whose cost a site chooses: the handshake ends before it.
+
+    A prime of 10,000 bits took 1.6 s of this process's time, on the loop, for each.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = asyncio.create_task(
+            asyncio.to_thread(handshake, listener, certificates.huge_prime)
+        )
+        async with Fetcher(loopback(ca_file=str(certificates.authority))) as fetcher:
+            url = URL(f"https://127.0.0.1:{listener.getsockname()[1]}/")
+            before = time.thread_time()
+            found = await fetcher.fetch(Request("GET", url, {}, None, 20.0, 1000))
+            took = time.thread_time() - before
+        await server
+    assert took < 0.8
+    assert isinstance(found, Failure)
+    assert found.kind == "tls"
 
 
 def handshake(listener: socket.socket, context: ssl.SSLContext) -> None:

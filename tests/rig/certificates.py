@@ -6,6 +6,7 @@ Must never: make an authority that any other machine trusts.
 
 from __future__ import annotations
 
+import base64
 import ssl
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -40,6 +41,24 @@ class Certificates:
         """Good, of a server that speaks nothing newer than TLS 1.2."""
         context = _context(self._ca.issue_cert(HOST))
         context.maximum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    @cached_property
+    def huge_prime(self) -> ssl.SSLContext:
+        """Good, of a server that knows no key exchange but DHE, with a prime of 10,000 bits.
+
+        OpenSSL's client takes no larger one, and does not ask whether it is prime.
+        """
+        context = _context(self._ca.issue_cert(HOST, key_type=trustme.KeyType.RSA))
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("DHE")
+        path = self._folder / "prime.pem"
+        path.write_text(
+            "-----BEGIN DH PARAMETERS-----\n"
+            + base64.encodebytes(_sequence((1 << 9_999) | 1, 2)).decode()
+            + "-----END DH PARAMETERS-----\n"
+        )
+        context.load_dh_params(path)
         return context
 
     @cached_property
@@ -95,6 +114,19 @@ class Certificates:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(path)
         return context
+
+
+def _sequence(*numbers: int) -> bytes:
+    """Positive numbers in DER (X.690), as PKCS #3 wants the prime and the generator."""
+    return _der(
+        0x30, b"".join(_der(0x02, n.to_bytes(n.bit_length() // 8 + 1, "big")) for n in numbers)
+    )
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2, "big")  # noqa: PLR2004
+    return bytes([tag]) + length + content
 
 
 def _context(certificate: trustme.LeafCert) -> ssl.SSLContext:
