@@ -190,6 +190,11 @@ class HttpProxyConnector(Connector):
                 raise
             raise ProxyFailed("it closed the connection", passing=True) from None
 
+    async def _start_tls_connection(self, underlying_transport: Any, *args: Any, **kw: Any) -> Any:
+        if underlying_transport.is_closing():  # uvloop would raise what no caller expects
+            raise ProxyFailed("it sent too much after its answer to CONNECT", passing=True)
+        return await super()._start_tls_connection(underlying_transport, *args, **kw)
+
 
 class SocksConnector(Connector):
     """Its connections go through a SOCKS5 proxy, which is told an address that was checked."""

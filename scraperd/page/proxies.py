@@ -29,6 +29,7 @@ _REASONS: Final = {
     7: "it can't connect at all (SOCKS reply 7)",
     8: "it can't connect to this kind of address (SOCKS reply 8)",
 }
+_NOT_SOCKS: Final = "its handshake broke off or is not SOCKS5"
 TIMEOUT: Final = "no connection through it within the connect timeout"
 UNREACHABLE: Final = "it can't be reached"
 UNAUTHORISED: Final = "it does not accept our user name and password, or wants some"
@@ -69,6 +70,8 @@ class Socks:
             raise _failed(error) from None
         except OSError:
             raise ProxyFailed("the connection to it was lost", passing=True) from None
+        except UnicodeDecodeError:  # in a name that the proxy gives itself
+            raise ProxyFailed(_NOT_SOCKS, passing=True) from None
         except ValueError:  # the library's own words may hold the password
             raise ProxyFailed(
                 "not SOCKS5, or a user name or password that is not ASCII", passing=False
@@ -81,4 +84,4 @@ def _failed(error: ProxyError) -> ProxyFailed:
         return ProxyFailed(_REASONS[error.error_code], passing=True)
     if "authentication" in str(error).lower():
         return ProxyFailed(UNAUTHORISED, passing=False)
-    return ProxyFailed("its handshake broke off or is not SOCKS5", passing=True)
+    return ProxyFailed(_NOT_SOCKS, passing=True)

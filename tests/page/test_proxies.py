@@ -19,7 +19,7 @@ from scraperd.page.fetch import Fetcher, Request, Response
 from tests.page.conftest import loopback
 from tests.rig.dns import Nameserver, Record
 from tests.rig.proxies import PASSWORD, USER, RealProxy
-from tests.rig.site import Site, page
+from tests.rig.site import Site, chunk, page
 
 if TYPE_CHECKING:
     import asyncio
@@ -276,6 +276,16 @@ async def test_odd_answers_to_connect(
     assert found.message.startswith(f"proxy exit-1: {words}")
 
 
+async def test_a_flood_behind_the_answer_to_connect(site: Site) -> None:
+    """It ends the connection, sooner or later: never the job for good, or as `internal`."""
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"x" * 65_536)
+    site.raw = answering(answer * 20)
+    async with through(f"http://127.0.0.1:{site.port}") as get:
+        found = [await get("https://127.0.0.1:9/") for _ in range(10)]
+    assert {failure.kind for failure in found} <= {"proxy", "tls", "connect"}
+    assert all(failure.retryable for failure in found)
+
+
 @pytest.mark.parametrize(
     ("answers", "kind", "words", "passing"),
     [
@@ -292,6 +302,7 @@ async def test_odd_answers_to_connect(
         ([b"\x05\x00", b"\x05\x06\x00"], "connect", "127.0.0.1:9: timed out", True),
         ([b"\x05\x00", b"\x05\x63\x00"], "proxy", "proxy exit-1: ", True),
         ([b"\x05\x00", b"\x05\x00\x00\x09"], "proxy", "proxy exit-1: ", True),
+        ([b"\x05\x00", b"\x05\x00\x00\x03\x01\xff\x00\x50"], "proxy", "proxy exit-1: its", True),
     ],
 )
 async def test_odd_answers_of_socks(
