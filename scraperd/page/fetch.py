@@ -12,7 +12,6 @@ import email.utils
 import errno
 import io
 import ipaddress
-import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -35,6 +34,7 @@ from scraperd.page.inflate import Inflater, Undecodable, inflater
 from scraperd.page.netguard import Blocked, Guard
 from scraperd.page.proxies import TIMEOUT, UNAUTHORISED, ProxyFailed, Socks
 from scraperd.page.resolver import LookupFailed, Resolver
+from scraperd.page.tls import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,11 +59,6 @@ _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
 _NO_TYPE: Final = ("Content-Type",)
 _PROXY_AUTHENTICATION: Final = 407
 _NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
-# For TLS 1.2 what Python itself offers, but DHE, which browsers speak no longer: a site chooses its
-# prime, and one of 10,000 bits held the loop for 1.6 s a handshake. Curves are the library's own.
-_CIPHERS: Final = (
-    "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!DHE:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
-)
 _STRANGER: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -123,7 +118,7 @@ class Fetcher:
         config = self._config
         bound = Bound(config.max_connections or 2 * config.concurrency)
         self._resolver = Resolver(config, self.guard)
-        tls = _tls(config)
+        tls = Context.of(config)
         direct: dict[str, Any] = {
             "resolver": self._resolver,
             "socket_factory": self.guard.socket,
@@ -311,20 +306,6 @@ class Fetcher:
     def _is_forwarded(self, request: Request) -> bool:
         """Whether a proxy reads and writes the messages, so that some answers are its own."""
         return request.proxy in self._http_proxies and request.url.scheme == "http"
-
-
-def _tls(config: Config) -> ssl.SSLContext:
-    """What is asked of a site's TLS; `ca_file` as curl has it, the same on every Python."""
-    context = ssl.create_default_context(cafile=config.ca_file or None)
-    context.minimum_version = (
-        ssl.TLSVersion.TLSv1_3 if config.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
-    )
-    context.set_ciphers(_CIPHERS)
-    context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
-    if not config.verify_tls:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _declared(

@@ -20,6 +20,7 @@ from yarl import URL
 from scraperd.contract import Failure
 from scraperd.page.fetch import Fetcher, Request, Response
 from tests.page.conftest import loopback
+from tests.rig.chatter import Chatter
 from tests.rig.site import Site, page
 
 if TYPE_CHECKING:
@@ -119,6 +120,44 @@ async def test_a_site_that_wants_a_huge_prime(certificates: Certificates) -> Non
     assert took < 0.8
     assert isinstance(found, Failure)
     assert found.kind == "tls"
+
+
+async def chat(certificates: Certificates, updates: int) -> tuple[Response | Failure, float]:
+    """What a client has of a site with so many KeyUpdates before its page; its seconds of CPU."""
+
+    async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server = Chatter(certificates.pem)
+        await server.greet(reader, writer)
+        await asyncio.to_thread(server.update, updates)
+        server.write(page(b"x" * 100_000))
+        writer.write(server.said())
+        await writer.drain()
+        await reader.read()
+
+    async with Site(certificates.good) as site:
+        url, site.raw, site.tls = URL(site.url()), raw, None
+        async with Fetcher(loopback(ca_file=str(certificates.authority))) as fetcher:
+            before = time.thread_time()
+            answer = await fetcher.fetch(Request("GET", url, {}, None, 30.0, 200_000))
+            return answer, time.thread_time() - before
+
+
+async def test_endless_key_updates(certificates: Certificates) -> None:
+    """They end the connection. 10,000 of them, 270 kB, held the loop for half a second."""
+    answer, took = await chat(certificates, 10_000)
+    assert answer == Failure(
+        "connect",
+        "connection lost: more than 24576 bytes of TLS that carry no data",
+        retryable=True,
+    )
+    assert took < 0.3
+
+
+async def test_some_key_updates(certificates: Certificates) -> None:
+    """As many as any site has reason for are no fault; nor are the parts that records come in."""
+    answer, _ = await chat(certificates, 200)
+    assert isinstance(answer, Response), answer
+    assert answer.body == b"x" * 100_000
 
 
 def handshake(listener: socket.socket, context: ssl.SSLContext) -> None:

@@ -44,6 +44,13 @@ class Certificates:
         return context
 
     @cached_property
+    def pem(self) -> Path:
+        """A good one with its key and chain, as a file."""
+        path = self._folder / "good.pem"
+        self._ca.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(path)
+        return path
+
+    @cached_property
     def huge_prime(self) -> ssl.SSLContext:
         """Good, of a server that knows no key exchange but DHE, with a prime of 10,000 bits.
 
@@ -58,7 +65,7 @@ class Certificates:
             + base64.encodebytes(_sequence((1 << 9_999) | 1, 2)).decode()
             + "-----END DH PARAMETERS-----\n"
         )
-        context.load_dh_params(path)
+        context.load_dh_params(str(path))
         return context
 
     @cached_property
@@ -125,7 +132,7 @@ def _sequence(*numbers: int) -> bytes:
 
 def _der(tag: int, content: bytes) -> bytes:
     size = len(content)
-    length = bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2, "big")  # noqa: PLR2004
+    length = bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2, "big")
     return bytes([tag]) + length + content
 
 

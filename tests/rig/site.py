@@ -97,7 +97,7 @@ class Site:
     def __init__(
         self, tls: ssl.SSLContext | None = None, *, host: str = HOST, listen: str = HOST
     ) -> None:
-        self._tls = tls
+        self.tls = tls
         self._host = host
         self._listen = listen  # 0.0.0.0 makes it as many hosts as 127.0.0.0/8 has
         self._handlers: dict[str, Handler] = {}
@@ -127,7 +127,7 @@ class Site:
             raise ExceptionGroup("a handler of the site failed", self._errors)
 
     def url(self, path: str = "/") -> str:
-        scheme = "https" if self._tls else "http"
+        scheme = "https" if self.tls else "http"
         return f"{scheme}://{self._host}:{self.port}{path}"
 
     def at(self, path: str, answer: bytes | Handler) -> str:
@@ -156,8 +156,8 @@ class Site:
         self._tasks.add(task)
         number, self.connections, self.open = self.connections, self.connections + 1, self.open + 1
         try:
-            if self._tls is not None:  # not by the server: what hangs in a handshake would be lost
-                await writer.start_tls(self._tls)
+            if self.tls is not None:  # not by the server: what hangs in a handshake would be lost
+                await writer.start_tls(self.tls)
             if self.raw is not None:
                 await self.raw(reader, writer)
             else:
