@@ -122,6 +122,12 @@ async def test_a_site_that_wants_a_huge_prime(certificates: Certificates) -> Non
     assert found.kind == "tls"
 
 
+async def test_a_chain_of_hundreds(certificates: Certificates) -> None:
+    """A handshake of more than 48 kB ends: OpenSSL takes twice as much, which costs 0.15 s."""
+    found = await refused(certificates.long_chain, ca_file=str(certificates.authority))
+    assert found == Failure("tls", "handshake: more than 49152 bytes of handshake", retryable=True)
+
+
 async def chat(certificates: Certificates, updates: int) -> tuple[Response | Failure, float]:
     """What a client has of a site with so many KeyUpdates before its page; its seconds of CPU."""
 

@@ -51,6 +51,18 @@ class Certificates:
         return path
 
     @cached_property
+    def long_chain(self) -> ssl.SSLContext:
+        """Good, but 200 certificates that belong to nothing come with it: 90 kB."""
+        leaf = self._ca.issue_cert(HOST)
+        path = self._folder / "long.pem"
+        path.write_bytes(
+            leaf.private_key_and_cert_chain_pem.bytes() + self._ca.cert_pem.bytes() * 200
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+    @cached_property
     def huge_prime(self) -> ssl.SSLContext:
         """Good, of a server that knows no key exchange but DHE, with a prime of 10,000 bits.
 
