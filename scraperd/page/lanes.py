@@ -50,12 +50,14 @@ class Slices:
     """The loop's time for pieces of work that each take several slices: one slice at a time.
 
     Next is who has had the fewest, and of those who came first: what is small does not wait for
-    what is large. After each slice the loop does something else.
+    what is large. After a whole slice of work the loop does other things for as long, so that it
+    never has this work alone, however much of it comes.
     """
 
     def __init__(self, slice_: float) -> None:
         self._slice = slice_
         self._busy = False
+        self._spent = 0.0
         self._came = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
@@ -65,17 +67,28 @@ class Slices:
         number, had = self._came, 0
         while True:
             await self._turn(had, number)
+            began = time.monotonic()
             try:
-                end = time.monotonic() + self._slice
-                while time.monotonic() < end:
+                while time.monotonic() < began + self._slice:
                     next(steps)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
             finally:
-                self._busy = False
-                asyncio.get_running_loop().call_soon(self._serve)
+                self._rest(time.monotonic() - began)
             had += 1
+
+    def _rest(self, took: float) -> None:
+        """Let the loop do something else: for a moment, or if it is due for longer."""
+        self._spent += took
+        pause = self._spent if self._spent >= self._slice else 0.0
+        if pause:
+            self._spent = 0.0
+        asyncio.get_running_loop().call_later(pause, self._end)
+
+    def _end(self) -> None:
+        self._busy = False
+        self._serve()
 
     async def _turn(self, had: int, number: int) -> None:
         loop = asyncio.get_running_loop()
@@ -86,8 +99,7 @@ class Slices:
             await future
         except asyncio.CancelledError:
             if not future.cancelled():
-                self._busy = False  # the turn came just before
-                self._serve()
+                self._end()  # the turn came just before
             raise
 
     def _serve(self) -> None:

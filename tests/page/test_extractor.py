@@ -24,11 +24,11 @@ from scraperd.config import Config
 from scraperd.page.document import Asked
 from scraperd.page.extractor import Extractor
 from scraperd.page.helpers import RETIRED
-from scraperd.page.lanes import Lane, Share
+from scraperd.page.lanes import Lane, Share, Slices
 from scraperd.page.rules import CACHE, RuleError, compile_rules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Generator
 
 pytestmark = pytest.mark.usefixtures("no_loose_ends")
 
@@ -387,6 +387,25 @@ async def test_costly_rules_do_not_hold_the_loop_and_compile_once() -> None:
         assert CACHE.compiled == before + 1
         with pytest.raises(RuleError, match="not a CSS selector"):
             await extractor.rules(b'{"a": ":x("}')
+
+
+async def test_slices_leave_half_of_the_time_to_others() -> None:
+    """However much work there is: after each whole slice as long a pause, on any machine."""
+    slices, worked = Slices(0.002), 0.0
+
+    def work() -> Generator[None, None, None]:
+        nonlocal worked
+        for _ in range(50):
+            began = time.monotonic()
+            while time.monotonic() < began + 0.001:
+                pass
+            worked += time.monotonic() - began
+            yield
+
+    began = time.monotonic()
+    await asyncio.gather(*(slices.run(work()) for _ in range(4)))
+    assert worked > 0.2
+    assert time.monotonic() - began > 1.8 * worked
 
 
 async def test_small_rules_do_not_wait_for_large_ones() -> None:
