@@ -129,12 +129,12 @@ class Report:
 
     @property
     def missing(self) -> int:
-        """Honest jobs that did not come back, but those in a line that is shared."""
+        """Honest jobs that did not come back, but those that wait for what is shared."""
         return sum(
             count
             for window in self.quiet + self.attacked
             for sort, count in window.missing.items()
-            if not (self.attack.limited and sort == "limited")
+            if not (self.attack.waits or (self.attack.limited and sort == "limited"))
         )
 
     def complaints(self) -> list[str]:

@@ -141,21 +141,21 @@ def poison_death(aim: Aim) -> Iterator[Letter]:
 
 
 def selector_classes(aim: Aim) -> Iterator[Letter]:
-    """250 rules of 480 tests, on a list of 15,001 classes."""
-    rules = {f"r{n}": ".a" * 480 for n in range(250)}
-    yield from _jobs(aim.each("classes", 2), extract=rules)
+    """As many rules of 480 tests as are allowed, on a list of 15,001 classes."""
+    rules = {f"r{n}": ".a" * 480 for n in range(50)}
+    yield from _jobs(aim.each("classes", 20), extract=rules)
 
 
 def selector_values(aim: Aim) -> Iterator[Letter]:
-    """250 searches for 900 letters, in a value of 30,000 that nearly match."""
-    rules = {f"r{n}": f'[z*="{"a" * 900}b" i]' for n in range(250)}
-    yield from _jobs(aim.each("value", 2), extract=rules)
+    """As many searches for 900 letters as are allowed, in a value of 30,000 that nearly match."""
+    rules = {f"r{n}": f'[z*="{"a" * 900}b" i]' for n in range(50)}
+    yield from _jobs(aim.each("value", 20), extract=rules)
 
 
 def selector_attributes(aim: Aim) -> Iterator[Letter]:
-    """250 rules of 160 tests, on 5,000 attributes."""
-    rules = {f"r{n}": "[zzz1]" * 160 for n in range(250)}
-    yield from _jobs(aim.each("attributes", 2), extract=rules)
+    """As many rules of 160 tests as are allowed, on 5,000 attributes."""
+    rules = {f"r{n}": "[zzz1]" * 160 for n in range(50)}
+    yield from _jobs(aim.each("attributes", 20), extract=rules)
 
 
 def worst_pages(aim: Aim) -> Iterator[Letter]:
@@ -358,17 +358,17 @@ ATTACKS: Final[dict[str, Attack]] = {
         follow=followed,
     ),
     "selector-classes": Attack(
-        "2 x 250 rules of 480 classes, a list of 15,001 classes", selector_classes, core=True
+        "20 x 50 rules of 480 classes, a list of 15,001 classes", selector_classes, core=True
     ),
     "selector-values": Attack(
-        "2 x 250 rules [z*=...] of 900 characters, a value of 30,000", selector_values
+        "20 x 50 rules [z*=...] of 900 characters, a value of 30,000", selector_values
     ),
     "selector-attributes": Attack(
-        "2 x 250 rules of 160 [zzz1], 5,000 attributes", selector_attributes
+        "20 x 50 rules of 160 [zzz1], 5,000 attributes", selector_attributes
     ),
     "worst-pages": Attack("one of each sort of bench-extract", worst_pages, pace=8),
     "huge-form": Attack("a job of a million form fields, 26 MB", huge_form, core=True),
-    "huge-jobs": Attack("40 jobs of 40 MB", huge_jobs),
+    "huge-jobs": Attack("40 jobs of 40 MB", huge_jobs, waits="behind 1.6 GB in one queue"),
     "many-fields": Attack("20 jobs of 60,000 fields of each sort", many_fields, pace=8),
     "redirects-to-victim": Attack(
         "200 pages that lead to an honest host which permits 5 a second",
@@ -392,7 +392,13 @@ ATTACKS: Final[dict[str, Attack]] = {
         core=True,
     ),
     "forged-crashes": Attack("30 jobs with x-scraperd-crashes: 2", forged_crashes, core=True),
-    "forged-marks": Attack("120 jobs with forged attempts, parks, turns", forged_marks, pace=40),
+    "forged-marks": Attack(
+        "120 jobs with forged attempts, parks, turns; a quarter at the host that permits little",
+        forged_marks,
+        pace=40,
+        check=share,
+        limited=True,
+    ),
     "one-address": Attack(
         "90 names of one address, hosts that permit one at once",
         one_address,
