@@ -134,9 +134,12 @@ def followed(result: dict[str, Any]) -> Iterator[Letter]:
 
 
 def poison_death(aim: Aim) -> Iterator[Letter]:
-    """A message that expires at once, with an x-death that is no list of tables."""
-    headers = {"x-death": ["a", "b"]}
-    for url in aim.each("page", 500):  # more than are taken at once, or none would expire
+    """Messages that expire at once, the last two with an x-death that is no list of tables.
+
+    Three or more in some seconds stop the queue on RabbitMQ 3: that is not promised.
+    """
+    for n, url in enumerate(aim.each("page", 500)):  # of fewer none would expire
+        headers = {"x-death": ["a", "b"]} if n >= 498 else {}
         yield Letter({"url": url, **_ONCE}, {"expiration": "1", "headers": headers})
 
 
@@ -432,7 +435,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "big-headers": Attack("200 jobs with 60 kB of AMQP headers", big_headers),
     # the last, because it can break the node
     "poison-death": Attack(
-        "500 messages that expire, with a malformed x-death, beside jobs that need a retry",
+        "500 messages that expire, two with a malformed x-death, beside jobs that need a retry",
         poison_death,
         pace=0,
         waits="behind 500 jobs in one queue",
