@@ -1,11 +1,9 @@
 """A dispatcher (C+D) to copy: publish jobs, consume results, match them by id.
 
-It takes every result of the shared results queue as its own. With several dispatchers, give each a
-durable queue of its own, called `scraperd.reply.` and what you like, and name it in `reply_to`, or
-they will eat each other's results.
-
-Run it while a scraperd runs on the same broker:
-    python examples/dispatcher.py amqp://guest:guest@localhost:5672/ https://example.com/ ...
+Results come to a durable queue of its own. Give each dispatcher another NAME, or they will eat each
+other's results. Its user on the broker needs write on the exchange `scraperd.jobs`, and configure
+and read on queues `scraperd.reply.*`. Run it while a scraperd runs on the same broker:
+    python examples/dispatcher.py amqp://user:password@localhost:5672/ https://example.com/ ...
 """
 
 import json
@@ -14,7 +12,7 @@ import uuid
 
 import pika
 
-PREFIX = "scraperd"
+PREFIX, NAME = "scraperd", "dispatcher"
 RULES = {"title": "title", "headings": {"selector": "h1, h2", "type": "list"}}
 
 
@@ -24,15 +22,17 @@ def dispatch(broker_url: str, urls: list[str], prefix: str = PREFIX) -> dict[str
     channel = connection.channel()
     channel.confirm_delivery()  # basic_publish now raises unless the broker has the job safely
 
+    jobs, mine = f"{prefix}.jobs", f"{prefix}.reply.{NAME}"
+    channel.queue_declare(mine, durable=True, arguments={"x-queue-type": "quorum"})
     waiting = {uuid.uuid4().hex: url for url in urls}
     for job_id, url in waiting.items():
         job = {"id": job_id, "url": url, "extract": RULES}
-        persistent = pika.BasicProperties(delivery_mode=2, content_type="application/json")
-        channel.basic_publish("", f"{prefix}.jobs", json.dumps(job), persistent, mandatory=True)
+        persistent = pika.BasicProperties(delivery_mode=2, reply_to=mine)
+        channel.basic_publish(jobs, jobs, json.dumps(job), persistent, mandatory=True)
 
     results: dict[str, dict] = {}
     channel.basic_qos(prefetch_count=100)
-    for method, _, body in channel.consume(f"{prefix}.results"):
+    for method, _, body in channel.consume(mine):
         result = json.loads(body)
         if result["id"] in waiting:  # delivery is at least once: a second result has the same id
             del waiting[result["id"]]
