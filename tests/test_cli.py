@@ -291,6 +291,11 @@ def test_publish_needs_few_permissions(
     node.ctl("set_permissions", prefix, own, rf"^{prefix}\.jobs$", own)
     done = scraperd("publish", "http://a.example/", "--wait", "--timeout", "0.5", **env)
     assert "1 results missing" in done.stderr
+    for refused in (("results", "--consume"), ("results",)):
+        done = scraperd(*refused, **env)
+        assert done.returncode == 1
+        assert "this user may not do that" in done.stderr
+        assert "lost the broker" not in done.stderr
     assert dispatcher.depth("jobs") == 1
 
 

@@ -20,6 +20,7 @@ from scraperd.broker.dial import in_words
 from scraperd.broker.generation import LOST, BrokerLost, reraise_own_cancel
 from scraperd.broker.link import censored
 from scraperd.broker.topology import TopologyError, settle_on
+from scraperd.contract import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -47,13 +48,20 @@ async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConn
 
 @asynccontextmanager
 async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[AbstractChannel]:
-    """A channel of its own connection, dialled `within` seconds each. Raises BrokerLost."""
+    """A channel of its own connection, dialled `within` seconds each.
+
+    Raises BrokerLost, or TopologyError for what this user may not do.
+    """
     url, connection = await _dial(urls, within)
     try:
         async with connection:
             yield await connection.channel(on_return_raises=True)
     except (BrokerLost, BrokenPipeError):
         raise  # the second is about our own output
+    except amqp.ChannelAccessRefused as error:
+        raise TopologyError(
+            f"this user may not do that at {censored(url)}: {printable(str(error), 500)}"
+        ) from error
     except LOST as error:
         reraise_own_cancel(error)
         raise BrokerLost(f"lost the broker at {censored(url)}: {error!r}") from error
