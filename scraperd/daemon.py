@@ -28,7 +28,7 @@ from scraperd.broker.link import Link
 from scraperd.broker.marks import Keys, secret_of
 from scraperd.broker.outbox import Outbox
 from scraperd.broker.topology import Topology, TopologyError
-from scraperd.config import marks_keys
+from scraperd.config import marks_file, marks_keys
 from scraperd.jobs.observe import Observer, configure
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
@@ -111,7 +111,13 @@ async def _live(config: Config, keys: Keys, notifier: Notifier, observer: Observ
     """Start, wait for a signal, drain, stop."""
     stop = _on_signals(observer)
     name = config.worker_name or f"{socket.gethostname()}:{os.getpid()}"
-    observer.event("start", version=__version__, worker=name, concurrency=config.concurrency)
+    observer.event(
+        "start",
+        version=__version__,
+        worker=name,
+        concurrency=config.concurrency,
+        marks=str(marks_file(config) or "broker_url"),  # whose key signs them
+    )
     async with (
         Fetcher(config) as fetcher,
         Scraper(config, fetcher) as scraper,

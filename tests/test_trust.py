@@ -181,6 +181,7 @@ def test_marks_are_believed_by_whoever_has_the_key(
             assert daemon.drain() == 0
             text += daemon.stdout + daemon.stderr
         assert ends == {"a": first, "b": 1}, file
+        assert [line["marks"] for line in daemon.logged("start")] == [str(file)]
     assert "a" * 32 not in text
     assert "b" * 32 not in text
 
@@ -193,6 +194,7 @@ def test_processes_that_do_not_believe_each_other_end_a_job(
     """
     headers = {"x-scraperd-attempt": 2, "x-scraperd-signature": "1 1 " + "0" * 64}
     with Daemon(broker_url, prefix).ready() as daemon:
+        assert [line["marks"] for line in daemon.logged("start")] == ["broker_url"]
         job = {"url": hostel.url("/busy/900/a"), "id": "a"}
         dispatcher.publish(job, headers={**headers, "x-scraperd-tries": 106})
         one, _ = dispatcher.take("delay.1000")
