@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Whether the fetch of this task may connect to an address now; aiohttp passes nothing else down.
 REACH: ContextVar[Callable[[str], bool] | None] = ContextVar("reach", default=None)
+# Whether this task's request is the last of its connection.
+LAST: ContextVar[bool] = ContextVar("last", default=False)
 MAX_QUEUED: Final = 32  # responses that came at once; one is due, and perhaps some 1xx before it
 HEAD: Final = 4  # times max_header_size: what may come in a row that is no body
 RECEIVE_BUFFER: Final = 128 * 1024  # bytes; the kernel alone would let each grow to megabytes
@@ -243,6 +245,8 @@ class _Connection(ResponseHandler):
     def set_response_params(self, *, max_field_size: int = 8190, **others: Any) -> None:
         """A request begins. What comes before its body has as much room as any before it."""
         self._limit = self._room = HEAD * max_field_size
+        if LAST.get():
+            self.force_close()
         super().set_response_params(max_field_size=max_field_size, **others)
 
     def data_received(self, data: bytes) -> None:

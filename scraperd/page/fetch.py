@@ -12,6 +12,7 @@ import email.utils
 import errno
 import io
 import ipaddress
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -22,6 +23,7 @@ from yarl import URL
 
 from scraperd.contract import Failure, printable
 from scraperd.page.connection import (
+    LAST,
     REACH,
     Bound,
     Connector,
@@ -60,6 +62,8 @@ _NO_TYPE: Final = ("Content-Type",)
 _PROXY_AUTHENTICATION: Final = 407
 _NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
 _STRANGER: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
+_AUTHORIZATION: Final = "authorization"
+_WHOLE_CONNECTION = re.compile(r"\s*(?:Negotiate|Nego2|NTLM|Kerberos)\b", re.IGNORECASE)
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -232,10 +236,11 @@ class Fetcher:
         if request.proxy:
             left = max(0.001, deadline - asyncio.get_running_loop().time())
         REACH.set(request.reach)
+        LAST.set(last := _is_last(request))
         async with session.request(
             request.method,
             request.url,
-            headers=request.headers,
+            headers={**request.headers, "Connection": "close"} if last else request.headers,
             data=None if request.body is None else io.BytesIO(request.body),
             # aiohttp would give a POST without a body a Content-Type all the same
             skip_auto_headers=None if request.method == "GET" else _NO_TYPE,
@@ -306,6 +311,19 @@ class Fetcher:
     def _is_forwarded(self, request: Request) -> bool:
         """Whether a proxy reads and writes the messages, so that some answers are its own."""
         return request.proxy in self._http_proxies and request.url.scheme == "http"
+
+
+def _is_last(request: Request) -> bool:
+    """Whether no other job may have the connection after this request.
+
+    A server that leaves a body unread takes it for the next request; one that answers HEAD with a
+    body gives that to whoever asks next (RFC 9112 section 9.3). Negotiate and NTLM make all that
+    follows on a connection a request of the same user (RFC 4559 section 6).
+    """
+    if request.body is not None or request.method == "HEAD":
+        return True
+    given = [v for k, v in request.headers.items() if k.lower().replace("_", "-") == _AUTHORIZATION]
+    return any(_WHOLE_CONNECTION.match(value) for value in given)
 
 
 def _declared(

@@ -903,3 +903,38 @@ def test_retry_after_a_date(date: str, seconds: float) -> None:
     """Each of the three forms of a date (section 5.6.7); one that is past means now."""
     now = datetime(1994, 11, 6, 8, 49, 30, tzinfo=UTC)
     assert retry_after({"Retry-After": date}, now) == seconds
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body", "kept"),
+    [
+        ("GET", {}, None, True),
+        ("GET", {"Authorization": "Basic YTpi"}, None, True),
+        ("GET", {"Authorization": "Bearer Negotiate"}, None, True),
+        ("GET", {"authorization": "negotiate YII="}, None, False),
+        ("GET", {"AUTHORIZATION": "NTLM TlRM"}, None, False),
+        ("DELETE", {}, None, True),
+        ("POST", {}, b"x", False),
+        ("POST", {}, b"", False),
+        ("PUT", {}, b"x" * 100_000, False),
+        ("HEAD", {}, None, False),
+    ],
+)
+async def test_a_connection_is_kept_only_if_nothing_of_its_request_can_be_left_in_it(
+    site: Site,
+    fetcher: Fetcher,
+    method: str,
+    headers: dict[str, str],
+    body: bytes | None,
+    kept: bool,
+) -> None:
+    """After a body, which a server may not have read, a HEAD, to which one may send a body all the
+    same, or credentials that hold for a whole connection, the next request has one of its own.
+    """
+    url = URL(site.at("/", page(b"")))
+    first = Request(method, url, headers, body, 5.0, 1000)
+    for request in (first, Request("GET", url, {}, None, 5.0, 1000)):
+        assert isinstance(await fetcher.fetch(request), Response)
+    one, other = site.visits
+    assert (one.connection == other.connection) is kept
+    assert (one.header("connection") == "close") is not kept
