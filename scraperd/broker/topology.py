@@ -184,7 +184,7 @@ async def declare(
     except amqp.ChannelAccessRefused as error:
         raise TopologyError(
             f"the broker's user may not declare {name!r}: {error}. Give it the permission, or "
-            "create the queues by policy and set passive_declare = true."
+            "create all queues yourself (docs/operations.md) and set passive_declare = true."
         ) from error
     await channel.close()
     return differs

@@ -41,8 +41,8 @@ def weakness(server: Mapping[str, Any], prefix: str) -> str:
         f"RabbitMQ {text}: one message whose x-death header its publisher made up, dead-lettered "
         f"from any queue with x-dead-letter-strategy = at-least-once, {what}; a few of them in "
         f"{prefix}.jobs stop that queue until the node is restarted. Upgrade to RabbitMQ 4. Until "
-        f"then let publishers write to the exchange {prefix}.jobs only, and configure no queues "
-        "(docs/operations.md)."
+        f"then let publishers write to the exchange {prefix}.jobs only, and configure no "
+        "queues but for replies (docs/operations.md)."
     )
 
 
