@@ -6,12 +6,10 @@ Must never: judge by seconds; it counts, and reads what came back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.rig.daemon import Daemon, Dispatcher
-
-if TYPE_CHECKING:
-    from tests.rig.hostel import Hostel
+from tests.rig.hostel import Hostel
 
 INNER = "GET /page/evil HTTP/1.1\r\nHost: site\r\nX-Rest: "
 
@@ -39,3 +37,23 @@ def test_a_body_that_a_site_does_not_read_is_nobody_else_s_request(
     for number in range(5):
         assert ends[f"honest-{number}"]["data"] == {"title": f"/page/{number}"}
     assert hostel.hits["/page/evil"] == 0
+
+
+def test_a_pause_that_one_port_asks_for_is_not_the_host_s(
+    broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """A service of the attacker's on another port of the victim's host asks to be left alone for a
+    quarter of an hour: only jobs for that port wait.
+    """
+    with Hostel("127.0.0.2") as hostile, Hostel("127.0.0.2") as victim:
+        with Daemon(broker_url, prefix, autothrottle=True).ready() as daemon:
+            dispatcher.publish({"url": hostile.url("/busy/900/a"), "id": "busy"})
+            daemon.wait_for_line('"verdict":"retry"')
+            dispatcher.publish({"url": hostile.url("/page/1"), "id": "parked"})
+            dispatcher.publish_many([victim.url(f"/page/{number}") for number in range(20)])
+            ends = dispatcher.results(20)
+            assert daemon.drain() == 0
+        assert {result["status"] for result in ends} == {"ok"}
+        assert hostile.hits.total() == 1
+    assert not {"busy", "parked"} & {result["id"] for result in ends}
+    assert not any(line.get("parks") for line in daemon.logged("job"))

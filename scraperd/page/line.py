@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.page.addresses import EARLY
+from scraperd.page.throttle import Throttle
 
 if TYPE_CHECKING:
     from scraperd.page.addresses import Address
     from scraperd.page.hosts import HostRules
-    from scraperd.page.throttle import Throttle
 
 JITTER: Final = (0.5, 1.5)  # of the delay, so that no pattern shows (Scrapy does the same)
 CATCH_UP: Final = 0.25  # of a delay: a start this late pushes back none but the very next
 BRISK: Final = 0.01  # seconds; a line that moves this fast is not worth leaving
 FOREVER: Final = float("inf")
+WAYS: Final = 16  # of one host, whose wish for no fetch is kept
 _serial = itertools.count()
 
 
@@ -29,13 +30,15 @@ _serial = itertools.count()
 class Waiter:
     """One that waits here. `key` is told of its turn; past `until` it is not to wait any more.
 
-    One that has `begun` may go before the others. A `patient` one is never sent away.
+    One that has `begun` may go before the others. A `patient` one is never sent away, but
+    where its `way` is barred.
     """
 
     key: Any
     until: float
     begun: bool
     patient: bool
+    way: str = ""
     gone: bool = False
 
 
@@ -47,6 +50,11 @@ class Line:
     here when the host is free goes first. So a place whose owner is late, or
     never comes, costs the host nothing.
 
+    What is at a port of its own, or behind a proxy that the host is not usually
+    asked through, is another `way` to it: another user of the machine may be at
+    home there, or the proxy be what is refused. What is said there holds there;
+    of the host it counts only as long as nothing is known of the usual way, "".
+
     Those that have begun go first, but not twice in a row while others wait: what
     makes a job one of them can be had for nothing (a redirect, a robots.txt), and
     those who have it must not be able to take all of the host.
@@ -56,7 +64,8 @@ class Line:
     rules: HostRules
     throttle: Throttle
     crawl_delay: float = 0.0
-    at_home: bool = False  # that is what a site at a usual port asks
+    at_home: bool = False  # it has been asked by the usual way, which alone counts since
+    barred: dict[str, float] = field(default_factory=dict)  # until when, by other ways
     active: int = 0
     next_start: float = 0.0
     penalty: float = 0.0
@@ -118,14 +127,21 @@ class Line:
         at = self.address
         return at is None or at.active + at.waiting < max(at.limit, self.rules.concurrency)
 
-    def ask(self, delay: float, *, usual: bool) -> None:
-        """Keep what the robots.txt of one of the host's ports asks, in seconds.
+    def ask(self, delay: float, way: str = "") -> None:
+        """Keep what the robots.txt by this way asks, in seconds, if it counts."""
+        if not way and not self.at_home:
+            old = self.throttle
+            self.throttle = Throttle(old.limit, old.longest, old.enabled)
+        if self.judged(way):
+            self.crawl_delay, self.at_home = delay, not way
 
-        At a port that is not `usual` another user of the machine may be at home. What that
-        one asks counts only as long as no site at a usual port has been heard.
-        """
-        if usual or not self.at_home:
-            self.crawl_delay, self.at_home = delay, usual
+    def bar(self, way: str, now: float) -> float:
+        """For how many seconds no fetch may start by this way, whatever the line is like."""
+        return max(0.0, self.barred.get(way, now) - now)
+
+    def judged(self, way: str) -> bool:
+        """Whether what comes back by this way says how the host itself is."""
+        return not way or not self.at_home
 
     def locate(self, address: Address | None) -> None:
         """Its fetches will be from this address: what the name was found to be."""
@@ -178,16 +194,29 @@ class Line:
         self.tail = at + self.interval(now)
         return at
 
-    def punish(self, until: float) -> None:
-        """Start nothing before `until`, and promise nothing before it."""
+    def punish(self, until: float, way: str = "") -> None:
+        """Start nothing before `until`, and promise nothing before it; or nothing by this way."""
+        if way:
+            self.barred.pop(way, None)
+            self.barred[way] = until
+            if len(self.barred) > WAYS:
+                del self.barred[min(self.barred, key=self.barred.__getitem__)]
+            return
         self.penalty = max(self.penalty, until)
         self.tail = max(self.tail, self.penalty)
 
     def join(
-        self, at: float, key: Any, *, begun: bool, patient: bool = False, until: float = FOREVER
+        self,
+        at: float,
+        key: Any,
+        *,
+        begun: bool,
+        patient: bool = False,
+        until: float = FOREVER,
+        way: str = "",
     ) -> Waiter:
         """Wait here, among those that have begun or the others, by the time that was promised."""
-        waiter = Waiter(key, until, begun, patient)
+        waiter = Waiter(key, until, begun, patient, way)
         heapq.heappush(self.begun if begun else self.others, (at, next(_serial), waiter))
         self._count(1, begun=begun)
         return waiter
@@ -216,6 +245,12 @@ class Line:
 
     def impatient(self, now: float, patience: float) -> list[Waiter]:
         """Those who have waited too long or would have to, no longer waiting."""
+        go = [w for w in (*_still(self.begun), *_still(self.others)) if self.bar(w.way, now)]
+        for waiter in go:
+            self.leave(waiter)
+        return go + self._impatient(now, patience)
+
+    def _impatient(self, now: float, patience: float) -> list[Waiter]:
         begun, others = _still(self.begun), _still(self.others)
         if self.expect(now, self.waiting) - now <= patience:
             go = [waiter for waiter in (*begun, *others) if waiter.until <= now]
@@ -238,7 +273,8 @@ class Line:
     def idle(self, now: float) -> bool:
         """Whether nothing is lost by forgetting it."""
         quiet = not self.active and not self.waiting
-        return quiet and max(self.opens, self.tail) <= now and self.throttle.calm(now)
+        over = max(self.opens, self.tail, *self.barred.values()) <= now
+        return quiet and over and self.throttle.calm(now)
 
 
 def _compact(heap: list[tuple[float, int, Waiter]]) -> list[tuple[float, int, Waiter]]:

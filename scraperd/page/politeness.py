@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Load: TypeAlias = Literal["fine", "hung", "busy"]
 CONSIDERED: Final = 8  # of which one is forgotten
+REST: Final = 5.0  # seconds for what is busy, and has no pace of its own
 RESTING: Final = 20_000  # hosts remembered though no job of theirs is here
 
 
@@ -41,6 +42,7 @@ class Turn:
     line: Line
     began: float
     addresses: list[Address]
+    way: str = ""
     over: bool = False
     refused: bool = False
 
@@ -84,7 +86,7 @@ class Turns:
         host: str,
         *,
         crawl_delay: float | None = None,
-        usual: bool = True,
+        way: str = "",
         place: float | None = None,
         urgent: bool = False,
         patient: bool = False,
@@ -92,7 +94,7 @@ class Turns:
     ) -> Turn | Later:
         """Wait for the host's turn and a slot; Later if that would take longer than `park_after`.
 
-        `crawl_delay` is what robots.txt asks, at a `usual` port of the host or another.
+        `crawl_delay` is what robots.txt asks by this `way` to the host (page/line.py).
         `place` is in how many seconds an earlier Later said the turn would come,
         negative once it is overdue. `urgent` may go first: a job that has had a turn
         of this host. One that must not begin again is `patient`: it waits as long
@@ -102,25 +104,43 @@ class Turns:
         now = self._clock()
         line = self._line(host)
         if crawl_delay is not None:
-            line.ask(crawl_delay, usual=usual)
+            line.ask(crawl_delay, way)
+        if seconds := line.bar(way, now):
+            self._rest(line, now)
+            return Later(host, seconds)
         line.locate(self._addresses.of(address))
+        turn = await self._turn(line, now, place, way, urgent=urgent, patient=patient)
+        if isinstance(turn, Turn):
+            turn.way = way
+        return turn
+
+    async def _turn(
+        self,
+        line: Line,
+        now: float,
+        place: float | None,
+        way: str,
+        *,
+        urgent: bool,
+        patient: bool,
+    ) -> Turn | Later:
         begun = urgent or patient
         if self._free and not line.waiting and line.may_start(now):
             return self._start(line, now, begun=begun)
         if line.could_start(now):
-            return await self._wait(line, now, begun=begun, seated=False, patient=patient)
+            return await self._wait(line, now, way, begun=begun, seated=False, patient=patient)
         if begun and (at := self._begun_place(line, now, patient=patient)) is not None:
             until = FOREVER if patient else at + self._config.park_after + JITTER[1] * line.delay
-            return await self._wait(line, at, begun=True, patient=patient, until=until)
+            return await self._wait(line, at, way, begun=True, patient=patient, until=until)
         if patient:
             at, stay = line.expect(now, line.ahead()), False
         else:
             at, stay = self._place(line, now, place)
         if not stay:
             self._rest(line, now)
-            return Later(host, max(0.0, at - now))
+            return Later(line.host, max(0.0, at - now))
         until = at + self._config.park_after + JITTER[1] * line.delay
-        return await self._wait(line, at, begun=False, until=until)
+        return await self._wait(line, at, way, begun=False, until=until)
 
     def reach(self, turn: Turn, address: str) -> bool:
         """Whether the turn's fetch may connect to this address too, or instead; if so it counts."""
@@ -134,9 +154,11 @@ class Turns:
         turn.addresses.append(found)
         return True
 
-    def far(self, host: str, place: float | None) -> Later | None:
+    def far(self, host: str, place: float | None, way: str = "") -> Later | None:
         """Whether it is too early to ask for a turn: it is not near, and the host not free."""
         line, now = self._lines.get(host), self._clock()
+        if line is not None and (seconds := line.bar(way, now)):
+            return Later(host, seconds)
         if line is None or (line.may_start(now) and not line.waiting):
             return None
         if place is not None and place > self._config.park_after:
@@ -154,15 +176,17 @@ class Turns:
         how many seconds it wants no other fetch.
         """
         now, line = self._clock(), turn.line
-        match load:
+        match load if line.judged(turn.way) else None:
             case "fine":
                 line.throttle.answered(turn.began, now)
             case "hung":
                 line.throttle.hung(turn.began, now)
             case "busy":
                 line.throttle.overloaded(turn.began, now)
+            case None if load == "busy" and not penalty:
+                penalty = REST
         if penalty:
-            line.punish(now + penalty)
+            line.punish(now + penalty, turn.way)
         self._end(turn, now, sent_away=load != "fine")
 
     async def meanwhile(
@@ -258,6 +282,7 @@ class Turns:
         self,
         line: Line,
         at: float,
+        way: str,
         *,
         begun: bool,
         seated: bool = True,
@@ -267,7 +292,7 @@ class Turns:
         """Wait here: `seated` in the waiting room, or only for the next free slot."""
         future: asyncio.Future[Turn | Later] = asyncio.get_running_loop().create_future()
         self._resting.pop(line.host, None)
-        waiter = line.join(at, future, begun=begun, patient=patient, until=until)
+        waiter = line.join(at, future, begun=begun, patient=patient, until=until, way=way)
         self._sit(seated, begun=begun)
         now = self._clock()
         self._offer(line, now)
@@ -382,7 +407,8 @@ class Turns:
         """Those who have waited too long, or would have to, get a new place."""
         for waiter in line.impatient(now, self._config.park_after):
             if not waiter.key.done():
-                waiter.key.set_result(_later(line, now))
+                seconds = line.bar(waiter.way, now)
+                waiter.key.set_result(Later(line.host, seconds) if seconds else _later(line, now))
 
     def _rest(self, line: Line, now: float) -> None:
         """Forget the host, now or once too many are remembered."""

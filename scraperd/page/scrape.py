@@ -214,10 +214,11 @@ class Scraper:
         host = _host(request.url)
         urgent = host in page.hosts
         place = page.place.seconds if page.place and page.place.host == host else None
-        early = None if urgent or patient else self._turns.far(host, place)
+        request.proxy = page.job.proxy or self._table.of(host).proxy
+        way = self._way(request.url, request.proxy)
+        early = None if urgent or patient else self._turns.far(host, place, way)
         if early is not None:
             return early
-        request.proxy = page.job.proxy or self._table.of(host).proxy
         rules = await self._permission(request, host, place, patient=patient)
         if not isinstance(rules, RobotRules):
             return rules
@@ -227,7 +228,7 @@ class Scraper:
         turn = await self._turns.take(
             host,
             crawl_delay=rules.crawl_delay or 0.0,
-            usual=request.url.is_default_port(),
+            way=way,
             place=place,
             urgent=urgent,
             patient=patient,
@@ -245,6 +246,12 @@ class Scraper:
         if turn.refused and isinstance(answer, Failure) and answer.kind == "connect":
             return Later(host, random.uniform(*SHORT_REST))  # noqa: S311 - jitter
         return answer
+
+    def _way(self, url: URL, proxy: str) -> str:
+        """How the host is reached, if not as usual: at another port, or through another proxy."""
+        if url.is_default_port() and proxy == self._table.of(_host(url)).proxy:
+            return ""
+        return f"{url.port} {proxy}"
 
     async def _permission(
         self, request: Request, host: str, place: float | None, *, patient: bool
@@ -299,9 +306,8 @@ class Scraper:
         timeout = min(self._config.download_timeout, patience)
         request = Request("GET", url, {}, None, timeout, MAX_BYTES, claim, proxy, truncate=True)
         address = await self._fetcher.located(request)
-        turn = await self._turns.take(
-            host, crawl_delay=delay, usual=url.is_default_port(), urgent=own, address=address
-        )
+        way = self._way(url, proxy)
+        turn = await self._turns.take(host, crawl_delay=delay, way=way, urgent=own, address=address)
         if isinstance(turn, Later):
             wait = round(turn.seconds, 3)
             return Failure("robots_denied", "the host is busy", retryable=True, retry_after=wait)

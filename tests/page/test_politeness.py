@@ -141,16 +141,62 @@ def test_another_port_does_not_set_the_pace_of_a_host() -> None:
     async def main() -> None:
         line = turns(park_after=60)
 
-        async def take(delay: float, *, usual: bool) -> float:
-            turn = await line.take("shared", crawl_delay=delay, usual=usual)
+        async def take(delay: float, way: str) -> float:
+            turn = await line.take("shared", crawl_delay=delay, way=way)
             assert isinstance(turn, Turn)
             line.give_back(turn)
             return turn.line.crawl_delay
 
-        assert await take(5.0, usual=False) == 5.0
-        assert await take(2.0, usual=True) == 2.0
-        assert await take(30.0, usual=False) == 2.0
-        assert await take(0.0, usual=False) == 2.0
+        assert await take(5.0, "8080 ") == 5.0
+        assert await take(2.0, "") == 2.0
+        assert await take(30.0, "8080 ") == 2.0
+        assert await take(0.0, "8080 ") == 2.0
+
+    run(main())
+
+
+def test_what_another_way_to_a_host_says_holds_for_that_way_only() -> None:
+    """At another port another user of the machine may be at home, and what a proxy brings back may
+    be meant for the proxy: neither pauses the host nor slows it down once it is known by the usual
+    way, nor before; who waits for a turn by that way is told, a job that must not begin again too.
+    """
+
+    async def main() -> None:
+        line = turns(autothrottle=True, per_host_concurrency=4)
+
+        async def take(way: str = "", **how: bool) -> Turn | Later:
+            return await line.take("shared", crawl_delay=0.0, way=way, **how)
+
+        before = await take("9090 ")
+        assert isinstance(before, Turn)
+        line.give_back(before, load="busy", penalty=3600)
+        assert before.line.throttle.window == 2
+        ours = [await take()]
+        held = [await take("8080 ") for _ in range(3)]
+        waiting = [asyncio.create_task(take("8080 ", patient=n > 2)) for n in range(4)]
+        await asyncio.sleep(0.01)
+        for turn in held:
+            assert isinstance(turn, Turn)
+            line.give_back(turn, load="busy", penalty=3600)
+        told = [await task for task in waiting]
+        assert [type(answer) for answer in told] == [Later] * 4
+        assert all(3599 < answer.seconds <= 3600 for answer in told if isinstance(answer, Later))
+        assert line.far("shared", None, "8080 ") == Later("shared", told[0].seconds)
+        assert line.far("shared", None) is None
+        for turn in (*ours, *[await take() for _ in range(3)]):
+            assert isinstance(turn, Turn)
+            line.give_back(turn)
+        for way in ("", "8443 ", "80 proxy"):
+            for load in ("hung", "busy"):
+                turn = await take(way)
+                assert isinstance(turn, Turn)
+                if way:
+                    line.give_back(turn, load=load)
+                    assert turn.line.throttle.window == 4
+                    assert turn.line.delay == 0
+                else:
+                    line.give_back(turn)
+            assert isinstance(await take(way), Later if way else Turn)
 
     run(main())
 
