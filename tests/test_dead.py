@@ -566,3 +566,31 @@ def test_what_is_no_host(dead: Command) -> None:
     done = dead("list", "--host", "127.0.0.1:18765")
     assert done.returncode == 2
     assert "'127.0.0.1:18765' is no host" in done.stderr
+
+
+def test_large_letters_are_left_on_the_wire(letters: Dispatcher, env: dict[str, str]) -> None:
+    """Dead letters can be as large as the broker takes them, and dozens are asked for at once: what
+    is not looked at yet is not held, though the command stops at the first, or puts all back.
+    """
+    letters.channel.queue_purge(f"{letters.prefix}.dead")
+    large = b'{"url": "http://127.0.0.1:9/", "pad": "%s"}' % (b"x" * 8 * 1024 * 1024)
+    letters.publish(large, queue="dead")
+    usual = peak(env, "list", "--limit", "1")
+    for _ in range(29):
+        letters.publish(large, queue="dead")
+    assert peak(env, "list", "--limit", "1") - usual < 100
+    assert letters.depth("dead") == 30
+    assert peak(env, "requeue", "--all") - usual < 150
+    assert (letters.depth("dead"), letters.depth("jobs")) == (0, 30)
+    letters.channel.queue_purge(f"{letters.prefix}.jobs")
+
+
+def peak(env: dict[str, str], *args: str) -> int:
+    """The most memory that the command took, in MiB."""
+    none = subprocess.DEVNULL
+    both = {**os.environ, **env}
+    with subprocess.Popen([*DEAD, *args], env=both, stdout=none, stderr=none) as command:
+        _, status, usage = os.wait4(command.pid, 0)
+        command.returncode = os.waitstatus_to_exitcode(status)
+    assert command.returncode == 0
+    return usage.ru_maxrss // 1024

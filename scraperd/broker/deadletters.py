@@ -16,6 +16,7 @@ from aiormq import exceptions as amqp
 
 from scraperd.broker.client import delivering
 from scraperd.broker.dial import BrokerRefused
+from scraperd.broker.gate import Gate
 from scraperd.broker.generation import (
     LOST,
     BrokerLost,
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 SMALLEST: Final = 32  # letters of the first window, before the size of a body is known
 LARGEST: Final = 512  # letters of any window
-BYTES: Final = 32 * 1024 * 1024  # of all bodies in a window, if they are as large as the last ones
+BYTES: Final = 32 * 1024 * 1024  # of all bodies that are here, and one more; and of a window, if
+# they are as large as the last ones
 SILENCE: Final = 1.0  # seconds without a letter after which the queue is asked whether there is one
 PATIENCE: Final = 5  # such silences in a row, though letters are ready: someone else is served
 GROUP: Final = 32  # letters that one nack gives back: RabbitMQ keeps the order of no more
@@ -53,21 +55,22 @@ async def opened(settings: Settings, topology: Topology) -> AsyncIterator[DeadQu
 
     Letters that were looked at and not removed go back when it is closed.
     """
-    generation, channel = await _first(settings)
+    gate = Gate(BYTES)
+    generation, channel = await _first(settings, gate)
     try:
-        yield DeadQueue(generation, channel, topology, settings.confirm_timeout)
+        yield DeadQueue(generation, channel, gate, topology, settings.confirm_timeout)
     finally:
         await generation.close()
 
 
-async def _first(settings: Settings) -> tuple[Generation, Channel]:
+async def _first(settings: Settings, gate: Gate) -> tuple[Generation, Channel]:
     """A generation with the first broker that answers. Raises BrokerLost, a line for each."""
     faults = []
     for url in settings.urls:
-        generation = Generation(settings, url)
+        generation = Generation(settings, url, gate)
         try:
             await generation.connect()
-            return generation, await generation.channel()
+            return generation, await generation.reading()
         except (*LOST, BrokerRefused) as error:
             await generation.close()
             reraise_own_cancel(error)
@@ -96,13 +99,23 @@ class DeadQueue:
     single consumer would end at 65,535 of them (2,000 with a prefetch of 0: quorum queues take
     that for it), and would be sent that many bodies at once. When all places of a window are held
     the next consumer takes over; what the one before was given stays ours until it is given back.
+
+    How large the next letters are nobody knows, so `gate` leaves on the wire what is more than
+    BYTES that came and were not given out; what comes once no more is wanted is not kept.
     """
 
     def __init__(
-        self, generation: Generation, channel: Channel, topology: Topology, confirm_timeout: float
+        self,
+        generation: Generation,
+        channel: Channel,
+        gate: Gate,
+        topology: Topology,
+        confirm_timeout: float,
     ) -> None:
         self._generation = generation
         self._channel = channel
+        self._gate = gate
+        self._wanted = True  # what still comes
         self._topology = topology
         self._confirm_timeout = confirm_timeout
         self._arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
@@ -162,6 +175,7 @@ class DeadQueue:
             self._window.largest = max(self._window.largest, len(letter.body))
             self._last = letter.tag
             yield letter
+            self._gate.leave(len(letter.body))
 
     async def _next(self, most: int) -> Delivery | None:
         """Wait for a letter; None if there is none for us."""
@@ -192,6 +206,9 @@ class DeadQueue:
 
         async def arrived(message: DeliveredMessage) -> None:
             self._held.append(1)  # tags count from 1, without gaps (AMQP 0-9-1, delivery-tag)
+            self._gate.arrived(len(message.body))
+            if not self._wanted:
+                return
             dead = self._topology.dead
             self._arrived.put_nowait(delivery_of(message, self._generation, dead, None))
 
@@ -225,6 +242,9 @@ class DeadQueue:
         that after it has answered: whoever looks next must find them. Raises BrokerLost if the acks
         may be lost.
         """
+        self._wanted = False
+        self._arrived = asyncio.Queue()
+        self._gate.close()
         with _lost():
             await self._end()
         await self._nack()

@@ -136,6 +136,11 @@ class Generation:
         with self.calling():
             return await _open(self._lines[1].wire, confirms=confirms)
 
+    async def reading(self) -> Channel:
+        """A fresh channel for deliveries: what waits for the gate holds up no other channel's."""
+        with self.calling():
+            return await _open(self._lines[0].wire)
+
     async def consume(
         self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
     ) -> Consumer:
