@@ -6,6 +6,7 @@ Must never: need a broker.
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_a_new_key_signs_and_an_old_one_is_believed() -> None:
         "1 99999999999 " + SIGNED[SIGNATURE].rpartition(" ")[2],
         "1 \u0661 " + "a" * 64,
     ],
+    ids=itertools.count(),  # the signatures hold the time, and all test processes must agree
 )
 def test_what_is_no_signature_is_none(signature: Any) -> None:
     """Of whatever type; the time in it is signed too."""
