@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pika
 import pytest
+from hypothesis import HealthCheck, settings
 
 from scraperd.broker.topology import Topology
 from tests.rig.daemon import Dispatcher
@@ -33,6 +34,10 @@ def pytest_configure() -> None:
     Such a shell has its children ignore SIGINT, and they theirs.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # On a busy machine an example takes as long as it takes; that is no fault of what is tested.
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("busy", deadline=None, suppress_health_check=slow)
+    settings.load_profile("busy")
 
 
 @pytest.fixture(scope="module", autouse=True)
