@@ -935,11 +935,14 @@ def test_hostile_rules(name: str) -> None:
 
 
 def quick(found: Rules, url: URL) -> bool:
-    """Whether it takes under 6 ms: the best of ten, as a busy machine only adds to a time."""
+    """Whether it takes under 20 ms, where 2.5 are foretold and seconds were taken once.
+
+    The best of ten: a busy machine only adds to a time, and a slow one has its share of the 20.
+    """
     for _ in range(10):
         started = time.thread_time()
         found.allows(url)
-        if time.thread_time() - started < 0.006:
+        if time.thread_time() - started < 0.02:
             return True
     return False
 
