@@ -32,6 +32,7 @@ from scraperd.config import marks_file, marks_keys
 from scraperd.jobs.observe import Observer, configure
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
+from scraperd.page import own
 from scraperd.page.confine import keep_secrets, lacking
 from scraperd.page.descriptors import fit, needed, raise_limit
 from scraperd.page.fetch import Fetcher
@@ -61,6 +62,8 @@ def run(config: Config, notifier: Notifier) -> int:
     observer = Observer()
     if missing := lacking():
         observer.event("helpers_unconfined", missing=missing)
+    if reason := own.lacking():
+        observer.event("own_addresses_unknown", error=reason)
     config = _fitted(config, observer)
     gc.freeze()  # what was imported stays: no collection need look at it again
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles

@@ -138,6 +138,7 @@ _WARNINGS = frozenset(
         "descriptors_few",
         "helpers_unconfined",
         "marks_disbelieved",
+        "own_addresses_unknown",
         "reply_refused",
         "queue_differs",
         "publish_refused",

@@ -1,6 +1,6 @@
 """Where we may connect: public addresses, and what the operator's settings add and take away.
 
-May touch: the configuration's values; makes sockets, and leaves them unconnected.
+May touch: the configuration's values, the kernel's routes; makes sockets, leaves them unconnected.
 Must never: resolve a name, or tell an address that a name resolved to.
 """
 
@@ -10,10 +10,11 @@ import re
 import socket
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from scraperd.contract import printable
 from scraperd.page.hosts import HostSet
+from scraperd.page.own import is_own, lacking, question
 
 if TYPE_CHECKING:
     from aiohttp import AddrInfoType
@@ -98,8 +99,12 @@ _NUMERIC: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.*", re.IGNORECAS
 _DENIED: Final = "is among deny_networks"
 _OUTRIGHT: Final = "is link-local or a metadata service's; allow_networks would have to name it"
 _PRIVATE: Final = "is not public and not among allow_networks"
+_OWN: Final = "is an address of this machine and not among allow_networks"
 # One text for all: of several addresses that fail alike, aiohttp raises the first error as it is.
-_NOT_LET: Final = "the address is not one that allow_networks and deny_networks let through"
+_NOT_LET: Final = (
+    "the address is not one that allow_networks and deny_networks let through, or it is this"
+    " machine's own and not among allow_networks"
+)
 
 
 class Blocked(OSError):  # noqa: N818 - an outcome, not an error of ours
@@ -109,11 +114,20 @@ class Blocked(OSError):  # noqa: N818 - an outcome, not an error of ours
     """
 
 
+class _Judgement(NamedTuple):
+    """What the settings say of an address: its fault, or what the kernel must be asked of it."""
+
+    fault: str | None
+    questions: tuple[bytes, ...] = ()
+
+
 class Guard:
     """What the settings allow; holds nothing of any job. For all connections but those to proxies.
 
     The judgement is made where an address is dialled, so that a name that
-    resolves anew, or an odd spelling, makes no difference to it.
+    resolves anew, or an odd spelling, makes no difference to it. What the
+    settings say of an address is remembered; whether it is this machine's own
+    is asked each time, as it may become so.
     """
 
     def __init__(self, config: Config) -> None:
@@ -122,7 +136,8 @@ class Guard:
         self._allow_hosts = HostSet(config.allow_hosts)
         self._deny_hosts = HostSet(config.deny_hosts)
         self._ports = tuple(_range(port) for port in config.allow_ports)
-        self._fault = lru_cache(maxsize=KEPT)(self._judge)
+        self._judged = lru_cache(maxsize=KEPT)(self._judge)
+        self._asks = not lacking()
 
     def refuses(self, url: URL) -> str | None:
         """Why nothing may be dialled for `url`, or None: its host, its port, its address literal.
@@ -141,12 +156,16 @@ class Guard:
             return None
         if not _canonical(host):
             return f"{printable(host)} is not an address in its usual form"
-        fault = self._fault(host)
+        fault = self._early_fault(host)
         return fault and f"{host} {fault}"
 
     def admits(self, address: str) -> bool:
         """Whether this IP address is one we may connect to. No, if it is none."""
-        return self._fault(address) is None
+        return self._early_fault(address) is None
+
+    def owns(self, address: str) -> bool:
+        """Whether all that is wrong with this IP address is that it is this machine's own."""
+        return self._early_fault(address) is _OWN
 
     def socket(self, info: AddrInfoType) -> socket.socket:
         """Make a socket for this address: aiohttp's `socket_factory`. Raises Blocked, OSError."""
@@ -157,21 +176,36 @@ class Guard:
         made.setblocking(False)
         return made
 
-    def _judge(self, text: str) -> str | None:
+    def _early_fault(self, address: str) -> str | None:
+        """As `_fault`, before the dial, which asks again: what the kernel can't say now is none."""
+        try:
+            return self._fault(address)
+        except OSError:
+            return None
+
+    def _fault(self, address: str) -> str | None:
+        """Why nothing may be sent to this address. Raises OSError if the kernel can't say."""
+        fault, questions = self._judged(address)
+        if fault is None and self._asks and any(is_own(asked) for asked in questions):
+            return _OWN
+        return fault
+
+    def _judge(self, text: str) -> _Judgement:
         try:
             ip = ip_address(text.partition("%")[0])
         except ValueError:
-            return "is not an IP address"
+            return _Judgement("is not an IP address")
         inner = _inner(ip)
         forms = (ip, *inner)
         if any(_in(form, self._deny) for form in forms):
-            return _DENIED
+            return _Judgement(_DENIED)
         if any(_in(form, _GUARDED) and not self._allows(form) for form in forms):
-            return _OUTRIGHT
+            return _Judgement(_OUTRIGHT)
         around = ip in _MAPPED and self._allows(inner[0])
         if (around or self._opens(ip)) and all(self._opens(form) for form in inner):
-            return None
-        return _PRIVATE
+            asked = (form for form in forms if not self._allows(form))
+            return _Judgement(None, tuple(question(form) for form in asked))
+        return _Judgement(_PRIVATE)
 
     def _opens(self, ip: Address) -> bool:
         return _is_public(ip) or self._allows(ip)

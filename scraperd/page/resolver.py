@@ -49,6 +49,7 @@ _FLAGS: Final = (
 _NOSORT: Final = 1 << 7  # ARES_AI_NOSORT: sorting opens a socket for each address of an answer
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 _BLOCKED: Final = "none of its addresses is allowed (allow_networks, deny_networks)"
+_OWN: Final = "its address is one of this machine's own, and not among allow_networks"
 _NOT_ALL: Final = (
     "not all of its addresses are known to be allowed (allow_networks, deny_networks), and an HTTP"
     " proxy chooses among them itself"
@@ -229,7 +230,8 @@ class Resolver(AbstractResolver):
         if good:
             return _Outcome(ttl, good, whole=len(good) == len(answer.nodes))
         if found:
-            return _Outcome(ttl, error=partial(Blocked, _BLOCKED))
+            own = any(self._guard.owns(address) for _, address in found)
+            return _Outcome(ttl, error=partial(Blocked, _OWN if own else _BLOCKED))
         return _failed(pycares.errno.ARES_ENODATA)
 
     def _channel(self) -> aiodns.DNSResolver:

@@ -356,4 +356,4 @@ def test_judgements_are_remembered_within_bounds() -> None:
     busy = guard()
     for number in range(3 * KEPT):
         busy.admits(str(IPv4Address(0x5DB80000 + number)))
-    assert busy._fault.cache_info().currsize == KEPT
+    assert busy._judged.cache_info().currsize == KEPT

@@ -1,6 +1,6 @@
 """What the tests inside the namespace share: a public site, names, a canary on private addresses.
 
-May touch: ports 80 and 443 of the namespace that tests/rig/public.py makes.
+May touch: ports 80 and 443 of the namespaces that tests/rig/public.py makes.
 Must never: be collected outside of it; tests/test_public.py runs these tests.
 """
 
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
 import uvloop
+from yarl import URL
 
+from scraperd.contract import Failure
+from scraperd.page.fetch import Fetcher, Request, Response
 from tests.rig import public
 from tests.rig.dns import Nameserver
 from tests.rig.site import Site, page
@@ -23,10 +26,16 @@ from tests.rig.site import Site, page
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from scraperd.config import Config
+
 if public.INSIDE not in os.environ:
     collect_ignore_glob = ["test_*.py"]
 
-FORBIDDEN: Final = ("127.0.0.1", "::1", public.METADATA, public.PRIVATE, public.PRIVATE_V6)
+BLOCKED: Final = "blocked_address"
+FORBIDDEN: Final = (
+    *("127.0.0.1", "::1", public.METADATA, public.PRIVATE, public.PRIVATE_V6),
+    *public.ALL_OWN,
+)
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -43,7 +52,8 @@ class PublicSite(Site):
         self.port = port
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, self._address, self.port)
+        listening = public.listen(self._address, self.port)
+        self._server = await asyncio.start_server(self._serve, sock=listening)
         return self
 
 
@@ -62,12 +72,36 @@ class Canary:
 
 @pytest.fixture
 async def canary() -> AsyncIterator[Canary]:
-    """On loopback, on private addresses, and where a cloud's metadata service would be."""
+    """On loopback, private addresses, the machine's own, and where a metadata service would be."""
     async with AsyncExitStack() as stack:
         canary = Canary()
         for site in canary.sites:
             await stack.enter_async_context(site)
         yield canary
+
+
+@pytest.fixture
+async def nothing_heard(canary: Canary) -> AsyncIterator[None]:
+    """Whatever a test does that asks for this, the canary sees no connection."""
+    yield
+    assert [site.url() for site in canary.sites if site.connections] == []
+
+
+async def fetch(config: Config, *urls: str) -> dict[str, Response | Failure]:
+    """Each URL's one hop, by one Fetcher, whatever the decoding of a job would say to it."""
+    async with Fetcher(config) as fetcher:
+        return await hops(fetcher, *urls)
+
+
+async def hops(fetcher: Fetcher, *urls: str) -> dict[str, Response | Failure]:
+    """The same, by a Fetcher of one's own."""
+    requests = [Request("GET", URL(url), {}, None, 5.0, 1 << 20) for url in urls]
+    answers = await asyncio.gather(*(fetcher.fetch(one) for one in requests))
+    return dict(zip(urls, answers, strict=True))
+
+
+def is_blocked(answer: Response | Failure) -> bool:
+    return isinstance(answer, Failure) and answer.kind == BLOCKED
 
 
 @pytest.fixture
@@ -91,6 +125,10 @@ async def names() -> AsyncIterator[Nameserver]:
         "metadata.test": [("A", public.METADATA, 60)],
         "private.test": [("A", public.PRIVATE, 60), ("AAAA", public.PRIVATE_V6, 60)],
         "alias.test": [("CNAME", "loopback.test.", 60)],
+        "own.test": [("A", public.OWN, 60), ("AAAA", public.OWN_V6, 60)],
+        "own2.test": [("A", public.OWN_SECOND, 60), ("AAAA", public.OWN_SECOND_V6, 60)],
+        "own3.test": [("AAAA", f"::ffff:{public.OWN}", 60)],
+        "mixed-own.test": [("A", public.OWN, 60), ("A", public.SITE, 60)],
         "mixed.test": [("A", "127.0.0.1", 60), ("A", public.SITE, 60), ("AAAA", "::1", 60)],
     }
     async with Nameserver(records) as names:

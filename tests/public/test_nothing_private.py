@@ -6,42 +6,24 @@ Must never: run outside of it, or open a network in `allow_networks`.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
-from yarl import URL
 
 from scraperd.config import Config
 from scraperd.contract import Failure
-from scraperd.page.fetch import Fetcher, Request, Response
+from scraperd.page.fetch import Fetcher
 from scraperd.page.netguard import Blocked
+from tests.public.conftest import BLOCKED, fetch, is_blocked
 from tests.rig import public
 from tests.rig.site import page, redirect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.public.conftest import Canary, Command, PublicSite
+    from tests.public.conftest import Command, PublicSite
     from tests.rig.dns import Nameserver
 
-BLOCKED = "blocked_address"
-
-
-@pytest.fixture(autouse=True)
-async def nothing_heard(canary: Canary) -> AsyncIterator[None]:
-    """Whatever a test here does, the canary sees no connection."""
-    yield
-    assert [site.url() for site in canary.sites if site.connections] == []
-
-
-async def fetch(config: Config, *urls: str) -> dict[str, Response | Failure]:
-    """Each URL's one hop, by one Fetcher, whatever the decoding of a job would say to it."""
-    async with Fetcher(config) as fetcher:
-        requests = [Request("GET", URL(url), {}, None, 5.0, 1 << 20) for url in urls]
-        answers = await asyncio.gather(*(fetcher.fetch(one) for one in requests))
-    return dict(zip(urls, answers, strict=True))
+pytestmark = pytest.mark.usefixtures("nothing_heard")
 
 
 async def test_no_spelling_of_an_address_gets_through() -> None:
@@ -67,11 +49,13 @@ async def test_no_name_leads_to_a_private_address(names: Nameserver) -> None:
     assert not any(secret in shown for secret in ("127.0.0.1", "::1", "169.254", "10.0.0", "ec2"))
 
 
-def is_blocked(answer: Response | Failure) -> bool:
-    return isinstance(answer, Failure) and answer.kind == BLOCKED
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", public.METADATA])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", public.METADATA),
+        *(public.OWN, public.OWN_SECOND, f"[{public.OWN_V6}]", f"[::ffff:{public.OWN}]"),
+    ],
+)
 async def test_the_dial_itself_is_guarded(host: str) -> None:
     """The last line: a literal that nobody looked at before, and that no resolver ever sees."""
     async with Fetcher(Config()) as fetcher:
@@ -87,6 +71,7 @@ async def test_the_dial_itself_is_guarded(host: str) -> None:
         "//169.254.169.254/latest/meta-data/",
         "http://10.0.0.1/",
         "https://loopback.test/",
+        f"http://{public.OWN}/",
     ],
 )
 async def test_no_redirect_leads_to_a_private_address(
@@ -126,7 +111,9 @@ async def test_a_name_that_changes_its_mind_gets_nowhere(
     assert not site.seen("/second")
 
 
-@pytest.mark.parametrize("target", ["http://127.0.0.1/robots.txt", "http://metadata.test/"])
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1/robots.txt", "http://metadata.test/", "http://own.test/"]
+)
 async def test_robots_txt_may_not_redirect_to_a_private_address(
     scrape: Command, site: PublicSite, target: str
 ) -> None:
