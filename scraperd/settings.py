@@ -345,7 +345,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             **_s(
                 "addresses and networks",
-                "Non-public ones that may be fetched from; metadata services by address only.",
+                "Not public, or this machine's, yet allowed; metadata services by address only.",
             )
         ),
     ] = ()
