@@ -100,8 +100,8 @@ class DeadQueue:
     that for it), and would be sent that many bodies at once. When all places of a window are held
     the next consumer takes over; what the one before was given stays ours until it is given back.
 
-    How large the next letters are nobody knows, so `gate` leaves on the wire what is more than
-    BYTES that came and were not given out; what comes once no more is wanted is not kept.
+    Nobody knows how large the next letters are. So `gate` lets BYTES in, and leaves the rest on the
+    wire until letters are given out. What comes once no more is wanted is not kept.
     """
 
     def __init__(

@@ -83,7 +83,7 @@ class Settler:
                 message = self._aside(delivery, result, queue)
                 await self.outbox.send(delivery.generation, message, math.inf)
             case Dead(kind, tell):
-                letter = self._dead(delivery, result, kind)  # first: what raises tells nobody yet
+                letter = self._dead(delivery, result, kind)  # first: if it raises, nothing is out
                 if tell:
                     await self._result(delivery, outcome)
                 await self._move(delivery, letter)

@@ -517,8 +517,8 @@ def _known(delivery: Delivery, job: Decoded | None) -> str | None:
 async def _raised(work: Awaitable[None]) -> BaseException | None:
     """What `work` raised. A cancelled job, and a process that ends, are no errors.
 
-    Of a CancelledError nobody asked for (a library's) only this job ends; else it would hold its
-    place unsettled as long as the process lives.
+    A library may raise CancelledError though nobody cancelled the job. That ends this job too: else
+    it would hold its place unsettled as long as the process lives.
     """
     try:
         await work

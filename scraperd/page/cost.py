@@ -32,7 +32,7 @@ _MATCH: Final = 400.0  # an element that is found, each time
 _ELEMENT: Final = 200.0  # an element that is made
 _OPEN: Final = 1.5  # for each pair of tags: the parser looks through the elements that are open
 _ATTRIBUTE: Final = 2.8  # for each pair of an element's attributes: is a name new?
-_CLONED: Final = 60.0  # an attribute of an element that is opened anew
+_CLONED: Final = 60.0  # an attribute of an element that is opened again
 _CLONED_OF_MANY: Final = 300.0  # the same of one that has many: memory is what that takes
 _COPIED: Final = 0.5  # and a byte of it
 _ALIKE: Final = 1.0  # for each pair of attributes of two formatting elements: are they the same?
@@ -389,7 +389,7 @@ def _most_attributes(page: bytes, *, formatting: bool) -> tuple[float, float]:
 def _unclosed(page: bytes) -> int:
     """How many formatting elements with attributes are not closed at once, after text alone.
 
-    Those can't be opened anew. Written in any but the plainest way, a tag counts as unclosed.
+    Those can't be opened again. A tag that is not written in the plainest way counts as unclosed.
     """
     return len(_RICH.findall(_CLOSED.sub(b"\x01", page)))
 

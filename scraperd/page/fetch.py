@@ -316,9 +316,9 @@ class Fetcher:
 def _is_last(request: Request) -> bool:
     """Whether no other job may have the connection after this request.
 
-    A server that leaves a body unread takes it for the next request; one that answers HEAD with a
-    body gives that to whoever asks next (RFC 9112 section 9.3). Negotiate and NTLM make all that
-    follows on a connection a request of the same user (RFC 4559 section 6).
+    A server that leaves a body unread takes it for the next request. One that answers HEAD with a
+    body answers the next request with it (RFC 9112 section 9.3). With Negotiate and NTLM all that
+    follows on a connection is a request of the same user (RFC 4559 section 6).
     """
     if request.body is not None or request.method == "HEAD":
         return True

@@ -94,7 +94,7 @@ class Slices:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         heapq.heappush(self._waiting, (had, number, future))
-        loop.call_soon(self._serve)  # not at once: whoever has had less may come first
+        loop.call_soon(self._serve)  # not at once: one that has had less may come
         try:
             await future
         except asyncio.CancelledError:

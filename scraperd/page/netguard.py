@@ -125,7 +125,7 @@ class Guard:
     """What the settings allow; holds nothing of any job. For all connections but those to proxies.
 
     The judgement is made where an address is dialled, so that a name that
-    resolves anew, or an odd spelling, makes no difference to it. What the
+    resolves again, or an odd spelling, makes no difference to it. What the
     settings say of an address is remembered; whether it is this machine's own
     is asked each time, as it may become so.
     """
