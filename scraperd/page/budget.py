@@ -10,6 +10,7 @@ import asyncio
 import heapq
 from typing import Final, NamedTuple
 
+SMALL: Final = 1024 * 1024  # bytes
 COPIES: Final = 4  # times its bytes a job takes: as delivered, decoded, encoded, on its way out
 
 
@@ -19,15 +20,21 @@ class Budget:
     One claim at a time may go beyond the limit: the senior (the first opened) of
     those who wait. It finishes and closes, and so frees what the others wait for.
     So `used` stays under the limit, and one body, and what results grew by.
+
+    What claims have beyond `small` bytes takes half of the limit at most: large bodies, however
+    slowly they come, leave the rest to others.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, small: int = SMALL) -> None:
         self._whole = self._limit = limit
         self._used = 0
+        self._small = small
+        self._large = 0  # of what is used, what claims have beyond that
         self._opened = 0
         self._beyond: Claim | None = None  # who may go beyond the limit, while we are past it
         self._waiting: dict[int, _Wait] = {}  # by the claim's number
-        self._seniority: list[int] = []  # a heap of their numbers, and of some that have left
+        # Heaps of their numbers, of the small and the large, and of some that have left.
+        self._seniority: tuple[list[int], list[int]] = [], []
         self._beginners: dict[asyncio.Future[None], None] = {}  # in the order in which they came
 
     @property
@@ -65,17 +72,33 @@ class Budget:
 
     def take(self, claim: Claim, n: int) -> bool:
         """Give the claim `n` bytes if they are there, or if it may go beyond the limit."""
-        if self._used + n > self._limit and claim is not self._beyond:
+        if claim is not self._beyond and not self._fits(claim, n):
             return False
+        self._add(claim, n)
+        return True
+
+    def _fits(self, claim: Claim, n: int) -> bool:
+        if self._is_large(claim, n) and self._large + self._more(claim, n) > self._limit // 2:
+            return False
+        return self._used + n <= self._limit
+
+    def _is_large(self, claim: Claim, n: int) -> bool:
+        return claim.size + n > self._small
+
+    def _more(self, claim: Claim, n: int) -> int:
+        """How much more it has beyond what is small, with `n` more bytes."""
+        return max(0, claim.size + n - self._small) - max(0, claim.size - self._small)
+
+    def _add(self, claim: Claim, n: int) -> None:
+        self._large += self._more(claim, n)
         self._used += n
         claim.size += n
-        return True
 
     async def wait(self, claim: Claim, n: int) -> None:
         """Give the claim `n` bytes once it is its turn; none if it is cancelled meanwhile."""
         future = asyncio.get_running_loop().create_future()
         self._waiting[claim.number] = _Wait(claim, n, future)
-        heapq.heappush(self._seniority, claim.number)
+        heapq.heappush(self._seniority[self._is_large(claim, n)], claim.number)
         self._serve()
         try:
             await future
@@ -83,37 +106,49 @@ class Budget:
             if future.cancelled():
                 self._waiting.pop(claim.number, None)
             else:
-                self._used -= n  # they came just before the cancellation
-                claim.size -= n
+                self._add(claim, -n)  # they came just before the cancellation
             self._serve()
             raise
 
     def put(self, claim: Claim, n: int, *, last: bool = False) -> None:
         """Make it a claim of `n` bytes, whatever it was and whatever is left."""
-        self._used += n - claim.size
-        claim.size = n
+        self._add(claim, n - claim.size)
         if last and claim is self._beyond:
             self._beyond = None
         self._serve()
 
     def _serve(self) -> None:
         """Give to those who wait, by seniority; then let others begin."""
-        if self._used <= self._limit:
+        if self._used <= self._limit and self._large <= self._limit // 2:
             self._beyond = None
-        while self._seniority:
-            wait = self._waiting.get(self._seniority[0])
-            if wait is not None and not wait.granted.done():
-                if self._beyond is None and self._used + wait.n > self._limit:
-                    self._beyond = wait.claim
-                if not self.take(wait.claim, wait.n):
-                    return
-                wait.granted.set_result(None)
-                del self._waiting[wait.claim.number]
-            heapq.heappop(self._seniority)
+        self._grant()
+        if self._beyond is None and (first := self._first()) is not None:
+            self._beyond = first.claim
+            self._grant()
         if self._used < self._limit:
             for future in self._beginners:  # each leaves by itself
                 if not future.done():
                     future.set_result(None)
+
+    def _grant(self) -> None:
+        """To the small by seniority, and to the large, as long as it fits."""
+        for heap in self._seniority:
+            while (wait := self._head(heap)) is not None and self.take(wait.claim, wait.n):
+                wait.granted.set_result(None)
+                del self._waiting[heapq.heappop(heap)]
+
+    def _first(self) -> _Wait | None:
+        """The senior of those who wait."""
+        heads = [wait for heap in self._seniority if (wait := self._head(heap)) is not None]
+        return min(heads, key=lambda wait: wait.claim.number, default=None)
+
+    def _head(self, heap: list[int]) -> _Wait | None:
+        while heap:
+            wait = self._waiting.get(heap[0])
+            if wait is not None and not wait.granted.done():
+                return wait
+            heapq.heappop(heap)
+        return None
 
 
 class Claim:

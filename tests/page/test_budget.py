@@ -221,6 +221,22 @@ async def test_a_full_budget_lets_nobody_begin(tasks: Tasks) -> None:
     assert begun == [0, 1, 3]
 
 
+async def test_large_bodies_leave_half_to_small_ones(tasks: Tasks) -> None:
+    """While the large wait for each other, one of which goes on, small ones begin and grow."""
+    budget = Budget(100, small=10)
+    first, second = held(budget, 30, 30)
+    assert (await tasks.start(first.grow(20))).done()  # the senior, beyond the half
+    waiting = await tasks.start(second.grow(5))
+    assert not waiting.done()
+    (small,) = held(budget, 10)
+    assert (await tasks.start(budget.room())).done()
+    assert not small.try_grow(5)
+    first.close()
+    await settle()
+    assert waiting.done()
+    assert small.try_grow(5)
+
+
 async def test_deliveries_leave_less_for_bodies(tasks: Tasks) -> None:
     """Four times their bytes are taken off the limit, and given back when they are settled."""
     budget = Budget(100)
@@ -253,14 +269,16 @@ class Load(RuleBasedStateMachine):
     """Any order of opening, growing, waiting, cancelling, resizing and closing."""
 
     LIMIT = 100
+    SMALL = 10**6
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.budget = Budget(self.LIMIT)
+        self.budget = Budget(self.LIMIT, self.SMALL)
         self.claims: list[Claim] = []  # open ones, the senior first
         self.results: set[Claim] = set()  # those that were resized
         self.waits: dict[Claim, asyncio.Task[None]] = {}
+        self.wanted: dict[Claim, int] = {}
         self.beginners: list[asyncio.Task[None]] = []
 
     def free(self, data: st.DataObject) -> Claim:
@@ -273,9 +291,19 @@ class Load(RuleBasedStateMachine):
         served = [claim for claim, task in self.waits.items() if task.done()]
         for claim in served:
             self.loop.run_until_complete(self.waits.pop(claim))
-        left = [claim.number for claim in self.waits]
-        assert max((c.number for c in served), default=0) < min(left, default=10**9)
+        for large in (False, True):
+            came = [c.number for c in served if (c.size > self.SMALL) is large]
+            left = [c.number for c in self.waits if self.is_large(c) is large]
+            assert max(came, default=0) < min(left, default=10**9)
         self.beginners = [task for task in self.beginners if not task.done()]
+
+    def is_large(self, claim: Claim) -> bool:
+        """Whether what it waits for makes it large."""
+        return claim.size + self.wanted[claim] > self.SMALL
+
+    def beyond(self, size: int) -> int:
+        """What of a claim of this size counts as large."""
+        return max(0, size - self.SMALL)
 
     @rule()
     def open(self) -> None:
@@ -285,14 +313,16 @@ class Load(RuleBasedStateMachine):
     @rule(data=st.data(), n=st.integers(1, 60))
     def grow(self, data: st.DataObject, n: int) -> None:
         claim, before = self.free(data), self.budget.used
-        fits = before + n <= self.LIMIT
+        more = self.beyond(claim.size + n) - self.beyond(claim.size)
+        large = sum(self.beyond(claim.size) for claim in self.claims)
+        fits = before + n <= self.LIMIT and (not more or large + more <= self.LIMIT // 2)
         took = claim.try_grow(n)
         assert took or not fits
         if not took:
             task = self.loop.create_task(claim.grow(n))
             self.loop.run_until_complete(settle())
             if not task.done():
-                self.waits[claim] = task
+                self.waits[claim], self.wanted[claim] = task, n
         self.run()
 
     @precondition(lambda self: self.waits)
@@ -361,5 +391,21 @@ class Load(RuleBasedStateMachine):
         self.loop.close()
 
 
+class LargeLoad(Load):
+    """The same with claims that count as large."""
+
+    SMALL = 15
+
+    @invariant()
+    def the_large_leave_half_to_the_small(self) -> None:
+        """But for one that may go beyond the limit, and what results grew by."""
+        bodies = [self.beyond(c.size) for c in self.claims if c not in self.results]
+        results = sum(self.beyond(c.size) for c in self.claims if c in self.results)
+        large = sum(bodies) + results
+        assert large <= self.LIMIT // 2 + max(bodies, default=0) + results
+
+
 Load.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestLoad = Load.TestCase
+LargeLoad.TestCase.settings = Load.TestCase.settings
+TestLargeLoad = LargeLoad.TestCase
