@@ -52,7 +52,7 @@ def poison_x_death(scene: Scene) -> None:
     9,
     "poison-x-death-burst",
     nodes=1,
-    may="broker_lost broker_unreachable publish_refused",
+    may="broker_lost broker_unreachable publish_refused consumer_starved",  # the queue is given up
 )
 def poison_x_death_burst(scene: Scene) -> None:
     """So many that RabbitMQ 3 gives the jobs queue up: restarted, it has lost no other job."""
