@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,8 @@ from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
 from scraperd.page import own
 from scraperd.page.confine import keep_secrets, lacking
-from scraperd.page.descriptors import fit, needed, raise_limit
+from scraperd.page.descriptors import Exhausted, fit, needed, raise_limit
+from scraperd.page.extractor import Crowded
 from scraperd.page.fetch import Fetcher
 from scraperd.page.scrape import Scraper
 
@@ -227,11 +229,9 @@ async def _drain(config: Config, services: _Services, observer: Observer, why: s
 async def _pulse(services: _Services, notifier: Notifier, observer: Observer) -> None:
     """Tell systemd: ready once consuming, alive while the loop turns, and how it goes."""
     interval = min(STATUS_EVERY, notifier.watchdog_interval or STATUS_EVERY)
-    ready, exhausted = False, 0
+    ready, told = False, Counter[type]()
     while True:
-        if (count := services.scraper.exhausted) > exhausted:
-            observer.event("descriptors_exhausted", jobs=count - exhausted)
-            exhausted = count
+        told = _tell(services.scraper.put_off_for, told, observer)
         consuming = services.link.consuming.is_set()
         status = _status(services, observer)
         if ready:
@@ -247,6 +247,16 @@ async def _pulse(services: _Services, notifier: Notifier, observer: Observer) ->
             await asyncio.sleep(interval)
         else:
             await _first_of(services.link.consuming, interval)
+
+
+def _tell(put_off: Counter[type], told: Counter[type], observer: Observer) -> Counter[type]:
+    """Say how many jobs were put off since then, and why; returns what is said by now."""
+    news = put_off - told
+    if count := news[Crowded]:
+        observer.event("helpers_busy", jobs=count)
+    if count := news[Exhausted]:
+        observer.event("descriptors_exhausted", jobs=count)
+    return told + news
 
 
 async def _first_of(event: asyncio.Event, seconds: float) -> None:

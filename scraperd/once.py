@@ -46,6 +46,7 @@ async def scrape(config: Config, job: Job, rules: Rules | None) -> Once:
         await scraper.scrape(page, rules)
         while page.later is not None:  # here is no queue to wait in
             await asyncio.sleep(page.later.seconds)
+            page.close()
             page = scraper.page(job, Later(page.later.host, 0.0))
             await scraper.scrape(page, rules)
     total = time.monotonic() - started

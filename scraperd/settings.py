@@ -383,7 +383,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=1,
             le=64,
         ),
-    ] = 3
+    ] = 4
     extract_memory: Annotated[
         int,
         Meta(

@@ -27,15 +27,22 @@ def test_the_daemon_and_its_helpers_are_confined(
         dispatcher.publish({"url": hostel.url("/size/100000"), "extract": {"t": "h1"}})
         (result,) = dispatcher.results(1)
         assert result["data"] == {"t": "A page"}
-        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
         assert privileges(daemon.pid)["NoNewPrivs"] == "1"
-        for helper in children:
-            found = privileges(int(helper))
+        (nursery,) = children(daemon.pid)
+        assert privileges(nursery)["NoNewPrivs"] == "1"
+        for helper in children(nursery):
+            found = privileges(helper)
             assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
-            assert limits(int(helper))["Max file size"] == "0"
-        assert children
+            assert limits(helper)["Max file size"] == "0"
+            assert {path.name for path in Path(f"/proc/{helper}/fd").iterdir()} == set("0123")
+        assert children(nursery)
         assert not daemon.logged("helpers_unconfined")
         assert daemon.drain() == 0
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def privileges(pid: int) -> dict[str, str]:

@@ -18,7 +18,7 @@ from scraperd.cli import main
 from scraperd.config import Config, HostSettings, example, load
 from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.jobs.worker import MAX_PARKS
-from scraperd.page import connection, extractor, helper, helpers, resolver, robots, throttle
+from scraperd.page import connection, extractor, helpers, resolver, robots, throttle
 from scraperd.page.hosts import HostTable
 from scraperd.page.rules import Bounds
 
@@ -183,7 +183,10 @@ def test_defaults_in_words_are_the_codes() -> None:
     assert f"`extract_memory` ({config.extract_memory // 1024**3} GiB" in text
     assert f"longer than {extractor.QUICK:g} s" in text
     assert f"more than {helpers.RETIRED // 1024**2} MiB" in text
-    assert f"at nice {helper.NICE}" in text
+    first, second, last = extractor.NICE
+    assert f"at nice {first}, {second} or {last}" in text
+    least, most = (round(1000 * seconds) for seconds in extractor.SHORT)
+    assert f"longer than {least} to {most} ms" in text
     assert config.prefetch_count == 2 * config.concurrency
     for name in HostSettings.__struct_fields__:
         assert f"`{name}" in text

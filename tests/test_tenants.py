@@ -57,3 +57,25 @@ def test_a_pause_that_one_port_asks_for_is_not_the_host_s(
         assert hostile.hits.total() == 1
     assert not {"busy", "parked"} & {result["id"] for result in ends}
     assert not any(line.get("parks") for line in daemon.logged("job"))
+
+
+def test_pages_that_take_long_leave_room_for_others(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """Thrice as many pages as may be in flight, each of which takes a minute: those that would wait
+    for the others are put off, so jobs that come after them are taken and done.
+    """
+    settings = {"concurrency": 10, "extract_timeout": 60, "log_level": "debug"}
+    with Hostel("127.0.0.2") as victim:
+        with Daemon(broker_url, prefix, **settings).ready() as daemon:
+            for number in range(60):
+                rules = {f"r{number}": "x b b b"}
+                dispatcher.publish({"url": hostel.url("/deep/12000"), "extract": rules})
+            urls = [victim.url(f"/page/{number}") for number in range(30)]
+            dispatcher.publish_many(urls, extract={"title": "title"})
+            ends = dispatcher.results(30)
+            daemon.kill()  # a drain would wait for what takes a minute
+        assert [result["status"] for result in ends] == ["ok"] * 30
+        put_off = [line for line in daemon.logged("job") if line["verdict"] == "park"]
+        assert {line["attempt"] for line in put_off} == {1}
+        assert {line["url"] for line in put_off} == {hostel.url("/deep/12000")}

@@ -136,6 +136,7 @@ _WARNINGS = frozenset(
         "consumer_starved",
         "descriptors_exhausted",
         "descriptors_few",
+        "helpers_busy",
         "helpers_unconfined",
         "marks_disbelieved",
         "own_addresses_unknown",

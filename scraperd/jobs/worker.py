@@ -36,6 +36,8 @@ from scraperd.jobs.observe import Observer, Record
 from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Aside, Dead, Park, Policy, Verdict, decide
 from scraperd.page.content import unavailable
+from scraperd.page.descriptors import Exhausted
+from scraperd.page.extractor import Crowded, Unchecked
 from scraperd.page.politeness import Later
 from scraperd.page.rules import RuleError, Rules
 from scraperd.page.scrape import Page, Scraper, result_of, tightest
@@ -57,7 +59,8 @@ EXCUSES: Final = 50_000  # returns that are remembered as nobody's fault; some M
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
 
-Decoded: TypeAlias = "tuple[Job, Rules | Failure | None] | Invalid"
+Prepared: TypeAlias = "Rules | Failure | Exhausted | Crowded | None"
+Decoded: TypeAlias = "tuple[Job, Prepared] | Invalid"
 Work: TypeAlias = "Callable[[Delivery], Awaitable[None]]"
 
 
@@ -382,16 +385,24 @@ class Worker:
         return await self._compiled(delivery, job, bytes(job.extract))
 
     async def _compiled(self, delivery: Delivery, job: Job, raw: bytes) -> Decoded:
-        """The job with its rules, or with why there was no time for them."""
+        """The job with its rules, or with why they could not be had."""
         seconds = self._time_for(delivery)
         try:
             async with asyncio.timeout(seconds):
                 return job, await self._scraper.rules(raw)
         except RuleError as error:
             return refused(job, error.path, error.reason)
+        except (Exhausted, Crowded) as lack:
+            return job, lack
+        except Unchecked as lack:
+            return job, lack.failure
         except TimeoutError:
             over = f"extract took over {seconds:.3g} s to be compiled (job_timeout)"
             return job, Failure("timeout", over, retryable=True)
+        except Exception as error:  # noqa: BLE001 - an error of ours ends this job, by its name
+            self._observer.trouble("internal_error", error, id=_known(delivery, (job, None)))
+            why = f"{type(error).__name__} in {self._name}; see its log"
+            return job, Failure("internal", why)
 
     def _page(self, delivery: Delivery, job: Decoded) -> Page | None:
         """What the job begins with, and the turn it was promised if it comes back for one."""
@@ -427,10 +438,8 @@ class Worker:
             return Outcome.of(self._failed(delivery, ident, failure, job), limit)
         try:
             page.failure = self._reason_not_to(delivery, job[0])
-            if isinstance(job[1], Failure):
-                page.failure = page.failure or job[1]
-            elif page.failure is None:
-                await self._scrape(page, job[1], self._time_for(delivery))
+            if page.failure is None:
+                await self._begin(page, job[1], self._time_for(delivery))
             result = self._result(delivery, page, ident, time.monotonic() - started)
             outcome = Outcome(result) if page.later else Outcome.of(result, limit)
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
@@ -441,6 +450,15 @@ class Worker:
             outcome = Outcome.of(result, limit)
         page.became(len(outcome.body))
         return outcome
+
+    async def _begin(self, page: Page, found: Prepared, seconds: float) -> None:
+        match found:
+            case Failure():
+                page.failure = found
+            case Exhausted() | Crowded():
+                self._scraper.put_off(page, found)
+            case _:
+                await self._scrape(page, found, seconds)
 
     def _result(self, delivery: Delivery, page: Page, ident: str, total: float) -> Result:
         attempt = delivery.attempt
@@ -464,9 +482,7 @@ class Worker:
         if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
             return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
         if delivery.parks >= MAX_PARKS:
-            waited = (
-                f"its host's turn did not come, though it was waited for {delivery.parks} times"
-            )
+            waited = f"it was put off {delivery.parks} times, for its host's turn or for a helper"
             return Failure("timeout", waited)
         return self._forgotten(delivery)
 

@@ -111,12 +111,13 @@ def confine() -> None:
     ):
         with suppress(OSError, ValueError):  # it is lower already
             resource.setrlimit(limit, (most, most))
-    for step in (_die_with_parent, _restrict_files, _restrict_calls):
+    for step in (die_with_parent, _restrict_files, _restrict_calls):
         with suppress(OSError):
             step()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Be killed when the parent ends. Raises OSError. See PR_SET_PDEATHSIG in prctl(2)."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scraperd.config import Config
 
 OTHERS: Final = 64  # the broker's two, the loop's, c-ares's, standard streams, files being read
-HELPER: Final = 3  # a helper process has two pipes; a third is there while it starts
+HELPER: Final = 4  # a helper process has two pipes, of which both ends are here while it starts
 PATIENCE: Final = 3.0  # seconds that a fetch or a page waits here until one is free
 PAUSE: Final = (0.05, 0.5)  # seconds between two trials: the first, doubling, and the longest
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

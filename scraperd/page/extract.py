@@ -68,6 +68,14 @@ class Overrun(Exception):  # noqa: N818 - a bound, and who passed it
         self.bound = bound
 
 
+class Foreseen(Overrun):
+    """Rules can take longer than they may: so many `seconds` at worst."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("extract", f"seconds ({seconds:.3g} at worst)", "on the loop", 0)
+        self.seconds = seconds
+
+
 def never() -> bool:
     """There is time."""
     return False
@@ -160,7 +168,7 @@ def _cost_of(rules: Rules | None, *, links: bool) -> Cost:
 
 
 def _foresee(tree: LexborHTMLParser, page: bytes, cost: Cost, seconds: float) -> None:
-    """Raise Overrun if rules can take longer than so many seconds on this page.
+    """Raise Foreseen if rules can take longer than so many seconds on this page.
 
     First by the number of its elements; only if that is too much, how they lie is looked at.
     """
@@ -171,7 +179,7 @@ def _foresee(tree: LexborHTMLParser, page: bytes, cost: Cost, seconds: float) ->
         beside = 2 * beside + shape.comments
         shape = shape._replace(depth=depth, beside=beside)
     if (took := cost.at(shape)) > seconds * 1e9:
-        raise Overrun("extract", f"seconds ({took / 1e9:.3g} at worst)", "on the loop", 0)
+        raise Foreseen(took / 1e9)
 
 
 def _extent(nodes: list[LexborNode]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The helper processes: begun when they are needed, asked, and ended.
 
-May touch: processes, their pipes.
-Must never: start one with an inherited environment, or leave one behind.
+May touch: the nursery, the helpers' pipes.
+Must never: leave a helper behind, or have more of them than it was told.
 """
 
 from __future__ import annotations
@@ -9,23 +9,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
-import subprocess
-import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from scraperd.page.descriptors import PATIENCE, PAUSE, Exhausted, is_short
 from scraperd.page.helper import REPLY, REQUEST, Reply, Start
+from scraperd.page.nursery import FAREWELL, Nursery
 
 if TYPE_CHECKING:
     from scraperd.page.document import Asked, Taken
+    from scraperd.page.nursery import Child
 
 RETIRED: Final = 256 * 1024 * 1024  # bytes; a helper that keeps more is ended: heaps don't shrink
-FAREWELL: Final = 1.0  # seconds for idle helpers to end by themselves
-# glibc gives the heap's top back after every page that was parsed; keeping it is cheaper.
-_ENVIRONMENT: Final = {"MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
 _READ: Final = 1024 * 1024  # bytes of a reply that may wait to be read
 
 
@@ -34,25 +30,28 @@ class HelperError(Exception):
 
 
 class Helpers:
-    """As many processes as are asked at the same time; who asks sees to how many those are."""
+    """As many processes as are asked at the same time; who asks sees to how many those are.
+
+    An idle one is ended rather than that there be more.
+    """
 
     def __init__(self, start: Start) -> None:
-        self._start = start
+        self._nursery = Nursery(start)
         self._idle: list[_Helper] = []
         self._starting: set[asyncio.Future[_Helper]] = set()
 
-    async def ask(self, asked: Asked, body: bytes, seconds: float) -> Taken | int | None:
-        """What a helper took of `body` within so many seconds of CPU.
+    async def ask(self, asked: Asked, body: bytes, seconds: float, nice: int) -> Taken | int | None:
+        """What a helper of this nice took of `body` within so many seconds of CPU.
 
         Or its exit code (minus a signal's number) if it did not live to tell; None if its
         memory did not suffice. Raises HelperError for an error of ours, Exhausted if there were
         no descriptors to start one with.
         """
-        helper = await self._helper()
+        helper = await self._helper(nice, readable=asked.text)
         reply = await self._reply(helper, asked, body, seconds)
         if reply == -signal.SIGKILL:
             # Whoever did that, perhaps while it was idle: once more, with another.
-            helper = await self._helper()
+            helper = await self._helper(nice, readable=asked.text)
             reply = await self._reply(helper, asked, body, seconds)
         if not isinstance(reply, Reply):
             return reply
@@ -74,17 +73,22 @@ class Helpers:
 
     async def close(self) -> None:
         """End them all."""
-        await asyncio.gather(*self._starting, return_exceptions=True)
+        if self._starting:
+            await asyncio.wait(self._starting, timeout=FAREWELL)
         await asyncio.gather(*(helper.end() for helper in self._idle))
         self._idle.clear()
+        await self._nursery.close()
 
-    async def _helper(self) -> _Helper:
-        while self._idle:
-            helper = self._idle.pop()
+    async def _helper(self, nice: int, *, readable: bool) -> _Helper:
+        """One that is idle, of this nice, or else a new one."""
+        for helper in [helper for helper in reversed(self._idle) if helper.nice == nice]:
+            self._idle.remove(helper)
             if helper.alive:
                 return helper
             await helper.kill()
-        starting = asyncio.ensure_future(self._begin())
+        if self._idle:
+            await self._idle.pop(0).kill()  # the new one has its place
+        starting = asyncio.ensure_future(self._begin(nice, readable=readable))
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
         try:
@@ -93,12 +97,15 @@ class Helpers:
             starting.add_done_callback(self._started)
             raise
 
-    async def _begin(self) -> _Helper:
+    async def _begin(self, nice: int, *, readable: bool) -> _Helper:
         """Start one, and wait for what that takes if it is not there (or Exhausted)."""
         pause, waited = PAUSE[0], 0.0
         while True:
             try:
-                return await _Helper.begin(self._start)
+                return await _Helper.begin(self._nursery, nice, readable=readable)
+            except ChildProcessError as error:  # whoever ended it: there will be another
+                if waited >= PATIENCE:
+                    raise HelperError(str(error)) from None
             except OSError as error:
                 if not (is_short(error) or error.errno == errno.EAGAIN):  # fork(2): too many tasks
                     raise
@@ -114,57 +121,48 @@ class Helpers:
             self._idle.append(starting.result())
 
 
+class _Pipes(NamedTuple):
+    """What is read from a helper, what closes that, and what is written to it."""
+
+    source: asyncio.StreamReader
+    ends: asyncio.BaseTransport
+    sink: asyncio.StreamWriter
+
+
+async def _connected(read: IO[bytes], write: IO[bytes]) -> _Pipes:
+    loop = asyncio.get_running_loop()
+    source = asyncio.StreamReader(_READ)
+    ends, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), read)
+    flow, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.streams.FlowControlMixin(loop), write
+    )
+    return _Pipes(source, ends, asyncio.StreamWriter(flow, protocol, None, loop))
+
+
 class _Helper:
     """One helper process. It belongs to one request at a time."""
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        sink: asyncio.StreamWriter,
-        source: asyncio.StreamReader,
-        ends: asyncio.BaseTransport,
-    ) -> None:
-        self._process = process
-        self._sink = sink
-        self._source = source
-        self._ends = ends
+    def __init__(self, nursery: Nursery, child: Child, nice: int, pipes: _Pipes) -> None:
+        self._nursery = nursery
+        self._child = child
+        self.nice = nice
+        self._source, self._ends, self._sink = pipes
 
     @classmethod
-    async def begin(cls, start: Start) -> _Helper:
-        """Start one. It inherits no environment: what it parses comes from strangers.
-
-        Not by the loop: uvloop forks, and copies the page tables of all our memory (20 ms of
-        CPU at 800 MiB); this way costs less than 1 ms.
-        """
-        process = subprocess.Popen(  # noqa: ASYNC220, S603 - see above; nothing of a stranger's
-            [
-                *(sys.executable, "-P", "-m", "scraperd.page.helper"),
-                msgspec.json.encode(start).decode(),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=_ENVIRONMENT | {"PYTHONPATH": ":".join(filter(None, sys.path))},
-        )
-        loop = asyncio.get_running_loop()
-        source = asyncio.StreamReader(_READ)
-        ends, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(source), process.stdout
-        )
-        flow, protocol = await loop.connect_write_pipe(
-            lambda: asyncio.streams.FlowControlMixin(loop), process.stdin
-        )
-        return cls(process, asyncio.StreamWriter(flow, protocol, None, loop), source, ends)
+    async def begin(cls, nursery: Nursery, nice: int, *, readable: bool) -> _Helper:
+        """Start one. Raises OSError."""
+        child, read, write = await nursery.begin(nice, readable=readable)
+        return cls(nursery, child, nice, await _connected(read, write))
 
     @property
     def alive(self) -> bool:
         """Whether it can be asked."""
-        return self._process.poll() is None
+        return not self._child.ended.done()
 
     @property
     def pid(self) -> int:
         """Its process."""
-        return self._process.pid
+        return self._child.pid
 
     async def ask(self, asked: Asked, body: bytes, seconds: float) -> Reply | int:
         """Its reply; if it gave none, its exit code, or minus the number of the signal."""
@@ -180,7 +178,7 @@ class _Helper:
 
     async def kill(self) -> None:
         """End it now, whatever it is at."""
-        self._process.kill()
+        self._nursery.kill(self._child)
         await self._gone()
 
     async def end(self) -> None:
@@ -193,11 +191,9 @@ class _Helper:
             await self.kill()
 
     async def _gone(self) -> int:
-        """Wait until it has ended. Its memory is gone before its output closes: that is quick."""
-        with suppress(ConnectionError):
-            while await self._source.read(_READ):
-                pass
-        code = self._process.wait()
-        self._ends.close()
-        self._sink.close()
-        return code
+        """Wait until it has ended."""
+        try:
+            return await asyncio.shield(self._child.ended)
+        finally:
+            self._ends.close()
+            self._sink.close()

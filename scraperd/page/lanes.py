@@ -46,6 +46,10 @@ class Share:
             self._lock.release()
 
 
+class TooLong(Exception):  # noqa: N818 - not an error: there is another way
+    """A piece of work took as much time as it may."""
+
+
 class Slices:
     """The loop's time for pieces of work that each take several slices: one slice at a time.
 
@@ -54,20 +58,24 @@ class Slices:
     never has this work alone, however much of it comes.
     """
 
-    def __init__(self, slice_: float) -> None:
+    def __init__(self, slice_: float, most: float) -> None:
         self._slice = slice_
+        self._most = most
         self._busy = False
         self._spent = 0.0
         self._came = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
     async def run(self, steps: Generator[None, None, T]) -> T:
-        """Take all `steps`, which do not wait, and return what they return."""
+        """Take all `steps`, which do not wait, and return what they return.
+
+        Raises TooLong if that takes more than `most` seconds of the loop's time.
+        """
         self._came += 1
-        number, had = self._came, 0
-        while True:
+        number, had, took = self._came, 0, 0.0
+        while took < self._most:
             await self._turn(had, number)
-            began = time.monotonic()
+            began, used = time.monotonic(), time.thread_time()
             try:
                 while time.monotonic() < began + self._slice:
                     next(steps)
@@ -75,8 +83,10 @@ class Slices:
                 result: T = stop.value
                 return result
             finally:
+                took += time.thread_time() - used
                 self._rest(time.monotonic() - began)
             had += 1
+        raise TooLong
 
     def _rest(self, took: float) -> None:
         """Let the loop do something else: for a moment, or if it is due for longer."""
@@ -110,55 +120,106 @@ class Slices:
                 future.set_result(None)
 
 
-class Lane:
-    """`limit` turns at a time; a host may have all but one, and those that wait go round."""
+class Lanes:
+    """Turns in lanes, of which each is for work that takes longer than the one before.
 
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._each = max(1, limit - 1)
-        self._held: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+    `most[n]` is how many turns there are at a time in lane n and all behind it. So what is short
+    always has some to itself, and all of them if nothing else waits. A host has all but one, and
+    hosts that wait go round. What is short goes first, but each lane has a turn.
+
+    `seats[n]` is how many should wait for one; who comes is asked to look (`crowded`).
+    """
+
+    def __init__(self, most: list[int], seats: list[float]) -> None:
+        self._most = most
+        self._seats = seats
+        self._sitting = [0] * len(most)
+        self._running = [0] * len(most)
+        self._held: list[Counter[str]] = [Counter() for _ in most]
+        self._waiting: list[dict[str, deque[asyncio.Future[None]]]] = [{} for _ in most]
 
     @asynccontextmanager
-    async def turn(self, host: str) -> AsyncIterator[None]:
-        """Hold a turn of `host`."""
-        if not (self._free and self._held[host] < self._each):
-            await self._wait(host)
+    async def turn(self, lane: int, host: str) -> AsyncIterator[None]:
+        """Hold a turn of `host` in a lane."""
+        if self.ready(lane, host):
+            self._give(lane, host)
         else:
-            self._free -= 1
-            self._held[host] += 1
+            self._sitting[lane] += 1
+            try:
+                await self._wait(lane, host)
+            finally:
+                self._sitting[lane] -= 1
         try:
             yield
         finally:
-            self._give_back(host)
+            self._give_back(lane, host)
 
-    async def _wait(self, host: str) -> None:
+    def crowded(self, lane: int, host: str = "", times: int = 1) -> bool:
+        """Whether as many wait there as should, or so many times that many.
+
+        Of a host that has none there yet one may wait where twice as many do.
+        """
+        if host and host not in self._waiting[lane]:
+            times *= 2
+        return self._sitting[lane] >= times * self._seats[lane]
+
+    def ready(self, lane: int, host: str) -> bool:
+        """Whether `host` has a turn there without waiting."""
+        return self._free(lane) and self._may(lane, host)
+
+    def _free(self, lane: int) -> bool:
+        """Whether there is a turn in each lane up to this one: it counts in all of them."""
+        return all(sum(self._running[n:]) < self._most[n] for n in range(lane + 1))
+
+    def _may(self, lane: int, host: str) -> bool:
+        """Whether the host has not all but one there already."""
+        return all(
+            sum(held[host] for held in self._held[n:]) < max(1, self._most[n] - 1)
+            for n in range(lane + 1)
+        )
+
+    def _give(self, lane: int, host: str) -> None:
+        self._running[lane] += 1
+        self._held[lane][host] += 1
+
+    async def _wait(self, lane: int, host: str) -> None:
         future = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(host, deque()).append(future)
+        line = self._waiting[lane].setdefault(host, deque())
+        line.append(future)
         try:
             await future
         except asyncio.CancelledError:
             if not future.cancelled():
-                self._give_back(host)  # the turn came just before
+                self._give_back(lane, host)  # the turn came just before
+            elif future in line:
+                line.remove(future)
             raise
 
-    def _give_back(self, host: str) -> None:
-        self._free += 1
-        self._held[host] -= 1
-        if not self._held[host]:
-            del self._held[host]
-        self._serve()
+    def _give_back(self, lane: int, host: str) -> None:
+        self._running[lane] -= 1
+        self._held[lane][host] -= 1
+        if not self._held[lane][host]:
+            del self._held[lane][host]
+        while any(self._serve(n) for n in self._order()):
+            pass
 
-    def _serve(self) -> None:
-        """Give free turns to the hosts that wait, the one that was served last coming last."""
-        for host in list(self._waiting):
-            line = self._waiting.pop(host)
-            while line and self._free and self._held[host] < self._each:
-                future = line.popleft()
-                if not future.done():
-                    self._free -= 1
-                    self._held[host] += 1
-                    future.set_result(None)
-                    break
-            if line:
-                self._waiting[host] = line
+    def _order(self) -> list[int]:
+        """The lanes by who is next: those without a turn, the last first; then the first."""
+        lanes = range(len(self._most))
+        return [*(n for n in reversed(lanes) if not self._running[n]), *lanes]
+
+    def _serve(self, lane: int) -> bool:
+        """Give a turn to the host that was served before the others; it is the last then."""
+        waiting = self._waiting[lane]
+        if not self._free(lane):
+            return False
+        host = next((host for host in waiting if self._may(lane, host)), None)
+        if host is None:
+            return False
+        line = waiting.pop(host)
+        if line and not (future := line.popleft()).done():
+            self._give(lane, host)
+            future.set_result(None)
+        if line:
+            waiting[host] = line
+        return True

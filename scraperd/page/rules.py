@@ -133,6 +133,10 @@ class Rules:
     cost: Cost = Cost()  # noqa: RUF009 - a frozen value
 
 
+ELSEWHERE: Final = Rules(())
+"""Stands for rules that are good, but so dear to compile that only helpers have them compiled."""
+
+
 class _Cache:
     """The rules used last, by their bytes: a bounded number of bytes of them."""
 
@@ -141,6 +145,11 @@ class _Cache:
         self._used = 0
         self._rules: OrderedDict[tuple[bytes, Bounds], tuple[Rules, int]] = OrderedDict()
         self.compiled = 0
+
+    def forget(self) -> None:
+        """Drop all of them."""
+        self._rules.clear()
+        self._used = 0
 
     def known(self, raw: bytes, bounds: Bounds) -> Rules | None:
         """The compiled rules, if they are still here."""

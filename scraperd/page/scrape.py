@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +22,7 @@ from scraperd.page.budget import Budget
 from scraperd.page.content import asked_of, described, media_of, unchanged
 from scraperd.page.cookies import Cookies, given
 from scraperd.page.descriptors import Exhausted
-from scraperd.page.extractor import Extractor
+from scraperd.page.extractor import Crowded, Extractor
 from scraperd.page.fetch import Fetcher, Request, Response, failure_of, location_of, retry_after
 from scraperd.page.forms import encoded
 from scraperd.page.hosts import HostTable
@@ -48,6 +49,8 @@ _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9
 ROBOTS_TIMEOUT: Final = (10.0, 3.0)  # seconds for each hop of a robots.txt; while others wait
 ROBOTS_RUSH: Final = (5.0, 15.0)  # seconds until a job asks again while too many are asked for
 SHORT_REST: Final = (2.0, 6.0)  # the same, where it found no descriptor, or its address is full
+LONG_REST: Final = (15.0, 60.0)  # the same, where too many pages wait for helper processes
+POST_PATIENCE: Final = 2  # times as many wait for helpers before a POST's page gives way
 _UNAUTHORISED: Final = frozenset({401, 403, 407})
 _BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.6.4
 
@@ -91,7 +94,7 @@ class Page:
 class Scraper:
     """Turns jobs into pages. One for the process; an async context manager.
 
-    `exhausted` counts jobs that have to come back because this process was out of descriptors.
+    `put_off_for` counts jobs that have to come back for this process's sake, by what it lacked.
     """
 
     def __init__(self, config: Config, fetcher: Fetcher) -> None:
@@ -102,7 +105,7 @@ class Scraper:
         self._robots = Robots(config, self._table, self._fetch_robots)
         self._budget = Budget(config.memory_budget)
         self._extractor = Extractor(config)
-        self.exhausted = 0
+        self.put_off_for: Counter[type[Exhausted | Crowded]] = Counter()
 
     async def __aenter__(self) -> Self:
         await self._extractor.__aenter__()
@@ -121,7 +124,10 @@ class Scraper:
         self._budget.hold(deliveries)
 
     async def rules(self, raw: bytes) -> Rules:
-        """A job's rules, compiled once for all jobs that have the same. Raises RuleError."""
+        """A job's rules, compiled once for all jobs that have the same.
+
+        Raises RuleError; and what to `put_off` the page with, if it can't be told now.
+        """
         return await self._extractor.rules(raw)
 
     async def glimpse(self, body: bytes) -> Glimpse:
@@ -135,6 +141,10 @@ class Scraper:
             page.later = place  # a later hop's turn: the first hop need not be fetched before it
             return
         try:
+            if self._extractor.crowded:
+                self._extractor.look(
+                    asked_of(page.job, "", "", ok=True), host_of(page.job.url) or ""
+                )
             answer = await self._follow(page)
             match answer:
                 case Later():
@@ -143,11 +153,23 @@ class Scraper:
                     page.failure = answer
                 case Response():
                     await self._take(page, answer, rules)
-        except Exhausted:
-            # No attempt, and no word of it to anybody: the site has done nothing wrong.
-            self.exhausted += 1
-            rest = random.uniform(*SHORT_REST)  # noqa: S311 - jitter
-            page.later = Later(_host(exact(page.job.url)), rest)
+        except (Exhausted, Crowded) as lack:
+            self.put_off(page, lack)
+
+    def put_off(self, page: Page, lack: Exhausted | Crowded) -> None:
+        """Let the job come back in a while, unless what it asked of the site can't be repeated.
+
+        It is no attempt, and nobody is told but the operator: nobody has done anything wrong.
+        """
+        crowded = isinstance(lack, Crowded)
+        seconds = random.uniform(*(LONG_REST if crowded else SHORT_REST))  # noqa: S311 - jitter
+        self.put_off_for[type(lack)] += 1
+        sent, page.response, page.content = page.response, None, {}
+        if sent is not None and page.job.verb not in _REPEATABLE:
+            message = f"the page was fetched, but can't be searched now: {lack}"
+            page.failure = Failure("timeout", message, retryable=True, retry_after=seconds)
+        else:
+            page.later = Later(_host(exact(page.job.url)), seconds)
 
     async def _take(self, page: Page, answer: Response, rules: Rules | None) -> None:
         """What was asked for, out of the final response."""
@@ -159,7 +181,9 @@ class Scraper:
         page.content = described(page.job, answer)
         url, ok = str(answer.url), page.failure is None
         asked = asked_of(page.job, url, media_of(answer), ok=ok)
-        found = await self._extractor.take(asked, answer.body, rules, _host(answer.url))
+        found = await self._extractor.take(
+            asked, answer.body, rules, _host(answer.url), patience=_patience(page)
+        )
         page.content |= found.taken.fields()
         page.failure = page.failure or found.taken.failure
         page.hits, page.extract_time = found.taken.hits, found.seconds
@@ -319,6 +343,16 @@ class Scraper:
             # Perhaps the proxy's own answer: nothing that would allow us everything for a day.
             return Failure("proxy", f"proxy {proxy}: it answered {answer.status}", retryable=True)
         return answer
+
+
+def _patience(page: Page) -> int:
+    """How many times the pages that should wait for a helper may do so before this one is put off.
+
+    A request that can't be repeated is worth more; a failed one costs a helper next to nothing.
+    """
+    if page.failure is not None:
+        return 0
+    return 1 if page.job.verb in _REPEATABLE else POST_PATIENCE
 
 
 def _host(url: URL) -> str:

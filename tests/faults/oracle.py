@@ -23,7 +23,7 @@ NEVER = ("internal_error", "died")
 TROUBLE = (
     *("broker_unreachable", "broker_refused", "broker_lost", "broker_blocked"),
     *("broker_limit", "consumer_starved", "queue_differs"),
-    *("descriptors_few", "descriptors_exhausted"),
+    *("descriptors_few", "descriptors_exhausted", "helpers_busy"),
     *("publish_refused", "drain_timeout", "second_signal", "hangup_ignored", "config"),
 )
 SLACK = 5.0  # seconds past three heartbeats in which a lost broker must have been noticed

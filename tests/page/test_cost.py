@@ -25,7 +25,7 @@ from scraperd.page.cost import (
     of_json,
     shape_of,
 )
-from scraperd.page.document import LIGHT_PAGE, Asked, Limits
+from scraperd.page.document import LIGHT_PAGE, Asked, Limits, Taken
 from scraperd.page.extractor import ON_LOOP_OUTPUT, at_once, for_the_loop
 from scraperd.page.rules import Bounds, compile_rules
 
@@ -166,7 +166,7 @@ def test_what_is_common_is_done_on_the_loop() -> None:
         wanted = {"links": False, "metadata": False, "text": False, "feed": False} | more
         asked = Asked("http://h/", media, digest=True, body=True, rules=raw, **wanted)
         compiled = None if raw is None else compile_rules(raw)
-        return at_once(asked, page, compiled, LOOP) is not None
+        return isinstance(at_once(asked, page, compiled, LOOP), Taken)
 
     assert on_loop(ordinary, page, links=True, metadata=True)
     assert not on_loop(ordinary, page * 10)

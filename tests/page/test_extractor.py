@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import resource
 import signal
@@ -22,10 +23,11 @@ import pytest
 
 from scraperd.config import Config
 from scraperd.page.document import Asked
-from scraperd.page.extractor import Extractor
+from scraperd.page.extractor import Crowded, Extractor, Unchecked, _kind, seats, shares, times
+from scraperd.page.habits import Habits, Leave
 from scraperd.page.helpers import RETIRED
-from scraperd.page.lanes import Lane, Share, Slices
-from scraperd.page.rules import CACHE, RuleError, compile_rules
+from scraperd.page.lanes import Lanes, Share, Slices
+from scraperd.page.rules import CACHE, ELSEWHERE, RuleError, compile_rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -56,14 +58,22 @@ async def take(extractor: Extractor, page: bytes, rules: Any, host: str = "h", *
 
 
 def children() -> set[int]:
-    """The processes of ours that are alive."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
-            _, _, after = path.read_text().rpartition(") ")
-            if int(after.split()[1]) == os.getpid():
-                found.add(int(path.parent.name))
-    return found
+    """The helpers that are alive."""
+    return {pid for parent in nurseries() for pid in started(parent)}
+
+
+def nurseries() -> set[int]:
+    """The processes that helpers are forked from."""
+    return {
+        pid for pid in started(os.getpid()) if b"scraperd.page.helper" in contents(pid, "cmdline")
+    }
+
+
+def started(parent: int) -> set[int]:
+    """The children of a process."""
+    with suppress(OSError):  # it has ended meanwhile
+        return {int(pid) for pid in contents(parent, f"task/{parent}/children").split()}
+    return set()
 
 
 def contents(pid: int, name: str) -> bytes:
@@ -85,10 +95,9 @@ def cpu(pid: int) -> float:
 @asynccontextmanager
 async def extracting(**settings: Any) -> AsyncIterator[Extractor]:
     """An extractor that leaves no process behind."""
-    before = children()
     async with Extractor(Config(**settings)) as extractor:
         yield extractor
-    assert children() == before
+    assert not nurseries()
 
 
 @asynccontextmanager
@@ -343,6 +352,140 @@ async def test_pages_that_take_long_wait_for_each_other_only() -> None:
         await asyncio.gather(*slow, return_exceptions=True)
 
 
+async def test_the_helpers_of_a_dead_parent_are_replaced() -> None:
+    """Whatever ended the process that forks helpers, no helper outlives it and no page is lost."""
+    async with extracting(extract_processes=2) as extractor:
+        await take(extractor, LARGE, {"t": "h1"})
+        (nursery,) = nurseries()
+        (pid,) = children()
+        os.kill(nursery, signal.SIGKILL)
+        while pid in started(nursery):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+        assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
+        (nursery,) = nurseries()
+        slow = asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}))
+        while not any(cpu(pid) > 0.5 for pid in children()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # it is at it, in its second lane
+        os.kill(nursery, signal.SIGKILL)
+        assert (await take(extractor, LARGE, {"t": "h1"}, "other"))["data"] == {"t": "Large"}
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+
+
+async def test_a_page_that_needs_longer_goes_on_in_the_next_lane() -> None:
+    """Beside pages that take a minute, of many hosts, quick ones are done."""
+    async with extracting(extract_timeout=60) as extractor:
+        slow = [
+            asyncio.create_task(take(extractor, SLOW, {f"t{n}": "x b b b"}, f"bad{n}"))
+            for n in range(9)
+        ]
+        for number in range(20):
+            found = await take(extractor, LARGE, {"t": "h1"}, f"good{number}")
+            assert found["data"] == {"t": "Large"}
+        assert not any(task.done() for task in slow)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_more_long_pages_than_should_wait_are_sent_away() -> None:
+    """Only those that would wait; of a kind that is known to be long, before it is fetched."""
+    async with extracting(extract_timeout=60, concurrency=8) as extractor:
+        rules = {"t": "x b b b"}
+        question = asked(rules)
+        extractor.look(question, "h")
+        compiled = compile_rules(question.rules or b"")
+        page = b"<b>" * 12_000
+        slow = [
+            asyncio.create_task(extractor.take(question, page, compiled, f"h{n}", patience=1))
+            for n in range(40)
+        ]
+        while sum(task.done() for task in slow) < 30:  # noqa: ASYNC110 - one by one
+            await asyncio.sleep(0.001)
+        ends = [task.exception() for task in slow if task.done()]
+        assert {type(end) for end in ends} == {Crowded}
+        with pytest.raises(Crowded):
+            extractor.look(question, "h")
+        extractor.look(asked({"t": "h2"}), "h")
+        assert (await take(extractor, LARGE, {"t": "h1"}, "other"))["data"] == {"t": "Large"}
+        patient = asyncio.create_task(extractor.take(question, page, compiled, "h"))
+        await asyncio.sleep(0.1)
+        assert not patient.done()
+        for task in [*slow, patient]:
+            task.cancel()
+        await asyncio.gather(*slow, patient, return_exceptions=True)
+
+
+async def test_one_page_or_another_host_says_nothing_of_a_kind() -> None:
+    """A page that goes through all lanes counts once; without rules the kind is a host's own."""
+    async with extracting(extract_timeout=0.4) as extractor:
+        await take(extractor, b"<b>" * 12_000, {"t": "x b b b"}, "bad")
+        assert extractor._habits.lane(_kind(asked({"t": "x b b b"}), "bad")) == 0
+        plain = asked(None)
+        huge = b"<p>x</p>" * 600_000
+        for _ in range(4):
+            await take(extractor, huge, None, "bad", links=True)
+        known = msgspec.structs.replace(plain, links=True)
+        assert extractor._habits.lane(_kind(known, "bad")) == 2
+        assert extractor._habits.lane(_kind(known, "good")) == 0
+
+
+async def test_nothing_is_put_off_while_nothing_waits() -> None:
+    """However long a page may take there is a seat; and who may go at once needs none."""
+    for timeout in (0.1, 5, 31, 600):
+        for processes in (1, 2, 3, 8, 64):
+            lanes = times(processes, timeout)
+            room = seats(lanes, shares(processes, len(lanes)), 25)
+            assert room[0] == math.inf
+            assert all(1 <= seat <= 25 for seat in room[1:])
+    async with extracting(extract_timeout=600) as extractor:
+        question = asked({"t": "h1"})
+        for _ in range(4):
+            extractor._habits.note(_kind(question, "h"), 2)
+        assert not extractor.crowded
+        extractor.look(question, "h")
+
+
+async def test_rules_that_no_helper_lived_to_check_are_not_bad() -> None:
+    """What a helper lacks is no fault of the rules."""
+    rules = {f"r{k}": {"jmespath": "a" + "[]" * 200 + f"[{k}]"} for k in range(20)}
+    async with extracting(extract_timeout=0.01) as extractor:
+        with pytest.raises(Unchecked, match="extract_timeout"):
+            await extractor.rules(json.dumps(rules).encode())
+
+
+def test_what_a_kind_of_page_takes_is_learned_from_several() -> None:
+    """One long page says nothing, three do; twice as many short ones take it back."""
+    habits = Habits()
+    for lane in (2, 2):
+        habits.note(1, lane)
+        assert habits.lane(1) == 0
+    habits.note(1, 1)
+    assert habits.lane(1) == 1
+    assert habits.lane(2) == 0
+    for _ in range(20):
+        habits.note(1, 2)  # one in three is long
+        habits.note(1, 0)
+        habits.note(1, 0)
+        assert not habits.note(1, 2)
+        assert habits.lane(1) == 2
+    for _ in range(12):
+        habits.note(1, 0)
+    assert not habits
+    for kind in range(10_000):
+        habits.note(kind, 1)
+    assert len(habits._long) <= 1024
+
+
+def test_so_many_may_leave_in_a_second() -> None:
+    """As many at once, then at that rate."""
+    leave = Leave(10)
+    assert [leave.take(100.0) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert leave.take(100.11)
+    assert not leave.take(100.12)
+    assert sum(leave.take(200.0) for _ in range(12)) == 10
+
+
 async def test_many_pages_at_once_do_not_hold_the_loop() -> None:
     """Hundreds of pages that come in the same moment are searched between other things."""
     page = b"<div><p>text <a href=/x>x</a></p></div>" * 300
@@ -383,15 +526,17 @@ async def test_costly_rules_do_not_hold_the_loop_and_compile_once() -> None:
     async with extracting() as extractor, free_loop():
         before = CACHE.compiled
         found = await asyncio.gather(*(extractor.rules(raw) for _ in range(50)))
-        assert len({id(one) for one in found}) == 1
-        assert CACHE.compiled == before + 1
+        assert {id(one) for one in found} == {id(ELSEWHERE)}
+        assert CACHE.compiled == before
+        assert len(children()) == 1
+        assert await extractor.rules(raw) is ELSEWHERE
         with pytest.raises(RuleError, match="not a CSS selector"):
             await extractor.rules(b'{"a": ":x("}')
 
 
 async def test_slices_leave_half_of_the_time_to_others() -> None:
     """However much work there is: after each whole slice as long a pause, on any machine."""
-    slices, worked = Slices(0.002), 0.0
+    slices, worked = Slices(0.002, 10), 0.0
 
     def work() -> Generator[None, None, None]:
         nonlocal worked
@@ -406,6 +551,35 @@ async def test_slices_leave_half_of_the_time_to_others() -> None:
     await asyncio.gather(*(slices.run(work()) for _ in range(4)))
     assert worked > 0.2
     assert time.monotonic() - began > 1.8 * worked
+
+
+async def test_dear_rules_are_compiled_by_helpers_alone() -> None:
+    """They give what they give here, on any page, small or of another kind; and are refused with
+    the same words.
+    """
+    dear: dict[str, Any] = {
+        f"r{k}": {"selector": "i", "jmespath": "a" + "[]" * 200 + f"[{k}]"} for k in range(20)
+    }
+    good, bad = (json.dumps(dear | {"t": selector}).encode() for selector in ("h1", "h1:"))
+    with pytest.raises(RuleError) as expected:
+        compile_rules(bad)
+    compiled = compile_rules(good)
+    CACHE.forget()
+    question = asked(dear | {"t": "h1"})
+    async with extracting() as extractor, free_loop():
+        with pytest.raises(RuleError) as refused:
+            await extractor.rules(bad)
+        assert str(refused.value) == str(expected.value)
+        assert await extractor.rules(good) is ELSEWHERE
+        for page in (b"<h1>Hi</h1><i>x1</i>", LARGE):
+            here = (await extractor.take(question, page, compiled, "h")).taken
+            there = (await extractor.take(question, page, ELSEWHERE, "h")).taken
+            assert there == here
+            assert there.failure is None
+        image = msgspec.structs.replace(question, media="image/png")
+        failure = (await extractor.take(image, b"\x89PNG", ELSEWHERE, "h")).taken.failure
+        assert failure is not None
+        assert failure.message == "the response is image/png, not HTML"
 
 
 async def test_small_rules_do_not_wait_for_large_ones() -> None:
@@ -438,7 +612,7 @@ async def test_rules_that_one_job_gives_up_are_compiled_for_the_others() -> None
         first, second = (asyncio.create_task(extractor.rules(raw)) for _ in range(2))
         await asyncio.sleep(0.01)
         first.cancel()
-        assert (await second).by_name
+        assert await second is ELSEWHERE
         assert first.cancelled()
 
 
@@ -451,12 +625,12 @@ def test_all_selectors_of_a_job_are_bounded() -> None:
 
 async def test_turns_go_round_and_none_is_lost() -> None:
     """Never more than the limit, never more than all but one a host, and all come to their turn."""
-    lane, running, most = Lane(3), dict.fromkeys("abc", 0), 0
+    lanes, running, most = Lanes([3], [math.inf]), dict.fromkeys("abc", 0), 0
     order: list[str] = []
 
     async def one(host: str, *, steps: int) -> None:
         nonlocal most
-        async with lane.turn(host):
+        async with lanes.turn(0, host):
             order.append(host)
             running[host] += 1
             assert running[host] <= 2
@@ -474,7 +648,53 @@ async def test_turns_go_round_and_none_is_lost() -> None:
     assert most == 3
     assert order[:3] == ["a", "a", "b"]
     assert max(at for at, host in enumerate(order) if host != "a") < 18
-    async with lane.turn("x"), lane.turn("x"), lane.turn("y"):
+    async with lanes.turn(0, "x"), lanes.turn(0, "x"), lanes.turn(0, "y"):
         pass
-    assert not lane._held
-    assert not lane._waiting
+    assert not any(lanes._held)
+    assert not any(lanes._waiting)
+
+
+async def test_what_is_short_has_turns_of_its_own() -> None:
+    """Long work never has all turns, short work may; and each lane comes to its turn."""
+    lanes, order = Lanes([3, 2, 1], [math.inf, 2, 2]), ""
+    running = [0, 0, 0]
+    gates: list[tuple[int, asyncio.Event]] = []
+
+    async def one(lane: int) -> None:
+        nonlocal order
+        async with lanes.turn(lane, f"h{len(order)}"):
+            order += str(lane)
+            running[lane] += 1
+            assert [sum(running[n:]) <= most for n, most in enumerate((3, 2, 1))] == [True] * 3
+            gate = asyncio.Event()
+            gates.append((lane, gate))
+            await gate.wait()
+            running[lane] -= 1
+
+    async def step() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    jobs = [asyncio.create_task(one(lane)) for lane in (2, 2, 1, 1, 0, 0, 0, 0)]
+    await step()
+    assert order == "210"  # one of each, and no more of what is long
+    for _ in range(3):  # what is short comes and goes
+        gates.pop()[1].set()
+        await step()
+    assert order == "210000"
+    gates.pop()[1].set()
+    await step()
+    for lane, gate in gates:
+        if lane == 1:
+            gate.set()
+    await step()
+    assert order == "2100001"
+    jobs += [asyncio.create_task(one(0)) for _ in range(5)]
+    await step()
+    while gates:  # the second long one comes, though short ones wait
+        gates.pop(0)[1].set()
+        await step()
+    assert order.count("2") == 2
+    assert order.index("2", 1) < len(order) - 1
+    await asyncio.gather(*jobs)
+    assert not any(running)

@@ -64,6 +64,13 @@ def shown(fields: dict[str, Any]) -> str:
     return json.dumps(fields, indent=1, ensure_ascii=False)
 
 
+_HELPER = """
+import sys, msgspec
+from scraperd.page.helper import Start, live
+live(5, msgspec.json.decode(sys.argv[1], type=Start))
+"""
+
+
 def in_process(pages: list[Golden], **environment: str) -> list[bytes]:
     """The helper's answers, each encoded, from one that runs in this environment."""
     start = Start(2**31, LIMITS)
@@ -72,7 +79,7 @@ def in_process(pages: list[Golden], **environment: str) -> list[bytes]:
         question = msgspec.msgpack.encode(page.asked)
         questions += REQUEST.pack(len(question), len(page.body), 10.0) + question + page.body
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "scraperd.page.helper", msgspec.json.encode(start).decode()],
+        [sys.executable, "-P", "-c", _HELPER, msgspec.json.encode(start).decode()],
         input=questions,
         stdout=subprocess.PIPE,
         env={"PYTHONPATH": ":".join(filter(None, sys.path)), **environment},

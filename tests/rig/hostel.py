@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class Hostel:
     """Paths: /page/N is a page; /status/CODE answers so; /hold/N waits for `release`;
     /flaky/K/N answers 503 K times, then as /page; /size/BYTES is a page that large;
+    /deep/TAGS is one of so many <b> in each other;
     /busy/SECONDS/N answers 429 with that Retry-After once, then as /page;
     /to/URL redirects there, /keep/URL with the method kept (307); /robots.txt is as `robots`
     says: a text, or the URL it redirects to. Each `host` of 127.0.0.0/8 is another one to the
@@ -101,7 +102,8 @@ class Hostel:
             return 503, {}, b"<title>busy</title>"
         if kind == "busy" and seen == 1:
             return 429, {"Retry-After": value}, b"<title>busy</title>"
-        filler = b"x" * int(value) if kind == "size" else b""
+        filler = {"size": b"x", "deep": b"<b>"}.get(kind, b"")
+        filler *= int(value) if filler else 0
         return 200, {}, b"<title>%s</title><h1>A page</h1><p>%s</p>" % (path.encode(), filler)
 
     def _redirect(self, kind: str, path: str) -> str:
