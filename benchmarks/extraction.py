@@ -25,7 +25,7 @@ from benchmarks.stage import Child, Stage
 from benchmarks.watched import holds
 from scraperd.config import Config
 from scraperd.page.content import limits_of
-from scraperd.page.document import Asked
+from scraperd.page.document import Asked, Taken
 from scraperd.page.extractor import at_once, for_the_loop
 from scraperd.page.rules import compile_rules
 from tests.rig import ports, process
@@ -204,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[""], help="only sorts whose name holds one")
     parser.add_argument("--no-memory", action="store_true", help="not the 5,000 jobs in flight")
-    parser.add_argument("--helpers", type=int, default=3, help="extract_processes")
+    parser.add_argument("--helpers", type=int, default=4, help="extract_processes")
     options = parser.parse_args()
     SETTINGS["extract_processes"] = options.helpers
     goals = Goals()
@@ -392,7 +392,7 @@ def _where(page: bytes, rules: dict[str, Any]) -> str:
     asked = Asked("", "text/html", True, False, False, False, False, False, raw)
     limits = for_the_loop(limits_of(Config()))
     found = at_once(asked, page, compile_rules(raw), limits)
-    return "helper" if found is None else "loop"
+    return "loop" if isinstance(found, Taken) else "helper"
 
 
 def ending(result: dict[str, Any]) -> str:

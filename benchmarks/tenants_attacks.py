@@ -161,6 +161,17 @@ def selector_attributes(aim: Aim) -> Iterator[Letter]:
     yield from _jobs(aim.each("attributes", 20), extract=rules)
 
 
+def selector_large(aim: Aim) -> Iterator[Letter]:
+    """What takes hours on a page that is too large to be looked at first; new rules each time."""
+    for n, url in enumerate(aim.each("nested", 60)):
+        yield from _jobs([url], extract={f"r{aim.number}-{n}": "x b b b"})
+
+
+def readable_text(aim: Aim) -> Iterator[Letter]:
+    """The main content of pages that take half a second, of which there are many."""
+    yield from _jobs(aim.each("big", 60), include=["text"])
+
+
 def worst_pages(aim: Aim) -> Iterator[Letter]:
     """One of each sort of the extraction bench."""
     for name, sort in extraction_pages.SORTS.items():
@@ -297,6 +308,11 @@ def drips(aim: Aim) -> Iterator[Letter]:
     yield from _jobs(aim.each("drip", 100), timeout=10)
 
 
+def slow_bodies(aim: Aim) -> Iterator[Letter]:
+    """Large bodies that come slowly and never whole, of few names."""
+    yield from _jobs([aim.url("slow", f"n{n % 8}.evil.example") for n in range(60)], timeout=15)
+
+
 def chains(aim: Aim) -> Iterator[Letter]:
     """Ten redirects each, all over the names."""
     yield from _jobs(aim.each("chain/10", 200))
@@ -369,6 +385,8 @@ ATTACKS: Final[dict[str, Attack]] = {
     "selector-attributes": Attack(
         "20 x 50 rules of 160 [zzz1], 5,000 attributes", selector_attributes
     ),
+    "selector-large": Attack("60 rules 'x b b b', 42 kB of nested <b>", selector_large),
+    "readable-text": Attack("60 times the text of a page of 9 MB", readable_text),
     "worst-pages": Attack("one of each sort of bench-extract", worst_pages, pace=8),
     "huge-form": Attack("a job of a million form fields, 26 MB", huge_form, core=True),
     "huge-jobs": Attack("40 jobs of 40 MB", huge_jobs, waits="behind 1.6 GB in one queue"),
@@ -422,6 +440,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "mute-names": Attack("200 names whose nameserver is silent", mute_names, pace=50),
     "robots-hang": Attack("400 names whose robots.txt never comes", robots_hang, pace=100),
     "drips": Attack("100 bodies of a byte every 50 ms", drips, pace=50, waits=SLOTS),
+    "slow-bodies": Attack("60 bodies of 9 MB at 1 MB/s, never whole", slow_bodies),
     "chains": Attack("200 jobs of ten redirects over many names", chains, pace=5),
     "big-results": Attack("30 results of 9 MB", big_results, pace=5),
     "bombs": Attack("40 compression bombs of 10 GiB", bombs, pace=10),

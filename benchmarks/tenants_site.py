@@ -76,6 +76,7 @@ _PAGES: Final[dict[str, Answer]] = {
     "/classes": _classes(),
     "/value": _value(),
     "/attributes": _attributes(),
+    "/nested": page(b"<b>" * 14_000),
     "/big": page(b"<p>0123456789</p>" * 600_000),
     "/busy": page(b"busy", "Retry-After: 0", status="503 Service Unavailable"),
 }
@@ -93,6 +94,7 @@ class Site:
         self._special: dict[str, Callable[[StreamWriter], Awaitable[None]]] = {
             "/hang": self._hang,
             "/drip": self._drip,
+            "/slow": self._slow,
         }
 
     async def meet(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -182,6 +184,17 @@ class Site:
             writer.write(b"1\r\nx\r\n")
             await writer.drain()
             await asyncio.sleep(PACE)
+
+    async def _slow(self, writer: StreamWriter) -> None:
+        """9 MB at 1 MB/s, and then nothing more."""
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9900000\r\n\r\n"
+        )
+        for _ in range(90):
+            writer.write(b"<p>0123456</p>" * 7143)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(3600)
 
     async def _bomb(self, writer: StreamWriter, coding: str = "gzip") -> None:
         head = f"Content-Type: text/html\r\nContent-Encoding: {coding}\r\nConnection: close\r\n\r\n"
