@@ -108,7 +108,7 @@ class Extractor:
         self._slices = Slices(COMPILING, EASY)
         self._elsewhere: OrderedDict[bytes, None] = OrderedDict()
         self._compiling: dict[bytes, _Shared] = {}
-        self._helpers = Helpers(Start(self._memory, self._limits))
+        self._helpers = Helpers(Start(self._memory, self._limits), config.extract_processes)
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,7 +204,7 @@ class Extractor:
             while found is None:
                 if patience and not self._lanes.ready(lane, host):
                     self._check(lane, host, patience)
-                found = await self._in(lane, asked, body, host)
+                found = await self._in(lane, asked, body, host, kind)
                 lane += found is None
         finally:
             short = found is not None and found.seconds < SHORT[0]
@@ -220,9 +220,13 @@ class Extractor:
             lane = last
         return min(lane, last)
 
+    def _is_short(self, lane: int) -> bool:
+        """Whether pages have only some milliseconds there."""
+        return self._times[lane] <= SHORT[1] and lane < len(self._times) - 1
+
     def _time(self, lane: int, size: int) -> float:
         """Seconds of CPU that a page of so many bytes has in a lane."""
-        if self._times[lane] > SHORT[1] or lane == len(self._times) - 1:
+        if not self._is_short(lane):
             return self._times[lane]
         return min(SHORT[1], SHORT[0] + SHORT_EACH * size)
 
@@ -241,9 +245,11 @@ class Extractor:
         texts = {name: parts[name].decode() for name in ("id", "url") if name in parts}
         return Glimpse(**texts, meta=Raw(parts["meta"]) if "meta" in parts else UNSET)
 
-    async def _in(self, lane: int, asked: Asked, body: bytes, host: str) -> Found | None:
+    async def _in(self, lane: int, asked: Asked, body: bytes, host: str, kind: int) -> Found | None:
         """What a helper found in this lane; None if the page needs more time than it has there."""
         async with self._lanes.turn(lane, host):
+            if self._is_short(lane) and self._habits.lane(kind):
+                return None  # its kind became known to be long while it waited
             began = time.monotonic()
             answer = await self._helpers.ask(asked, body, self._time(lane, len(body)), NICE[lane])
             if answer == _OUT_OF_TIME and lane < len(self._times) - 1:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-LONG: Final = 2  # what a long page counts; a short one takes back 1
-OFTEN: Final = 6  # from here on its kind is known to be long
-MOST: Final = 12  # and more is not counted
+LONG: Final = 4  # what a long page counts; a short one takes back 1
+OFTEN: Final = 6  # from here on its kind is known to be long: two pages
+MOST: Final = 40  # and more is not counted
 KNOWN: Final = 1024  # kinds
 
 
 class Habits:
-    """In which lane the pages of a kind end, if a third of them or more do not in the first."""
+    """In which lane the pages of a kind end, if a fifth of them or more do not in the first."""
 
     def __init__(self) -> None:
         self._long: OrderedDict[int, tuple[int, int]] = OrderedDict()  # the count, the last lane

@@ -30,13 +30,15 @@ class HelperError(Exception):
 
 
 class Helpers:
-    """As many processes as are asked at the same time; who asks sees to how many those are.
+    """At most so many processes; who asks sees to it that no more are asked at the same time.
 
-    An idle one is ended rather than that there be more.
+    An idle one of another nice is ended rather than that there be more.
     """
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, most: int) -> None:
         self._nursery = Nursery(start)
+        self._most = most
+        self._asked = 0
         self._idle: list[_Helper] = []
         self._starting: set[asyncio.Future[_Helper]] = set()
 
@@ -47,6 +49,15 @@ class Helpers:
         memory did not suffice. Raises HelperError for an error of ours, Exhausted if there were
         no descriptors to start one with.
         """
+        self._asked += 1
+        try:
+            return await self._ask(asked, body, seconds, nice)
+        finally:
+            self._asked -= 1
+
+    async def _ask(
+        self, asked: Asked, body: bytes, seconds: float, nice: int
+    ) -> Taken | int | None:
         helper = await self._helper(nice, readable=asked.text)
         reply = await self._reply(helper, asked, body, seconds)
         if reply == -signal.SIGKILL:
@@ -81,12 +92,11 @@ class Helpers:
 
     async def _helper(self, nice: int, *, readable: bool) -> _Helper:
         """One that is idle, of this nice, or else a new one."""
-        for helper in [helper for helper in reversed(self._idle) if helper.nice == nice]:
-            self._idle.remove(helper)
-            if helper.alive:
-                return helper
-            await helper.kill()
-        if self._idle:
+        while (idle := self._idle_of(nice)) is not None:
+            if idle.alive:
+                return idle
+            await idle.kill()
+        if self._idle and self._asked + len(self._idle) > self._most:
             await self._idle.pop(0).kill()  # the new one has its place
         starting = asyncio.ensure_future(self._begin(nice, readable=readable))
         self._starting.add(starting)
@@ -96,6 +106,13 @@ class Helpers:
         except asyncio.CancelledError:
             starting.add_done_callback(self._started)
             raise
+
+    def _idle_of(self, nice: int) -> _Helper | None:
+        """The last one of this nice that became idle; it is idle no more."""
+        for at, helper in reversed([*enumerate(self._idle)]):
+            if helper.nice == nice:
+                return self._idle.pop(at)
+        return None
 
     async def _begin(self, nice: int, *, readable: bool) -> _Helper:
         """Start one, and wait for what that takes if it is not there (or Exhausted)."""
