@@ -94,7 +94,7 @@ class Kin:
     """The daemon's helpers, as /proc shows them every 0.1 s: how many, and their peaks."""
 
     def __init__(self, daemon: Child) -> None:
-        self._parent = daemon.popen.pid
+        self._daemon = daemon.popen.pid
         self._looked = 0.0
         self.peaks: dict[int, float] = {}
         self._cpu: dict[int, float] = {}
@@ -104,15 +104,14 @@ class Kin:
         if time.monotonic() - self._looked < _EVERY:
             return
         self._looked = time.monotonic()
-        for folder in Path("/proc").glob("[0-9]*"):
+        for pid in process.helpers(self._daemon):
+            folder = Path(f"/proc/{pid}")
             with suppress(OSError, IndexError):  # it has ended meanwhile
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[1]) == self._parent:
-                    pid = int(folder.name)
-                    self._cpu[pid] = (int(fields[11]) + int(fields[12])) / _TICKS
-                    status = (folder / "status").read_text()
-                    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
-                    self.peaks[pid] = max(peak, self.peaks.get(pid, 0.0))
+                self._cpu[pid] = (int(fields[11]) + int(fields[12])) / _TICKS
+                status = (folder / "status").read_text()
+                peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+                self.peaks[pid] = max(peak, self.peaks.get(pid, 0.0))
 
     def cpu(self) -> float:
         """Seconds of processor that they used, those that were seen."""

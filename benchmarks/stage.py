@@ -153,15 +153,13 @@ class Child:
     def cpu(self, *, helpers: bool = True) -> float:
         """CPU seconds so far, user and system, of it, and of the helpers it has or had.
 
-        proc(5): stat fields 4 and 14 to 17.
+        Those that it had are counted by their parent. proc(5): stat fields 14 to 17.
         """
-        ticks = 0
-        for path in Path("/proc").glob("[0-9]*/stat"):
+        own, ticks = self.popen.pid, 0
+        for pid in [own, *process.started(own), *process.helpers(own)] if helpers else [own]:
             with suppress(OSError):  # it has ended meanwhile
-                fields = path.read_text().rpartition(")")[2].split()
-                own = int(path.parent.name) == self.popen.pid
-                if own or (helpers and int(fields[1]) == self.popen.pid):
-                    ticks += sum(map(int, fields[11 : 15 if own and helpers else 13]))
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11 : 15 if helpers else 13]))
         return ticks / _TICKS
 
     def peak_rss(self) -> float:

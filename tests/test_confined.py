@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.rig.daemon import Daemon
+from tests.rig.process import helpers, started
 
 if TYPE_CHECKING:
     from tests.rig.daemon import Dispatcher
@@ -28,21 +29,16 @@ def test_the_daemon_and_its_helpers_are_confined(
         (result,) = dispatcher.results(1)
         assert result["data"] == {"t": "A page"}
         assert privileges(daemon.pid)["NoNewPrivs"] == "1"
-        (nursery,) = children(daemon.pid)
+        (nursery,) = started(daemon.pid)
         assert privileges(nursery)["NoNewPrivs"] == "1"
-        for helper in children(nursery):
+        for helper in helpers(daemon.pid):
             found = privileges(helper)
             assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
             assert limits(helper)["Max file size"] == "0"
             assert {path.name for path in Path(f"/proc/{helper}/fd").iterdir()} == set("0123")
-        assert children(nursery)
+        assert helpers(daemon.pid)
         assert not daemon.logged("helpers_unconfined")
         assert daemon.drain() == 0
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def privileges(pid: int) -> dict[str, str]:

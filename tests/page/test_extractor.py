@@ -14,7 +14,7 @@ import resource
 import signal
 import socket
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from scraperd.page.habits import Habits, Leave
 from scraperd.page.helpers import RETIRED
 from scraperd.page.lanes import Lanes, Share, Slices
 from scraperd.page.rules import CACHE, ELSEWHERE, RuleError, compile_rules
+from tests.rig.process import started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -67,13 +68,6 @@ def nurseries() -> set[int]:
     return {
         pid for pid in started(os.getpid()) if b"scraperd.page.helper" in contents(pid, "cmdline")
     }
-
-
-def started(parent: int) -> set[int]:
-    """The children of a process."""
-    with suppress(OSError):  # it has ended meanwhile
-        return {int(pid) for pid in contents(parent, f"task/{parent}/children").split()}
-    return set()
 
 
 def contents(pid: int, name: str) -> bytes:

@@ -1,6 +1,6 @@
 """Child processes that cannot outlive the Python process that started them.
 
-May touch: its own children, by their id; their output; nothing else.
+May touch: its own children, by their id; their output; /proc, to read; nothing else.
 Must never: signal a process it did not start, or wait for luck with a sleep.
 """
 
@@ -13,11 +13,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 # Runs between us and the command: asks the kernel for SIGKILL when the parent dies (prctl's
 # PR_SET_PDEATHSIG, 1), checks that it has not died already, and becomes the command. A preexec_fn
@@ -72,6 +72,19 @@ def reap(child: subprocess.Popen[bytes]) -> int:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # usually nothing is left
         os.killpg(child.pid, signal.SIGKILL)
     return code
+
+
+def started(pid: int) -> list[int]:
+    """The processes that a process has started and that are alive; none, if it is not itself."""
+    try:
+        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except OSError:
+        return []
+
+
+def helpers(daemon: int) -> list[int]:
+    """The helper processes of a daemon: the process that it has started has forked them."""
+    return [helper for parent in started(daemon) for helper in started(parent)]
 
 
 class Line(NamedTuple):
