@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 RATE: Final = 30.0  # honest jobs a second
 PERMITTED: Final = 5.0  # pages a second of the limited host
 WORSE: Final = 3.0  # how many times the quiet 99th percentile the attacked one may be
-WARM: Final = (
-    10.0  # seconds of honest jobs after a start, which count for nothing: the broker settles
-)
+WARM: Final = 10.0  # seconds of honest jobs that do not count, after a start: the broker settles
 CLOSE: Final = 10.0  # times; a worse ratio is no noise
 MORE: Final = 2  # rounds
 PATIENCE: Final = 20.0  # seconds after a window in which its results may come

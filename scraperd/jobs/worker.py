@@ -152,11 +152,15 @@ class Worker:
 
     async def _bury(self, delivery: Delivery, ident: str, cause: BaseException) -> None:
         """Settle a job that raised `cause`, an error of ours, which is told without its details."""
-        failure = Failure("internal", f"{type(cause).__name__} in {self._name}; see its log")
+        failure = self._internal(cause)
         ident = ident or _known(delivery, None) or uuid.uuid4().hex
         result = self._failed(delivery, ident, failure)
         outcome = Outcome.of(result, self._settler.limits.max_message)
         await self._settle(delivery, outcome, Dead("internal"))
+
+    def _internal(self, cause: BaseException) -> Failure:
+        """An error of ours, told without its details: those are in the log."""
+        return Failure("internal", f"{type(cause).__name__} in {self._name}; see its log")
 
     async def handle(self, delivery: Delivery) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
@@ -401,8 +405,7 @@ class Worker:
             return job, Failure("timeout", over, retryable=True)
         except Exception as error:  # noqa: BLE001 - an error of ours ends this job, by its name
             self._observer.trouble("internal_error", error, id=_known(delivery, (job, None)))
-            why = f"{type(error).__name__} in {self._name}; see its log"
-            return job, Failure("internal", why)
+            return job, self._internal(error)
 
     def _page(self, delivery: Delivery, job: Decoded) -> Page | None:
         """What the job begins with, and the turn it was promised if it comes back for one."""
@@ -444,8 +447,7 @@ class Worker:
             outcome = Outcome(result) if page.later else Outcome.of(result, limit)
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
             self._observer.trouble("internal_error", error, id=ident)
-            failure = Failure("internal", f"{type(error).__name__} in {self._name}; see its log")
-            bare = Page(page.job, failure=failure)
+            bare = Page(page.job, failure=self._internal(error))
             result = self._result(delivery, bare, ident, time.monotonic() - started)
             outcome = Outcome.of(result, limit)
         page.became(len(outcome.body))

@@ -60,8 +60,8 @@ class Limits(Struct, frozen=True):
 class Asked(Struct, frozen=True, array_like=True):
     """What is wanted of a body, and what must be known of its response. Travels to a helper.
 
-    With `job` the body is a job's own, and only what names the job is wanted. With `check` there
-    is none, and only whether the rules are good.
+    With `job` the body is a job's own, and only what names the job is wanted. With `check` the
+    body is empty, and the only question is whether the rules are valid.
     """
 
     url: str

@@ -169,9 +169,9 @@ class Extractor:
         """
         self._check(self._habits.lane(_kind(asked, host)), host, 1)
 
-    def _check(self, lane: int, host: str, times: int) -> None:
+    def _check(self, lane: int, host: str, patience: int) -> None:
         """Raise Crowded if too many wait in this lane, and not too many were sent away just now."""
-        if self._lanes.crowded(lane, host, times) and self._leave.take(time.monotonic()):
+        if self._lanes.crowded(lane, host, patience) and self._leave.take(time.monotonic()):
             raise Crowded
 
     async def take(
@@ -213,12 +213,9 @@ class Extractor:
 
     def _first(self, asked: Asked, body: bytes, foreseen: float, *, known: bool = False) -> int:
         """The lane in which it is worth a try; the page's kind is `known` to be long."""
-        lane, last = 0, len(self._times) - 1
-        if self._times[0] < QUICK and (known or _is_longer(asked, body, foreseen)):
-            lane += 1
         if len(body) > QUICK_SIZE and asked.parsed:
-            lane = last
-        return min(lane, last)
+            return len(self._times) - 1
+        return int(self._is_short(0) and (known or _is_longer(asked, body, foreseen)))
 
     def _is_short(self, lane: int) -> bool:
         """Whether pages have only some milliseconds there."""
@@ -233,7 +230,7 @@ class Extractor:
     async def glimpse(self, body: bytes) -> Glimpse:
         """What names the job whose body this is; read by a helper, for it may end its reader.
 
-        Nothing, if there is none to be had: the job has come to its end all the same.
+        If no helper can be started nothing is known: the job ends without a name.
         """
         lane, answer = self._first(_NAMES, b"", 0.0), None
         async with self._lanes.turn(lane, ""):

@@ -100,7 +100,7 @@ class _Parent:
                     return
 
     def _obey(self) -> bool:
-        """Do what the next order says; False if there is none, and will be none."""
+        """Carry out the next order; False if the daemon has closed the socket."""
         order, fds, _, _ = socket.recv_fds(self._channel, ORDER.size, _BEGUN)
         if not order:
             return False

@@ -120,7 +120,7 @@ class Helpers:
         while True:
             try:
                 return await _Helper.begin(self._nursery, nice, readable=readable)
-            except ChildProcessError as error:  # whoever ended it: there will be another
+            except ChildProcessError as error:  # the parent was killed; start another one
                 if waited >= PATIENCE:
                     raise HelperError(str(error)) from None
             except OSError as error:

@@ -40,8 +40,9 @@ class Child:
 class Nursery:
     """A process that has loaded all that helpers need, and forks one in a few milliseconds.
 
-    To start Python anew takes 0.15 s of CPU each time, and pages that take too long end their
-    helper. Begun when it is first needed, and again if it was ended. One for each event loop.
+    A new Python process takes 0.15 s of CPU to start. A page that takes too long ends its helper,
+    so helpers are started often. This one starts when it is first needed, and again if it was
+    killed. One for each event loop.
     """
 
     def __init__(self, start: Start) -> None:
@@ -101,7 +102,7 @@ class Nursery:
             await self._gone.wait()
 
     def _open(self) -> socket.socket:
-        """Start it. It inherits no environment: what its children parse comes from strangers.
+        """Start it. It inherits no environment, because its children parse untrusted pages.
 
         Not by the loop: uvloop forks, and copies the page tables of all our memory (20 ms of
         CPU at 800 MiB); this way costs less than 1 ms.

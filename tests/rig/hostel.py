@@ -102,8 +102,8 @@ class Hostel:
             return 503, {}, b"<title>busy</title>"
         if kind == "busy" and seen == 1:
             return 429, {"Retry-After": value}, b"<title>busy</title>"
-        filler = {"size": b"x", "deep": b"<b>"}.get(kind, b"")
-        filler *= int(value) if filler else 0
+        piece = {"size": b"x", "deep": b"<b>"}.get(kind)
+        filler = piece * int(value) if piece else b""
         return 200, {}, b"<title>%s</title><h1>A page</h1><p>%s</p>" % (path.encode(), filler)
 
     def _redirect(self, kind: str, path: str) -> str:
