@@ -23,11 +23,11 @@ from benchmarks.extraction_pages import HOSTS, SORTS, jobs
 from benchmarks.hostile import MIB, NEIGHBOURS, Goals
 from benchmarks.stage import Child, Stage
 from benchmarks.watched import holds
-from scraperd.config import Config
-from scraperd.page.content import limits_of
-from scraperd.page.document import Asked, Taken
-from scraperd.page.extractor import at_once, for_the_loop
-from scraperd.page.rules import compile_rules
+from scraperd.config.settings import Config
+from scraperd.extract.document import Asked, Taken
+from scraperd.extract.limits import limits_of
+from scraperd.extract.rules import compile_rules
+from scraperd.sandbox.extractor import at_once, for_the_loop
 from tests.rig import ports, process
 from tests.rig.nginx import Nginx
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.hostile_site import HOSTS
 from benchmarks.stage import PREFIX
-from scraperd.broker.topology import DELAYS
+from scraperd.broker.rabbitmq.topology import DELAYS
 from tests.rig import ports
 from tests.rig.dns import threaded
 from tests.rig.nginx import Nginx

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from benchmarks import selectors_truth
-from scraperd.config import Config
-from scraperd.page.content import limits_of
-from scraperd.page.document import Asked, take
-from scraperd.page.extractor import Extractor, at_once, for_the_loop
-from scraperd.page.rules import compile_rules
+from scraperd.config.settings import Config
+from scraperd.extract.document import Asked, take
+from scraperd.extract.limits import limits_of
+from scraperd.extract.rules import compile_rules
+from scraperd.sandbox.extractor import Extractor, at_once, for_the_loop
 from tests.rig.debs import debs
 from tests.rig.pages import postgres_docs, python_docs
 

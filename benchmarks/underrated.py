@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
-from scraperd.page.cost import cost_of_selector, of_html, shape_of
-from scraperd.page.document import LIGHT_PAGE
-from scraperd.page.extractor import ON_LOOP, ON_LOOP_RULES
-from scraperd.page.selectors import fault, mended
+from scraperd.extract.cost import cost_of_selector, of_html, shape_of
+from scraperd.extract.document import LIGHT_PAGE
+from scraperd.extract.selectors import fault, mended
+from scraperd.sandbox.extractor import ON_LOOP, ON_LOOP_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

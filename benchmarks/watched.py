@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import msgspec
 
 from scraperd import daemon
-from scraperd.config import load
-from scraperd.systemd import Notifier
+from scraperd.config.load import load
+from scraperd.ops.systemd import Notifier
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -4,6 +4,6 @@ May touch: the cli.
 Must never: do anything else.
 """
 
-from scraperd.cli import main
+from scraperd.cli.main import main
 
 main()

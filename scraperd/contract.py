@@ -1,23 +1,21 @@
 """Job and Result: what a dispatcher sends and what it gets back, as JSON.
 
-May touch: msgspec and yarl (a URL must mean here what it means where it is dialled).
-Must never: do I/O, read a clock, know AMQP, or import anything of ours.
+May touch: msgspec; base, for what a URL is and for text fit to be shown.
+Must never: do I/O, read a clock, know AMQP, or import anything above base.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
-import unicodedata
 from datetime import datetime  # noqa: TC003 - msgspec resolves the annotation at run time
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_args
-from unicodedata import normalize
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
-from yarl import URL
+
+from scraperd.base.text import printable
+from scraperd.base.urls import MAX_URL, check_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +41,6 @@ Kind: TypeAlias = Literal[
 Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Include: TypeAlias = Literal["body", "headers", "links", "metadata", "text", "feed"]
 
-MAX_URL: Final = 8192
 MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
 MAX_JOB: Final = 512 * 1024  # bytes; the default of max_job_size, which says why
 MAX_HEADERS: Final = 100  # Apache refuses more (LimitRequestFields)
@@ -349,23 +346,9 @@ _AT: Final = " - at `$"
 _NAMED = re.compile(
     r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*)`", re.DOTALL
 )
-_ORDINARY = re.compile(  # nearly every URL, known to be right without a closer look
-    r"https?://(?=[^/?#]{1,253}(?:[/?#]|$))[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*+"
-    r"(?::[1-9][0-9]{0,3})?+(?:[/?#][^\x00-\x20\x7f\\\ud800-\udfff]*+)?+"
-)
-_BEFORE_PATH = re.compile("[/?#]")
-_NAMED_HOST = re.compile("https?://(?P<host>[^/?#]*)", re.IGNORECASE)
-_LONGEST_HOST: Final = 254  # characters, with a final dot
-_URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
-_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>.*))?", re.DOTALL)
-_PORT = re.compile(r"0*(?P<port>[1-9][0-9]{0,4})|")  # may be empty (RFC 3986 section 3.2.3)
-_MAX_PORT: Final = 2**16 - 1  # TCP's range
-_MAX_DIGITS: Final = 99  # of a port; some parsers give up at 4,300
-_HOST = re.compile(r"(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")  # as in DNS
 _LONE_SURROGATE = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
 )
-_MOST_MARKS: Final = 4  # that `printable` leaves on one letter
 _TAIL: Final = 64  # bytes in which half a pair stands if the decoder finds no other half behind it
 _SHOWN: Final = 300  # characters of the decoder's words; they may quote all of a job
 _OURS = frozenset(  # framing and routing belong to the client; a stranger must not set them
@@ -597,87 +580,6 @@ def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:
 _BAD_COOKIE: Final = (
     "holds a character no cookie value may (RFC 6265); a Cookie header takes what browsers send"
 )
-_USERINFO: Final = "userinfo (user:password@) is refused; send an Authorization header instead"
-_NO_HOST_NAME: Final = "names neither a host nor an address"
-
-
-def check_url(url: str) -> str | None:
-    """Why `url` cannot be scraped, or None: http(s), a host, no userinfo, nothing to strip.
-
-    Never raises, whatever the text is.
-    """
-    if len(url) > MAX_URL:
-        return f"longer than {MAX_URL} characters"
-    if _ORDINARY.fullmatch(url):
-        return None
-    if _URL_FORBIDDEN.search(url):
-        return "holds a space, a control character or a backslash; percent-encode it"
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in ("http", "https"):
-        return "must start with http:// or https://"
-    return _authority_fault(_BEFORE_PATH.split(rest, maxsplit=1)[0])
-
-
-@lru_cache(maxsize=1024)  # the links of a page have few hosts
-def _authority_fault(authority: str) -> str | None:
-    """What is wrong between `//` and the path. yarl would let a port of `+80` or `8_0` pass."""
-    if "@" in authority:
-        return _USERINFO
-    match = _AUTHORITY.fullmatch(authority)
-    if match is None:
-        return _NO_HOST_NAME
-    host, port = match["host"], match["port"]
-    if not host:
-        return "has no host"
-    if port and not _is_port(port):
-        return "the port must be 1 to 65535"
-    if host[0] == "[":
-        return None if _is_ipv6(host[1:-1]) else _NO_HOST_NAME
-    return _NO_HOST_NAME if _is_long(host) else _name_fault(host)
-
-
-def _name_fault(host: str) -> str | None:
-    try:
-        name = URL(f"http://{host}/").raw_host or ""
-    except Exception as error:  # noqa: BLE001 - yarl and idna raise whatever a text provokes
-        return f"not a URL: {printable(str(error))}"
-    return None if _HOST.fullmatch(name) else _NO_HOST_NAME
-
-
-def _is_port(text: str) -> bool:
-    """Whether it is 1 to 65535. Looked at as text first: `int` is not for digits without end."""
-    match = _PORT.fullmatch(text)
-    return match is not None and len(text) <= _MAX_DIGITS and int(match["port"]) <= _MAX_PORT
-
-
-def _is_long(host: str) -> bool:
-    """Whether a host has more characters than a name can have, as written or as IDNA reads it.
-
-    It reads an 8,000 characters long host for up to 1.4 s, and then finds it too long.
-    """
-    return len(host) > _LONGEST_HOST or len(normalize("NFKC", host)) > _LONGEST_HOST
-
-
-def _is_ipv6(text: str) -> bool:
-    """Whether it is an IPv6 address; one with a zone (`%eth0`) means nothing to a stranger."""
-    try:
-        return ipaddress.IPv6Address(text).scope_id is None
-    except ValueError:
-        return False
-
-
-def host_of(url: str | UnsetType) -> str | None:
-    """The host a URL names, or None where there is no URL, or no such host. Never raises."""
-    if url is UNSET:
-        return None
-    if not url.isascii():
-        match = _NAMED_HOST.match(url)
-        if match is None or _is_long(match["host"]):
-            return None
-    try:
-        return URL(url).raw_host
-    except Exception:  # noqa: BLE001 - yarl and idna raise whatever a text provokes
-        return None
 
 
 def _header_fault(name: str, value: str) -> str | None:
@@ -690,23 +592,3 @@ def _header_fault(name: str, value: str) -> str | None:
     if name.lower() == "cookie" and value.strip("; \t").count(";") >= MAX_COOKIES:
         return f"holds more than {MAX_COOKIES} cookies"
     return None
-
-
-def printable(text: str, limit: int = 200) -> str:
-    """`text` fit for a terminal, a message or an AMQP header: one line, at most `limit` characters.
-
-    What can't be seen (controls, what changes the direction of text, invisible characters, line
-    breaks of any kind) is replaced, and so is what comes after four marks on one letter: hundreds
-    of them paint over the lines above.
-    """
-    kept = text if len(text) <= limit else text[: limit - 1]
-    if not (kept.isascii() and kept.isprintable()):
-        kept = "".join(_seen(kept))
-    return kept if len(text) <= limit else kept + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _seen(text: str) -> Iterator[str]:
-    marks = 0
-    for it in text:
-        marks = marks + 1 if unicodedata.category(it).startswith("M") else 0
-        yield it if it.isprintable() and marks <= _MOST_MARKS else "\N{REPLACEMENT CHARACTER}"

@@ -19,30 +19,32 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from scraperd import __version__
-from scraperd.broker.addresses import Addresses
-from scraperd.broker.dial import BrokerRefused
-from scraperd.broker.gate import Gate
-from scraperd.broker.generation import Settings
-from scraperd.broker.intake import Lanes
-from scraperd.broker.limits import Limits
-from scraperd.broker.link import Link
+from scraperd.base.fd_limits import Exhausted, raise_limit
 from scraperd.broker.marks import Keys, secret_of
-from scraperd.broker.outbox import Outbox
-from scraperd.broker.topology import Topology, TopologyError
-from scraperd.config import marks_file, marks_keys
-from scraperd.jobs.observe import Observer, configure
+from scraperd.broker.rabbitmq.consumers import Lanes
+from scraperd.broker.rabbitmq.generation import Settings
+from scraperd.broker.rabbitmq.limits import Limits
+from scraperd.broker.rabbitmq.link import Link
+from scraperd.broker.rabbitmq.publisher import Outbox
+from scraperd.broker.rabbitmq.reply_patterns import Addresses
+from scraperd.broker.rabbitmq.topology import Topology, TopologyError
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
+from scraperd.broker.rabbitmq.wire.gate import Gate
+from scraperd.config.load import marks_file, marks_keys
+from scraperd.fetch import own
+from scraperd.fetch.client import Fetcher
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
-from scraperd.page import own
-from scraperd.page.confine import keep_secrets, lacking
-from scraperd.page.descriptors import Exhausted, fit, needed, raise_limit
-from scraperd.page.extractor import Crowded
-from scraperd.page.fetch import Fetcher
-from scraperd.page.scrape import Scraper
+from scraperd.ops.capacity import fit, needed
+from scraperd.ops.log import configure
+from scraperd.ops.telemetry import Observer
+from scraperd.sandbox.confine import keep_secrets, lacking
+from scraperd.sandbox.extractor import Crowded
+from scraperd.scrape.pipeline import Scraper
 
 if TYPE_CHECKING:
-    from scraperd.config import Config
-    from scraperd.systemd import Notifier
+    from scraperd.config.settings import Config
+    from scraperd.ops.systemd import Notifier
 
 EXIT_OK: Final = 0
 EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE

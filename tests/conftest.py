@@ -15,7 +15,7 @@ import pika
 import pytest
 from hypothesis import HealthCheck, settings
 
-from scraperd.broker.topology import Topology
+from scraperd.broker.rabbitmq.topology import Topology
 from tests.rig.daemon import Dispatcher
 from tests.rig.hostel import Hostel
 from tests.rig.nginx import Nginx

@@ -23,11 +23,12 @@ from jsonschema import ValidationError
 from msgspec import UNSET
 from yarl import URL
 
-from scraperd.config import Config
+from scraperd.base.text import printable
+from scraperd.base.urls import MAX_URL, check_url, exact, host_of
+from scraperd.config.settings import Config
 from scraperd.contract import (
     MAX_ID,
     MAX_JOB,
-    MAX_URL,
     Failure,
     Invalid,
     Job,
@@ -36,16 +37,12 @@ from scraperd.contract import (
     Redirect,
     Result,
     Timings,
-    check_url,
     decode_job,
     decode_result,
     encode,
-    host_of,
-    printable,
     refused,
     schema,
 )
-from scraperd.page.urls import exact
 
 U = "https://example.com/"
 JOB_SCHEMA = schema(Job)

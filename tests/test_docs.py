@@ -13,14 +13,17 @@ from typing import get_args
 
 import pytest
 
-from scraperd.broker.topology import DELAYS, Topology
-from scraperd.cli import main
-from scraperd.config import Config, HostSettings, example, load
+from scraperd.broker.rabbitmq.topology import DELAYS, Topology
+from scraperd.cli.main import main
+from scraperd.config.load import example, load
+from scraperd.config.settings import Config, HostSettings
 from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
+from scraperd.extract.rules import Bounds
+from scraperd.fetch import connector, resolver
 from scraperd.jobs.worker import MAX_PARKS
-from scraperd.page import connection, extractor, helpers, resolver, robots, throttle
-from scraperd.page.hosts import HostTable
-from scraperd.page.rules import Bounds
+from scraperd.politeness import robots, throttle
+from scraperd.politeness.host_rules import HostTable
+from scraperd.sandbox import extractor, pool
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()
@@ -182,7 +185,7 @@ def test_defaults_in_words_are_the_codes() -> None:
     assert f"`extract_timeout` ({config.extract_timeout:g} s of CPU)" in text
     assert f"`extract_memory` ({config.extract_memory // 1024**3} GiB" in text
     assert f"longer than {extractor.QUICK:g} s" in text
-    assert f"more than {helpers.RETIRED // 1024**2} MiB" in text
+    assert f"more than {pool.RETIRED // 1024**2} MiB" in text
     first, second, last = extractor.NICE
     assert f"at nice {first}, {second} or {last}" in text
     least, most = (round(1000 * seconds) for seconds in extractor.SHORT)
@@ -208,7 +211,7 @@ def test_limits_in_words_are_the_codes() -> None:
     assert f"retried | {resolver.TROUBLE:g} s" in text
     assert f"a delay of {throttle.FIRST_DELAY:g} s that doubles" in text
     assert f"{throttle.SLOWER:g} times as many" in text
-    assert f"buffer of {connection.RECEIVE_BUFFER // 1024} KiB" in text
+    assert f"buffer of {connector.RECEIVE_BUFFER // 1024} KiB" in text
 
 
 def test_commands_named_in_the_readme_exist() -> None:

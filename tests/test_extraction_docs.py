@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
-from scraperd.cli import scrape
-from scraperd.config import Config
+from scraperd.cli.main import scrape
+from scraperd.config.settings import Config
 from scraperd.contract import Include, Job, Metadata, decode_job, schema
-from scraperd.page import dates, rules
-from scraperd.page.casts import cast
-from scraperd.page.content import asked_of, limits_of
-from scraperd.page.document import Taken, take
-from scraperd.page.extractor import Extractor
-from scraperd.page.rules import RuleError, compile_rules
+from scraperd.extract import rules
+from scraperd.extract.document import Taken, take
+from scraperd.extract.limits import limits_of
+from scraperd.extract.rules import RuleError, compile_rules
+from scraperd.extract.values import dates
+from scraperd.extract.values.casts import cast
+from scraperd.sandbox.extractor import Extractor
+from scraperd.scrape.content import asked_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

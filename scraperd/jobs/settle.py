@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, structs
 
+from scraperd.base.text import printable
+from scraperd.base.urls import host_of
 from scraperd.broker.marks import ATTEMPT, CRASHES, JOB_ID, PARKS, REPLY_TO, TRIES, TURN, WAITS
-from scraperd.broker.message import Message
-from scraperd.broker.outbox import UNROUTABLE_REPLY
-from scraperd.broker.topology import wait_within
-from scraperd.contract import Failure, Result, encode, host_of, printable
+from scraperd.broker.rabbitmq.codec import Message
+from scraperd.broker.rabbitmq.publisher import UNROUTABLE_REPLY
+from scraperd.broker.rabbitmq.topology import wait_within
+from scraperd.contract import Failure, Result, encode
 from scraperd.jobs.undelivered import UNDELIVERED, reason
 from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
-    from scraperd.broker.limits import Limits
     from scraperd.broker.marks import Keys
-    from scraperd.broker.message import Delivery
-    from scraperd.broker.outbox import Outbox
-    from scraperd.broker.topology import Topology
+    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.rabbitmq.limits import Limits
+    from scraperd.broker.rabbitmq.publisher import Outbox
+    from scraperd.broker.rabbitmq.topology import Topology
 
 LARGE: Final = 16 * 1024  # bytes of a result whose parts are not kept beside its JSON
 _MAX_KEY: Final = 255  # bytes of an AMQP short string

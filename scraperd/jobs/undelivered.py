@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.broker.topology import RETURNS
+from scraperd.broker.rabbitmq.topology import RETURNS
 from scraperd.contract import Failure
 
 if TYPE_CHECKING:
-    from scraperd.broker.message import Delivery
+    from scraperd.broker.rabbitmq.codec import Delivery
 
 # RabbitMQ's guide to dead letters, "Effects of dead-lettering".
 REASONS: Final = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})

@@ -16,38 +16,29 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET, UnsetType
 
-from scraperd.broker.generation import BrokerLost, reraise_own_cancel
-from scraperd.broker.limits import blames_a_publish
-from scraperd.broker.message import MOST_HEADERS
-from scraperd.broker.outbox import Refused
-from scraperd.contract import (
-    Failure,
-    Glimpse,
-    Invalid,
-    Job,
-    Result,
-    decode_job,
-    is_ident,
-    printable,
-    refused,
-)
+from scraperd.base.fd_limits import Exhausted
+from scraperd.base.text import printable
+from scraperd.broker.rabbitmq.codec import MOST_HEADERS
+from scraperd.broker.rabbitmq.generation import BrokerLost, reraise_own_cancel
+from scraperd.broker.rabbitmq.limits import blames_a_publish
+from scraperd.broker.rabbitmq.publisher import Refused
+from scraperd.contract import Failure, Glimpse, Invalid, Job, Result, decode_job, is_ident, refused
+from scraperd.extract.rules import RuleError, Rules
 from scraperd.jobs import undelivered
-from scraperd.jobs.observe import Observer, Record
+from scraperd.jobs.record import Observer, Record
 from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Aside, Dead, Park, Policy, Verdict, decide
-from scraperd.page.content import unavailable
-from scraperd.page.descriptors import Exhausted
-from scraperd.page.extractor import Crowded, Unchecked
-from scraperd.page.politeness import Later
-from scraperd.page.rules import RuleError, Rules
-from scraperd.page.scrape import Page, Scraper, result_of, tightest
+from scraperd.politeness.scheduler import Later
+from scraperd.sandbox.extractor import Crowded, Unchecked
+from scraperd.scrape.content import unavailable
+from scraperd.scrape.pipeline import Page, Scraper, result_of, tightest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from scraperd.broker.generation import Generation
-    from scraperd.broker.message import Delivery
-    from scraperd.config import Config
+    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.rabbitmq.generation import Generation
+    from scraperd.config.settings import Config
     from scraperd.jobs.settle import Settler
 
 MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
@@ -248,7 +239,7 @@ class Worker:
         """The queue that the delivery must be moved to before it is looked at, if any.
 
         What came back may have ended its process, and a crash counts against all that is unacked.
-        So it runs among few others, and after a second time alone (broker/intake.py).
+        So it runs among few others, and after a second time alone (broker/rabbitmq/consumers.py).
         """
         topology = self._settler.topology
         if delivery.bare or not delivery.crashes:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.broker.addresses import Addresses, fits
-from scraperd.broker.topology import Topology
-from scraperd.config import Config
+from scraperd.broker.rabbitmq.reply_patterns import Addresses, fits
+from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.config.settings import Config
 
 TEAM = Topology("team")
 DEFAULT = Addresses.of(TEAM, Config().allow_reply_to)

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scraperd.broker.gate import SMALL, Gate, GatedReader
-from scraperd.broker.generation import BrokerLost, Generation, Settings
-from scraperd.broker.intake import Intake, Lanes
-from scraperd.broker.message import Message
-from scraperd.broker.slices import SLICE
-from scraperd.broker.topology import Topology, declare
+from scraperd.broker.rabbitmq.codec import Message
+from scraperd.broker.rabbitmq.consumers import Intake, Lanes
+from scraperd.broker.rabbitmq.generation import BrokerLost, Generation, Settings
+from scraperd.broker.rabbitmq.topology import Topology, declare
+from scraperd.broker.rabbitmq.wire.gate import SMALL, Gate, GatedReader
+from scraperd.broker.rabbitmq.wire.slices import SLICE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from scraperd.broker.message import Delivery
+    from scraperd.broker.rabbitmq.codec import Delivery
     from tests.rig.daemon import Dispatcher
 
 MIB = 1024 * 1024

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scraperd.broker.generation import BrokerLost, Generation, Settings
-from scraperd.broker.intake import IDLE_AT_MOST, LOOK_EVERY, Intake, Lanes
-from scraperd.broker.message import Message
-from scraperd.broker.topology import Topology, declare
+from scraperd.broker.rabbitmq.codec import Message
+from scraperd.broker.rabbitmq.consumers import IDLE_AT_MOST, LOOK_EVERY, Intake, Lanes
+from scraperd.broker.rabbitmq.generation import BrokerLost, Generation, Settings
+from scraperd.broker.rabbitmq.topology import Topology, declare
 from tests.faults.rows_consumers import FORGET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from scraperd.broker.message import Delivery
+    from scraperd.broker.rabbitmq.codec import Delivery
     from tests.rig.daemon import Dispatcher
     from tests.rig.node import Node
 

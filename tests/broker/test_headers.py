@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import decode, encode
 
-from scraperd.broker import message, tables
+from scraperd.broker.rabbitmq import codec
+from scraperd.broker.rabbitmq.wire import header_decoding
 
-assert message  # it registers the decoders of `tables`
+assert codec  # it registers the decoders of `header_decoding`
 COUNT = b"\x10x-delivery-countl" + (7).to_bytes(8, "big")
 PLAIN = (
     st.integers(-(2**63), 2**63 - 1)
@@ -84,9 +85,9 @@ def test_of_many_headers_the_first_are_read() -> None:
     consumed, found = decode.METHODS["table"](raw)
     assert time.thread_time() - began < 0.01
     assert consumed == len(raw)
-    assert isinstance(found, tables.Cut)
-    at_most = b"".join(b"\1%cV" % n for n in range(tables.WIDEST))
-    assert not isinstance(decode.METHODS["table"](table(at_most))[1], tables.Cut)
+    assert isinstance(found, header_decoding.Cut)
+    at_most = b"".join(b"\1%cV" % n for n in range(header_decoding.WIDEST))
+    assert not isinstance(decode.METHODS["table"](table(at_most))[1], header_decoding.Cut)
 
 
 def test_a_name_that_is_no_text_hides_nothing() -> None:

@@ -22,10 +22,10 @@ from pamqp import decode, encode, frame
 from pamqp.header import ContentHeader
 
 from scraperd.broker.marks import Keys
-from scraperd.broker.message import MOST_HEADERS, Delivery, Message, _sound, delivery_of
+from scraperd.broker.rabbitmq.codec import MOST_HEADERS, Delivery, Message, _sound, delivery_of
 
 if TYPE_CHECKING:
-    from scraperd.broker.generation import Generation
+    from scraperd.broker.rabbitmq.generation import Generation
 
 GENERATION = cast("Generation", None)  # what settles a delivery; nothing here does
 

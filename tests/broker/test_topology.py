@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scraperd.broker.topology import DELAYS, Topology, _conflict, wait_within
+from scraperd.broker.rabbitmq.topology import DELAYS, Topology, _conflict, wait_within
 
 TOPOLOGY = Topology("team")
 QUEUES = {queue.name: queue for queue in TOPOLOGY.queues}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scraperd.broker.versions import weakness
+from scraperd.broker.rabbitmq.wire.versions import weakness
 
 GIVES_UP, UNKNOWN = "stops all retries on its node", "not measured with this version"
 

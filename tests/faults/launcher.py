@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from scraperd import daemon
-from scraperd.broker.message import Delivery
-from scraperd.config import load, notify_socket
-from scraperd.page.scrape import Scraper
-from scraperd.systemd import Notifier
+from scraperd.broker.rabbitmq.codec import Delivery
+from scraperd.config.load import load, notify_socket
+from scraperd.ops.systemd import Notifier
+from scraperd.scrape.pipeline import Scraper
 
 if TYPE_CHECKING:
-    from scraperd.page.rules import Rules
-    from scraperd.page.scrape import Page
+    from scraperd.extract.rules import Rules
+    from scraperd.scrape.pipeline import Page
 
 TASKS = "X_TASKS"  # sd_notify(3) leaves names that begin so to whoever wants them
 

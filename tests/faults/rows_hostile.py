@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from scraperd.broker.topology import Topology
+from scraperd.broker.rabbitmq.topology import Topology
 from tests.faults.ledger import Letter
 from tests.faults.rows import row
 

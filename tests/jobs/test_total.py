@@ -15,26 +15,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scraperd.broker.generation import Generation
-from scraperd.broker.limits import Limits
 from scraperd.broker.marks import Keys
-from scraperd.broker.message import Delivery
-from scraperd.broker.outbox import Outbox
-from scraperd.broker.topology import Topology
-from scraperd.config import Config
+from scraperd.broker.rabbitmq.codec import Delivery
+from scraperd.broker.rabbitmq.generation import Generation
+from scraperd.broker.rabbitmq.limits import Limits
+from scraperd.broker.rabbitmq.publisher import Outbox
+from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.config.settings import Config
 from scraperd.contract import Glimpse
-from scraperd.jobs.observe import Observer
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
-from scraperd.page.scrape import Page
+from scraperd.ops.telemetry import Observer
+from scraperd.scrape.pipeline import Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scraperd.broker.message import Message
+    from scraperd.broker.rabbitmq.codec import Message
     from scraperd.contract import Job
-    from scraperd.page.politeness import Later
-    from scraperd.page.rules import Rules
+    from scraperd.extract.rules import Rules
+    from scraperd.politeness.scheduler import Later
 
 EVIL = "evil"
 

@@ -1,7 +1,7 @@
 """The worker with its neighbours' places taken: what a real site or broker can't be made to do.
 
 May touch: the worker, an in-memory settler and scraper of these tests.
-Must never: repeat what tests/test_daemon.py sees from outside.
+Must never: repeat what tests/e2e/test_daemon.py sees from outside.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import pytest
 
-from scraperd.broker.generation import BrokerLost, Generation
-from scraperd.broker.limits import Limits
-from scraperd.broker.message import Delivery
-from scraperd.broker.outbox import Refused
-from scraperd.broker.topology import Topology
-from scraperd.config import Config
+from scraperd.broker.rabbitmq.codec import Delivery
+from scraperd.broker.rabbitmq.generation import BrokerLost, Generation
+from scraperd.broker.rabbitmq.limits import Limits
+from scraperd.broker.rabbitmq.publisher import Refused
+from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.config.settings import Config
 from scraperd.contract import Glimpse
-from scraperd.jobs.observe import Observer
 from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry
 from scraperd.jobs.worker import FURTHEST, MAX_PARKS, Worker
-from scraperd.page.politeness import Later
-from scraperd.page.scrape import Page
+from scraperd.ops.telemetry import Observer
+from scraperd.politeness.scheduler import Later
+from scraperd.scrape.pipeline import Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable

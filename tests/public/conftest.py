@@ -1,7 +1,7 @@
 """What the tests inside the namespace share: a public site, names, a canary on private addresses.
 
 May touch: ports 80 and 443 of the namespaces that tests/rig/public.py makes.
-Must never: be collected outside of it; tests/test_public.py runs these tests.
+Must never: be collected outside of it; tests/e2e/test_public.py runs these tests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uvloop
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.page.fetch import Fetcher, Request, Response
+from scraperd.fetch.client import Fetcher, Request, Response
 from tests.rig import public
 from tests.rig.dns import Nameserver
 from tests.rig.site import Site, page
@@ -26,7 +26,7 @@ from tests.rig.site import Site, page
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from scraperd.config import Config
+    from scraperd.config.settings import Config
 
 if public.INSIDE not in os.environ:
     collect_ignore_glob = ["test_*.py"]

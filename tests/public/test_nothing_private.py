@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from scraperd.config import Config
+from scraperd.config.settings import Config
 from scraperd.contract import Failure
-from scraperd.page.fetch import Fetcher
-from scraperd.page.netguard import Blocked
+from scraperd.fetch.client import Fetcher
+from scraperd.fetch.guard import Blocked
 from tests.public.conftest import BLOCKED, fetch, is_blocked
 from tests.rig import public
 from tests.rig.site import page, redirect

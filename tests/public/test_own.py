@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scraperd.config import Config
+from scraperd.config.settings import Config
 from scraperd.contract import Failure
-from scraperd.page.fetch import Fetcher, Response
+from scraperd.fetch.client import Fetcher, Response
 from tests.public.conftest import PublicSite, fetch, hops, is_blocked
 from tests.rig import public
 from tests.rig.site import page

@@ -51,7 +51,7 @@ _BIG5_WRONG: Final = dict(
     )
 )
 # ISO-2022-JP: of the two bytes read again after a broken escape sequence the second is lost, so
-# no sequence here has one (tests/page/test_encodings.py tries them in another way).
+# no sequence here has one (tests/extract/test_decoders.py tries them in another way).
 _JP_WRONG: Final = re.compile(rb"\x1b(?:\((?![BIJ])|\$(?![@B]))")
 _PAGE: Final = """<!doctype html><pre id=out></pre><script>
 const hex = text => Array.from({length: text.length},

@@ -1,4 +1,4 @@
-"""House rules no linter knows: how a file opens, how long a function is.
+"""House rules no linter knows: how a file opens, how long a function is, what is called pure.
 
 May touch: the checkout's Python files, to read.
 Must never: change one.
@@ -7,7 +7,9 @@ Must never: change one.
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 FOLDERS: Final = ("scraperd", "tests", "benchmarks", "examples")
 LONGEST: Final = 45  # lines; about 40 is the rule, and a signature over several lines is no sin
+PURITY: Final = "Pure rooms and files"  # how the name of their import contract begins
+FULLEST: Final = 12  # modules in a folder of scraperd/, without its __init__
 COPIED: Final = "examples/dispatcher.py"  # for strangers to copy: it explains itself to them
 
 
@@ -28,7 +32,8 @@ def main() -> int:
         for path in sorted((CHECKOUT / folder).rglob("*.py"))
         for line, what in faults_of(path)
     ]
-    print("\n".join(faults) or "house: every file opens with its rules, no function is too long")
+    faults += [f"scraperd/: {what}" for what in faults_of_the_tree(CHECKOUT / "scraperd")]
+    print("\n".join(faults) or "house: every file opens with its rules, no function is too long, pure is pure")
     return 1 if faults else 0
 
 
@@ -45,6 +50,27 @@ def faults_of(path: Path) -> Iterator[tuple[int, str]]:
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > LONGEST:
                 yield node.lineno, f"{node.name} has {length} lines, more than {LONGEST}"
+
+
+def faults_of_the_tree(package: Path) -> Iterator[str]:
+    """A file that calls itself pure and is under no contract, and a folder that is too full."""
+    contract = purity((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    for path in sorted(package.rglob("*.py")):
+        opening = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        dotted = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+        covered = any(f"{dotted}.".startswith(f"{room}.") for room in contract)
+        if re.search(r"\bPure\b", opening) and not covered:
+            yield f"{dotted} calls itself pure; name it in the contract {PURITY!r}"
+    for folder in sorted({path.parent for path in package.rglob("*.py")}):
+        modules = [path for path in folder.glob("*.py") if path.stem != "__init__"]
+        if len(modules) > FULLEST:
+            yield f"{folder.name}/ has {len(modules)} modules, more than {FULLEST}"
+
+
+def purity(pyproject: str) -> list[str]:
+    """The modules that the import contract holds to be pure."""
+    contracts = tomllib.loads(pyproject)["tool"]["importlinter"]["contracts"]
+    return next(one["source_modules"] for one in contracts if one["name"].startswith(PURITY))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""File descriptors: how many a configuration needs, and what it is to have none left.
+
+May touch: this process's own limit of them, a socket to try with.
+Must never: blame a site for what this machine lacks.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+import socket
+from typing import Final
+
+PATIENCE: Final = 3.0  # seconds that a fetch or a page waits here until one is free
+PAUSE: Final = (0.05, 0.5)  # seconds between two trials: the first, doubling, and the longest
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Exhausted(Exception):  # noqa: N818 - a state of this machine, and aiohttp would wrap OSError
+    """No descriptor, or no memory for a socket, was left for PATIENCE seconds. str() says so."""
+
+    def __init__(self) -> None:
+        super().__init__("out of file descriptors (raise LimitNOFILE) or of memory for sockets")
+
+
+def is_short(error: Exception) -> bool:
+    """Whether `error` came of our own lack, by its errno or, as many hide it, by trying.
+
+    OpenSSL does not find its authorities' files then, c-ares "reaches no nameserver", and a
+    proxy's library just fails. See socket(2), accept(2).
+    """
+    if isinstance(error, Exhausted) or getattr(error, "errno", None) in _SHORT:
+        return True
+    return none_left()
+
+
+def none_left() -> bool:
+    """Whether not even one more socket can be made."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        return error.errno in _SHORT
+    return False
+
+
+def raise_limit() -> int:
+    """Raise the soft limit to the hard one, and return it.
+
+    systemd leaves the soft one at 1024 for the sake of select(2) (systemd.exec(5), "Process
+    Properties"), which nothing here uses.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

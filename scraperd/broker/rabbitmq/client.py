@@ -1,0 +1,203 @@
+"""The dispatcher's side, for the command line: publish jobs, read results.
+
+May touch: aio_pika.
+Must never: decode a body, or be used by the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aio_pika
+from aio_pika.abc import DeliveryMode
+from aiormq import exceptions as amqp
+from yarl import URL
+
+from scraperd.base.text import printable
+from scraperd.broker.rabbitmq.generation import LOST, BrokerLost, reraise_own_cancel
+from scraperd.broker.rabbitmq.link import censored
+from scraperd.broker.rabbitmq.topology import TopologyError, settle_on
+from scraperd.broker.rabbitmq.wire.dial import in_words
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from aio_pika.abc import (
+        AbstractChannel,
+        AbstractConnection,
+        AbstractIncomingMessage,
+        AbstractQueue,
+    )
+
+    from scraperd.broker.rabbitmq.topology import Queue, Topology
+
+
+async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConnection]:
+    """The first broker that answers, and a connection to it. Raises BrokerLost, in words."""
+    faults = []
+    for url in urls:
+        try:
+            return url, await aio_pika.connect(URL(url), timeout=within)
+        except (amqp.AMQPError, OSError, TimeoutError) as error:
+            faults.append(f"no broker at {censored(url)}: {in_words(error)}")
+    raise BrokerLost("\n".join(faults))
+
+
+@asynccontextmanager
+async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[AbstractChannel]:
+    """A channel of its own connection, dialled `within` seconds each.
+
+    Raises BrokerLost, or TopologyError for what this user may not do.
+    """
+    url, connection = await _dial(urls, within)
+    try:
+        async with connection:
+            yield await connection.channel(on_return_raises=True)
+    except (BrokerLost, BrokenPipeError):
+        raise  # the second is about our own output
+    except amqp.ChannelAccessRefused as error:
+        raise TopologyError(
+            f"this user may not do that at {censored(url)}: {printable(str(error), 500)}"
+        ) from error
+    except LOST as error:
+        reraise_own_cancel(error)
+        raise BrokerLost(f"lost the broker at {censored(url)}: {error!r}") from error
+
+
+async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
+    """Ready messages and consumers of a queue. Raises TopologyError if it does not exist."""
+    try:
+        found = await channel.declare_queue(queue, passive=True)
+    except amqp.ChannelNotFoundEntity:
+        raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
+    answer = found.declaration_result
+    return answer.message_count or 0, answer.consumer_count or 0
+
+
+async def server(channel: AbstractChannel) -> dict[str, Any]:
+    """Product, version and more, as the broker says (AMQP 0-9-1 section 1.4.2.1)."""
+    channel_below = await channel.get_underlay_channel()
+    return dict(channel_below.connection.server_properties)
+
+
+async def compare(urls: tuple[str, ...], within: float, queue: Queue) -> str:
+    """In what a queue that exists differs from what we would declare, if that does no harm.
+
+    Raises BrokerLost, or TopologyError where the daemon would refuse the queue.
+    """
+
+    async def attempt(wanted: Queue) -> None:
+        refusal: amqp.AMQPError | None = None
+        async with connected(urls, within) as channel:  # which a refusal closes
+            try:
+                await channel.declare_queue(wanted.name, durable=True, arguments=wanted.arguments)
+            except (amqp.ChannelPreconditionFailed, amqp.ChannelAccessRefused) as error:
+                refusal = error
+        if refusal is not None:
+            raise refusal
+
+    try:
+        return await settle_on(queue, attempt)
+    except amqp.ChannelAccessRefused as error:
+        raise TopologyError(f"the broker's user may not declare {queue.name!r}: {error}") from None
+
+
+@asynccontextmanager
+async def delivering(queue: str, within: float) -> AsyncGenerator[None]:
+    """A publish of a job to this queue, confirmed within so many seconds.
+
+    Raises TopologyError if the queue is full or missing, BrokerLost without a confirm.
+    """
+    try:
+        async with asyncio.timeout(within):
+            yield
+    except TimeoutError:
+        raise BrokerLost(
+            f"no confirm within {within:g} s; does the broker hold publishers back "
+            "(memory or disk alarm)? What was sent may still arrive."
+        ) from None
+    except amqp.ChannelNotFoundEntity:
+        raise TopologyError(f"exchange {queue!r} does not exist; start the daemon once") from None
+    except amqp.ChannelAccessRefused:
+        raise TopologyError(f"this user may not write to the exchange {queue!r}") from None
+    except amqp.PublishError:
+        raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
+    except amqp.DeliveryError:
+        raise TopologyError(f"queue {queue!r} refuses jobs; it is full") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Publishes jobs, confirmed `within` seconds, and mandatory."""
+
+    channel: AbstractChannel
+    topology: Topology
+    within: float
+
+    async def publish(self, body: bytes, ident: str, reply_to: str | None = None) -> None:
+        """Publish one job; returns when the broker has it.
+
+        Raises TopologyError if no queue takes it, BrokerLost without a confirm.
+        """
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            delivery_mode=DeliveryMode.PERSISTENT,
+            correlation_id=ident,
+            reply_to=reply_to,
+        )
+        async with delivering(self.topology.jobs, self.within):
+            exchange = await self.channel.get_exchange(self.topology.jobs, ensure=False)
+            await exchange.publish(message, self.topology.jobs, mandatory=True)
+
+
+async def replies(channel: AbstractChannel) -> AbstractQueue:
+    """A queue of our own for results, gone when we are."""
+    return await channel.declare_queue(exclusive=True, auto_delete=True)
+
+
+async def tap(channel: AbstractChannel, topology: Topology, pattern: str) -> AbstractQueue:
+    """A queue of our own with a copy of each result from now on. Raises TopologyError."""
+    queue = await replies(channel)
+    try:
+        await queue.bind(topology.results, pattern)
+    except amqp.ChannelNotFoundEntity:
+        raise TopologyError(
+            f"exchange {topology.results!r} does not exist; start the daemon once"
+        ) from None
+    return queue
+
+
+async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncGenerator[Taken]:
+    """Each message of `queue`; it stays the broker's until it is acked. Ends with the broker."""
+    arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+    channel = queue.channel
+    await channel.set_qos(prefetch_count=prefetch)
+    channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
+    tag = await queue.consume(arrived.put)
+    try:
+        while (message := await arrived.get()) is not None:
+            yield Taken(message)
+        raise BrokerLost("the broker closed the connection")
+    finally:
+        if not channel.is_closed:
+            await queue.cancel(tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A message that was read."""
+
+    message: Any
+
+    @property
+    def body(self) -> bytes:
+        """The bytes as they came."""
+        return bytes(self.message.body)
+
+    async def ack(self) -> None:
+        """Remove it from its queue."""
+        await self.message.ack()

@@ -1,0 +1,318 @@
+"""The dead queue for the command line: read each letter, put its job back, or remove it.
+
+May touch: a generation of its own, the dead queue and the jobs queue.
+Must never: ack a letter whose job the broker has not confirmed, or hold more bodies than a window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from aiormq import exceptions as amqp
+
+from scraperd.broker.rabbitmq.client import delivering
+from scraperd.broker.rabbitmq.codec import Message, delivery_of
+from scraperd.broker.rabbitmq.generation import (
+    LOST,
+    BrokerLost,
+    Generation,
+    reraise_own_cancel,
+)
+from scraperd.broker.rabbitmq.link import censored
+from scraperd.broker.rabbitmq.topology import TopologyError
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
+from scraperd.broker.rabbitmq.wire.gate import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+    from aiormq.abc import DeliveredMessage
+    from aiormq.channel import Channel
+
+    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.rabbitmq.generation import Settings
+    from scraperd.broker.rabbitmq.topology import Topology
+
+SMALLEST: Final = 32  # letters of the first window, before the size of a body is known
+LARGEST: Final = 512  # letters of any window
+BYTES: Final = 32 * 1024 * 1024  # of all bodies that are here, and one more; and of a window, if
+# they are as large as the last ones
+SILENCE: Final = 1.0  # seconds without a letter after which the queue is asked whether there is one
+PATIENCE: Final = 5  # such silences in a row, though letters are ready: someone else is served
+GROUP: Final = 32  # letters that one nack gives back: RabbitMQ keeps the order of no more
+NACKS: Final = 16  # after which they must be applied: above 32 RabbitMQ makes one of several
+RETURNED: Final = 100  # times the broker is asked whether letters are back; another may have them
+RETURNED_EVERY: Final = 0.01  # seconds
+
+
+@asynccontextmanager
+async def opened(settings: Settings, topology: Topology) -> AsyncIterator[DeadQueue]:
+    """The dead queue on connections of its own. Raises BrokerLost, in words.
+
+    Letters that were looked at and not removed go back when it is closed.
+    """
+    gate = Gate(BYTES)
+    generation, channel = await _first(settings, gate)
+    try:
+        yield DeadQueue(generation, channel, gate, topology, settings.confirm_timeout)
+    finally:
+        await generation.close()
+
+
+async def _first(settings: Settings, gate: Gate) -> tuple[Generation, Channel]:
+    """A generation with the first broker that answers. Raises BrokerLost, a line for each."""
+    faults = []
+    for url in settings.urls:
+        generation = Generation(settings, url, gate)
+        try:
+            await generation.connect()
+            return generation, await generation.reading()
+        except (*LOST, BrokerRefused) as error:
+            await generation.close()
+            reraise_own_cancel(error)
+            faults.append(f"no broker at {censored(url)}: {str(error) or repr(error)}")
+    raise BrokerLost("\n".join(faults))
+
+
+@dataclass(slots=True)
+class Window:
+    """One consumer's share: so many letters may be out, unacked, before the next one is needed."""
+
+    size: int
+    first: int = 1  # the delivery tag it began at, or less
+    kept: int = 0  # given out and not removed
+    largest: int = 1  # bytes of a body
+
+    def next_size(self, most: int) -> int:
+        """As many letters as surely fit into memory, judged by the bodies seen here."""
+        return min(most, max(SMALLEST, min(LARGEST, BYTES // self.largest)))
+
+
+class DeadQueue:
+    """Reads with one consumer after the other, each for a window of letters.
+
+    A letter that is stepped over stays unacked and holds a place in its consumer's prefetch, so a
+    single consumer would end at 65,535 of them (2,000 with a prefetch of 0: quorum queues take
+    that for it), and would be sent that many bodies at once. When all places of a window are held
+    the next consumer takes over; what the one before was given stays ours until it is given back.
+
+    Nobody knows how large the next letters are. So `gate` lets BYTES in, and leaves the rest on the
+    wire until letters are given out. What comes once no more is wanted is not kept.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        channel: Channel,
+        gate: Gate,
+        topology: Topology,
+        confirm_timeout: float,
+    ) -> None:
+        self._generation = generation
+        self._channel = channel
+        self._gate = gate
+        self._wanted = True  # what still comes
+        self._topology = topology
+        self._confirm_timeout = confirm_timeout
+        self._arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
+        self._window = Window(0)
+        self._tag = ""  # the consumer's
+        self._last = 0  # the delivery tag that was given out last
+        self._consumers = 0
+        self.total = 0  # letters that were ready at the start
+        self.seen = 0  # letters that were given out
+        self.readers = 0  # other consumers of the queue at the start; what they hold is not ready
+        self._held = bytearray()  # for each delivery tag from 1: whether it is unacked and ours
+        self._firsts: list[int] = []  # the delivery tags that the windows began at
+        self._removed = 0
+        self._over = False  # what closes now is closed by us
+        lost = generation.lost
+        lost.add_done_callback(lambda _: self._arrived.put_nowait(None))
+        channel.closing.add_done_callback(self._on_closed)
+        channel.on_consumer_cancel_callbacks.add(lambda _: generation.end("its queue is gone"))
+
+    def _on_closed(self, closing: asyncio.Future[Any]) -> None:
+        if self._over:
+            return
+        error = None if closing.cancelled() else closing.exception()
+        self._generation.end(f"channel closed: {error!r}" if error else "channel closed")
+
+    async def begin(self) -> None:
+        """Count letters and other readers. Raises TopologyError without a queue, or BrokerLost."""
+        self.total, self.readers = await self._count()
+
+    async def _count(self) -> tuple[int, int]:
+        """Ready letters, and consumers."""
+        name = self._topology.dead
+        with _lost():
+            channel = await self._generation.channel()
+            try:
+                answer = await channel.queue_declare(name, passive=True)
+            except amqp.ChannelNotFoundEntity:
+                raise TopologyError(
+                    f"queue {name!r} does not exist; start the daemon once"
+                ) from None
+            await channel.close()
+        return answer.message_count or 0, answer.consumer_count or 0
+
+    async def letters(self, most: int = LARGEST) -> AsyncGenerator[Delivery]:
+        """As many letters as there were at `begin`, in the broker's order.
+
+        RabbitMQ gives out what was never read in the order in which it died, and before it what
+        was returned, in the order in which it was returned. At most `most` are unacked and unread
+        at a time. Ends early if another reader has the rest: then `seen` is less than `total`.
+        Raises BrokerLost.
+        """
+        if self.total:
+            await self._open(Window(min(SMALLEST, most)))
+        while self.seen < self.total and (letter := await self._next(most)) is not None:
+            self.seen += 1
+            self._window.kept += 1
+            self._window.largest = max(self._window.largest, len(letter.body))
+            self._last = letter.tag
+            yield letter
+            self._gate.leave(len(letter.body))
+
+    async def _next(self, most: int) -> Delivery | None:
+        """Wait for a letter; None if there is none for us."""
+        silent = 0
+        while not self._generation.lost.done():
+            if self._window.kept >= self._window.size and self._arrived.empty():
+                await self._end()
+                await self._open(Window(self._window.next_size(most), self._last + 1))
+            try:
+                async with asyncio.timeout(SILENCE):
+                    letter = await self._arrived.get()
+            except TimeoutError:
+                silent += 1
+                if silent > PATIENCE or not (await self._count())[0]:
+                    return None
+            else:
+                if letter is not None:
+                    return letter
+        raise self._gone()
+
+    def _gone(self) -> BrokerLost:
+        lost = self._generation.lost
+        return BrokerLost(f"lost the broker: {lost.result() if lost.done() else 'no reason given'}")
+
+    async def _open(self, window: Window) -> None:
+        self._window = window
+        self._firsts.append(window.first)
+
+        async def arrived(message: DeliveredMessage) -> None:
+            self._held.append(1)  # tags count from 1, without gaps (AMQP 0-9-1, delivery-tag)
+            self._gate.arrived(len(message.body))
+            if not self._wanted:
+                return
+            dead = self._topology.dead
+            self._arrived.put_nowait(delivery_of(message, self._generation, dead, None))
+
+        with _lost():
+            await self._channel.basic_qos(prefetch_count=window.size)
+            self._consumers += 1
+            self._tag = f"dead-{self._consumers:06}"
+            await self._channel.basic_consume(self._topology.dead, arrived, consumer_tag=self._tag)
+
+    async def _end(self) -> None:
+        """End the consumer. The broker answers after all acks that were sent before."""
+        if self._tag:
+            with _lost():
+                await self._channel.basic_cancel(self._tag)
+            self._tag = ""
+
+    async def remove(self, letter: Delivery) -> None:
+        """Ack one letter: it is gone once `give_back` returns. Raises BrokerLost."""
+        with _lost():
+            await self._channel.basic_ack(letter.tag, wait=False)
+        self._removed += 1
+        self._held[letter.tag - 1] = 0
+        if letter.tag >= self._window.first:
+            self._window.kept -= 1
+
+    async def give_back(self) -> None:
+        """Put what was not removed back, and return when every ack is applied.
+
+        In order, by nacks: what a closed channel held comes back in no certain order (measured with
+        RabbitMQ 3.10.8 and 4.0.5). Waits a moment for all to be ready again, as the broker sees to
+        that after it has answered: whoever looks next must find them. Raises BrokerLost if the acks
+        may be lost.
+        """
+        self._wanted = False
+        self._arrived = asyncio.Queue()
+        self._gate.close()
+        with _lost():
+            await self._end()
+        await self._nack()
+        self._over = True
+        with _lost():
+            await self._channel.close()
+        await self._back(self.total - self._removed)
+
+    async def _nack(self) -> None:
+        ready, nacks, paced = (await self._count())[0], 0, True
+        for first, end in self._groups():
+            if count := self._held.count(1, first, end):
+                last = self._held.rfind(1, first, end)
+                with _lost():
+                    await self._channel.basic_nack(last + 1, multiple=True, wait=False)
+                ready, nacks = ready + count, nacks + 1
+                if paced and nacks % NACKS == 0:
+                    paced = await self._back(ready)
+
+    def _groups(self) -> Iterator[tuple[int, int]]:
+        """Bounds in `_held` of what is given back with one nack: of one consumer each."""
+        for start, end in pairwise((*self._firsts, len(self._held) + 1)):
+            for tag in range(start, end, GROUP):
+                yield tag - 1, min(tag + GROUP, end) - 1
+
+    async def _back(self, ready: int) -> bool:
+        """Wait a moment until so many are ready; False if they aren't, as others read them."""
+        for _ in range(RETURNED):
+            if (await self._count())[0] >= ready:
+                return True
+            await asyncio.sleep(RETURNED_EVERY)
+        return False
+
+    async def requeue(self, letter: Delivery, ident: str | None) -> None:
+        """Publish the letter's job to the jobs queue, as it was first published; then ack it.
+
+        `ident` becomes the message id, by which a job that has no id in its body keeps its own. Two
+        letters of one `ident` must not be on their way at once: the library would give one the
+        outcome of the other. Raises TopologyError if the queue is full or missing, or BrokerLost;
+        the letter is then still in the dead queue.
+        """
+        message = Message(
+            "",
+            self._topology.jobs,
+            letter.body,
+            headers=letter.passed_on(),
+            correlation_id=letter.correlation_id,
+            reply_to=letter.asked_by,
+            priority=letter.priority,
+            content_type=letter.content_type,
+        )
+        properties = message.properties()
+        properties.message_id = ident or properties.message_id
+        async with delivering(self._topology.jobs, self._confirm_timeout):
+            try:
+                await self._generation.publish("", message.routing_key, message.body, properties)
+            except BrokerLost:
+                raise self._gone() from None
+        await self.remove(letter)
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """What the library raises without its connection, as BrokerLost."""
+    try:
+        yield
+    except BrokerLost:
+        raise
+    except LOST as error:
+        reraise_own_cancel(error)
+        raise BrokerLost(f"lost the broker: {error!r}") from error

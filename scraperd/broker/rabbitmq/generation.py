@@ -1,0 +1,446 @@
+"""A *generation*: two connections with their channels, from connect to the first sign of trouble.
+
+May touch: aiormq, the loop's clock.
+Must never: reconnect, or settle a delivery of another generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+
+from aiormq import exceptions as amqp
+
+from scraperd.broker.rabbitmq.codec import Delivery, delivery_of
+from scraperd.broker.rabbitmq.wire import slices
+from scraperd.broker.rabbitmq.wire.dial import Line, dial
+from scraperd.broker.rabbitmq.wire.gate import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from aiormq.abc import AbstractConnection as Wire
+    from aiormq.abc import DeliveredMessage
+    from aiormq.channel import Channel
+    from pamqp import commands as spec
+
+    from scraperd.broker.marks import Keys
+
+T = TypeVar("T")
+CLOSE_TIMEOUT: Final = 5.0
+WAKE_AFTER: Final = 1.0  # seconds the library gets to end its own calls on a lost connection
+RENEW_EVERY: Final = 5.0  # seconds; a queue that is full rejects on any channel
+ANSWER_TIMEOUT: Final = 10.0  # seconds
+COUNT_TIMEOUT: Final = 4.0  # seconds; a queue that takes longer to be counted has no leader
+# What a library call raises once its connection is gone: a closed channel is a RuntimeError, and
+# calls that were pending when a heartbeat was missed end with a CancelledError of the library's.
+LOST: Final = (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError)
+
+
+class Events(Protocol):
+    """What this room tells its owner. Fields are plain values, fit for a log."""
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Something happened."""
+
+
+class BrokerLost(ConnectionError):  # noqa: N818 - a state of the world, not a mistake
+    """The generation ended: what is unacked in it will be delivered again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to reach the broker: one of `urls`, tried in turn. Times in seconds."""
+
+    urls: tuple[str, ...]
+    name: str
+    heartbeat: int
+    connect_timeout: float
+    reconnect_min: float
+    reconnect_max: float
+    confirm_timeout: float
+    passive: bool
+    keys: Keys | None = None  # without any nobody's marks are looked at
+
+
+@dataclass(slots=True)
+class Consumer:
+    """One registration as a consumer: what it was given, and how much of that is not acked."""
+
+    queue: str
+    prefetch: int
+    tag: str = ""
+    delivered: int = 0
+    unacked: int = 0
+    seen: int = 0  # of those delivered, when it was last looked at
+    fed_at: float = field(default_factory=time.monotonic)  # last seen with something, or no room
+    idle_from: float = field(default_factory=time.monotonic)  # last seen with any delivery
+
+
+class Generation:
+    """One pair of connections with their channels, from connect to the first sign of trouble.
+
+    Two connections, because a broker under a memory or disk alarm stops reading from one that
+    publishes, and acks on it would not be applied (docs/architecture.md).
+    """
+
+    def __init__(self, settings: Settings, url: str, gate: Gate | None = None) -> None:
+        self._settings = settings
+        self._url = url
+        self._gate = gate or Gate(math.inf)
+        self._lines: list[Line] = []
+        self._consume: Channel | None = None
+        self._publish: Channel | None = None
+        self._ask: Channel | None = None
+        self._held: dict[int, tuple[Consumer, int]] = {}  # and the bytes of the body
+        self._queues: dict[str, str] = {}  # by their consumers' tags
+        self._last_acks: list[int] | None = None
+        self._pending: dict[object, tuple[float, Channel]] = {}
+        self._renewed = 0.0
+        self._renewing = False
+        self._replaced: set[object] = set()
+        self._waiting: dict[object, asyncio.Task[Any] | None] = {}
+        self._woken: set[object] = set()
+        self._arrived = 0
+        self._moved = 0.0
+        self.words = ""
+        """The broker's own words, if it closed a channel or a connection with some."""
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def connect(self) -> None:
+        """Open both connections and the publishing channel. Raises BrokerRefused or OSError."""
+        settings = self._settings
+        for purpose in ("consume", "publish"):
+            name = f"{settings.name} {purpose}"
+            gate = self._gate if purpose == "consume" else None
+            line = await dial(self._url, name, settings.heartbeat, settings.connect_timeout, gate)
+            self._lines.append(line)
+        consuming, publishing = (line.wire for line in self._lines)
+        self._consume = await _open(consuming)
+        self._consume.on_consumer_cancel_callbacks.add(self._on_cancelled)
+        self._publish = await _open(publishing, confirms=True)
+        for end in (consuming, publishing, self._consume, self._publish):
+            self._watch(end)
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """Product, version and more, as the broker says (AMQP 0-9-1 section 1.4.2.1)."""
+        return dict(self._lines[0].wire.server_properties)
+
+    async def channel(self, *, confirms: bool = False) -> Channel:
+        """A fresh channel: an error there closes it and nothing else."""
+        with self.calling():
+            return await _open(self._lines[1].wire, confirms=confirms)
+
+    async def reading(self) -> Channel:
+        """A fresh channel for deliveries: what waits for the gate holds up no other channel's."""
+        with self.calling():
+            return await _open(self._lines[0].wire)
+
+    async def consume(
+        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
+    ) -> Consumer:
+        """Register as a consumer.
+
+        `on_delivery` only takes over; it must not wait, and may be given what was on its way when
+        the generation ended. The prefetch count holds for this consumer alone (RabbitMQ's reading
+        of basic.qos).
+        """
+        channel = self._consume
+        assert channel is not None
+        consumer = Consumer(queue, prefetch)
+
+        async def hand_over(message: DeliveredMessage) -> None:
+            try:
+                delivery = delivery_of(message, self, queue, self._settings.keys)
+                consumer.delivered += 1
+                consumer.unacked += 1
+                self._held[delivery.tag] = consumer, len(delivery.body)
+                delivery.crowded = self._gate.arrived(len(delivery.body))
+                on_delivery(delivery)
+            except Exception as error:  # noqa: BLE001 - the library would only log it, unacked
+                self.end(f"taking a delivery over failed: {error!r}")
+
+        with self.calling():
+            await self._answer(channel.basic_qos(prefetch_count=prefetch), ANSWER_TIMEOUT)
+            answer = await self._answer(channel.basic_consume(queue, hand_over), ANSWER_TIMEOUT)
+        consumer.tag = answer.consumer_tag or ""
+        self._queues[consumer.tag] = queue
+        return consumer
+
+    async def cancel(self, consumer: Consumer) -> None:
+        """Stop the flow of deliveries; what was delivered can still be acked."""
+        if self._consume is not None and not self.lost.done():
+            try:
+                with self.calling():
+                    await self._answer(self._consume.basic_cancel(consumer.tag), CLOSE_TIMEOUT)
+            except LOST as error:
+                reraise_own_cancel(error)
+                self.end(f"cancelling the consumer failed: {error!r}")
+
+    async def _answer(self, call: Coroutine[Any, Any, T], within: float) -> T:
+        """The answer to a call on the channel that consumes. Raises TimeoutError, and what it does.
+
+        It comes behind all that was delivered before: as long as that moves, or waits for the gate,
+        the time does not count.
+        """
+        asked = asyncio.ensure_future(call)
+        try:
+            while True:
+                passed = self._gate.passed
+                if (await asyncio.wait([asked], timeout=within))[0]:
+                    return asked.result()
+                if self._gate.passed == passed and not self._gate.crowded:
+                    raise TimeoutError
+        finally:
+            asked.cancel()
+
+    @property
+    def unacked(self) -> int:
+        """Deliveries that the broker waits for."""
+        return len(self._held)
+
+    async def count(self, queue: str) -> tuple[int, int] | None:
+        """Ready messages and consumers, by the broker's own count; None if it does not say."""
+        try:
+            with self.calling():
+                async with asyncio.timeout(COUNT_TIMEOUT):
+                    if self._ask is None or self._ask.is_closed:
+                        self._ask = await _open(self._lines[0].wire)
+                    answer = await self._ask.queue_declare(queue, passive=True)
+        except LOST as error:  # also TimeoutError: a queue without a leader is not counted
+            reraise_own_cancel(error)
+            self._ask = None
+            return None
+        return answer.message_count or 0, answer.consumer_count or 0
+
+    async def ack(self, tag: int) -> bool:
+        """Ack one delivery; False if this generation has ended."""
+        if self.lost.done() or self._consume is None:
+            return False
+        if self._last_acks is not None:
+            self._last_acks.append(tag)
+        else:
+            try:
+                with self.calling():
+                    await self._consume.basic_ack(tag, wait=False)
+            except LOST as error:
+                reraise_own_cancel(error)
+                self.end(f"ack failed: {error!r}")
+                return False
+        if (held := self._held.pop(tag, None)) is not None:
+            consumer, size = held
+            consumer.unacked -= 1
+            self._gate.leave(size)
+        return True
+
+    def keep_acks(self) -> None:
+        """Send all further acks by `send_acks`, many as one; nothing is consumed any more.
+
+        RabbitMQ passes 32 acks of a channel on to a quorum queue at a time, and forgets those that
+        wait when the channel is closed (measured with 3.10.8: 30 of 500). A cancel-ok comes when
+        all before it are applied, and acks with `multiple` are passed on as one.
+        """
+        if self._last_acks is None:
+            self._last_acks = []
+
+    async def send_acks(self) -> None:
+        """Those that were kept: by one ack what comes before all that is not settled."""
+        if not self._last_acks or self._consume is None or self.lost.done():
+            return
+        tags, self._last_acks = sorted(self._last_acks), []
+        first_left = min(self._held, default=math.inf)
+        covered = [tag for tag in tags if tag < first_left]
+        try:
+            with self.calling():
+                if covered:
+                    await self._consume.basic_ack(covered[-1], multiple=True, wait=False)
+                for tag in tags[len(covered) :]:
+                    await self._consume.basic_ack(tag, wait=False)
+        except LOST as error:
+            reraise_own_cancel(error)
+            self.end(f"ack failed: {error!r}")
+
+    async def publish(
+        self, exchange: str, key: str, body: bytes, properties: spec.Basic.Properties
+    ) -> None:
+        """Publish, mandatory, and wait for the confirm.
+
+        Raises aiormq's PublishError (returned), DeliveryError (nacked), or BrokerLost. There is no
+        timeout here: a late confirm has an unknown outcome, so `overdue` ends the generation.
+        """
+        channel = self._publish
+        if self.lost.done() or channel is None:
+            raise self._gone()
+        key_of_wait = object()
+        self._pending[key_of_wait] = time.monotonic(), channel
+        try:
+            with self.calling():
+                await slices.publish(channel, exchange, key, body, properties)
+        except amqp.DeliveryError:
+            raise
+        except LOST as error:
+            reraise_own_cancel(error)
+            self.end(f"publish failed: {error!r}")
+            raise self._gone() from error
+        finally:
+            del self._pending[key_of_wait]
+            if channel is not self._publish:
+                await self._retire(channel)
+
+    async def renew(self) -> None:
+        """Publish on a new channel from now on; at most every RENEW_EVERY seconds.
+
+        RabbitMQ 3.10 rejects everything from a channel that first published to a queue
+        while that had no leader, also when it has one.
+        """
+        now, old = time.monotonic(), self._publish
+        soon = self._renewing or now - self._renewed < RENEW_EVERY
+        if soon or self.lost.done() or old is None:
+            return
+        self._renewed, self._renewing = now, True
+        try:
+            with self.calling():
+                new = await _open(self._lines[1].wire, confirms=True)
+        except LOST as error:
+            reraise_own_cancel(error)
+            self.end(f"opening a channel failed: {error!r}")
+            return
+        finally:
+            self._renewing = False
+        self._watch(new)
+        self._replaced.add(old)
+        self._publish = new
+        await self._retire(old)
+
+    async def _retire(self, channel: Channel) -> None:
+        """Close a channel that was replaced, once nothing waits for a confirm on it."""
+        if channel.is_closed or any(channel is other for _, other in self._pending.values()):
+            return
+        try:
+            with self.calling():
+                await channel.close(timeout=CLOSE_TIMEOUT)
+        except LOST as error:
+            reraise_own_cancel(error)
+
+    async def blocked(self) -> bool:
+        """Whether the broker holds back publishers (memory or disk alarm)."""
+        try:
+            async with asyncio.timeout(0.01):
+                await self._lines[1].wire.ready()
+        except TimeoutError:
+            return True
+        return False
+
+    def overdue(self) -> float:
+        """Seconds that the oldest publish has waited for its confirm; 0 without one.
+
+        On a slow line it does not wait for a confirm while it is still on its way.
+        """
+        (oldest, _), now = next(iter(self._pending.values()), (None, None)), time.monotonic()
+        if oldest is None or self.lost.done():
+            return 0.0
+        line = self._lines[1]
+        if (arrived := line.arrived()) != self._arrived and line.waiting():
+            self._moved = now
+        self._arrived = arrived
+        return now - max(oldest, self._moved)
+
+    def excuse(self) -> None:
+        """No publish is overdue for what it waited so far: the broker took none."""
+        self._moved = time.monotonic()
+
+    def end(self, reason: str) -> None:
+        """Declare this generation over. Only the first reason counts."""
+        if not self.lost.done():
+            self.lost.set_result(reason)
+            asyncio.get_running_loop().call_later(WAKE_AFTER, self._wake)
+
+    def _wake(self) -> None:
+        """End the calls that the library forgot: those that waited for a place in its queue."""
+        for call, task in self._waiting.items():
+            if task is not None and call not in self._woken:
+                self._woken.add(call)
+                task.cancel()
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """A call of the library that ends with the generation, by BrokerLost, if not before."""
+        call, task = object(), asyncio.current_task()
+        self._waiting[call] = task
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if call not in self._woken or task is None:
+                raise
+            if task.uncancel():  # someone else wants its end too
+                raise
+            raise self._gone() from error
+        except Exception as error:
+            if type(error) is Exception:  # how the library ends calls when it closed in order
+                raise self._gone() from error
+            raise
+        finally:
+            del self._waiting[call]
+            self._woken.discard(call)
+
+    def _gone(self) -> BrokerLost:
+        why = self.lost.result() if self.lost.done() else "connection closed"
+        return BrokerLost(f"lost the broker: {why}")
+
+    async def close(self) -> None:
+        """Tear both connections down; the broker requeues whatever was unacked.
+
+        A healthy channel is closed first: its close-ok tells that every ack before it arrived.
+        """
+        if self._consume is not None and not self.lost.done():
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self.send_acks()
+                    await self._consume.close(timeout=CLOSE_TIMEOUT)
+            except LOST as error:
+                reraise_own_cancel(error)
+        self.end("closed")
+        self._gate.close()
+        self._wake()  # before the library does, which has several ways
+        closing = [asyncio.ensure_future(line.wire.close()) for line in self._lines]
+        if closing:
+            _, slow = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*closing, return_exceptions=True)
+
+    def _watch(self, end: Any) -> None:
+        end.closing.add_done_callback(lambda future: self._on_closed(end, future))
+
+    def _on_closed(self, end: object, future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        self.words = self.words or str(error or "")
+        if end in self._replaced:
+            self._replaced.discard(end)
+            return
+        self.end(f"connection closed: {error!r}" if error else "connection closed")
+
+    def _on_cancelled(self, frame: spec.Basic.Cancel) -> None:
+        queue = self._queues.get(frame.consumer_tag or "", "a queue")
+        why = "deleted, or its leader moved or crashed"
+        self.end(f"the broker cancelled the consumer of {queue} ({why})")
+
+
+async def _open(wire: Wire, *, confirms: bool = False) -> Channel:
+    """A channel; with `confirms` a returned publish raises instead of passing for a success."""
+    return cast("Channel", await wire.channel(publisher_confirms=confirms, on_return_raises=True))
+
+
+def reraise_own_cancel(error: BaseException) -> None:
+    """A CancelledError is ours only if someone cancelled this task; else the library lost a broker.
+
+    Under a frozen broker aiormq ends pending calls with a CancelledError of its own.
+    """
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error

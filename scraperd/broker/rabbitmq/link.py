@@ -1,0 +1,213 @@
+"""Keeps one generation alive: connect, declare, consume, watch, tear down, again.
+
+May touch: the loop's clock.
+Must never: reconnect inside a generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+from yarl import URL
+
+from scraperd.broker.rabbitmq.consumers import Intake, Lanes
+from scraperd.broker.rabbitmq.generation import (
+    LOST,
+    Generation,
+    reraise_own_cancel,
+)
+from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
+from scraperd.broker.rabbitmq.wire.versions import weakness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.rabbitmq.generation import Events, Settings
+    from scraperd.broker.rabbitmq.limits import Limits
+    from scraperd.broker.rabbitmq.wire.gate import Gate
+
+SAY_EVERY: Final = 30.0  # seconds between two log lines about a broker that stays away
+TICK: Final = 1.0  # seconds between two looks at a generation
+
+
+class Link:
+    """Keeps one generation alive until told to stop. `run` is a service of the daemon."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        topology: Topology,
+        limits: Limits,
+        gate: Callable[[], Gate],
+        *,
+        lanes: Lanes,
+        on_delivery: Callable[[Delivery], None],
+        on_lost: Callable[[Generation], None],
+        events: Events,
+    ) -> None:
+        self._settings = settings
+        self._topology = topology
+        self._limits = limits
+        self._gate = gate
+        self._lanes = lanes
+        self._on_delivery = on_delivery
+        self._on_lost = on_lost
+        self._events = events
+        self._stopping = False
+        self._dials = 0
+        self._said: dict[str, float] = {}
+        self._warned: set[str] = set()
+        self._intake: Intake | None = None
+        self.consuming = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, consume, wait for the end, tear down; again with jittered backoff, for ever.
+
+        Raises BrokerRefused and TopologyError if the very first generation meets them: then the
+        configuration is wrong, and an operator is looking.
+        """
+        failures, first = 0, True
+        while not self._stopping:
+            generation = Generation(self._settings, self._url, self._gate())
+            started = time.monotonic()
+            wait = True
+            try:
+                await self._live(generation)
+                first = False
+                lasted = time.monotonic() - started >= self._settings.reconnect_max
+                failures = 0 if lasted else failures + 1  # one that ends at once is no success
+            except OSError as error:
+                failures += 1
+                wait = failures % len(self._settings.urls) == 0  # each is tried before that
+                self._say_unreachable(error)
+            except (BrokerRefused, TopologyError) as error:
+                if first:
+                    raise type(error)(f"{self.where}: {error}") from error
+                self._events("broker_refused", broker=self.where, error=str(error))
+                failures += 1
+            finally:
+                await generation.close()
+            self._dials += 1
+            if wait and not self._stopping:
+                await asyncio.sleep(self._backoff(failures))
+
+    async def _live(self, generation: Generation) -> None:
+        """One generation from connect to loss. Raises OSError if it is lost before it is ready."""
+        intake = Intake(generation, self._topology, self._lanes, self._on_delivery, self._events)
+        try:
+            await self._begin(generation, intake)
+            if self._stopping and self._intake is None:  # it never consumed
+                return
+            reason = await self._watch(generation, intake)
+        finally:
+            self.consuming.clear()
+            self._intake = None
+            if not self._stopping:  # after a drain the acks must arrive before it ends
+                generation.end("abandoned")  # what is still on its way must not be worked on
+            self._on_lost(generation)
+        if learned := self._limits.learn(generation.words):
+            setting, value = learned
+            self._events("broker_limit", setting=setting, broker_takes=value)
+        if not self._stopping:
+            self._events("broker_lost", broker=self.where, reason=reason)
+
+    async def _begin(self, generation: Generation, intake: Intake) -> None:
+        """Connect, declare, consume."""
+        try:
+            await generation.connect()
+            words = weakness(generation.server, self._topology.prefix)
+            if words and self._is_news(f"{self.where}: {words}"):
+                self._events("broker_vulnerable", broker=self.where, error=words)
+            passive = self._settings.passive
+            for words in await declare(self._topology, generation.channel, passive=passive):
+                if self._is_news(words):
+                    self._events("queue_differs", error=words)
+            if self._stopping:  # meanwhile
+                return
+            self._intake = intake
+            await intake.open()
+        except LOST as error:
+            reraise_own_cancel(error)
+            if isinstance(error, OSError):
+                raise
+            raise OSError(f"lost while starting: {error!r}") from error
+        if not self._stopping:
+            self.consuming.set()
+            name, prefetch = self._topology.jobs, self._lanes.prefetch
+            self._events("ready", broker=self.where, queue=name, prefetch=prefetch)
+
+    async def _watch(self, generation: Generation, intake: Intake) -> str:
+        """Wait for the generation's end; end it if a confirm is overdue and nothing excuses it."""
+        blocked_since: float | None = None
+        while not generation.lost.done():
+            await asyncio.wait([generation.lost], timeout=TICK)
+            blocked = not generation.lost.done() and await generation.blocked()
+            if blocked and blocked_since is None:
+                blocked_since = time.monotonic()
+                self._events("broker_blocked", broker=self.where)
+            elif blocked_since is not None and not blocked:
+                self._events("broker_unblocked", seconds=round(time.monotonic() - blocked_since, 1))
+                blocked_since = None
+                generation.excuse()
+            elif not blocked and generation.overdue() > self._settings.confirm_timeout:
+                generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
+            await intake.tick(blocked=blocked)
+            await generation.send_acks()
+        return generation.lost.result()
+
+    def _is_news(self, words: str) -> bool:
+        """Whether this is said for the first time: what the broker is like is said once."""
+        news = words not in self._warned
+        self._warned.add(words)
+        return news
+
+    def _say_unreachable(self, error: OSError) -> None:
+        """Once in a while for each broker."""
+        now = time.monotonic()
+        if now - self._said.get(self._url, -math.inf) >= SAY_EVERY:
+            self._said[self._url] = now
+            self._events("broker_unreachable", broker=self.where, error=str(error))
+
+    def _backoff(self, failures: int) -> float:
+        settings = self._settings
+        rounds = failures // len(settings.urls)
+        bound = min(settings.reconnect_max, settings.reconnect_min * 2 ** min(rounds, 16))
+        return random.uniform(settings.reconnect_min / 2, bound)  # noqa: S311 - jitter
+
+    async def cancel(self) -> None:
+        """Stop consuming and do not reconnect; in-flight deliveries can still be settled."""
+        self._stopping = True
+        self.consuming.clear()
+        if self._intake is not None:
+            await self._intake.close()
+
+    @property
+    def state(self) -> str:
+        """What it does, in words for the status line."""
+        if self._intake is None or not self.consuming.is_set():
+            return f"{'no broker' if self._dials else 'not connected yet'} at {self.where}"
+        return self._intake.state
+
+    @property
+    def where(self) -> str:
+        """The URL of the broker it talks to, or tries to, without its credentials."""
+        return censored(self._url)
+
+    @property
+    def _url(self) -> str:
+        return self._settings.urls[self._dials % len(self._settings.urls)]
+
+
+def censored(url: str) -> str:
+    """`url` without user name and password."""
+    try:
+        parsed = URL(url)
+        return str(parsed.with_user(None).with_query(None))
+    except ValueError:
+        return "(not a URL)"

@@ -1,0 +1,133 @@
+"""Confirmed, mandatory publishes through the generation of the day.
+
+May touch: a generation's publishing channel.
+Must never: ack, drop a message, or treat a timeout as an outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from aiormq import exceptions as amqp
+
+from scraperd.base.text import printable
+from scraperd.broker.rabbitmq.generation import LOST, BrokerLost, reraise_own_cancel
+from scraperd.broker.rabbitmq.replies import Replies, Unconfirmed
+from scraperd.broker.rabbitmq.topology import TopologyError, declare
+
+if TYPE_CHECKING:
+    from scraperd.broker.rabbitmq.codec import Message
+    from scraperd.broker.rabbitmq.generation import Events, Generation
+    from scraperd.broker.rabbitmq.reply_patterns import Addresses
+
+RETRY_MIN: Final = 0.5  # seconds; the queue is full or gone, and someone must see to it
+RETRY_MAX: Final = 30.0
+REFUSED_SAID: Final = 100  # queues that are named in the log because no result is sent there
+UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"
+
+
+class Refused(Exception):  # noqa: N818 - a state of the world, not a mistake
+    """A message was returned or rejected again and again, for as long as it could be waited."""
+
+
+class Outbox:
+    """Publishes and does not return before the broker confirmed. Raises BrokerLost otherwise."""
+
+    def __init__(
+        self, addresses: Addresses, events: Events, *, passive: bool, confirm_timeout: float
+    ) -> None:
+        self._topology = addresses.topology
+        self._addresses = addresses
+        self._refused: set[str] = set()
+        self._confirm_timeout = confirm_timeout
+        self._replies: Replies | None = None
+        self._events = events
+        self._passive = passive
+
+    async def send(self, generation: Generation, message: Message, until: float) -> None:
+        """Publish until it is confirmed: a full queue is waited for, a missing one declared again.
+
+        The wait holds the job's prefetch slot, so a results queue that is full slows the daemon
+        down and loses nothing. Raises Refused at the time `until` (of the monotonic clock); an
+        outcome that is not known yet is waited for all the same.
+        """
+        wait = RETRY_MIN
+        while True:
+            try:
+                await _publish(generation, message)
+            except amqp.PublishError:
+                problem = "unroutable"
+                await self._redeclare(generation)
+            except amqp.DeliveryError:
+                problem = "rejected"
+                await generation.renew()
+            else:
+                return
+            self._events(
+                "publish_refused",
+                problem=problem,
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                retry_in=round(wait, 1),
+            )
+            if time.monotonic() + wait > until:
+                raise Refused(problem)
+            await self._pause(generation, wait)
+            wait = min(RETRY_MAX, wait * 2)
+
+    async def reply(
+        self, generation: Generation, message: Message, reply_to: str, until: float
+    ) -> None:
+        """Publish a result to `reply_to`.
+
+        One that is not confirmed there, or may not go there, goes to the results queue, with a
+        header that says so.
+        """
+        if generation.lost.done():
+            raise BrokerLost
+        if self._replies is None or self._replies.generation is not generation:
+            self._replies = Replies(generation, self._confirm_timeout)
+        if self._addresses.refuses(reply_to):
+            self._say_refused(reply_to)
+        else:
+            try:
+                await self._replies.publish(reply_to, message.body, message.properties())
+            except (amqp.DeliveryError, Unconfirmed):  # no such queue, a full or a silent one
+                pass
+            else:
+                return
+        headers = {**message.headers, UNROUTABLE_REPLY: reply_to}
+        await self.send(generation, replace(message, headers=headers), until)
+
+    def _say_refused(self, queue: str) -> None:
+        """Once for each queue, and of so many only: who publishes chooses the names."""
+        if queue not in self._refused and len(self._refused) < REFUSED_SAID:
+            self._refused.add(queue)
+            why = "a queue of ours" if self._addresses.never(queue) else "not in allow_reply_to"
+            self._events("reply_refused", queue=printable(queue, 255), why=why)
+
+    async def _redeclare(self, generation: Generation) -> None:
+        """A queue of ours may have been deleted; put it back, unless someone else declares."""
+        if self._passive or generation.lost.done():
+            return
+        try:
+            with generation.calling():
+                await declare(self._topology, generation.channel, passive=False)
+        except (*LOST, TopologyError) as error:
+            reraise_own_cancel(error)
+            generation.end(f"declaring again failed: {error!r}")
+
+    @staticmethod
+    async def _pause(generation: Generation, seconds: float) -> None:
+        """Wait, with jitter, but no longer than the generation lives."""
+        await asyncio.wait([generation.lost], timeout=seconds * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+async def _publish(generation: Generation, message: Message) -> None:
+    await generation.publish(
+        message.exchange, message.routing_key, message.body, message.properties()
+    )

@@ -1,0 +1,92 @@
+"""Publishes to queues that are not ours, on a channel that nothing else needs.
+
+May touch: a channel of its generation.
+Must never: end the generation, or hold up a publish to our own queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from aiormq import exceptions as amqp
+
+from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, LOST, BrokerLost, reraise_own_cancel
+from scraperd.broker.rabbitmq.wire import slices
+
+if TYPE_CHECKING:
+    from aiormq.channel import Channel
+    from pamqp import commands as spec
+
+    from scraperd.broker.rabbitmq.generation import Generation
+
+
+class Unconfirmed(Exception):  # noqa: N818 - a state of the world, not a mistake
+    """No confirm came in time: nobody knows whether the queue took it."""
+
+
+class Replies:
+    """Whoever sends a job names the queue, and that may be one that never answers.
+
+    RabbitMQ then holds back what comes behind it on the same channel, for as long as that lasts.
+    """
+
+    def __init__(self, generation: Generation, within: float) -> None:
+        self.generation: Final = generation
+        self._within = within
+        self._channel: Channel | None = None
+        self._opening = asyncio.Lock()
+
+    async def publish(self, queue: str, body: bytes, properties: spec.Basic.Properties) -> None:
+        """Publish, mandatory, and wait for the confirm `within` seconds.
+
+        As long again if there is an alarm when they have passed.
+
+        Raises aiormq's DeliveryError (returned, rejected), Unconfirmed, or BrokerLost.
+        """
+        try:
+            channel = await self._open()
+            try:
+                await self._confirmed(channel, queue, body, properties)
+            except amqp.DeliveryError:
+                raise
+            except (*LOST, Unconfirmed):
+                await self._leave(channel)
+                raise
+        except amqp.DeliveryError:
+            raise
+        except LOST as error:
+            reraise_own_cancel(error)
+            if self.generation.lost.done():
+                raise BrokerLost from error
+            raise Unconfirmed from error  # only this channel was closed
+
+    async def _open(self) -> Channel:
+        async with self._opening:
+            if self._channel is None or self._channel.is_closed:
+                self._channel = await self.generation.channel(confirms=True)
+            return self._channel
+
+    async def _confirmed(
+        self, channel: Channel, queue: str, body: bytes, properties: spec.Basic.Properties
+    ) -> None:
+        publish = asyncio.ensure_future(slices.publish(channel, "", queue, body, properties))
+        try:
+            with self.generation.calling():
+                while not (await asyncio.wait([publish], timeout=self._within))[0]:
+                    if not await self.generation.blocked():
+                        raise Unconfirmed
+                await publish
+        finally:
+            publish.cancel()
+
+    async def _leave(self, channel: Channel) -> None:
+        """Use another one from now on; what else waits on this one has waited in vain."""
+        if self._channel is not channel:
+            return
+        self._channel = None
+        try:
+            with self.generation.calling():
+                await channel.close(timeout=CLOSE_TIMEOUT)
+        except LOST as error:
+            reraise_own_cancel(error)

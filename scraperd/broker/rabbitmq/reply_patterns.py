@@ -1,0 +1,88 @@
+"""Which queues a publisher may have a result sent to. Pure.
+
+May touch: names and patterns.
+Must never: let a pattern open a queue of ours, of this prefix or of another.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from scraperd.broker.rabbitmq.topology import Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PREFIX: Final = "{prefix}"  # in a pattern: the prefix of our queues
+_OWN: Final = frozenset(queue.name.partition(".")[2] for queue in Topology("x").queues)
+_TIER = re.compile(r"delay\.[0-9]{1,9}")  # also those that earlier versions had
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """The queues that a `reply_to` may name: those of the patterns, but for queues of ours.
+
+    Whoever may publish a job could otherwise write to any queue of the vhost, with our rights.
+    """
+
+    topology: Topology
+    patterns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, topology: Topology, patterns: Iterable[str]) -> Addresses:
+        """The patterns as they are configured: `{prefix}` stands for our own."""
+        filled = tuple(pattern.replace(PREFIX, topology.prefix) for pattern in patterns)
+        return cls(topology, filled)
+
+    def refuses(self, queue: str) -> bool:
+        """Whether no result may be sent to this queue."""
+        if queue == self.topology.results:
+            return False
+        return self.never(queue) or not any(fits(pattern, queue) for pattern in self.patterns)
+
+    def never(self, queue: str) -> bool:
+        """Whether no pattern can allow it: a queue of ours, or RabbitMQ's direct reply-to.
+
+        That is no queue: the broker returns a mandatory publish to it though it delivers it,
+        confirms one that it drops if it is not mandatory, and 3.10 ends the connection over a
+        malformed one.
+        Queues of another prefix are known by how they are named.
+        """
+        prefix = f"{self.topology.prefix}."
+        if queue.startswith(prefix) and not queue.startswith(f"{prefix}reply."):
+            return True
+        return queue.startswith("amq.rabbitmq.") or _is_ours(queue)
+
+    @property
+    def vain(self) -> list[str]:
+        """Patterns that allow nothing, as the one queue they name is not to be had."""
+        return [text for text in self.patterns if "*" not in text and self.never(text)]
+
+
+def _is_ours(queue: str) -> bool:
+    """Whether it is named like a queue of a scraperd, whatever its prefix."""
+    words = queue.split(".")
+    last, tier = words[-1], ".".join(words[-2:])
+    return len(words) > 1 and (last in _OWN or tier in _OWN or _TIER.fullmatch(tier) is not None)
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether `name` is as `pattern` says, in which `*` stands for any text, also none.
+
+    By finds from left to right, each where the last one ended: no backtracking.
+    """
+    first, *parts = pattern.split("*")
+    if not parts:
+        return name == pattern
+    *middle, last = parts
+    end = len(name) - len(last)
+    if not name.startswith(first) or not name.endswith(last) or end < len(first):
+        return False
+    at = len(first)
+    for part in middle:
+        if (found := name.find(part, at, end)) < 0:
+            return False
+        at = found + len(part)
+    return True

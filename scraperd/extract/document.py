@@ -1,0 +1,347 @@
+"""A body -> what was asked of it. The one function that the loop and the helpers share.
+
+May touch: charset, extract, feeds, readable. Pure.
+Must never: know a response or a job, read a clock, or raise for what a page holds (but Overrun).
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import hashlib
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from scraperd.base.text import printable
+from scraperd.base.urls import check_url
+from scraperd.contract import Failure, glimpse
+from scraperd.extract import cost
+from scraperd.extract.apply import Allowance, Missing, Overrun, extract, extract_json, never
+from scraperd.extract.encoding import sniff
+from scraperd.extract.feeds.feeds import FeedError, feed, is_feed
+from scraperd.extract.feeds.xml import GZIP
+from scraperd.extract.readable import readable
+from scraperd.extract.rules import Bounds, Rules  # noqa: TC001 - msgspec resolves annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
+_JSON: Final = frozenset({"application/json", "text/json"})
+_TEXT: Final = ("text/", "application/xml", "application/javascript")
+_SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
+LIGHT_BODY: Final = 256 * 1024  # bytes; larger ones are not even hashed on the loop
+LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there
+_EASY: Final = frozenset({"utf-8", sniff.FALLBACK})  # what decodes a megabyte in a millisecond
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
+_HALF = re.compile(  # half of a surrogate pair
+    rb"(?<!\\)((?:\\\\)*)\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|[dD][c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
+)
+_Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
+
+
+class Limits(Struct, frozen=True):
+    """The bounds of one page's content.
+
+    `work` bounds what may be done on the loop, and `searching` the seconds that all rules may
+    take there at worst.
+    """
+
+    matches: int
+    output: int
+    inflated: int
+    bounds: Bounds
+    work: int | None = None
+    searching: float | None = None
+
+
+class Asked(Struct, frozen=True, array_like=True):
+    """What is wanted of a body, and what must be known of its response. Travels to a helper.
+
+    With `job` the body is a job's own, and only what names the job is wanted. With `check` the
+    body is empty, and the only question is whether the rules are valid.
+    """
+
+    url: str
+    media: str
+    digest: bool
+    body: bool
+    links: bool
+    metadata: bool
+    text: bool
+    feed: bool
+    rules: bytes | None
+    job: bool = False
+    check: bool = False
+
+    @property
+    def parsed(self) -> bool:
+        """Whether the body has to be understood, and not only handed on."""
+        return self.rules is not None or self.links or self.metadata or self.text or self.feed
+
+    @property
+    def mime(self) -> str:
+        """The media type without its parameters, lower case."""
+        return self.media.partition(";")[0].strip().lower()
+
+
+class Taken(Struct, frozen=True, array_like=True):
+    """What was found. `parts` are fields of the Result as JSON, `hits` the matches by rule."""
+
+    parts: dict[str, bytes]
+    charset: str = ""
+    digest: str = ""
+    failure: Failure | None = None
+    hits: dict[str, int] = {}
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the Result."""
+        found: dict[str, Any] = {name: msgspec.Raw(part) for name, part in self.parts.items()}
+        if self.charset:
+            found["charset"] = self.charset
+        if self.digest:
+            found["content_hash"] = self.digest
+        return found
+
+
+def take(
+    asked: Asked,
+    body: bytes,
+    rules: Rules | None,
+    limits: Limits,
+    overdue: Callable[[], bool] = never,
+) -> Taken:
+    """All that is asked of `body`.
+
+    Raises Overrun past `limits.work` and `limits.searching`, or once `overdue`, which is asked
+    before each selector.
+    """
+    digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if asked.digest else ""
+    kind = _kind(asked, body)
+    name = ""
+    if kind != "binary" and not (kind == "feed" and body.startswith(GZIP)):
+        name = sniff.sniff(body, asked.media, markup=kind != "json")
+    parts: dict[str, bytes] = {}
+    if asked.body:
+        parts = _body(body, name)
+    if not asked.parsed:
+        return Taken(parts, name, digest)
+    allowance = Allowance(limits.matches, limits.output, limits.work, limits.searching, overdue)
+    reader = _Reader(asked, body, rules, limits, allowance)
+    failure: Failure | None = None
+    try:
+        parts |= reader.read(kind, name)
+    except (_Unfit, Missing, FeedError) as error:
+        failure = Failure("extract", str(error))
+    except Overrun as overrun:
+        if limits.work is not None:
+            raise
+        large = overrun.bound == "extract_max_output"
+        failure = Failure("too_large" if large else "extract", str(overrun))
+    return Taken(parts, name, digest, failure, allowance.hits)
+
+
+def names(body: bytes) -> Taken:
+    """What names the job whose body this is: id and URL in UTF-8, meta as JSON.
+
+    Only a URL that is plain at first sight: it is not looked at again.
+    """
+    seen = glimpse(body)
+    parts: dict[str, bytes] = {}
+    if seen.id is not UNSET:
+        parts["id"] = seen.id.encode()
+    if seen.url is not UNSET and seen.url.isascii() and check_url(seen.url) is None:
+        parts["url"] = seen.url.encode()
+    if seen.meta is not UNSET:
+        parts["meta"] = bytes(seen.meta)
+    return Taken(parts)
+
+
+def worst(asked: Asked, body: bytes, rules: Rules | None, enough: float = 0.0) -> float:
+    """Seconds that `take` can take at worst before rules are applied to a page.
+
+    Infinite where that can't be told or is large. What rules can take on the page as it was
+    parsed is bounded by `Limits.searching`; JSON and its rules are counted here. What is not over
+    `enough` seconds is not looked at more closely.
+    """
+    if not asked.parsed:
+        return 0.0 if _is_light(asked, body) else math.inf
+    if asked.text or len(body) > LIGHT_PAGE:
+        return math.inf
+    if b"\0" in body or b"\x1b" in body:  # UTF-16, ISO-2022: it says other than it seems to
+        return math.inf
+    kind = _kind(asked, body)
+    if kind == "feed":
+        return math.inf
+    if rules is not None and kind == "html" and rules.cost.once >= cost.HEAVY.once:
+        return math.inf
+    each = cost.LINKS_AND_METADATA if asked.links or asked.metadata else 0.0
+    took = cost.of_html(body, each, enough * 1e9) if kind == "html" else 0.0
+    if rules is not None and (kind != "html" or "json" in rules.reads):
+        took += cost.of_json(body, rules.cost)  # whatever it is called, it may be JSON
+    decoded = 0.0 if body.isascii() else cost.DECODED * len(body)
+    if took + decoded > enough * 1e9 and decoded and sniff.sniff(body, asked.media) in _EASY:
+        decoded = 0.0
+    return (took + decoded) / 1e9
+
+
+def _is_light(asked: Asked, body: bytes) -> bool:
+    """Whether a body is hashed and decoded in a moment: small, or large and easily decoded."""
+    if len(body) > LIGHT_BODY:
+        return False
+    if not asked.body or len(body) <= LIGHT_PAGE:
+        return True
+    return _kind(asked, body) == "binary" or sniff.sniff(body, asked.media) in _EASY
+
+
+class _Unfit(Exception):  # noqa: N818 - a page that is not what was asked for
+    """The document is of another kind."""
+
+
+def _kind(asked: Asked, body: bytes) -> _Kind:
+    """What the body is, by its media type; without one, by its first bytes."""
+    mime = asked.mime
+    start = body[:_SNIFFED].removeprefix(codecs.BOM_UTF8)
+    if (asked.feed or asked.rules is not None) and is_feed(body, asked.media):
+        return "feed"
+    if mime in _HTML or (not mime and start.lstrip()[:1] == b"<"):
+        return "html"
+    if mime in _JSON or mime.endswith("+json"):
+        return "json"
+    if mime.startswith(_TEXT) or mime.endswith("+xml"):
+        return "text"
+    if not mime and start and not _BINARY.search(start):
+        return "json" if start.lstrip()[:1] in {b"{", b"["} else "text"
+    return "binary"
+
+
+def _body(body: bytes, name: str) -> dict[str, bytes]:
+    if name or not body:
+        text = sniff.to_text(body, name) if name else ""
+        return {"body": msgspec.json.encode(text)}
+    # Standard base64 is JSON as it stands: nothing in it has to be escaped.
+    return {"body": b'"%s"' % base64.b64encode(body), "body_encoding": b'"base64"'}
+
+
+def _json_of(text: bytes) -> Any:
+    """The document; raises msgspec.DecodeError and RecursionError.
+
+    A text that was cut within a character is common, and need not cost the whole answer.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        mended = _HALF.sub(rb"\1\\ufffd", text)
+        if mended == text:
+            raise
+        return msgspec.json.decode(mended)
+
+
+class _Reader:
+    """Reads one body for what was asked."""
+
+    def __init__(
+        self, asked: Asked, body: bytes, rules: Rules | None, limits: Limits, allowance: Allowance
+    ) -> None:
+        self._asked = asked
+        self._body = body
+        self._rules = rules
+        self._limits = limits
+        self._allowance = allowance
+
+    def read(self, kind: _Kind, name: str) -> dict[str, bytes]:
+        """The parts, each as JSON. Raises _Unfit, Missing, Overrun and FeedError."""
+        asked, rules = self._asked, self._rules
+        if (asked.links or asked.metadata or asked.text) and kind != "html":
+            raise _Unfit(self._is_not("HTML"))
+        if asked.feed and kind != "feed":
+            raise _Unfit(self._is_not("a feed or a sitemap"))
+        found: dict[str, Any] = {}
+        if kind == "feed" or (self._json_only and self._is_xml(kind)):
+            found = self._feed()
+        elif self._json_only:
+            found["data"] = self._json(name)
+            rules = None
+        elif rules is not None and kind == "json" and "json" in rules.reads:
+            found["data"] = self._json(name)
+        elif rules is not None and kind != "html":
+            raise _Unfit(self._is_not(" or ".join(sorted(map(str.upper, rules.reads or ["html"])))))
+        if kind == "html" and (rules is not None or asked.links or asked.metadata):
+            found |= self._html(rules, name)
+        if asked.text:
+            found["text"] = readable(sniff.to_utf8(self._body, name))
+        return self._encoded(found)
+
+    def _is_xml(self, kind: _Kind) -> bool:
+        xml = kind == "text" and self._asked.mime.endswith("xml")
+        return xml and self._body[:_SNIFFED].lstrip()[:1] == b"<"
+
+    @property
+    def _json_only(self) -> bool:
+        return self._rules is not None and self._rules.reads == {"json"}
+
+    def _is_not(self, what: str) -> str:
+        return f"the response is {printable(self._asked.mime) or 'of no type'}, not {what}"
+
+    def _html(self, rules: Rules | None, name: str) -> dict[str, Any]:
+        taken = extract(
+            sniff.to_utf8(self._body, name),
+            self._asked.url,
+            rules=rules,
+            links=self._asked.links,
+            metadata=self._asked.metadata,
+            allowance=self._allowance,
+        )
+        found = {"data": taken.data, "links": taken.links, "metadata": taken.metadata}
+        return {name: part for name, part in found.items() if part is not UNSET}
+
+    def _json(self, name: str) -> Any:
+        text = sniff.to_utf8(self._body, name or "utf-8")
+        try:
+            document = _json_of(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            deep = isinstance(error, RecursionError)
+            why = "nested too deeply" if deep else printable(str(error))
+            raise _Unfit(f"{self._is_not('JSON')}: {why}") from None
+        return self._searched(document)
+
+    def _feed(self) -> dict[str, Any]:
+        rules = self._rules
+        if rules is not None and "json" not in rules.reads:
+            raise _Unfit(self._is_not("HTML"))
+        document = feed(
+            self._body,
+            media=self._asked.media,
+            base=self._asked.url,
+            max_size=self._limits.inflated,
+            max_entries=self._limits.matches,
+        )
+        found = {"feed": document} if self._asked.feed else {}
+        return found | ({} if rules is None else {"data": self._searched(document)})
+
+    def _searched(self, document: Any) -> Any:
+        assert self._rules is not None
+        return extract_json(document, self._asked.url, self._rules, self._allowance)
+
+    def _encoded(self, found: dict[str, Any]) -> dict[str, bytes]:
+        parts = {}
+        left = self._limits.output
+        for name, value in found.items():
+            try:
+                parts[name] = msgspec.json.encode(value)
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
+                # Only an expression makes such a value: half a character, or too many digits.
+                why = f"{name} can't be written as JSON ({type(error).__name__})"
+                raise _Unfit(why) from None
+            left -= len(parts[name])
+            if left < 0:
+                most = self._limits.output
+                raise Overrun(
+                    "extract" if name == "data" else name, "bytes", "extract_max_output", most
+                )
+        return parts

@@ -1,0 +1,189 @@
+"""Which encoding a page is in, by the WHATWG order: BOM, header, prescan, fallback.
+
+May touch: bytes and a Content-Type value; webencodings for the table of labels. Pure.
+Must never: guess from the text itself; the same bytes give the same answer every time.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from functools import lru_cache
+from typing import Final
+
+import webencodings
+
+from scraperd.extract.encoding.decoders import decode
+
+FALLBACK: Final = "windows-1252"
+PRESCAN: Final = 1024  # bytes; where the HTML standard stops looking for a declaration
+
+_BOMS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16le"), (b"\xfe\xff", "utf-16be"))
+# A declaration that was read as ASCII can't be in UTF-16.
+_NOT_16: Final = {"utf-16le": "utf-8", "utf-16be": "utf-8"}
+_XML16: Final = ((b"<\0?\0x\0", "utf-16le"), (b"\0<\0?\0x", "utf-16be"))
+# MIME Sniffing standard, "parse a MIME type": what comes before the parameters, and one of them,
+# whose value is in quotes (the closing one may be missing) or bare.
+_TYPE = re.compile(
+    r"[\t\n\r ]*[!#$%&'*+.^_`|~\w-]+/[!#$%&'*+.^_`|~\w-]+[\t\n\r ]*(?=;|\Z)", re.ASCII
+)
+_PARAMETER = re.compile(
+    r";[\t\n\r ]*(?P<name>[^;=]*)(?:=(?:\"(?P<quoted>(?:[^\"\\]|\\.)*+)[^;]*|(?P<bare>[^;]*)))?",
+    re.DOTALL,
+)
+# A header's bytes above ASCII are Latin-1 there; aiohttp hands them on as surrogates.
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_VALUE = re.compile(r"[\t -~\x80-\xff\udc80-\udcff]*")
+
+# HTML standard, "prescan a byte stream to determine its encoding". A comment may be as short
+# as `<!-->`; a tag's name ends at white space or `>`; `<meta` must be followed by one or `/`.
+_MARKUP = re.compile(
+    rb"<!--(?:-?>|.*?-->)|(?P<open><!--)"
+    rb"|(?P<meta><meta(?=[\t\n\f\r /]))|(?P<tag></?[a-z][^\t\n\f\r >]*)"
+    rb"|<[!/?][^>]*>|(?P<bogus><[!/?])",
+    re.IGNORECASE | re.DOTALL,
+)
+# The same, "get an attribute": name, then a value in quotes, or bare, or none.
+_ATTRIBUTE = re.compile(
+    rb"[\t\n\f\r /]*(?:(?P<end>>)|([^\t\n\f\r />][^\t\n\f\r />=]*)"
+    rb"(?:[\t\n\f\r ]*=[\t\n\f\r ]*"
+    rb"(?:\"([^\"]*)\"|'([^']*)'|(?P<cut>[\"'])|([^\t\n\f\r >]*)))?)"
+)
+# The same, "extracting a character encoding from a meta element".
+_IN_CONTENT = re.compile(
+    rb"charset[\t\n\f\r ]*=[\t\n\f\r ]*(?:\"([^\"]*)\"|'([^']*)'|[\"']|([^\t\n\f\r ;]*))",
+    re.IGNORECASE,
+)
+# The same, "get an XML encoding": the first `encoding` in the declaration counts, or none does.
+_XML = re.compile(
+    rb"<\?xml(?:(?!encoding)[^>])*+encoding[\0- ]*=[\0- ]*"
+    rb"(?:\"([^\0- \">]*)\"|'([^\0- '>]*)')[^>]*>"
+)
+
+
+def sniff(body: bytes, content_type: str, *, markup: bool = True) -> str:
+    """The encoding's canonical WHATWG name, lower case (`utf-8`, `windows-1252`).
+
+    What is no `markup` (JSON, say) can't declare one in its text.
+    """
+    for mark, name in _BOMS:
+        if body.startswith(mark):
+            return name
+    told = declared(content_type) or (_prescan(body[:PRESCAN]) if markup else None)
+    return told or _utf8_or_fallback(body)
+
+
+@lru_cache(maxsize=256)
+def declared(content_type: str) -> str | None:
+    """The encoding the Content-Type header names, if it names a known one.
+
+    Read as a browser reads it (MIME Sniffing standard, section 4.4): the first `charset` with a
+    value counts, quotes are double, and no type means no parameters either.
+    """
+    start = _TYPE.match(content_type)
+    parameters = _PARAMETER.finditer(content_type, start.end()) if start else ()
+    for parameter in parameters:
+        name, quoted, bare = parameter.groups()
+        value = (
+            (bare or "").rstrip("\t\n\r ") if quoted is None else re.sub(_ESCAPED, r"\1", quoted)
+        )
+        if name.lower() == "charset" and (value or quoted is not None) and _VALUE.fullmatch(value):
+            return _canonical(value)
+    return None
+
+
+def to_text(body: bytes, name: str) -> str:
+    """Decode as the Encoding Standard's "decode" does: a byte order mark wins, and is dropped.
+
+    Each error of the encoding's decoder becomes one U+FFFD.
+    """
+    for mark, marked in _BOMS:
+        if body.startswith(mark):
+            return decode(body[len(mark) :], marked)
+    return decode(body, name)
+
+
+def to_utf8(body: bytes, name: str) -> bytes:
+    """The same text as UTF-8 bytes, for the parser; good UTF-8 is not copied."""
+    if name == "utf-8" and not body.startswith(_BOMS[0][0]):
+        with suppress(UnicodeDecodeError):
+            body.decode()
+            return body
+    return to_text(body, name).encode()
+
+
+def _canonical(label: str) -> str | None:
+    """Resolve a label by the Encoding Standard's table; None where it isn't in it."""
+    if not label.isascii():  # aiohttp hands odd bytes on as surrogates, which can't be looked up
+        return None
+    encoding = webencodings.lookup(label)
+    return str(encoding.name) if encoding is not None else None
+
+
+def _prescan(head: bytes) -> str | None:
+    """What the page's first bytes declare: the first <meta> that does, else its XML declaration."""
+    for mark, name in _XML16:
+        if head.startswith(mark):
+            return name
+    return _meta(head) or _xml(head)
+
+
+def _meta(head: bytes) -> str | None:
+    """The encoding of the first <meta> that names one; markup that is cut short ends the search."""
+    at = 0
+    while markup := _MARKUP.search(head, at):
+        at = markup.end()
+        if markup["open"] or markup["bogus"]:
+            return None
+        if not (markup["meta"] or markup["tag"]):
+            continue
+        attributes, at = _attributes(head, at)
+        if at < 0:
+            return None
+        if markup["meta"] and (name := _from_meta(attributes)):
+            return name
+    return None
+
+
+def _attributes(head: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
+    """A tag's attributes, the first of a name counting, and where it ends; -1 if it is cut off."""
+    found: dict[bytes, bytes] = {}
+    while attribute := _ATTRIBUTE.match(head, at):
+        at = attribute.end()
+        if attribute["end"]:
+            return found, at
+        if attribute["cut"] or at == len(head):
+            break
+        _, name, double, single, _, bare = attribute.groups()
+        found.setdefault(name.lower(), double or single or bare or b"")
+    return found, -1
+
+
+def _from_meta(attributes: dict[bytes, bytes]) -> str | None:
+    if b"charset" in attributes:
+        return _readable(attributes[b"charset"])
+    if attributes.get(b"http-equiv", b"").lower() == b"content-type":
+        match = _IN_CONTENT.search(attributes.get(b"content", b""))
+        return _readable(next(filter(None, match.groups()), b"")) if match else None
+    return None
+
+
+def _xml(head: bytes) -> str | None:
+    match = _XML.match(head)
+    name = _canonical((match[1] or match[2] or b"").decode("latin-1")) if match else None
+    return _NOT_16.get(name, name) if name else None
+
+
+def _readable(label: bytes) -> str | None:
+    """The encoding of a <meta>'s label."""
+    name = _canonical(label.decode("latin-1"))
+    return FALLBACK if name == "x-user-defined" else _NOT_16.get(name or "", name)
+
+
+def _utf8_or_fallback(body: bytes) -> str:
+    """Undeclared: UTF-8 if every byte agrees, as browsers do for local files, else the fallback."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return FALLBACK
+    return "utf-8"

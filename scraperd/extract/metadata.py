@@ -1,0 +1,181 @@
+"""What a page says of itself, and where it links to.
+
+May touch: selectolax trees that are handed in. Pure.
+Must never: keep a node or a tree, or raise for what a page holds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from scraperd.contract import Link, Metadata
+from scraperd.extract.nodes import WEB, text_of, usable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+    from scraperd.extract.nodes import Base
+
+# JSON-LD nested deeper is left out: Python versions differ in what they can decode and encode.
+MAX_NESTING: Final = 100
+
+_ASCII_SPACE: Final = "\t\n\f\r "
+_SPACE = re.compile(f"[{_ASCII_SPACE}]")
+_HOLDS_A_URL = re.compile(r"(?:^|:)(?:url|secure_url|image|video|audio|player|src|stream)$")
+_TYPES: Final = frozenset({"canonical", "icon", "apple-touch-icon"})
+
+
+def links_of(
+    tree: LexborHTMLParser, base: Base, take: Callable[[int], object], spend: Callable[[], object]
+) -> list[Link]:
+    """Each hyperlink that leads to the web, in document order.
+
+    `take` is told the length of each, `spend` as in `text_of`; both may raise.
+    """
+    found = []
+    for node in tree.css("a[href], area[href]"):
+        spend()
+        attributes = node.attributes
+        url = base.resolve(attributes["href"] or "")
+        if url is not None and url.startswith(WEB):
+            text = text_of(node, spend)
+            take(len(url) + len(text))
+            found.append(Link(url, text, attributes.get("rel") or UNSET))
+    return found
+
+
+def metadata_of(tree: LexborHTMLParser, base: Base) -> Metadata:
+    """What the page says of itself, the first of each; a part it says nothing of is UNSET.
+
+    `language`: the root's `lang`, or else the last `content-language` pragma (HTML standard, "The
+    lang and xml:lang attributes"). `favicon`: the first link of type `icon`, or else of type
+    `apple-touch-icon`, that leads to the web. `opengraph`: `meta property="og:*"` without the
+    prefix (ogp.me). `twitter`: the same for `twitter:*`, as `name` or `property`. A URL of http or
+    https that no job could have is left out everywhere, and the next one counts. `json_ld`: each
+    object of each `application/ld+json` script, an array's one by one (JSON-LD 1.1, "Embedding
+    JSON-LD in HTML Documents"); a script that is no JSON, or nested too deep, is left out.
+    """
+    title = _title(tree)
+    meta = _Meta(tree, base)
+    links = _links(tree, base)
+    return Metadata(
+        title=text_of(title) if title is not None else UNSET,
+        description=meta.description or UNSET,
+        canonical=links.get("canonical") or UNSET,
+        language=_language(tree, meta.language) or UNSET,
+        favicon=links.get("icon") or links.get("apple-touch-icon") or UNSET,
+        opengraph=meta.opengraph or UNSET,
+        twitter=meta.twitter or UNSET,
+        json_ld=_json_ld(tree) or UNSET,
+    )
+
+
+class _Meta:
+    """What the `meta` elements say."""
+
+    def __init__(self, tree: LexborHTMLParser, base: Base) -> None:
+        self._base = base
+        self.description = ""
+        self.language = ""
+        self.opengraph: dict[str, str] = {}
+        self.twitter: dict[str, str] = {}
+        for node in tree.tags("meta"):
+            attributes = node.attributes
+            self._read(attributes, attributes.get("content") or "")
+
+    def _read(self, attributes: dict[str, str | None], content: str) -> None:
+        name = attributes.get("name") or ""
+        about = attributes.get("property") or ""
+        if about.startswith("og:"):
+            self._keep(self.opengraph, about[3:], content)
+        for key in (name, about):
+            if key.startswith("twitter:"):
+                self._keep(self.twitter, key[8:], content)
+        if not self.description and name.lower() == "description":
+            self.description = content
+        if (attributes.get("http-equiv") or "").lower() == "content-language":
+            words = _SPACE.split(content.strip(_ASCII_SPACE), 1)
+            if "," not in content and words[0]:
+                self.language = words[0]
+
+    def _keep(self, found: dict[str, str], name: str, content: str) -> None:
+        """The first of each name. As written, but for a URL that no job could have as it is."""
+        if _HOLDS_A_URL.search(name) and usable(content.strip(_ASCII_SPACE)) is None:
+            mended = self._base.resolve(content)
+            if mended is None:
+                return
+            content = mended
+        found.setdefault(name, content)
+
+
+def _links(tree: LexborHTMLParser, base: Base) -> dict[str, str]:
+    """Where the first `link` of each type leads; icons only if they are on the web."""
+    found: dict[str, str] = {}
+    for node in tree.tags("link"):
+        attributes = node.attributes
+        if href := attributes.get("href"):
+            for kind in _TYPES.intersection((attributes.get("rel") or "").lower().split()):
+                if kind not in found:
+                    url = base.resolve(href)
+                    if url is not None and (kind == "canonical" or url.startswith(WEB)):
+                        found[kind] = url
+    return found
+
+
+def _title(tree: LexborHTMLParser) -> LexborNode | None:
+    """The first `title` that is not an image's or a formula's own."""
+    first = tree.css_first("title")
+    if first is None or (first.parent is not None and first.parent.tag == "head"):
+        return first
+    root = tree.root
+    opened = [root.iter()] if root is not None else []
+    while opened:
+        for child in opened[-1]:
+            tag = child.tag
+            if tag == "title":
+                return child
+            if tag not in ("svg", "math"):
+                opened.append(child.iter())
+                break
+        else:
+            opened.pop()
+    return None
+
+
+def _language(tree: LexborHTMLParser, default: str) -> str:
+    """A `lang` that is there and empty says that the language is unknown."""
+    attributes = tree.root.attributes if tree.root is not None else {}
+    return attributes["lang"] or "" if "lang" in attributes else default
+
+
+def _json_ld(tree: LexborHTMLParser) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for node in tree.tags("script"):
+        kind = (node.attributes.get("type") or "").partition(";")[0]
+        if kind.strip(_ASCII_SPACE).lower() == "application/ld+json":
+            try:
+                value = msgspec.json.decode(node.text())
+            except (msgspec.DecodeError, RecursionError):
+                continue
+            if _is_shallow(value):
+                items = value if isinstance(value, list) else [value]
+                found += [item for item in items if isinstance(item, dict)]
+    return found
+
+
+def _is_shallow(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_NESTING):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list)
+        ]
+    return not level

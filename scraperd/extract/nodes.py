@@ -1,0 +1,157 @@
+"""What is read off a parsed page: the text of a node, and where its references lead.
+
+May touch: selectolax nodes that are handed in, the contract's judge of URLs. Pure.
+Must never: keep a node or a tree, or search with a stranger's selector.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+from scraperd.base.urls import MAX_URL, check_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+WEB: Final = ("http://", "https://")
+_BELOW = re.compile(r"(?!\.)[\w.~%-]+(?:/(?!\.)[\w.~%-]+)*", re.ASCII)  # "page.html", "a/b"
+_AROUND_A_URL: Final = "".join(map(chr, range(0x21)))  # URL standard: C0 controls and space
+
+
+NODES: Final = 4  # of a text for each call of `spend`: some microseconds
+
+
+def free() -> None:
+    """Any number of nodes may be looked at."""
+
+
+# HTML standard, "Rendering" (sections "Flow content" to "Form controls"): what is displayed as a
+# block, a list item, a table or a part of one, and `option`; `br`; and `text`, an SVG's label.
+_PARTS_WORDS: Final = frozenset(
+    "address article aside blockquote body br caption center dd details dialog dir div dl dt"
+    " fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li"
+    " listing main menu nav ol optgroup option p plaintext pre search section summary table tbody"
+    " td text tfoot th thead tr ul xmp".split()
+)
+# What is in these is source: code, or markup for browsers that can't do better.
+_SOURCE: Final = frozenset("script style template iframe noembed noframes -comment".split())
+
+
+def text_of(node: LexborNode, spend: Callable[[], object] = free) -> str:
+    """The text inside `node` as a person reads it, on one line.
+
+    A run of white space (as `str.split` sees it: Unicode's, no-break spaces too) is one space,
+    and none is at the ends. Line breaks, the edges of blocks, list items, options, table cells and
+    rows part words too; other elements do not: `a<b>b</b><br>c` is "ab c". What is in a script,
+    style, template, frame or comment is no text, unless `node` itself is that element: then it is
+    its source (a template's can't be reached). CSS, `hidden` and other states are not looked at.
+    `spend` is called for each `NODES` nodes that are looked at, and may raise.
+    """
+    within, seen = node, 0
+    while (child := within.first_child) is not None and child.next is None:
+        seen += 1
+        if seen % NODES == 0:
+            spend()
+        if child.is_text_node:  # nearly all links end here
+            return " ".join((child.text_content or "").split())
+        if child.tag in _SOURCE:
+            return ""
+        within = child
+    return " ".join("".join(_pieces(within, spend)).split()) if child is not None else ""
+
+
+def _pieces(node: LexborNode, spend: Callable[[], object]) -> Iterator[str]:
+    """Texts in document order, and a space at each end of what parts words."""
+    seen = 0
+    opened = [(node.iter(include_text=True), "")]  # not by recursion: pages nest without bound
+    while opened:
+        children, edge = opened[-1]
+        for child in children:
+            seen += 1
+            if seen % NODES == 0:
+                spend()
+            tag = child.tag
+            if tag == "-text":
+                yield child.text_content or ""
+            elif tag not in _SOURCE:
+                edge = " " if tag in _PARTS_WORDS else ""
+                yield edge
+                opened.append((child.iter(include_text=True), edge))
+                break
+        else:
+            yield edge
+            opened.pop()
+
+
+class Base:
+    """The URL that a page's references start from. Its links share few targets: join each once."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urldefrag(url).url
+        self._folder = _absolute(self._url, ".")
+        sound = check_url(self._folder) is None
+        self._site = "/".join(self._folder.split("/", 3)[:3]) + "/" if sound else "\n"
+        self._known: dict[str, str] = {}  # empty: of no use
+
+    def resolve(self, reference: str) -> str | None:
+        """`usable(_absolute(...))`, five times as fast."""
+        reference = reference.strip(_AROUND_A_URL)
+        if reference.endswith("#") or " " in reference or not reference.isprintable():
+            return usable(_absolute(self._url, reference))
+        target, mark, fragment = reference.partition("#")
+        url = self._known.get(target)
+        if url is None:
+            below = _BELOW.fullmatch(target)
+            url = self._folder + target if below else _absolute(self._url, target)
+            url = self._known[target] = self._usable(url) or ""
+        if not mark or not url:
+            return url or None
+        url += mark + fragment
+        return url if len(url) <= MAX_URL and "\\" not in fragment else usable(url)
+
+    def _usable(self, url: str) -> str | None:
+        """`usable` of one without white space or controls: on a known site little is left."""
+        if url.startswith(self._site) and len(url) <= MAX_URL and "\\" not in url:
+            return url
+        return usable(url)
+
+
+def usable(url: str) -> str | None:
+    """`url` as it is; None if it is of http or https and no job could have it (`check_url`)."""
+    return None if url[:8].lower().startswith(WEB) and check_url(url) is not None else url
+
+
+def _absolute(base: str, reference: str) -> str:
+    """`reference` against `base`; one that can't be resolved comes back as written.
+
+    Spaces in an http(s) URL are percent-encoded, so that a link can be the next job's `url`.
+    """
+    reference = reference.strip(_AROUND_A_URL)
+    try:
+        url = urljoin(base, reference)
+    except ValueError:
+        return reference
+    if not url[:8].lower().startswith(WEB):
+        return url
+    scheme, _, rest = url.partition(":")
+    return f"{scheme.lower()}:{rest}".replace(" ", "%20")
+
+
+def document_base(tree: LexborHTMLParser, url: str) -> str:
+    """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL")."""
+    for node in tree.tags("base"):  # cheaper than a selector
+        if "href" in (attributes := node.attributes):
+            base = _absolute(url, attributes["href"] or "")
+            return base if base.startswith(WEB) and _is_url(base) else url
+    return url
+
+
+def _is_url(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).netloc)
+    except ValueError:
+        return False

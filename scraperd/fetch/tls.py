@@ -1,0 +1,140 @@
+"""What is asked of a site's TLS, and how much of this process's time a site may have by it.
+
+May touch: the authorities' certificates, on disk.
+Must never: accept a certificate that the settings do not.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scraperd.config.settings import Config
+
+# For TLS 1.2 what Python itself offers, but DHE, which browsers speak no longer: a site chooses its
+# prime, and one of 10,000 bits held the loop for 1.6 s a handshake. Curves are the library's own.
+_CIPHERS: Final = (
+    "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!DHE:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
+)
+CHATTER: Final = 24 * 1024  # bytes of a connection that carry no data, after its handshake
+HANDSHAKE: Final = 48 * 1024  # bytes; chains of real sites have under 10 kB. 99 kB took 0.15 s
+STEP: Final = 8 * 1024  # bytes of it that the library is given at once
+_AROUND: Final = 32  # bytes around the data of one record in TLS 1.3: its head, type and tag
+_AROUND_OLD: Final = 96  # the same in TLS 1.2, with CBC
+
+
+class _TooMuchError(ssl.SSLError):
+    def __str__(self) -> str:
+        return str(self.args[0])  # Python's own shows a tuple
+
+
+class _Session(ssl.SSLObject):
+    """One connection's TLS. Ends it when too much of what comes carries no data.
+
+    A KeyUpdate (RFC 8446 section 4.6.3) is 27 bytes that cost us 60 us, tickets cost too, and the
+    library takes any number of them within one call. So it is given little at a time.
+    """
+
+    _outer: ssl.MemoryBIO  # where the event loop puts what came
+    _inner: ssl.MemoryBIO  # where the library takes it from
+    _chatter = 0
+    _taken = 0  # since the last data; a record may come in many parts
+
+    def feed(self, outer: ssl.MemoryBIO, inner: ssl.MemoryBIO) -> None:
+        """Say where its bytes come from, before it is used."""
+        self._outer, self._inner = outer, inner
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake. Raises SSLWantReadError for more bytes, SSLError."""
+        self._fed(super().do_handshake)
+        self._taken = 0
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - Python's signature
+        """Decrypt what came. Raises SSLWantReadError for more bytes, SSLError."""
+        data: Any
+        inner = self._inner
+        before = inner.pending
+        while True:
+            try:
+                data = super().read(len) if buffer is None else super().read(len, buffer)
+                break
+            except ssl.SSLWantReadError:
+                if not self._refill(CHATTER, "TLS that carry no data"):
+                    raise
+        got = data if isinstance(data, int) else data.__len__()
+        around = self._taken + before - inner.pending - got
+        self._taken = 0
+        if around > _AROUND:
+            self._count(around - super().pending())
+        return data
+
+    def _count(self, around: int) -> None:
+        usual = _AROUND if self.version() == "TLSv1.3" else _AROUND_OLD
+        self._chatter += max(0, around - usual)
+
+    def unwrap(self) -> None:
+        """Say goodbye. Raises SSLWantReadError for more bytes, SSLError."""
+        self._fed(super().unwrap)
+
+    def pending(self) -> int:
+        """Bytes that a read may give without any that is still to come."""
+        return super().pending() + self._inner.pending
+
+    def _fed(self, call: Callable[[], Any]) -> None:
+        while True:
+            try:
+                call()
+            except ssl.SSLWantReadError:
+                if not self._refill(HANDSHAKE, "handshake"):
+                    raise
+            else:
+                return
+
+    def _refill(self, most: int, what: str) -> bool:
+        if self._chatter + self._taken > most:
+            raise _TooMuchError(f"more than {most} bytes of {what}")
+        piece = self._outer.read(STEP)
+        if piece:
+            self._inner.write(piece)
+            self._taken += len(piece)
+            return True
+        if self._outer.eof and not self._inner.eof:
+            self._inner.write_eof()
+            return True
+        return False
+
+
+class Context(ssl.SSLContext):
+    """What all connections to sites share."""
+
+    sslobject_class = _Session
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """By the settings; `ca_file` as curl has it, the same on every Python. Raises OSError."""
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        if config.ca_file:
+            context.load_verify_locations(cafile=config.ca_file)
+        else:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        context.minimum_version = (
+            ssl.TLSVersion.TLSv1_3 if config.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
+        )
+        context.set_ciphers(_CIPHERS)
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
+        if not config.verify_tls:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
+        """A connection's TLS, fed from `incoming` bit by bit."""
+        inner = ssl.MemoryBIO()
+        session = super().wrap_bio(inner, *args, **options)
+        assert isinstance(session, _Session)
+        session.feed(incoming, inner)
+        return session

@@ -1,0 +1,48 @@
+"""What is told of a delivery that came to its end, and to whom. Pure.
+
+May touch: the contract's values, the verdict.
+Must never: know how it is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from scraperd.contract import Result
+    from scraperd.jobs.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One delivery that came to its end here. Times in seconds.
+
+    A job that was parked or set aside has no result yet: the one given only says which job it is.
+    """
+
+    result: Result
+    verdict: Verdict
+    settled: bool
+    publish_time: float
+    parks: int = 0
+    crashes: int = 0
+
+
+class Observer(Protocol):
+    """Who is told. No call raises, and none changes what becomes of a job."""
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Something happened to the process."""
+
+    def record(self, record: Record) -> None:
+        """One delivery came to its end."""
+
+    def suspect(self, ident: str, url: Any, crashes: int) -> None:
+        """A job begins to run alone."""
+
+    def disbelieved(self) -> None:
+        """A job came with marks that nobody vouches for."""
+
+    def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
+        """An error of ours, with its traceback."""

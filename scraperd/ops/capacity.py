@@ -1,0 +1,43 @@
+"""How many file descriptors a configuration needs, and a configuration fitted to those there are.
+
+May touch: the configuration's values. Pure.
+Must never: change a setting without the caller saying so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+if TYPE_CHECKING:
+    from scraperd.config.settings import Config
+
+OTHERS: Final = 64  # the broker's two, the loop's, c-ares's, standard streams, files being read
+HELPER: Final = 4  # a helper process has two pipes, of which both ends are here while it starts
+
+
+def needed(config: Config) -> int:
+    """How many descriptors `config` takes at most, but for sites with dozens of dead addresses.
+
+    A fetch that dials a site of both families has two for a while (RFC 8305).
+    """
+    return _connections(config) + config.concurrency + _rest(config)
+
+
+def fit(config: Config, limit: int) -> Config:
+    """`config` with `max_connections`, then `concurrency` lowered until `limit` suffices."""
+    if needed(config) <= limit:
+        return config
+    room = max(2, limit - _rest(config))
+    concurrency = min(config.concurrency, room // 2)
+    return replace(config, concurrency=concurrency, max_connections=room - concurrency)
+
+
+def _connections(config: Config) -> int:
+    """What is in use is never closed for the sake of `max_connections`."""
+    return max(config.max_connections or 2 * config.concurrency, config.concurrency)
+
+
+def _rest(config: Config) -> int:
+    return OTHERS + HELPER * config.extract_processes

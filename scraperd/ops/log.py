@@ -1,0 +1,114 @@
+"""The process's log: JSON lines, or text with colours on a terminal.
+
+May touch: structlog, standard output through it.
+Must never: write a text that steers a terminal, or a line that grows with what a publisher wrote.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import structlog
+
+from scraperd.base.jsonline import dumps
+from scraperd.base.text import printable
+from scraperd.base.urls import MAX_URL
+
+if TYPE_CHECKING:
+    from scraperd.config.settings import Config
+
+_LONGEST: Final = MAX_URL  # characters of one value
+_TRACEBACK: Final = 16_384  # characters; an exception's message can quote all of a page
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure(config: Config, stream: TextIO | None = None) -> None:
+    """Set the process's logging up: JSON lines, or colours on a terminal."""
+    stream = stream or sys.stdout
+    pretty = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
+    quiet_libraries()
+    common: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    factory: Any
+    if pretty:
+        common += [
+            _printable,
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=_plain_traceback
+            ),
+        ]
+        factory = structlog.PrintLoggerFactory(file=stream)
+    else:
+        common += [
+            structlog.processors.format_exc_info,
+            _bounded,
+            _head_first,
+            structlog.processors.JSONRenderer(serializer=_json),
+        ]
+        # Unbuffered: what a full disk refused must not be tried again at the process's end.
+        factory = structlog.BytesLoggerFactory(file=getattr(stream.buffer, "raw", stream.buffer))
+    structlog.configure(
+        processors=common,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.log_level]),
+        logger_factory=factory,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _head_first(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """When, how grave, and what, before the details: a line is read from the left."""
+    head = {name: fields.pop(name) for name in ("timestamp", "level", "event")}
+    return head | fields
+
+
+def quiet_libraries() -> None:
+    """The AMQP libraries log failed dials and strangers' header names; we say it in our words."""
+    for name in ("aiormq", "aio_pika", "pamqp"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def _bounded(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """No line of the log grows with what an untrusted publisher or site wrote."""
+    return {
+        name: _cut(value, name) if type(value) is str else value for name, value in fields.items()
+    }
+
+
+def _cut(text: str, name: str = "") -> str:
+    """A text that is too long without its end, or a traceback without its middle."""
+    if name == "exception" and len(text) > _TRACEBACK:
+        half = _TRACEBACK // 2
+        return f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+    if name == "exception" or len(text) <= _LONGEST:
+        return text
+    return text[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _printable(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """What the console shows as text; JSON says the same with escapes instead (`_json`)."""
+    return {
+        name: printable(value if isinstance(value, str) else repr(value), _LONGEST)
+        if not isinstance(value, int | float | None) and name != "exc_info"
+        else value
+        for name, value in fields.items()
+    }
+
+
+def _plain_traceback(stream: TextIO, exc_info: Any) -> None:
+    """The traceback, indented: no line of it can pass for one of the log.
+
+    structlog's own default prints local variables, and with them passwords and cookies.
+    """
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    lines = _cut(text.getvalue(), "exception").split("\n")
+    stream.write("\n".join(f"  {printable(line, _LONGEST)}" for line in lines))
+
+
+def _json(value: Any, **_: Any) -> bytes:
+    return dumps(value, other=repr).encode()

@@ -1,0 +1,158 @@
+"""What is told of jobs and of the process: one line a job, counts, events; in one place.
+
+May touch: the records of jobs, structlog.
+Must never: change what happens, or write a credential.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from scraperd.base.urls import host_of, without_credentials
+from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry
+
+if TYPE_CHECKING:
+    from scraperd.jobs.record import Record
+
+SAY_EVERY: Final = 60.0  # seconds
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts since the start, for the status line."""
+
+    done: int = 0
+    failed: int = 0
+    retried: int = 0
+    parked: int = 0
+    aside: int = 0
+    dead: int = 0
+    lost: int = 0
+    starved: int = 0
+    unlogged: int = 0
+
+
+@dataclass(slots=True)
+class Observer:
+    """Where records and events go."""
+
+    log: Any = field(default_factory=structlog.get_logger)
+    tally: Tally = field(default_factory=Tally)
+    _disbelieved: int = 0  # jobs since it was last said
+    _next_disbelieved: float = -math.inf
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Something happened to the process: start, ready, lost broker, drain, stop."""
+        self.tally.starved += event == "consumer_starved"
+        level = "error" if event == "config" else "warning" if event in _WARNINGS else "info"
+        self._write(level, event, fields)
+
+    def record(self, record: Record) -> None:
+        """Count one finished delivery and write its line."""
+        result, verdict = record.result, record.verdict
+        match verdict:
+            case Done():
+                self.tally.done += 1
+                self.tally.failed += result.status == "failed"
+            case Retry():
+                self.tally.retried += 1
+            case Park():
+                self.tally.parked += 1
+            case Aside():
+                self.tally.aside += 1
+            case Dead():
+                self.tally.dead += 1
+        self.tally.lost += not record.settled
+        level = logging.DEBUG if isinstance(verdict, Park) else logging.INFO
+        if self.log.is_enabled_for(level):
+            self._write(logging.getLevelName(level).lower(), "job", _line(record))
+
+    def suspect(self, ident: str, url: Any, crashes: int) -> None:
+        """A job begins to run alone. If the process ends now, this is the last that is said."""
+        told = {"id": ident, "url": without_credentials(url) if url else None, "host": host_of(url)}
+        self.event("suspect", **told, crashes=crashes)
+
+    def disbelieved(self) -> None:
+        """A job came with marks that nobody vouches for. Said once a minute at most, with a count.
+
+        Who publishes can provoke it, with each job.
+        """
+        self._disbelieved += 1
+        if (now := time.monotonic()) >= self._next_disbelieved:
+            self.event("marks_disbelieved", jobs=self._disbelieved)
+            self._disbelieved, self._next_disbelieved = 0, now + SAY_EVERY
+
+    def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
+        """An error of ours, with its traceback."""
+        self._write("error", event, {"exc_info": error, **fields})
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        """Write a line; a full disk, or what it should say, must not end a job or the process."""
+        try:
+            getattr(self.log, level)(event, **fields)
+        except Exception:  # noqa: BLE001 - there is nowhere left to say it
+            self.tally.unlogged += 1
+
+
+_WARNINGS = frozenset(
+    {
+        "broker_unreachable",
+        "broker_refused",
+        "broker_lost",
+        "broker_blocked",
+        "broker_limit",
+        "broker_vulnerable",
+        "consumer_starved",
+        "descriptors_exhausted",
+        "descriptors_few",
+        "helpers_busy",
+        "helpers_unconfined",
+        "marks_disbelieved",
+        "own_addresses_unknown",
+        "reply_refused",
+        "queue_differs",
+        "publish_refused",
+        "drain_timeout",
+        "second_signal",
+    }
+)
+
+
+def _line(record: Record) -> dict[str, Any]:
+    result, verdict = record.result, record.verdict
+    fields: dict[str, Any] = {
+        "id": result.id,
+        "url": without_credentials(result.url) if result.url is not UNSET else None,
+        "host": host_of(result.url),
+        "status": UNSET if isinstance(verdict, Park | Aside) else result.status,
+        "verdict": type(verdict).__name__.lower(),
+        "attempt": result.attempt,
+        "publish": round(record.publish_time, 6),
+    }
+    if result.http_status is not UNSET:
+        fields["http_status"] = result.http_status
+    if result.size is not UNSET:
+        fields["bytes"] = result.size
+    if result.error:
+        fields["kind"], fields["error"] = result.error.kind, result.error.message
+    if isinstance(verdict, Retry):
+        fields["retry_in"] = round(verdict.delay, 3)
+    if isinstance(verdict, Park):
+        fields["turn_of"], fields["turn_in"] = verdict.host, round(verdict.delay, 3)
+    if isinstance(verdict, Aside):
+        fields["queue"] = verdict.queue
+    counts = {"crashes": record.crashes, "parks": record.parks}
+    fields |= {name: count for name, count in counts.items() if count}
+    if result.timings is not UNSET:
+        fields |= msgspec.structs.asdict(result.timings)
+    if not record.settled:
+        fields["settled"] = False
+    return {name: value for name, value in fields.items() if value is not UNSET}

@@ -1,0 +1,53 @@
+"""What holds for one host: the settings, with the table `hosts` over them.
+
+May touch: the configuration's values. Pure.
+Must never: resolve a name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET
+
+from scraperd.base.hosts import canonical, names_of
+
+if TYPE_CHECKING:
+    from scraperd.config.settings import Config, HostSettings
+
+KEPT: Final = 4096  # hosts whose rules are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class HostRules:
+    """What holds for one host. Delay in seconds; `proxy` is a name, empty for none."""
+
+    concurrency: int
+    delay: float
+    obey_robots: bool
+    proxy: str
+
+
+class HostTable:
+    """The settings with the table `hosts` over them; for each, the most specific pattern wins."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._own = {canonical(pattern): own for pattern, own in config.hosts.items()}
+        self.of = lru_cache(maxsize=KEPT)(self._of)
+
+    def _of(self, host: str) -> HostRules:
+        config = self._config
+        found = [self._own[name] for name in names_of(host) if name in self._own]
+        return HostRules(
+            concurrency=_first(found, "per_host_concurrency", config.per_host_concurrency),
+            delay=_first(found, "per_host_delay", config.per_host_delay),
+            obey_robots=_first(found, "robotstxt_obey", config.robotstxt_obey),
+            proxy=_first(found, "proxy", config.proxy),
+        )
+
+
+def _first(found: list[HostSettings], name: str, default: Any) -> Any:
+    return next((value for own in found if (value := getattr(own, name)) is not UNSET), default)

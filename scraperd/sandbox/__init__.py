@@ -1,0 +1,5 @@
+"""Where extraction runs: on the event loop if that is cheap for sure, else in a limited process.
+
+May touch: extract, config, base; processes of its own.
+Must never: fetch anything.
+"""

@@ -1,0 +1,102 @@
+"""What a job asks of a response, and the fields of the Result that need no look at the body.
+
+May touch: the job, the response's headers. Pure.
+Must never: fetch anything, or raise for what a site sends.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET
+
+from scraperd.base.text import printable
+from scraperd.contract import ENTITY_TAG
+from scraperd.extract.document import Asked
+from scraperd.extract.readable import AVAILABLE
+from scraperd.fetch.client import http_date
+
+if TYPE_CHECKING:
+    from scraperd.contract import Job
+    from scraperd.fetch.client import Response
+
+MAX_VALIDATOR: Final = 1024  # characters
+
+
+def asked_of(job: Job, url: str, media: str, *, ok: bool = True) -> Asked:
+    """What the job asks of the page of `url`. A page that failed is not extracted from.
+
+    `media` is the Content-Type header's value.
+    """
+    return Asked(
+        url,
+        media,
+        digest=job.verb != "HEAD",
+        body=job.wants("body"),
+        links=ok and job.wants("links"),
+        metadata=ok and job.wants("metadata"),
+        text=ok and job.wants("text"),
+        feed=ok and job.wants("feed"),
+        rules=bytes(job.extract) if ok and job.extract is not UNSET else None,
+    )
+
+
+def unavailable(job: Job) -> str | None:
+    """Why what the job wants to be included can't be had here; None if it can."""
+    if job.wants("text") and not AVAILABLE:
+        return "text needs the extra: pip install 'scraperd[readable]'"
+    return None
+
+
+def media_of(response: Response) -> str:
+    """The Content-Type header's value."""
+    return _clean(response.headers.get("Content-Type", ""))
+
+
+def described(job: Job, response: Response) -> dict[str, Any]:
+    """The fields that need no look at the body."""
+    found: dict[str, Any] = {"size": len(response.body)} | _validators(response)
+    if media := media_of(response):
+        found["content_type"] = printable(media)
+    if job.wants("headers"):
+        found["headers"] = _headers(response)
+    return found
+
+
+def unchanged(response: Response) -> dict[str, Any]:
+    """The fields of a 304: there is nothing new."""
+    return {"not_modified": True} | _validators(response)
+
+
+def _validators(response: Response) -> dict[str, str]:
+    """What tells this version of the page from another (RFC 9110 section 8.8).
+
+    Only what a later job can send back: sites do send entity tags that are none.
+    """
+    found: dict[str, str] = {}
+    tag = _clean(response.headers.get("ETag", ""))
+    if len(tag) <= MAX_VALIDATOR and ENTITY_TAG.fullmatch(tag):
+        found["etag"] = tag
+    if (when := http_date(response.headers.get("Last-Modified", ""))) is not None:
+        found["last_modified"] = format_datetime(when.astimezone(UTC), usegmt=True)
+    return found
+
+
+def _headers(response: Response) -> dict[str, list[str]]:
+    headers: dict[str, list[str]] = {}
+    for name, value in response.headers.items():
+        headers.setdefault(name.lower(), []).append(_clean(value))
+    return headers
+
+
+def _clean(value: str) -> str:
+    """A header's text: UTF-8, or else Latin-1; aiohttp hands odd bytes on as surrogates."""
+    if value.isascii():
+        return value
+    raw = value.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")

@@ -1,0 +1,247 @@
+"""No file descriptors left: no site is blamed, no job is lost, nothing spins, and it passes.
+
+May touch: the limit of this process and of daemons it starts, always put back; loopback sites.
+Must never: leave a process without descriptors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from yarl import URL
+
+from scraperd.base.fd_limits import PATIENCE, Exhausted, is_short, none_left, raise_limit
+from scraperd.config.settings import Config
+from scraperd.contract import Failure
+from scraperd.extract.document import Asked
+from scraperd.fetch.client import Fetcher, Request, Response
+from scraperd.ops.capacity import HELPER, OTHERS, fit, needed
+from scraperd.sandbox.extractor import Extractor
+from tests.rig.daemon import Daemon
+from tests.rig.dns import Nameserver
+from tests.rig.page import loopback
+from tests.rig.site import page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.rig.daemon import Dispatcher
+    from tests.rig.hostel import Hostel
+    from tests.rig.site import Site
+
+HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+HURRY = {"connect_timeout": 0.4}  # half of which a fetch waits for a descriptor
+QUESTION = Asked("http://h/", "text/html", True, True, True, False, False, False, None)
+LARGE = b"<p>x</p>" * 50_000  # takes a helper
+
+
+def leave(pid: int, count: int = 0) -> None:
+    """Let a process open so many more: what counts is the number of the next descriptor."""
+    used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    if pid == os.getpid():  # the listing had one itself
+        used = {number for number in used if _is_open(number)}
+    free = [number for number in range(max(used) + count + 2) if number not in used]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[count], HARD))
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def put_back(pid: int) -> None:
+    """Let it open as many as ever."""
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (HARD, HARD))
+
+
+@contextmanager
+def none_here() -> Iterator[None]:
+    """This process can open nothing."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    leave(os.getpid())
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def cpu(pid: int) -> float:
+    """Seconds of processor time so far (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def get(url: str, proxy: str = "") -> Request:
+    return Request("GET", URL(url), {}, None, 5.0, 1000, proxy=proxy)
+
+
+# --- one fetch, one page
+
+
+async def test_a_fetch_without_a_descriptor_is_no_failure_of_the_site(site: Site) -> None:
+    """It raises Exhausted, whose words name the remedy, and the next one is as good as ever."""
+    url = site.at("/", page(b"here"))
+    async with Fetcher(loopback(**HURRY)) as fetcher:
+        with none_here(), pytest.raises(Exhausted, match="LimitNOFILE"):
+            await fetcher.fetch(get(url))
+        assert isinstance(await fetcher.fetch(get(url)), Response)
+
+
+async def test_a_name_without_a_descriptor_is_no_failure_of_the_nameserver(site: Site) -> None:
+    """c-ares reports that no nameserver can be reached; that is not believed, and not kept."""
+    url = site.at("/", page(b"here")).replace("127.0.0.1", "a.test")
+    async with (
+        Nameserver({"a.test": [("A", "127.0.0.1", 60)]}) as server,
+        Fetcher(loopback(**HURRY, nameservers=(server.address,))) as fetcher,
+    ):
+        with none_here(), pytest.raises(Exhausted):
+            await fetcher.fetch(get(url))
+        assert isinstance(await fetcher.fetch(get(url)), Response)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxy_is_not_blamed_either(scheme: str, site: Site) -> None:
+    """Its library hides the errno, so it is tried whether a socket can be had."""
+    proxies = {"exit": f"{scheme}://127.0.0.1:{site.port}"}
+    async with Fetcher(loopback(**HURRY, proxies=proxies)) as fetcher:
+        with none_here(), pytest.raises(Exhausted):
+            await fetcher.fetch(get(site.url(), "exit"))
+
+
+async def test_a_fetch_waits_for_a_descriptor(site: Site) -> None:
+    """One that is there soon is enough; the site sees one request, a little later."""
+    url = site.at("/", page(b"here"))
+    async with Fetcher(loopback()) as fetcher:
+        with none_here():
+            fetch = asyncio.create_task(fetcher.fetch(get(url)))
+            await asyncio.sleep(0.2)
+            assert not fetch.done()
+        assert isinstance(await fetch, Response)
+    assert len(site.visits) == 1
+
+
+async def test_idle_connections_give_way(site: Site) -> None:
+    """A connection kept for later is closed for one that is needed now."""
+    url = site.at("/", page(b"here"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(5)
+        async with Fetcher(loopback()) as fetcher:
+            await fetcher.fetch(get(url))
+            with none_here():
+                fetch = asyncio.create_task(
+                    fetcher.fetch(get(f"http://127.0.0.1:{other.getsockname()[1]}/"))
+                )
+                await site.until(lambda site: site.open == 0)
+            accepted, _ = await asyncio.to_thread(other.accept)
+            accepted.sendall(page(b"there"))
+            assert isinstance(await fetch, Response)
+            accepted.close()
+
+
+async def test_a_refusal_is_still_the_sites() -> None:
+    """With descriptors to spare, what fails is a failure, and at once."""
+    async with Fetcher(loopback()) as fetcher:
+        failure = await fetcher.fetch(get("http://127.0.0.1:1/"))
+    assert isinstance(failure, Failure)
+    assert failure.message == "127.0.0.1:1: connection refused"
+    assert not none_left()
+    assert not is_short(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+
+
+@pytest.mark.usefixtures("no_loose_ends")
+async def test_a_helper_is_waited_for() -> None:
+    """A page that needs a helper waits for the pipes of one, or comes back: no error of ours."""
+    async with Extractor(Config()) as extractor:
+        with none_here():
+            with pytest.raises(Exhausted):
+                await extractor.take(QUESTION, LARGE, None, "h")
+            taking = asyncio.create_task(extractor.take(QUESTION, LARGE, None, "h"))
+            await asyncio.sleep(0.2)
+            assert not taking.done()
+        assert (await taking).taken.failure is None
+
+
+# --- the daemon
+
+
+def test_a_daemon_without_descriptors_loses_and_blames_nothing(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """Jobs are parked in the same attempt, at no cost of CPU; with descriptors all are done."""
+    with Daemon(broker_url, prefix, log_level="debug").ready() as daemon:
+        leave(daemon.pid)
+        before = cpu(daemon.pid)
+        idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(20)])
+        daemon.wait_for_line('"verdict":"park"', PATIENCE + 10)
+        assert cpu(daemon.pid) - before < 1.0
+        assert dispatcher.depth("results") == dispatcher.depth("dead") == 0
+        put_back(daemon.pid)
+        results = dispatcher.results(20)
+        assert {r["id"] for r in results} == set(idents)
+        assert {(r["status"], r["attempt"]) for r in results} == {("ok", 1)}
+        assert daemon.drain() == 0
+    assert daemon.logged("internal_error") == daemon.logged("broker_lost") == []
+
+
+def test_a_few_descriptors_are_shared(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """Forty fetches that want to run at once run four at a time; none fails or is sent away."""
+    with Daemon(broker_url, prefix, log_level="debug", concurrency=40).ready() as daemon:
+        leave(daemon.pid, 4)
+        dispatcher.publish_many([hostel.url(f"/size/{100_000 + n}") for n in range(40)])
+        results = dispatcher.results(40)
+        put_back(daemon.pid)
+    assert {(r["status"], r["attempt"]) for r in results} == {("ok", 1)}
+    assert {line["verdict"] for line in daemon.logged("job")} == {"done"}
+
+
+# --- how many it takes
+
+
+def test_what_a_configuration_needs() -> None:
+    """Connections, a second one for each fetch that dials, the helpers' pipes and the rest."""
+    config = Config(concurrency=100, max_connections=300, extract_processes=4)
+    assert needed(config) == 300 + 100 + 4 * HELPER + OTHERS
+    twice = Config(concurrency=100, extract_processes=4)
+    assert needed(twice) == 200 + 100 + 4 * HELPER + OTHERS
+    fewer = Config(concurrency=100, max_connections=10, extract_processes=4)
+    assert needed(fewer) == 100 + 100 + 4 * HELPER + OTHERS  # those in use are never closed
+
+
+@pytest.mark.parametrize("limit", [100, 128, 256, 512, 1024, 4096])
+@pytest.mark.parametrize("connections", [0, 10, 300, 100_000])
+def test_a_configuration_that_fits(limit: int, connections: int) -> None:
+    """What is too much is lowered until it fits, first the connections; what fits is untouched."""
+    config = Config(concurrency=100, max_connections=connections, extract_processes=4)
+    fitted = fit(config, limit)
+    assert needed(fitted) <= limit
+    assert fitted.concurrency == 100 or fitted.max_connections <= fitted.concurrency + 1
+    assert (fitted == config) == (needed(config) <= limit)
+
+
+def test_even_the_lowest_limit_leaves_one_fetch() -> None:
+    """No limit makes a configuration without a slot or a connection."""
+    fitted = fit(Config(), 1)
+    assert (fitted.concurrency, fitted.max_connections) == (1, 1)
+
+
+def test_the_soft_limit_is_raised() -> None:
+    """As far as it goes without a privilege."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
+    try:
+        assert raise_limit() == before[1] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,0 +1,57 @@
+"""Forms as bodies: the same bytes as the standard library's, in steps that hold nobody up.
+
+May touch: tasks of the test's own loop.
+Must never: take a busy machine for a held loop: what is measured is the thread's processor time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scraperd.contract import MAX_FORM, MAX_JOB
+from scraperd.scrape.forms import encoded
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.dictionaries(TEXTS, TEXTS))
+def test_a_form_is_encoded_as_everybody_does(form: dict[str, str]) -> None:
+    """To the byte as urlencode."""
+    assert asyncio.run(encoded(form)) == urlencode(form).encode()
+
+
+@pytest.mark.parametrize("length", [8191, 8192, 8193, 30_000])
+def test_a_long_value_is_whole(length: int) -> None:
+    """Where it is cut into steps nothing is lost and nothing comes twice."""
+    form = {"a b": "é \U0001f600" * length, "": "x" * length}
+    assert asyncio.run(encoded(form)) == urlencode(form).encode()
+
+
+@pytest.mark.parametrize("fields", [1, MAX_FORM])
+def test_the_largest_form_holds_the_loop_for_moments(fields: int) -> None:
+    """As large as a job may be and all of it to be quoted: another task gets its turns, and never
+    waits for more than 20 ms of processor.
+    """
+    value = "\U0001f600" * (MAX_JOB // 4 // fields)
+    steps: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            steps.append(time.thread_time() - began)
+
+    async def both() -> None:
+        beating = asyncio.create_task(beat())
+        await encoded({f"field {n}": value for n in range(fields)})
+        beating.cancel()
+
+    asyncio.run(both())
+    assert len(steps) > 1  # a fast machine takes few
+    assert max(steps) < 0.02
