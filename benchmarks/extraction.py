@@ -41,6 +41,7 @@ QUIET: Final = 20.0  # seconds of them alone
 IDLE: Final = 3.0  # seconds of nothing at all
 AT_LEAST: Final = 2.0  # seconds beside each sort
 PATIENCE: Final = 60.0  # seconds for the jobs of a sort, and for what is still under way
+LARGE: Final = 1024**2  # bytes of a result that the dispatcher does not decode at once
 HELD: Final = 0.1  # seconds that the loop may be held
 WORSE: Final = 2.0  # how many times the quiet 99th percentile the attacked one may be
 IN_FLIGHT: Final = 5000
@@ -82,6 +83,7 @@ class Window:
     failed: Counter[str] = field(default_factory=Counter)
     inside: list[float] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
+    large: list[bytes] = field(default_factory=list)  # results that are not decoded yet
     missing: int = 0
 
     @property
@@ -151,6 +153,8 @@ class Traffic:
                 self._ordinary(window)
             self._serve(self._next)
         window.ended = time.monotonic()
+        window.results += map(json.loads, window.large)
+        window.large = []
         window.missing = self._waits(window)
         return window
 
@@ -185,8 +189,12 @@ class Traffic:
     def _publish(self, job: dict[str, Any]) -> None:
         self._stage.channel.basic_publish("", self._stage.jobs, json.dumps(job).encode())
 
-    def _came(self, _channel: object, _method: object, _properties: object, body: bytes) -> None:
+    def _came(self, _channel: object, _method: object, properties: Any, body: bytes) -> None:
         now = time.monotonic()
+        ident = properties.headers["x-scraperd-job-id"]
+        if len(body) > LARGE and ident in self._hostile:  # to decode it now would delay others
+            self._hostile.pop(ident).large.append(body)
+            return
         result = json.loads(body)
         if (sent := self._sent.pop(result["id"], None)) is not None:
             window, began, where = sent
@@ -266,6 +274,7 @@ def show(window: Window, found: list[Hold]) -> None:
         print(f"  {window.missing} x not ended after {PATIENCE:g} s")
     times = [f"{where} {spread(times)}" for where, times in window.times.items()]
     print(f"  beside it, searched in the {'; in a '.join(times)}")
+    print(f"  by the daemon's own figures {spread(window.inside)}")
     print(f"  loop: {held(found, window.began, window.ended)}", flush=True)
 
 

@@ -209,8 +209,7 @@ async def test_a_publish_is_not_overdue_for_the_time_of_an_alarm(
 ) -> None:
     """When the broker takes publishes again, those that waited have the whole time once more."""
     async with generation_of(broker_url, Topology(prefix)) as generation:
-        channel = generation._publish
-        assert channel is not None
+        channel = generation._publishing[0]
         generation._pending[object()] = time.monotonic() - 100, channel
         assert generation.overdue() >= 100
         generation.excuse()

@@ -94,7 +94,7 @@ class Generation:
         self._gate = gate or Gate(math.inf)
         self._lines: list[Line] = []
         self._consume: Channel | None = None
-        self._publish: Channel | None = None
+        self._publishing: list[Channel] = []  # for small messages, and for those sent in slices
         self._ask: Channel | None = None
         self._held: dict[int, tuple[Consumer, int]] = {}  # and the bytes of the body
         self._queues: dict[str, str] = {}  # by their consumers' tags
@@ -122,9 +122,14 @@ class Generation:
         consuming, publishing = (line.wire for line in self._lines)
         self._consume = await _open(consuming)
         self._consume.on_consumer_cancel_callbacks.add(self._on_cancelled)
-        self._publish = await _open(publishing, confirms=True)
-        for end in (consuming, publishing, self._consume, self._publish):
+        self._publishing = await self._open_publishing()
+        for end in (consuming, publishing, self._consume, *self._publishing):
             self._watch(end)
+
+    async def _open_publishing(self) -> list[Channel]:
+        """Two channels: the frames of a large message would hold up all others on its own."""
+        wire = self._lines[1].wire
+        return [await _open(wire, confirms=True), await _open(wire, confirms=True)]
 
     @property
     def server(self) -> dict[str, Any]:
@@ -273,9 +278,9 @@ class Generation:
         Raises aiormq's PublishError (returned), DeliveryError (nacked), or BrokerLost. There is no
         timeout here: a late confirm has an unknown outcome, so `overdue` ends the generation.
         """
-        channel = self._publish
-        if self.lost.done() or channel is None:
+        if self.lost.done() or not self._publishing:
             raise self._gone()
+        channel = self._publishing[len(body) > slices.SLICE]
         key_of_wait = object()
         self._pending[key_of_wait] = time.monotonic(), channel
         try:
@@ -289,33 +294,35 @@ class Generation:
             raise self._gone() from error
         finally:
             del self._pending[key_of_wait]
-            if channel is not self._publish:
+            if channel not in self._publishing:
                 await self._retire(channel)
 
     async def renew(self) -> None:
-        """Publish on a new channel from now on; at most every RENEW_EVERY seconds.
+        """Publish on new channels from now on; at most every RENEW_EVERY seconds.
 
         RabbitMQ 3.10 rejects everything from a channel that first published to a queue
         while that had no leader, also when it has one.
         """
-        now, old = time.monotonic(), self._publish
+        now, old = time.monotonic(), self._publishing
         soon = self._renewing or now - self._renewed < RENEW_EVERY
-        if soon or self.lost.done() or old is None:
+        if soon or self.lost.done() or not old:
             return
         self._renewed, self._renewing = now, True
         try:
             with self.calling():
-                new = await _open(self._lines[1].wire, confirms=True)
+                new = await self._open_publishing()
         except LOST as error:
             reraise_own_cancel(error)
             self.end(f"opening a channel failed: {error!r}")
             return
         finally:
             self._renewing = False
-        self._watch(new)
-        self._replaced.add(old)
-        self._publish = new
-        await self._retire(old)
+        for channel in new:
+            self._watch(channel)
+        self._replaced.update(old)
+        self._publishing = new
+        for channel in old:
+            await self._retire(channel)
 
     async def _retire(self, channel: Channel) -> None:
         """Close a channel that was replaced, once nothing waits for a confirm on it."""
