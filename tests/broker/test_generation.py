@@ -91,14 +91,14 @@ async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
 async def test_a_renewed_channel_leaves_nothing_behind(
     broker_url: str, prefix: str, node: Node
 ) -> None:
-    """However often the publishing channel is replaced there is one, at the broker and here."""
+    """However often the publishing channels are replaced there are two, at the broker and here."""
     async with generation_of(broker_url, Topology(prefix)) as generation:
         for _ in range(20):
             generation._renewed = 0.0
             await asyncio.gather(generation.renew(), generation.renew())
         assert not generation._replaced
         assert not generation.lost.done()
-        assert [count for _, count in node.connections(prefix)] == [1, 1]
+        assert [count for _, count in node.connections(prefix)] == [1, 2]
 
 
 async def test_closing_an_intake_that_opens_leaves_no_consumer(
