@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from pika.exceptions import NackError
 
 from tests.rig.daemon import Daemon
 from tests.rig.wire import Seen, Wire, settling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pika.adapters.blocking_connection import BlockingChannel
 
     from tests.rig.daemon import Dispatcher
     from tests.rig.hostel import Hostel
@@ -254,13 +258,27 @@ def test_a_full_results_queue_slows_the_daemon_and_loses_nothing(
         policy = f"{prefix}-full"
         definition = '{"max-length": 5}'
         node.ctl("set_policy", policy, f"^{prefix}.results$", definition, "--apply-to", "queues")
+        there = fill(dispatcher.channel, f"{prefix}.results")
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(10)])
         daemon.wait_for_line('"problem":"rejected"')
-        assert settling(wire.seen).count("ack") < 10
-        results = dispatcher.results(10)  # reading makes room
+        assert "ack" not in settling(wire.seen)
+        results = dispatcher.results(10 + there)  # reading makes room
         wire.wait_for(settled(10))
     node.ctl("clear_policy", policy)
-    assert sorted(result["id"] for result in results) == sorted(idents)
+    assert sorted(result["id"] for result in results) == sorted([*idents, *["there"] * there])
+
+
+def fill(channel: BlockingChannel, name: str) -> int:
+    """Publish to an exchange until its queue rejects; how many messages it took.
+
+    A policy is in force some time after the command that sets it has ended.
+    """
+    count = 0
+    with suppress(NackError):
+        while True:
+            channel.basic_publish(name, "there", b'{"id": "there"}')
+            count += 1
+    return count
 
 
 # Stops the process of a queue: what one without a majority looks like to a publisher.
