@@ -20,12 +20,11 @@ import uvloop
 
 from scraperd import __version__
 from scraperd.base.fd_limits import Exhausted, raise_limit
-from scraperd.broker.marks import Keys, secret_of
+from scraperd.broker.ports import Limits
 from scraperd.broker.rabbitmq.consumers import Lanes
 from scraperd.broker.rabbitmq.generation import Settings
-from scraperd.broker.rabbitmq.limits import Limits
 from scraperd.broker.rabbitmq.link import Link
-from scraperd.broker.rabbitmq.publisher import Outbox
+from scraperd.broker.rabbitmq.publisher import RabbitPublisher
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
@@ -34,6 +33,7 @@ from scraperd.config.load import marks_file, marks_keys
 from scraperd.fetch import own
 from scraperd.fetch.client import Fetcher
 from scraperd.jobs.settle import Settler
+from scraperd.jobs.signing import Keys, secret_of
 from scraperd.jobs.worker import Worker
 from scraperd.ops.capacity import fit, needed
 from scraperd.ops.log import configure
@@ -149,16 +149,16 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
     """Build the house: each part gets what it needs and no more."""
     topology = Topology(config.prefix)
     limits = Limits(config.max_result_size, config.ack_timeout)
-    outbox = Outbox(
+    publisher = RabbitPublisher(
         Addresses.of(topology, config.allow_reply_to),
         observer.event,
         passive=config.passive_declare,
         confirm_timeout=config.confirm_timeout,
     )
-    settler = Settler(outbox, topology, limits, keys)
+    settler = Settler(publisher, limits, keys)
     worker = Worker(config, scraper, settler, observer, name)
     link = Link(
-        link_settings(config, name, keys),
+        link_settings(config, name),
         topology,
         limits,
         lambda: Gate(config.jobs_budget, scraper.hold),
@@ -178,7 +178,7 @@ def keys_of(config: Config) -> Keys:
     return Keys(marks_keys(config) or (secret_of(config.broker_urls[0]),), config.prefix)
 
 
-def link_settings(config: Config, name: str, keys: Keys) -> Settings:
+def link_settings(config: Config, name: str) -> Settings:
     """The broker's part of the configuration."""
     return Settings(
         urls=config.broker_urls,
@@ -189,7 +189,6 @@ def link_settings(config: Config, name: str, keys: Keys) -> Settings:
         reconnect_max=config.reconnect_max,
         confirm_timeout=config.confirm_timeout,
         passive=config.passive_declare,
-        keys=keys,
     )
 
 

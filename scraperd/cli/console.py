@@ -20,7 +20,7 @@ import uvloop
 
 from scraperd.base.jsonline import foreign, line
 from scraperd.base.text import printable
-from scraperd.broker.rabbitmq.generation import BrokerLost
+from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.config.load import ConfigError, load
 from scraperd.daemon import EXIT_CONFIG
@@ -86,7 +86,7 @@ def complete(main: Coroutine[Any, Any, int]) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_terminable(main))
-    except (BrokerLost, TopologyError) as error:
+    except (Lost, TopologyError) as error:
         _end_if_full(error.__cause__)  # printed while connected, and taken for the broker's
         fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:

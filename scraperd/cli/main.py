@@ -25,8 +25,8 @@ from scraperd import __version__, daemon
 from scraperd.base.jsonline import dumps, line, visible
 from scraperd.base.text import printable
 from scraperd.base.urls import without_credentials
+from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq import client
-from scraperd.broker.rabbitmq.generation import BrokerLost
 from scraperd.broker.rabbitmq.link import censored
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
 from scraperd.broker.rabbitmq.topology import Queue, Topology, TopologyError
@@ -154,17 +154,17 @@ async def _reach(config: Config) -> None:
 
     One that answers is enough, as it is for the daemon.
     """
-    faults: list[BrokerLost] = []
+    faults: list[Lost] = []
     for url in config.broker_urls:
         try:
             async with client.connected((url,), config.connect_timeout) as channel:
                 _say(f"broker: reached {censored(url)}")
                 if words := weakness(await client.server(channel), config.prefix):
                     _say(f"scraperd: {words}", err=True)
-        except BrokerLost as error:
+        except Lost as error:
             faults.append(error)
     if len(faults) == len(config.broker_urls):
-        raise BrokerLost("\n".join(map(str, faults)))
+        raise Lost("\n".join(map(str, faults)))
     for fault in faults:
         _say(f"scraperd: {fault}", err=True)
 

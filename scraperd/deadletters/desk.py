@@ -76,7 +76,7 @@ class Tally:
 
 
 async def look(config: Config, wanted: Wanted, each: Callable[[Letter], None]) -> Tally:
-    """Give `each` letter that is meant, in the queue's order. Raises BrokerLost, TopologyError."""
+    """Give `each` letter that is meant, in the queue's order. Raises Lost, TopologyError."""
     tally = Tally()
     async with _opened(config) as queue, aclosing(_meant(queue, wanted, tally)) as letters:
         async for letter in letters:
@@ -88,7 +88,7 @@ async def look(config: Config, wanted: Wanted, each: Callable[[Letter], None]) -
 async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | None) -> None:
     """Publish the jobs of the letters that are meant again, at most `rate` a second.
 
-    They go in the queue's order. Each letter is acked after its job's confirm. Raises BrokerLost,
+    They go in the queue's order. Each letter is acked after its job's confirm. Raises Lost,
     or TopologyError if the jobs queue takes no more: what is left is in the dead queue.
     """
     async with _opened(config) as queue:
@@ -96,7 +96,7 @@ async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | No
         most = LARGEST if rate is None else max(1, min(LARGEST, int(rate * RATED)))
 
         async def one(letter: Letter) -> None:
-            await queue.requeue(letter.delivery, letter.ident)
+            await queue.requeue(letter.delivery, letter.job, letter.ident)
             tally.done += 1
 
         try:
@@ -118,7 +118,7 @@ async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | No
 async def purge(config: Config, wanted: Wanted, tally: Tally, save: Path | None) -> None:
     """Remove the letters that are meant; first append them to the file `save`, if there is one.
 
-    Raises BrokerLost or TopologyError, or SaveError if the file can't be written: what is not on
+    Raises Lost or TopologyError, or SaveError if the file can't be written: what is not on
     the disk is still in the dead queue.
     """
     async with _opened(config) as queue:

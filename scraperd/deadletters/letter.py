@@ -10,7 +10,6 @@ import base64
 import ipaddress
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import msgspec
@@ -18,21 +17,21 @@ from msgspec import UNSET
 
 from scraperd.base.hosts import HostSet
 from scraperd.base.urls import MAX_URL, host_of, without_credentials
-from scraperd.broker.marks import CRASHES
-from scraperd.contract import Kind, is_ident
-from scraperd.jobs.undelivered import UNDELIVERED, death
-from scraperd.jobs.undelivered import reason as undelivered
+from scraperd.broker.ports import Message
+from scraperd.contract import Kind
+from scraperd.jobs.envelope import Envelope, Obituary, foreign
+from scraperd.jobs.received import ident_of
 
 if TYPE_CHECKING:
-    from scraperd.broker.rabbitmq.codec import Delivery
+    from datetime import datetime
+
+    from scraperd.broker.ports import Delivery
 
 KINDS: Final = frozenset(get_args(Kind))
 REASONS: Final = (
     *("invalid", "exhausted", "poisonous", "internal"),
     *("expired", "delivery_limit", "rejected", "maxlen", "unknown"),
 )
-_OURS: Final = "x-scraperd-dead-"
-_MAX_MESSAGE: Final = 500  # characters: as many as the daemon writes
 _NAME = re.compile(r"[^\s/:?#@\\\[\]*%]+")  # what may be a host's name; yarl looks closer
 
 
@@ -44,6 +43,7 @@ class Letter:
     """
 
     delivery: Delivery
+    envelope: Envelope
     reason: str
     kind: str | None
     message: str
@@ -51,6 +51,19 @@ class Letter:
     ident: str | None
     url: str | None
     host: str | None
+
+    @property
+    def job(self) -> Message:
+        """The job as it was first published: without what was noted on it."""
+        it = self.delivery
+        return Message(
+            it.body,
+            foreign(it.headers),
+            correlation_id=it.correlation_id,
+            reply_to=it.reply_to or self.envelope.reply_to,
+            priority=it.priority,
+            content_type=it.content_type,
+        )
 
     def line(self, now: datetime) -> dict[str, Any]:
         """The letter in short. `age` is in seconds."""
@@ -60,7 +73,7 @@ class Letter:
             "reason": self.reason,
             "kind": self.kind,
             "host": self.host,
-            "attempts": self.delivery.attempt,
+            "attempts": self.envelope.attempt,
             "id": self.ident,
             "url": self.url,
             "message": self.message,
@@ -109,60 +122,41 @@ def read(delivery: Delivery) -> Letter:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         seen = _Glimpse()
     url = seen.url if isinstance(seen.url, str) and len(seen.url) <= MAX_URL else None
-    if (last := death(delivery.headers)) is None:
-        reason, kind, message, died = _by_us(delivery.headers)
+    envelope = Envelope.of(delivery.headers, delivery.body, None)
+    if delivery.given_up is None:
+        reason, kind, message, died = _by_us(delivery)
     else:
-        reason, kind, message = undelivered(delivery.headers), None, ""
-        died = _time(last.get("time"))
+        reason, kind, message = delivery.given_up.reason, None, ""
+        died = delivery.given_up.at
     host = host_of(url) if url is not None else None
     return Letter(
         delivery,
+        envelope,
         reason=reason,
         kind=kind,
         message=message,
         died=died,
-        ident=_ident(delivery, seen.id),
+        ident=ident_of(delivery, envelope, seen.id),
         url=None if url is None else without_credentials(url),
         host=host,
     )
 
 
-def _by_us(headers: dict[str, Any]) -> tuple[str, str | None, str, datetime | None]:
-    """Reason, kind, message and time, as `Settler` writes them (jobs/settle.py)."""
-    said = headers.get(f"{_OURS}reason")
-    kind = said if isinstance(said, str) and said in KINDS else None
-    message = headers.get(f"{_OURS}message")
-    crashes = headers.get(CRASHES)
+def _by_us(delivery: Delivery) -> tuple[str, str | None, str, datetime | None]:
+    """Reason, kind, message and time, as the daemon notes them."""
+    note = Obituary.of(delivery.headers)
+    kind = note.kind if note.kind in KINDS else None
     if kind is None:
         reason = "unknown"
-    elif UNDELIVERED in headers:
-        reason = undelivered(headers)
+    elif note.undelivered is not None:
+        reason = note.undelivered
     elif kind == "invalid_job":
         reason = "invalid"
     elif kind != "internal":
         reason = "exhausted"
     else:
-        reason = "poisonous" if type(crashes) is int and crashes > 0 else "internal"
-    text = message[:_MAX_MESSAGE] if isinstance(message, str) else ""
-    return reason, kind, text, _time(headers.get(f"{_OURS}at"))
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError:
-        return None
-    if not isinstance(found, datetime):
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _ident(delivery: Delivery, own: Any) -> str | None:
-    """The job's id in the order in which the daemon looks for it (jobs/worker.py)."""
-    for ident in (own, *delivery.idents):
-        if isinstance(ident, str) and is_ident(ident):
-            return ident
-    return None
+        reason = "poisonous" if note.strikes else "internal"
+    return reason, kind, note.message, note.at
 
 
 def host_pattern(text: str) -> str:

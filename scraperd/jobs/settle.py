@@ -1,7 +1,7 @@
 """The one place that settles a delivery: publish what the verdict says, confirmed, then ack.
 
-May touch: the outbox, the topology's names, the contract's encoding, the wall clock.
-Must never: ack before the confirm, or settle twice.
+May touch: the ports of a broker, the contract's encoding, the wall clock.
+Must never: ack before the confirm, settle twice, or know which broker it is.
 """
 
 from __future__ import annotations
@@ -9,29 +9,23 @@ from __future__ import annotations
 import ipaddress
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, structs
 
-from scraperd.base.text import printable
 from scraperd.base.urls import host_of
-from scraperd.broker.marks import ATTEMPT, CRASHES, JOB_ID, PARKS, REPLY_TO, TRIES, TURN, WAITS
-from scraperd.broker.rabbitmq.codec import Message
-from scraperd.broker.rabbitmq.publisher import UNROUTABLE_REPLY
-from scraperd.broker.rabbitmq.topology import wait_within
+from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Message, Reply, Results, Source
 from scraperd.contract import Failure, Result, encode
-from scraperd.jobs.undelivered import UNDELIVERED, reason
+from scraperd.jobs.envelope import Envelope, Turn, obituary, told
 from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
 
 if TYPE_CHECKING:
-    from scraperd.broker.marks import Keys
-    from scraperd.broker.rabbitmq.codec import Delivery
-    from scraperd.broker.rabbitmq.limits import Limits
-    from scraperd.broker.rabbitmq.publisher import Outbox
-    from scraperd.broker.rabbitmq.topology import Topology
+    from scraperd.broker.ports import Destination, Limits, Publisher
+    from scraperd.jobs.received import Received
+    from scraperd.jobs.signing import Keys
 
 LARGE: Final = 16 * 1024  # bytes of a result whose parts are not kept beside its JSON
 _MAX_KEY: Final = 255  # bytes of an AMQP short string
@@ -60,156 +54,101 @@ class Outcome:
 class Settler:
     """Carries a verdict out."""
 
-    outbox: Outbox
-    topology: Topology
+    publisher: Publisher
     limits: Limits
     keys: Keys
 
-    async def settle(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> bool:
-        """Publish, confirmed and mandatory, then ack.
+    async def settle(self, job: Received, outcome: Outcome, verdict: Verdict) -> bool:
+        """Publish, confirmed, then ack.
 
-        Raises BrokerLost, or Refused if it could not be published for so long that
-        the delivery must be let go (by an Aside); then nothing is acked. False if the
-        publish was confirmed but the ack came too late: the job will be delivered
-        again, and its result is a duplicate.
+        Raises Lost; or Refused if it could not be published for so long that the delivery must be
+        let go (by an Aside). Then nothing is acked. False if the publish was confirmed but the ack
+        came too late: the job will be delivered again, and its result is a duplicate.
         """
         result = outcome.result
         match verdict:
             case Done():
-                await self._result(delivery, outcome)
+                await self._result(job, outcome)
             case Retry(delay):
-                await self._move(delivery, self._retry(delivery, result, delay))
+                envelope = replace(job.envelope.retried(), ident=result.id)
+                await self._move(job, envelope, Delay(delay))
             case Park(host, delay):
-                await self._move(delivery, self._park(delivery, result, host, delay))
-            case Aside(queue):
-                message = self._aside(delivery, result, queue)
-                await self.outbox.send(delivery.generation, message, math.inf)
+                await self._park(job, result, host, delay)
+            case Aside(to):
+                await self._move(job, _untouched(job, result), to, math.inf)
             case Dead(kind, tell):
-                letter = self._dead(delivery, result, kind)  # first: if it raises, nothing is out
+                letter = _letter(job, result, kind)  # first: if it raises, nothing is out
                 if tell:
-                    await self._result(delivery, outcome)
-                await self._move(delivery, letter)
-        return await delivery.ack()
+                    await self._result(job, outcome)
+                await self._publish(job, Into(Source.DEAD), letter)
+        return await job.delivery.ack()
 
-    async def _move(self, delivery: Delivery, message: Message) -> None:
-        await self.outbox.send(delivery.generation, message, self._until(delivery))
+    async def _publish(
+        self, job: Received, to: Destination, message: Message, until: float | None = None
+    ) -> None:
+        until = job.delivery.arrived + self.limits.release if until is None else until
+        await self.publisher.publish(job.delivery.epoch, to, message, until)
 
-    def _until(self, delivery: Delivery) -> float:
-        return delivery.arrived + self.limits.release
+    async def _result(self, job: Received, outcome: Outcome) -> None:
+        key = routing_key(outcome.result)
+        address = job.delivery.reply_to
+        headers = {**job.foreign(), **told(outcome.result, job.envelope.snoozes)}
+        if job.stripped and job.reply_to:
+            headers[UNROUTABLE_REPLY] = job.reply_to
+        message = Message(outcome.body, headers, correlation_id=job.delivery.correlation_id)
+        to = Reply(address, key) if address and not job.stripped else Results(key)
+        await self._publish(job, to, message)
 
-    async def _result(self, delivery: Delivery, outcome: Outcome) -> None:
-        message = Message(
-            self.topology.results,
-            routing_key(outcome.result),
-            outcome.body,
-            headers={**delivery.passed_on(), **_parks(delivery), **_marks(outcome.result)},
-            correlation_id=delivery.correlation_id,
-        )
-        until = self._until(delivery)
-        if delivery.bare and delivery.asked_by:
-            message.headers[UNROUTABLE_REPLY] = delivery.asked_by
-        if delivery.reply_to and not delivery.bare:
-            await self.outbox.reply(delivery.generation, message, delivery.reply_to, until)
-        else:
-            await self.outbox.send(delivery.generation, message, until)
+    async def _park(self, job: Received, result: Result, host: str, delay: float) -> None:
+        """Rather back too early than too late: then it is snoozed again, for the rest."""
+        wait = self.publisher.wait_within(delay)
+        turn = Turn(host, time.time() + delay, max(0.0, delay - wait))
+        envelope = replace(job.envelope.snoozed(turn), ident=result.id, strikes=job.strikes)
+        await self._move(job, envelope, Delay(wait))
 
-    def _retry(self, delivery: Delivery, result: Result, delay: float) -> Message:
-        marks = {ATTEMPT: result.attempt + 1, JOB_ID: result.id, **_parks(delivery)}
-        lived = _lived(delivery, tries=1)
-        return self._job(delivery, self.topology.delay(delay), marks, lived)
-
-    def _park(self, delivery: Delivery, result: Result, host: str, delay: float) -> Message:
-        """Rather back too early than too late: then it is parked again, for the rest."""
-        tier = wait_within(delay)
-        marks = {
-            ATTEMPT: result.attempt,
-            JOB_ID: result.id,
-            **_crashes(delivery),
-            PARKS: delivery.parks + 1,
-            TURN: f"{time.time() + delay:.3f} {host} {max(0.0, delay - tier):.3f}",
-        }
-        return self._job(delivery, self.topology.delay(tier), marks, _lived(delivery, waits=1))
-
-    def _aside(self, delivery: Delivery, result: Result, queue: str) -> Message:
-        """As it came, with what was known of it: nothing has become of it yet.
-
-        An empty id travels too: else the next message id, which is ours, would be taken for one.
-        """
-        marks = {
-            ATTEMPT: result.attempt,
-            JOB_ID: result.id,
-            **_crashes(delivery),
-            **_parks(delivery),
-            **self._undelivered(delivery),
-        }
-        if TURN in delivery.headers and delivery.turn:
-            marks[TURN] = delivery.headers[TURN]
-        return self._job(delivery, queue, marks, _lived(delivery))
-
-    def _dead(self, delivery: Delivery, result: Result, kind: str) -> Message:
-        failure = result.error or Failure("internal", "no reason given")
-        marks = {
-            **_marks(result),
-            **_crashes(delivery),
-            **self._undelivered(delivery),
-            "x-scraperd-dead-reason": kind,
-            "x-scraperd-dead-message": printable(failure.message, 500),
-            "x-scraperd-dead-at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "x-scraperd-worker": result.worker or "",
-        }
-        if failure.field is not UNSET:
-            marks["x-scraperd-dead-field"] = printable(failure.field)
-        return self._job(delivery, self.topology.dead, marks)
-
-    def _undelivered(self, delivery: Delivery) -> dict[str, Any]:
-        """Why RabbitMQ gave the job up, if it did: its own header does not travel on."""
-        given_up = delivery.queue == self.topology.undelivered
-        return {UNDELIVERED: reason(delivery.headers)} if given_up else {}
-
-    def _job(
-        self,
-        delivery: Delivery,
-        queue: str,
-        marks: dict[str, Any],
-        lived: dict[str, Any] | None = None,
-    ) -> Message:
-        """The job itself, body untouched, on its way to one of our queues.
-
-        Signed, if it is to run again; a dead letter's marks are good for nothing but to be read.
-        """
-        if delivery.bare and delivery.asked_by:  # as a property it may have been the end of others
-            marks = {**marks, REPLY_TO: delivery.asked_by}
-        if queue != self.topology.dead:
-            marks = {**self.keys.sign(delivery.body, marks), **(lived or {})}
-        return Message(
-            "",
-            queue,
-            delivery.body,
-            headers={**delivery.passed_on(), **marks},
-            correlation_id=delivery.correlation_id,
-            reply_to=None if delivery.bare else delivery.reply_to,
-            priority=delivery.priority,
-            content_type=delivery.content_type,
-        )
+    async def _move(
+        self, job: Received, envelope: Envelope, to: Destination, until: float | None = None
+    ) -> None:
+        """Publish the job itself, its body untouched, to run again."""
+        envelope = _stripped(job, envelope)
+        headers = envelope.headers(self.keys, job.delivery.body)
+        await self._publish(job, to, _message(job, headers), until)
 
 
-def _parks(delivery: Delivery) -> dict[str, Any]:
-    return {PARKS: delivery.parks} if delivery.parks else {}
+def _untouched(job: Received, result: Result) -> Envelope:
+    """For a job that is moved as it came, with what was known of it: nothing has become of it yet.
+
+    An empty id travels too: else the next message id, which is ours, would be taken for one.
+    """
+    return replace(
+        job.envelope, ident=result.id, strikes=job.strikes, undelivered=job.undelivered or None
+    )
 
 
-def _crashes(delivery: Delivery) -> dict[str, Any]:
-    return {CRASHES: delivery.crashes} if delivery.crashes else {}
+def _letter(job: Received, result: Result, kind: str) -> Message:
+    """The dead letter: the whole job, and why it ended."""
+    failure = result.error or Failure("internal", "no reason given")
+    undelivered = job.undelivered or None
+    envelope = replace(job.envelope, strikes=job.strikes, undelivered=undelivered, reply_to=None)
+    now = datetime.now(UTC)
+    return _message(job, obituary(result, kind, failure, _stripped(job, envelope), now))
 
 
-def _lived(delivery: Delivery, tries: int = 0, waits: int = 0) -> dict[str, Any]:
-    """How often it went to a delay queue in all, for processes that don't believe each other."""
-    counts = {TRIES: delivery.tries + tries, WAITS: delivery.waits + waits}
-    return {name: count for name, count in counts.items() if count}
+def _message(job: Received, headers: dict[str, Any]) -> Message:
+    it = job.delivery
+    return Message(
+        it.body,
+        {**job.foreign(), **headers},
+        correlation_id=it.correlation_id,
+        reply_to=None if job.stripped else it.reply_to,
+        priority=it.priority,
+        content_type=it.content_type,
+    )
 
 
-def _marks(result: Result) -> dict[str, Any]:
-    """What a consumer can read without opening the body."""
-    return {JOB_ID: result.id, ATTEMPT: result.attempt, "x-scraperd-status": result.status}
+def _stripped(job: Received, envelope: Envelope) -> Envelope:
+    """A stripped job keeps its reply address as a header of ours: as a property it may do harm."""
+    return replace(envelope, reply_to=job.reply_to if job.stripped else None)
 
 
 def routing_key(result: Result) -> str:

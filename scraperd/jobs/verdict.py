@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from msgspec import UNSET
 
 if TYPE_CHECKING:
+    from scraperd.broker.ports import Destination
     from scraperd.contract import Failure
 
 
@@ -37,9 +38,9 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """Publish the job to `queue`, same attempt, as it came: it can't be worked on from here."""
+    """Publish the job as it came, same attempt: it can't be worked on from here."""
 
-    queue: str
+    to: Destination
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Decode, scrape, decide, settle, record. Owns the jobs in flight.
 
-May touch: page, broker, contract, verdict; the loop's clock.
+May touch: scrape, the ports of a broker, contract, verdict; the loop's clock.
 Must never: settle anywhere but in Settler, or let one job's failure reach another.
 """
 
@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from msgspec import UNSET, UnsetType
 
 from scraperd.base.fd_limits import Exhausted
+from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
-from scraperd.broker.rabbitmq.codec import MOST_HEADERS
-from scraperd.broker.rabbitmq.generation import BrokerLost, reraise_own_cancel
-from scraperd.broker.rabbitmq.limits import blames_a_publish
-from scraperd.broker.rabbitmq.publisher import Refused
-from scraperd.contract import Failure, Glimpse, Invalid, Job, Result, decode_job, is_ident, refused
+from scraperd.broker.ports import Delay, Into, Lost, Refused, Source
+from scraperd.contract import Failure, Glimpse, Invalid, Job, Result, decode_job, refused
 from scraperd.extract.rules import RuleError, Rules
 from scraperd.jobs import undelivered
+from scraperd.jobs.envelope import Envelope
+from scraperd.jobs.quarantine import Discounts
+from scraperd.jobs.received import Received
 from scraperd.jobs.record import Observer, Record
 from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Aside, Dead, Park, Policy, Verdict, decide
@@ -36,8 +37,7 @@ from scraperd.scrape.pipeline import Page, Scraper, result_of, tightest
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from scraperd.broker.rabbitmq.codec import Delivery
-    from scraperd.broker.rabbitmq.generation import Generation
+    from scraperd.broker.ports import Delivery, Destination, Epoch
     from scraperd.config.settings import Config
     from scraperd.jobs.settle import Settler
 
@@ -46,13 +46,12 @@ SPARE_TRIES: Final = 100  # forgotten ones, beyond twice max_retries, that end a
 FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
 REFUSED_FOR: Final = 60.0  # seconds a job waits whose outcome no queue takes
 CROWDED_FOR: Final = (15.0, 60.0)  # seconds a large job waits for which there is no room
-EXCUSES: Final = 50_000  # returns that are remembered as nobody's fault; some MB
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
 
 Prepared: TypeAlias = "Rules | Failure | Exhausted | Crowded | None"
 Decoded: TypeAlias = "tuple[Job, Prepared] | Invalid"
-Work: TypeAlias = "Callable[[Delivery], Awaitable[None]]"
+Work: TypeAlias = "Callable[[Received], Awaitable[None]]"
 
 
 @dataclass(slots=True)
@@ -84,9 +83,9 @@ class Worker:
         self._settler = settler
         self._observer = observer
         self._name = name
-        self._flights: dict[Delivery, Flight] = {}
-        self._forgiven: dict[int, int] = {}
-        self._unbegun: list[Delivery] = []  # taken over, and to be given back
+        self._flights: dict[Received, Flight] = {}
+        self._discounts = Discounts()
+        self._unbegun: list[Received] = []  # taken over, and to be given back
         self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
         self.draining = False  # no further delivery is started
@@ -98,203 +97,185 @@ class Worker:
 
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery over; called by the consumer, returns at once."""
-        delivery.forgiven = self._forgive(delivery) if delivery.returns else 0
-        delivery.least = self._settler.topology.suspicion(delivery.queue)
-        if delivery.disbelieved:
+        received, work = self._received(delivery)
+        if received.envelope.disbelieved:
             self._observer.disbelieved()
-        if delivery.generation.lost.done():
-            self._excuse(delivery)  # on its way when the generation ended: it will come again
+        if delivery.epoch.lost.done():
+            self._discount(received)  # on its way when the epoch ended: it will come again
             return
-        delivery.bare = self._is_bare(delivery)
         if self.draining:
-            self._unbegun.append(delivery)
+            self._unbegun.append(received)
         else:
-            self._start(delivery, self.handle)
+            self._start(received, work)
 
-    def _start(self, delivery: Delivery, work: Work, *, settling: bool = False) -> None:
+    def _received(self, delivery: Delivery) -> tuple[Received, Work]:
+        """The delivery, read, and what to do with it. An error of ours ends this job only."""
+        limit = self._config.delivery_limit
+        try:
+            received = Received.of(delivery, self._settler.keys, self._discounts, limit)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again where a job's errors are told
+            return Received(delivery, Envelope(), stripped=True), _raising(error)
+        return received, self.handle
+
+    def _start(self, received: Received, work: Work, *, settling: bool = False) -> None:
         assert self._group is not None, "deliveries come before the worker runs"
-        task = self._group.create_task(self._total(delivery, work), name=f"job {delivery.tag}")
-        flight = self._flights[delivery] = Flight(task, settling=settling)
-        task.add_done_callback(lambda _: self._landed(delivery, flight))
+        task = self._group.create_task(
+            self._total(received, work), name=f"job {received.delivery.tag}"
+        )
+        flight = self._flights[received] = Flight(task, settling=settling)
+        task.add_done_callback(lambda _: self._landed(received, flight))
 
-    def _landed(self, delivery: Delivery, flight: Flight) -> None:
-        if self._flights.get(delivery) is flight:
-            del self._flights[delivery]
+    def _landed(self, received: Received, flight: Flight) -> None:
+        if self._flights.get(received) is flight:
+            del self._flights[received]
 
-    async def _total(self, delivery: Delivery, work: Work) -> None:
+    async def _total(self, received: Received, work: Work) -> None:
         """Do `work` on a delivery. Whatever it raises ends this job, never the process.
 
         First with the id that was found, then with nothing of the publisher's but the body. If not
         even that can be published the generation ends, so that the broker counts this delivery.
         """
-        flight, bare = self._flights[delivery], (delivery.bare, True)
-        cause = await _raised(work(delivery))
-        for ident, delivery.bare in zip((flight.ident, ""), bare, strict=True):
+        flight, stripped = self._flights[received], (received.stripped, True)
+        cause = await _raised(work(received))
+        for ident, received.stripped in zip((flight.ident, ""), stripped, strict=True):
             if cause is None:
                 return
             self._observer.trouble("internal_error", cause, id=ident or None)
             if flight.settled:
                 return
-            if not delivery.settled:  # else the ack itself failed
-                cause = await _raised(self._bury(delivery, ident, cause))
+            if not received.delivery.settled:  # else the ack itself failed
+                cause = await _raised(self._bury(received, ident, cause))
         if cause is not None:
-            self._flights.pop(delivery, None)  # or it would be excused
-            delivery.generation.end(f"a job could not be settled: {type(cause).__name__}")
+            self._flights.pop(received, None)  # or it would be excused
+            received.delivery.epoch.end(f"a job could not be settled: {type(cause).__name__}")
 
-    async def _bury(self, delivery: Delivery, ident: str, cause: BaseException) -> None:
+    async def _bury(self, received: Received, ident: str, cause: BaseException) -> None:
         """Settle a job that raised `cause`, an error of ours, which is told without its details."""
         failure = self._internal(cause)
-        ident = ident or _known(delivery, None) or uuid.uuid4().hex
-        result = self._failed(delivery, ident, failure)
+        ident = ident or _known(received, None) or uuid.uuid4().hex
+        result = self._failed(received, ident, failure)
         outcome = Outcome.of(result, self._settler.limits.max_message)
-        await self._settle(delivery, outcome, Dead("internal"))
+        await self._settle(received, outcome, Dead("internal"))
 
     def _internal(self, cause: BaseException) -> Failure:
         """An error of ours, told without its details: those are in the log."""
         return Failure("internal", f"{type(cause).__name__} in {self._name}; see its log")
 
-    async def handle(self, delivery: Delivery) -> None:
+    async def handle(self, received: Received) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
-        if self._over(delivery):
-            await self._settle(delivery, *await self._unrun(delivery))
+        if self._over(received):
+            await self._settle(received, *await self._unrun(received))
             return
-        if lane := self._lane(delivery) or self._crowded_out(delivery):
-            await self._move(delivery, lane)
+        if (place := received.quarantine) is not None:
+            await self._move(received, Into(place))
             return
-        flight = self._flights[delivery]
-        job = await self._decode(delivery)
-        flight.ident = ident = _known(delivery, job) or uuid.uuid4().hex
-        page = flight.page = self._page(delivery, job)
+        if self._is_crowded_out(received):
+            await self._move(received, Delay(random.uniform(*CROWDED_FOR)))  # noqa: S311 - jitter
+            return
+        flight = self._flights[received]
+        job = await self._decode(received)
+        flight.ident = ident = _known(received, job) or uuid.uuid4().hex
+        page = flight.page = self._page(received, job)
         try:
-            if delivery.queue == self._settler.topology.alone:
+            if received.delivery.source is Source.SOLO:
                 url = job.url if isinstance(job, Invalid) else job[0].url
-                self._observer.suspect(ident, url, delivery.crashes)
-            outcome = await self._outcome(delivery, job, page, ident)
-            verdict = self._verdict(delivery, job, page, outcome.result)
-            await self._settle(delivery, outcome, verdict)
+                self._observer.suspect(ident, url, received.strikes)
+            outcome = await self._outcome(received, job, page, ident)
+            verdict = self._verdict(received, job, page, outcome.result)
+            await self._settle(received, outcome, verdict)
         finally:
             if page is not None:
                 page.close()
 
-    async def _back(self, delivery: Delivery) -> None:
-        await self._move(delivery, delivery.queue)
+    async def _back(self, received: Received) -> None:
+        await self._move(received, Into(received.delivery.source))
 
-    async def _move(self, delivery: Delivery, queue: str) -> None:
-        await self._settle(delivery, self._untouched(delivery), Aside(queue))
+    async def _move(self, received: Received, to: Destination) -> None:
+        await self._settle(received, self._untouched(received), Aside(to))
 
-    async def _settle(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> None:
-        flight = self._flights[delivery]
+    async def _settle(self, received: Received, outcome: Outcome, verdict: Verdict) -> None:
+        flight = self._flights[received]
         flight.settling = True
         started = time.monotonic()
         try:
             try:
-                settled = await self._settler.settle(delivery, outcome, verdict)
+                settled = await self._settler.settle(received, outcome, verdict)
             except Refused:  # longer, and the broker would take every delivery away
-                topology = self._settler.topology
-                given_up = delivery.queue == topology.undelivered  # it is not to be run
-                verdict = Aside(delivery.queue if given_up else topology.delay(REFUSED_FOR))
-                settled = await self._settler.settle(delivery, outcome, verdict)
-        except BrokerLost:
+                own = Into(received.delivery.source)  # a job that was given up is not to be run
+                verdict = Aside(own if received.given_up else Delay(REFUSED_FOR))
+                settled = await self._settler.settle(received, outcome, verdict)
+        except Lost:
             settled = False
         flight.settled = True
         took = time.monotonic() - started
         self._observer.record(
-            Record(outcome.result, verdict, settled, took, delivery.parks, delivery.crashes)
+            Record(
+                outcome.result, verdict, settled, took, received.envelope.snoozes, received.strikes
+            )
         )
 
-    def abandon(self, generation: Generation) -> None:
-        """The generation has ended: its jobs will be delivered again, so stop working on them.
+    def abandon(self, epoch: Epoch) -> None:
+        """The epoch has ended: its jobs will be delivered again, so stop working on them.
 
         This process lives, so none of them has ended it, and their return is not held
         against them; but for those that were being published when the broker closed the
         connection over something that was sent.
         """
-        suspicious = blames_a_publish(generation.words)
-        for delivery, flight in list(self._flights.items()):
-            if delivery.generation is not generation:
+        suspicious = epoch.blames_a_publish
+        for received, flight in list(self._flights.items()):
+            if received.delivery.epoch is not epoch:
                 continue
             if flight.phase != "settling" or not suspicious:
-                self._excuse(delivery)
+                self._discount(received)
             if flight.phase != "settling":
                 flight.task.cancel()
 
-    def _excuse(self, delivery: Delivery) -> None:
-        """Its next return is not its fault. Of many excuses the oldest is forgotten."""
-        self._forgiven.pop(delivery.fingerprint, None)
-        self._forgiven[delivery.fingerprint] = delivery.forgiven + 1
-        if len(self._forgiven) > EXCUSES:
-            del self._forgiven[next(iter(self._forgiven))]
+    def _discount(self, received: Received) -> None:
+        """The next redelivery of this job is not its fault."""
+        self._discounts.add(received.fingerprint, received.discounted)
 
-    def _forgive(self, delivery: Delivery) -> int:
-        """How many of its returns are not held against it.
-
-        Cut off again and again, a job is returned that nobody has even read. So where it is
-        one of many all its returns are no more than one.
-        """
-        known = self._forgiven.get(delivery.fingerprint, 0)
-        alone = delivery.queue == self._settler.topology.alone
-        return min(delivery.returns, max(known, 0 if alone else delivery.returns - 1))
-
-    def _lane(self, delivery: Delivery) -> str | None:
-        """The queue that the delivery must be moved to before it is looked at, if any.
-
-        What came back may have ended its process, and a crash counts against all that is unacked.
-        So it runs among few others, and after a second time alone (broker/rabbitmq/consumers.py).
-        """
-        topology = self._settler.topology
-        if delivery.bare or not delivery.crashes:
-            return None
-        few = delivery.crashes == 1 or not delivery.witnessed
-        lane = topology.suspects if few else topology.alone
-        return None if delivery.queue in (lane, topology.alone) else lane
-
-    def _crowded_out(self, delivery: Delivery) -> str | None:
-        """The queue in which a large job waits until there are fewer of its kind here.
+    def _is_crowded_out(self, received: Received) -> bool:
+        """True for a large job that must wait until there are fewer of its kind here.
 
         One that is over max_job_size can't become a job: it is settled at once.
         """
-        oversized = len(delivery.body) > self._config.max_job_size
-        if delivery.bare or oversized or not delivery.crowded:
-            return None
-        return self._settler.topology.delay(random.uniform(*CROWDED_FOR))  # noqa: S311 - jitter
+        oversized = len(received.delivery.body) > self._config.max_job_size
+        return received.delivery.crowded and not received.stripped and not oversized
 
-    def _untouched(self, delivery: Delivery) -> Outcome:
+    def _untouched(self, received: Received) -> Outcome:
         """What can be said of a job whose body is not looked at."""
-        return Outcome(self._failed(delivery, _known(delivery, None) or ""))
+        return Outcome(self._failed(received, _known(received, None) or ""))
 
-    def _is_bare(self, delivery: Delivery) -> bool:
-        """Whether it came back so often that no more of it is passed on than must be."""
-        limit = self._config.delivery_limit
-        given_up = delivery.queue == self._settler.topology.undelivered
-        return delivery.crashes >= limit or (given_up and delivery.returns >= limit)
-
-    def _over(self, delivery: Delivery) -> bool:
+    def _over(self, received: Received) -> bool:
         """Whether the job is not to be run any more: at its delivery limit, or given up."""
-        return delivery.bare or delivery.queue == self._settler.topology.undelivered
+        return received.stripped or received.given_up
 
-    async def _unrun(self, delivery: Delivery) -> tuple[Outcome, Verdict]:
+    async def _unrun(self, received: Received) -> tuple[Outcome, Verdict]:
         """The end of a job that is not run. This process does not read its body.
 
         It may be what ended its processes. A helper looks for what names the job; if that ends
         the helper too, the job ends without.
         """
         seen = Glimpse()
-        if len(delivery.body) <= self._config.max_job_size:
-            seen = await self._scraper.glimpse(delivery.body)
-        if given_up := delivery.queue == self._settler.topology.undelivered:
-            failure = undelivered.failure(delivery)
+        if len(received.delivery.body) <= self._config.max_job_size:
+            seen = await self._scraper.glimpse(received.delivery.body)
+        if given_up := received.given_up:
+            told = received.delivery.given_up
+            failure = undelivered.failure(received.undelivered, told.times if told else None)
         else:
-            times = delivery.crashes
+            times = received.strikes
             why = f"delivered {times} times before, and no outcome each time"
             failure = Failure("internal", why)
-        known = seen.id or _known(delivery, None)
-        result = self._failed(delivery, known or uuid.uuid4().hex, failure, seen)
-        tell = bool(known or seen.url or delivery.reply_to or not given_up)
+        known = seen.id or _known(received, None)
+        result = self._failed(received, known or uuid.uuid4().hex, failure, seen)
+        tell = bool(known or seen.url or received.delivery.reply_to or not given_up)
         return Outcome.of(result, self._settler.limits.max_message), Dead(failure.kind, tell=tell)
 
     def _failed(
         self,
-        delivery: Delivery,
+        received: Received,
         ident: str,
         failure: Failure | UnsetType = UNSET,
         seen: Glimpse | Invalid | None = None,
@@ -305,7 +286,7 @@ class Worker:
             url=seen.url if seen else UNSET,
             status="failed",
             error=failure,
-            attempt=delivery.attempt,
+            attempt=received.envelope.attempt,
             worker=self._name,
             meta=seen.meta if seen else UNSET,
         )
@@ -341,22 +322,22 @@ class Worker:
     def _interrupt(self, *phases: str) -> int:
         """End the work on these; returns how many there are."""
         chosen = [
-            (delivery, flight)
-            for delivery, flight in self._flights.items()
+            (received, flight)
+            for received, flight in self._flights.items()
             if flight.phase in phases and not flight.task.done()
         ]
-        for delivery, flight in chosen:
+        for received, flight in chosen:
             flight.task.cancel()
             if flight.phase != "settling":  # its task is not waited for any more
-                self._unbegun.append(delivery)
-                del self._flights[delivery]
+                self._unbegun.append(received)
+                del self._flights[received]
         return len(chosen)
 
     def _give_back(self) -> None:
         """As it came, and with nothing held against it."""
-        for delivery in self._unbegun:
-            if not delivery.generation.lost.done():
-                self._start(delivery, self._back, settling=True)
+        for received in self._unbegun:
+            if not received.delivery.epoch.lost.done():
+                self._start(received, self._back, settling=True)
         self._unbegun = []
 
     @property
@@ -364,24 +345,26 @@ class Worker:
         """Deliveries taken over and not yet settled."""
         return len(self._flights) + len(self._unbegun)
 
-    async def _decode(self, delivery: Delivery) -> Decoded:
+    async def _decode(self, received: Received) -> Decoded:
         """The job with its rules compiled, or why it is none."""
-        job = decode_job(delivery.body, self._config.max_job_size)
+        job = decode_job(received.delivery.body, self._config.max_job_size)
         if isinstance(job, Invalid):
             return job
-        if delivery.overfull:
-            return refused(job, "", f"the message has more than {MOST_HEADERS} AMQP headers")
+        if received.delivery.overfull:
+            return refused(
+                job, "", f"the message has more than {received.delivery.overfull} headers"
+            )
         if job.proxy and job.proxy not in self._config.proxies:
             return refused(job, "proxy", f"no proxy is named {printable(job.proxy)} here")
         if fault := unavailable(job):
             return refused(job, "include", fault)
         if job.extract is UNSET:
             return job, None
-        return await self._compiled(delivery, job, bytes(job.extract))
+        return await self._compiled(received, job, bytes(job.extract))
 
-    async def _compiled(self, delivery: Delivery, job: Job, raw: bytes) -> Decoded:
+    async def _compiled(self, received: Received, job: Job, raw: bytes) -> Decoded:
         """The job with its rules, or with why they could not be had."""
-        seconds = self._time_for(delivery)
+        seconds = self._time_for(received)
         try:
             async with asyncio.timeout(seconds):
                 return job, await self._scraper.rules(raw)
@@ -395,20 +378,20 @@ class Worker:
             over = f"extract took over {seconds:.3g} s to be compiled (job_timeout)"
             return job, Failure("timeout", over, retryable=True)
         except Exception as error:  # noqa: BLE001 - an error of ours ends this job, by its name
-            self._observer.trouble("internal_error", error, id=_known(delivery, (job, None)))
+            self._observer.trouble("internal_error", error, id=_known(received, (job, None)))
             return job, self._internal(error)
 
-    def _page(self, delivery: Delivery, job: Decoded) -> Page | None:
+    def _page(self, received: Received, job: Decoded) -> Page | None:
         """What the job begins with, and the turn it was promised if it comes back for one."""
         if isinstance(job, Invalid):
             return None
-        if (turn := delivery.turn) is None:
+        if (turn := received.envelope.turn) is None:
             return self._scraper.page(job[0])
-        host, at, most = turn
-        return self._scraper.page(job[0], Later(host, min(at - time.time(), most, FURTHEST)))
+        seconds = min(turn.at - time.time(), turn.left, FURTHEST)
+        return self._scraper.page(job[0], Later(turn.host, seconds))
 
     def _verdict(
-        self, delivery: Delivery, job: Decoded, page: Page | None, result: Result
+        self, received: Received, job: Decoded, page: Page | None, result: Result
     ) -> Verdict:
         if page is not None and page.later is not None:
             return Park(page.later.host, _until(page.job, page.later.seconds))
@@ -417,11 +400,11 @@ class Worker:
             result.attempt,
             self._policy(job),
             random.random(),  # noqa: S311 - jitter
-            anonymous=_known(delivery, job) is None and delivery.reply_to is None,
+            anonymous=_known(received, job) is None and received.delivery.reply_to is None,
         )
 
     async def _outcome(
-        self, delivery: Delivery, job: Decoded, page: Page | None, ident: str
+        self, received: Received, job: Decoded, page: Page | None, ident: str
     ) -> Outcome:
         """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
         started = time.monotonic()
@@ -429,17 +412,17 @@ class Worker:
         if isinstance(job, Invalid) or page is None:
             assert isinstance(job, Invalid)
             failure = Failure("invalid_job", job.message, field=job.field)
-            return Outcome.of(self._failed(delivery, ident, failure, job), limit)
+            return Outcome.of(self._failed(received, ident, failure, job), limit)
         try:
-            page.failure = self._reason_not_to(delivery, job[0])
+            page.failure = self._reason_not_to(received, job[0])
             if page.failure is None:
-                await self._begin(page, job[1], self._time_for(delivery))
-            result = self._result(delivery, page, ident, time.monotonic() - started)
+                await self._begin(page, job[1], self._time_for(received))
+            result = self._result(received, page, ident, time.monotonic() - started)
             outcome = Outcome(result) if page.later else Outcome.of(result, limit)
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
             self._observer.trouble("internal_error", error, id=ident)
             bare = Page(page.job, failure=self._internal(error))
-            result = self._result(delivery, bare, ident, time.monotonic() - started)
+            result = self._result(received, bare, ident, time.monotonic() - started)
             outcome = Outcome.of(result, limit)
         page.became(len(outcome.body))
         return outcome
@@ -453,13 +436,13 @@ class Worker:
             case _:
                 await self._scrape(page, found, seconds)
 
-    def _result(self, delivery: Delivery, page: Page, ident: str, total: float) -> Result:
-        attempt = delivery.attempt
+    def _result(self, received: Received, page: Page, ident: str, total: float) -> Result:
+        attempt = received.envelope.attempt
         return result_of(page, ident=ident, attempt=attempt, worker=self._name, total=total)
 
-    def _time_for(self, delivery: Delivery) -> float:
+    def _time_for(self, received: Received) -> float:
         """Seconds that are left to the job of job_timeout, and of what the broker waits."""
-        held = time.monotonic() - delivery.arrived
+        held = time.monotonic() - received.delivery.arrived
         return max(0.0, min(self._config.job_timeout, self._settler.limits.job) - held)
 
     async def _scrape(self, page: Page, rules: Rules | None, seconds: float) -> None:
@@ -470,27 +453,27 @@ class Worker:
             over = f"the job took over {seconds:.3g} s"
             page.failure = Failure("timeout", over, retryable=True)
 
-    def _reason_not_to(self, delivery: Delivery, job: Job) -> Failure | None:
+    def _reason_not_to(self, received: Received, job: Job) -> Failure | None:
         """Expired, or goes in circles."""
         if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
             return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
-        if delivery.parks >= MAX_PARKS:
-            waited = f"it was put off {delivery.parks} times, for its host's turn or for a helper"
+        if (snoozes := received.envelope.snoozes) >= MAX_PARKS:
+            waited = f"it was put off {snoozes} times, for its host's turn or for a helper"
             return Failure("timeout", waited)
-        return self._forgotten(delivery)
+        return self._forgotten(received.envelope)
 
-    def _forgotten(self, delivery: Delivery) -> Failure | None:
-        """Its marks get lost again and again, by which it would come to an end otherwise.
+    def _forgotten(self, envelope: Envelope) -> Failure | None:
+        """Its envelope is not believed again and again: else it would have come to an end by it.
 
         So it is where processes don't believe each other's. A change of the key costs a job no more
         than what it had by then: room for two of them.
         """
-        tries, waits = delivery.tries - delivery.attempt, delivery.waits - delivery.parks
+        tries, waits = envelope.tries - envelope.attempt, envelope.waits - envelope.snoozes
         if tries <= 2 * self._config.max_retries + SPARE_TRIES and waits <= 2 * MAX_PARKS:
             return None
         return Failure(
             "internal",
-            f"it was tried {delivery.tries} times and waited {delivery.waits} times, and its marks "
+            f"it was tried {envelope.tries} times and waited {envelope.waits} times, and its marks "
             "were not believed; give all processes the same marks_key_file",
         )
 
@@ -512,15 +495,19 @@ def _until(job: Job, seconds: float) -> float:
     return max(0.0, min(seconds, (job.expires_at - datetime.now(UTC)).total_seconds()))
 
 
-def _known(delivery: Delivery, job: Decoded | None) -> str | None:
-    """The job's id: its own, else the message id, else the correlation id; None without any."""
+def _known(received: Received, job: Decoded | None) -> str | None:
+    """The job's id, if anything names it."""
     own: Any = UNSET
     if job is not None:
         own = job.id if isinstance(job, Invalid) else job[0].id
-    for ident in (own, *delivery.idents):
-        if isinstance(ident, str) and is_ident(ident):
-            return ident
-    return None
+    return received.ident(own)
+
+
+def _raising(error: BaseException) -> Work:
+    async def work(_received: Received) -> None:
+        raise error
+
+    return work
 
 
 async def _raised(work: Awaitable[None]) -> BaseException | None:

@@ -17,9 +17,11 @@ import structlog
 from msgspec import UNSET
 
 from scraperd.base.urls import host_of, without_credentials
+from scraperd.broker.ports import Into
 from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry
 
 if TYPE_CHECKING:
+    from scraperd.broker.ports import Destination
     from scraperd.jobs.record import Record
 
 SAY_EVERY: Final = 60.0  # seconds
@@ -126,6 +128,11 @@ _WARNINGS = frozenset(
 )
 
 
+def _place(to: Destination) -> str:
+    """Where a job was moved to: a queue without its prefix."""
+    return to.source.value if isinstance(to, Into) else type(to).__name__.lower()
+
+
 def _line(record: Record) -> dict[str, Any]:
     result, verdict = record.result, record.verdict
     fields: dict[str, Any] = {
@@ -148,7 +155,7 @@ def _line(record: Record) -> dict[str, Any]:
     if isinstance(verdict, Park):
         fields["turn_of"], fields["turn_in"] = verdict.host, round(verdict.delay, 3)
     if isinstance(verdict, Aside):
-        fields["queue"] = verdict.queue
+        fields["queue"] = _place(verdict.to)
     counts = {"crashes": record.crashes, "parks": record.parks}
     fields |= {name: count for name, count in counts.items() if count}
     if result.timings is not UNSET:

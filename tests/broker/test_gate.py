@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scraperd.broker.rabbitmq.codec import Message
+from scraperd.broker.ports import Lost, Message, Source
+from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import Intake, Lanes
-from scraperd.broker.rabbitmq.generation import BrokerLost, Generation, Settings
+from scraperd.broker.rabbitmq.generation import Generation, Settings
 from scraperd.broker.rabbitmq.topology import Topology, declare
 from scraperd.broker.rabbitmq.wire.gate import SMALL, Gate, GatedReader
 from scraperd.broker.rabbitmq.wire.slices import SLICE
@@ -24,7 +25,7 @@ from scraperd.broker.rabbitmq.wire.slices import SLICE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.ports import Delivery
     from tests.rig.daemon import Dispatcher
 
 MIB = 1024 * 1024
@@ -123,7 +124,7 @@ async def test_what_there_is_no_room_for_stays_with_the_broker(
         for body in bodies:
             dispatcher.publish(body)
         taken: list[Delivery] = []
-        consumer = await generation.consume(topology.jobs, 100, taken.append)
+        consumer = await generation.consume(topology.jobs, Source.JOBS, 100, taken.append)
         await until(lambda: len(taken) > 4)
         assert [delivery.crowded for delivery in taken] == [False] * 4 + [True]
         # A message on the same connection and later: its answer shows what was read before it.
@@ -178,8 +179,8 @@ async def test_a_large_body_is_published_whole(
     async with generation_of(broker_url, topology, math.inf) as generation:
 
         async def publish(data: bytes) -> None:
-            message = Message("", topology.results, data)
-            await generation.publish("", topology.results, data, message.properties())
+            message = Message(data)
+            await generation.publish("", topology.results, data, properties_of(message))
 
         await asyncio.gather(*(publish(data) for data in (body, b"a", body[:-1], b"b")))
     found = [dispatcher.take("results")[1] for _ in range(4)]
@@ -191,16 +192,16 @@ async def test_a_cancelled_publish_does_not_break_the_channel(broker_url: str, p
     """Begun, it is sent to its end; what comes behind it on the channel is confirmed."""
     topology = Topology(prefix)
     async with generation_of(broker_url, topology, math.inf) as generation:
-        large = Message("", topology.results, b"x" * 30 * MIB)
-        properties = large.properties()
+        large = Message(b"x" * 30 * MIB)
+        properties = properties_of(large)
         publish = asyncio.ensure_future(
             generation.publish("", topology.results, large.body, properties)
         )
         for _ in range(10):
             await asyncio.sleep(0)
         publish.cancel()
-        small = Message("", topology.results, b"y")
-        await generation.publish("", topology.results, b"y", small.properties())
+        small = Message(b"y")
+        await generation.publish("", topology.results, b"y", properties_of(small))
         with pytest.raises(asyncio.CancelledError):
             await publish
         assert not generation.lost.done()
@@ -213,14 +214,14 @@ async def test_a_large_body_that_no_queue_takes_is_said_so(broker_url: str, pref
 
     topology = Topology(prefix)
     async with generation_of(broker_url, topology, math.inf) as generation:
-        message = Message("", "nowhere", b"x" * 3 * MIB)
+        message = Message(b"x" * 3 * MIB)
         with pytest.raises(PublishError):
-            await generation.publish("", "nowhere", message.body, message.properties())
+            await generation.publish("", "nowhere", message.body, properties_of(message))
         publish = asyncio.ensure_future(
-            generation.publish("", topology.results, message.body, message.properties())
+            generation.publish("", topology.results, message.body, properties_of(message))
         )
         await asyncio.sleep(0)
         generation.end("for the test")
         await generation.close()
-        with pytest.raises(BrokerLost):
+        with pytest.raises(Lost):
             await publish

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scraperd.broker.rabbitmq.codec import Message
+from scraperd.broker.ports import Lost, Message
+from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import IDLE_AT_MOST, LOOK_EVERY, Intake, Lanes
-from scraperd.broker.rabbitmq.generation import BrokerLost, Generation, Settings
+from scraperd.broker.rabbitmq.generation import Generation, Settings
 from scraperd.broker.rabbitmq.topology import Topology, declare
 from tests.faults.rows_consumers import FORGET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.ports import Delivery
     from tests.rig.daemon import Dispatcher
     from tests.rig.node import Node
 
@@ -67,16 +68,16 @@ async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
     broker_url: str, prefix: str, node: Node, how: BaseException | None
 ) -> None:
     """Its reader and its writer each close a connection, with an exception of theirs or none: a
-    publish that waits for its confirm ends by BrokerLost each time.
+    publish that waits for its confirm ends by Lost each time.
     """
     topology = Topology(prefix)
     async with generation_of(broker_url, topology) as generation:
         node.pause()
         try:
-            body = Message("", topology.results, b"x")
+            body = Message(b"x")
             publishes = [
                 asyncio.ensure_future(
-                    generation.publish("", topology.results, b"x", body.properties())
+                    generation.publish("", topology.results, b"x", properties_of(body))
                 )
                 for _ in range(20)
             ]
@@ -85,7 +86,7 @@ async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
         finally:
             node.resume()
         ends = await asyncio.gather(*publishes, return_exceptions=True)
-    assert {type(end) for end in ends} == {BrokerLost}
+    assert {type(end) for end in ends} == {Lost}
 
 
 async def test_a_renewed_channel_leaves_nothing_behind(

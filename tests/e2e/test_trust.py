@@ -148,7 +148,7 @@ def test_a_forged_count_of_returns_is_not_the_broker_s(
         assert dispatcher.results(1)[0]["status"] == "ok"
         assert daemon.drain() == 0
     moved, done = daemon.logged("job")
-    assert (moved["queue"], moved["crashes"]) == (f"{prefix}.suspects", 1)
+    assert (moved["queue"], moved["crashes"]) == ("quarantine", 1)
     assert (done["verdict"], done["crashes"]) == ("done", 1)
     assert not daemon.logged("alone_begun")
 

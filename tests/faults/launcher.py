@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from scraperd import daemon
-from scraperd.broker.rabbitmq.codec import Delivery
+from scraperd.broker.ports import Delivery
 from scraperd.config.load import load, notify_socket
 from scraperd.ops.systemd import Notifier
 from scraperd.scrape.pipeline import Scraper

@@ -1,6 +1,6 @@
 """One job raises in each step of its life, one step at a time: it fails, and nothing else does.
 
-May touch: the worker with its real settler, observer and topology; a generation that keeps.
+May touch: the worker with its real settler and observer; an epoch and a publisher that keep.
 Must never: replace the worker's own code: a step raises by what it is handed.
 """
 
@@ -15,15 +15,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scraperd.broker.marks import Keys
-from scraperd.broker.rabbitmq.codec import Delivery
-from scraperd.broker.rabbitmq.generation import Generation
-from scraperd.broker.rabbitmq.limits import Limits
-from scraperd.broker.rabbitmq.publisher import Outbox
-from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.broker.ports import (
+    Delivery,
+    Destination,
+    Into,
+    Limits,
+    Message,
+    Reply,
+    Results,
+    Source,
+)
 from scraperd.config.settings import Config
 from scraperd.contract import Glimpse
 from scraperd.jobs.settle import Settler
+from scraperd.jobs.signing import Keys
 from scraperd.jobs.worker import Worker
 from scraperd.ops.telemetry import Observer
 from scraperd.scrape.pipeline import Page
@@ -31,9 +36,10 @@ from scraperd.scrape.pipeline import Page
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scraperd.broker.rabbitmq.codec import Message
+    from scraperd.broker.ports import Epoch
     from scraperd.contract import Job
     from scraperd.extract.rules import Rules
+    from scraperd.jobs.record import Record
     from scraperd.politeness.scheduler import Later
 
 EVIL = "evil"
@@ -70,34 +76,45 @@ class Body(bytes):
         return super().decode(*args, **kwargs)
 
 
+class Headers(dict[str, Any]):
+    """Headers that raise when ours are read, or when the publisher's are copied."""
+
+    fault: Fault
+    read = False  # by the envelope, which looks at all of them once
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.fault.at("envelope")
+        return super().get(name, default)
+
+    def items(self) -> Any:
+        self.fault.at("headers", evil=self.read)
+        self.read = True
+        return super().items()
+
+
 class Raising(Delivery):
     """A delivery whose parts raise when they are read."""
 
-    __slots__ = ("fault",)
+    __slots__ = ("_crowded", "_overfull", "fault")
     fault: Fault
 
-    def __hash__(self) -> int:
-        return id(self)
+    @property
+    def crowded(self) -> bool:
+        self.fault.at("crowded")
+        return self._crowded
+
+    @crowded.setter
+    def crowded(self, value: bool) -> None:
+        self._crowded = value
 
     @property
-    def turn(self) -> tuple[str, float, float] | None:
-        self.fault.at("page")
-        return None
+    def overfull(self) -> int:
+        self.fault.at("overfull")
+        return self._overfull
 
-    @property
-    def parks(self) -> int:
-        self.fault.at("record" if self.settled else "reasons")
-        return 0
-
-    @property
-    def attempt(self) -> int:
-        self.fault.at("attempt")
-        return 1
-
-    def passed_on(self) -> dict[str, Any]:
-        if not self.bare:
-            self.fault.at("headers")
-        return {}
+    @overfull.setter
+    def overfull(self, value: int) -> None:
+        self._overfull = value
 
     async def ack(self) -> bool:
         self.fault.at("before the ack")
@@ -107,15 +124,15 @@ class Raising(Delivery):
 
 
 @dataclass(eq=False)
-class Kept(Generation):
-    """A generation that takes acks."""
+class Kept:
+    """An epoch that takes acks."""
 
     lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
     acked: list[int] = field(default_factory=list)
-    words: str = ""
+    blames_a_publish: bool = False
 
-    async def ack(self, tag: int) -> bool:
-        self.acked.append(tag)
+    async def ack(self, delivery: Delivery) -> bool:
+        self.acked.append(delivery.tag)
         return True
 
     def end(self, reason: str) -> None:
@@ -123,18 +140,33 @@ class Kept(Generation):
             self.lost.set_result(reason)
 
 
-class Sent(Outbox):
-    """An outbox that remembers; it can raise when the evil job is published."""
+class Sent:
+    """A publisher that remembers; it can raise when the evil job is published."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
-        self.messages: list[Message] = []
+        self.messages: list[tuple[Destination, Message]] = []
 
-    async def send(self, _generation: Generation, message: Message, _until: float) -> None:
+    async def publish(
+        self, _epoch: Epoch, destination: Destination, message: Message, _until: float
+    ) -> None:
         evil = EVIL.encode() in message.body
         self.fault.at("publish", evil=evil)
-        self.fault.at("publish to the dead", evil=evil and message.routing_key == "team.dead")
-        self.messages.append(message)
+        self.fault.at("publish to the dead", evil=evil and destination == Into(Source.DEAD))
+        self.messages.append((destination, message))
+
+    def wait_within(self, seconds: float) -> float:
+        return seconds
+
+
+class Told(Observer):
+    """The observer as it is; it can raise when it is told of the evil job's end."""
+
+    fault: Fault
+
+    def record(self, record: Record) -> None:
+        self.fault.at("record", evil=record.result.id == EVIL)
+        super().record(record)
 
 
 @dataclass
@@ -185,10 +217,12 @@ class Steps:
     """A worker with its real settler, and what came of its jobs."""
 
     def __init__(self, fault: Fault, **config: Any) -> None:
-        self.fault, self.generation = fault, Kept()
-        self.outbox, self.log = Sent(fault), Log(fault)
-        settler = Settler(self.outbox, Topology("team"), Limits(2**20, 1800), Keys([b"k"], "team"))
-        self.observer = Observer(log=self.log)
+        self.fault, self.epoch = fault, Kept()
+        self.sent, self.log = Sent(fault), Log(fault)
+        self.keys = Keys([b"k"], "team")
+        settler = Settler(self.sent, Limits(2**20, 1800), self.keys)
+        self.observer = Told(log=self.log)
+        self.observer.fault = fault
         scraper: Any = Scrapes(fault)
         self.worker = Worker(Config(**config), scraper, settler, self.observer, "w")
         self.tag = 0
@@ -197,30 +231,36 @@ class Steps:
         self,
         ident: str,
         *,
-        kind: Callable[..., Delivery] = Delivery,
+        kind: type[Delivery] = Delivery,
         body: bytes = b"",
+        signed: bool = True,
         **marks: Any,
     ) -> Delivery:
-        queue = marks.pop("queue", "team.jobs")
-        properties = {"message_id": None, "correlation_id": None, "reply_to": None} | {
-            name: marks.pop(name) for name in ("reply_to", "message_id") if name in marks
-        }
+        source = marks.pop("source", Source.JOBS)
+        names = ("reply_to", "message_id", "redeliveries")
+        properties = {name: marks.pop(name) for name in names if name in marks}
         extract = {"extract": {EVIL: EVIL}} if self.fault.step == "rules" and ident == EVIL else {}
         body = body or json.dumps({"url": f"http://x/{ident}", "id": ident, **extract}).encode()
         self.tag += 1
-        delivery = kind(
-            body=body,
-            headers=marks,
-            priority=None,
-            content_type=None,
+        ours = {name: value for name, value in marks.items() if type(value) in (int, str)}
+        headers = Headers({**marks, **self.keys.sign(body, ours)} if signed else marks)
+        headers.fault = self.fault if kind is Raising else Fault()
+        if kind is Raising:
+            body = Body(body)
+            body.fault = self.fault
+        delivery = kind.__new__(kind)
+        if isinstance(delivery, Raising):
+            delivery.fault = self.fault
+        kind.__init__(
+            delivery,
+            body,
+            headers,
+            source,
+            self.epoch,
+            self.epoch.ack,
             tag=self.tag,
-            generation=self.generation,
-            queue=queue,
             **properties,
         )
-        if isinstance(delivery, Raising):
-            delivery.fault, delivery.body = self.fault, Body(body)
-            delivery.body.fault = self.fault
         self.worker.accept(delivery)
         return delivery
 
@@ -234,15 +274,15 @@ class Steps:
         await running  # raises if one job's error has reached the worker
 
     def results(self, ident: str) -> list[dict[str, Any]]:
-        sent = [m for m in self.outbox.messages if m.exchange == "team.results"]
+        sent = [m for to, m in self.sent.messages if isinstance(to, Results | Reply)]
         return [found for m in sent if (found := json.loads(m.body))["id"] == ident]
 
     @property
     def dead(self) -> list[Message]:
-        return [m for m in self.outbox.messages if m.routing_key == "team.dead"]
+        return [m for to, m in self.sent.messages if to == Into(Source.DEAD)]
 
 
-BEFORE = ["page", "decode", "reasons", "attempt", "begin", "rules", "scrape", "publish", "headers"]
+BEFORE = "envelope crowded decode overfull begin rules scrape publish headers".split()
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -273,8 +313,8 @@ async def test_a_job_that_raises_in_a_step_fails_alone(
     assert no_json or error.__name__ in result["error"]["message"]
     assert ident in (EVIL, "m1")
     assert no_json or any(e == "internal_error" and f["exc_info"] for e, f in steps.log.lines)
-    assert sorted(steps.generation.acked) == list(range(1, 12))
-    assert not steps.generation.lost.done()
+    assert sorted(steps.epoch.acked) == list(range(1, 12))
+    assert not steps.epoch.lost.done()
 
 
 async def test_a_result_that_cannot_be_written_fails_alone() -> None:
@@ -294,7 +334,7 @@ async def test_a_job_that_raises_after_its_ack_is_not_settled_again(step: str) -
     assert [result["status"] for result in steps.results(EVIL)] == ["ok"]
     assert steps.results("good")
     assert not steps.dead
-    assert sorted(steps.generation.acked) == [1, 2]
+    assert sorted(steps.epoch.acked) == [1, 2]
 
 
 async def test_a_job_that_cannot_be_told_of_is_buried_bare() -> None:
@@ -312,20 +352,20 @@ async def test_a_job_that_cannot_be_settled_ends_its_generation(step: str) -> No
     """Then the broker counts its delivery, for which it is not excused; the process lives."""
     steps = Steps(Fault(step, times=100))
     await steps.run(lambda: steps.deliver(EVIL, kind=Raising))
-    assert steps.generation.lost.done()
-    assert "could not be settled" in steps.generation.lost.result()
-    assert not steps.generation.acked
+    assert steps.epoch.lost.done()
+    assert "could not be settled" in steps.epoch.lost.result()
+    assert not steps.epoch.acked
     again = Steps(Fault())
     back = again.deliver  # the same message, as the broker gives it back
-    await again.run(lambda: back(EVIL, **{"x-delivery-count": 1}))
-    assert [m.routing_key for m in again.outbox.messages] == ["team.suspects"]
+    await again.run(lambda: back(EVIL, redeliveries=1))
+    assert [to for to, _ in again.sent.messages] == [Into(Source.QUARANTINE)]
 
 
 @pytest.mark.parametrize("step", ["glimpse", "headers", "publish to the dead"])
 async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
     """Its body is not read here, and what else may raise ends it too."""
     steps = Steps(Fault(step), delivery_limit=3)
-    marks = {"x-scraperd-crashes": 3, "queue": "team.alone"}
+    marks = {"x-scraperd-crashes": 3, "source": Source.SOLO}
     await steps.run(lambda: (steps.deliver(EVIL, kind=Raising, **marks), steps.deliver("good")))
     [letter] = steps.dead
     assert letter.headers["x-scraperd-dead-reason"] == "internal"
@@ -340,7 +380,7 @@ async def test_the_body_of_a_job_past_its_limit_is_not_read() -> None:
     assert "delivered 3 times before" in result["error"]["message"]
 
 
-@pytest.mark.parametrize("lane", ["x-delivery-count", "draining"])
+@pytest.mark.parametrize("lane", ["redelivered", "draining"])
 async def test_a_job_that_cannot_be_moved_fails_alone(lane: str) -> None:
     """To the quarantine, or back to its queue when the process ends."""
     steps = Steps(Fault("headers"))
@@ -348,7 +388,7 @@ async def test_a_job_that_cannot_be_moved_fails_alone(lane: str) -> None:
     def deliver() -> None:
         if lane == "draining":
             steps.worker.close()
-        marks = {"x-delivery-count": 1} if lane != "draining" else {}
+        marks = {"redeliveries": 1} if lane != "draining" else {}
         steps.deliver(EVIL, kind=Raising, message_id=EVIL, **marks)
 
     running = asyncio.create_task(steps.worker.run())
@@ -382,18 +422,26 @@ HEADERS = st.dictionaries(
     headers=HEADERS,
     body=st.binary(max_size=20) | st.just(b'{"url":"http://x/"}'),
     ident=st.text(st.characters(codec="utf-8"), max_size=300),
+    signed=st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
-def test_no_property_ends_the_worker(headers: dict[str, Any], body: bytes, ident: str) -> None:
+def test_no_property_ends_the_worker(
+    headers: dict[str, Any],
+    body: bytes,
+    ident: str,
+    signed: bool,  # noqa: FBT001 - drawn
+) -> None:
     """Whatever stands in headers, properties and body: the job is moved or settled."""
 
     async def play() -> None:
         steps = Steps(Fault())
-        queue = "team.alone"
+        source = Source.SOLO
         await steps.run(
-            lambda: steps.deliver("", body=body, queue=queue, message_id=ident, **headers)
+            lambda: steps.deliver(
+                "", body=body, source=source, message_id=ident, signed=signed, **headers
+            )
         )
-        assert steps.generation.acked == [1]
-        assert steps.outbox.messages
+        assert steps.epoch.acked == [1]
+        assert steps.sent.messages
 
     asyncio.run(play())

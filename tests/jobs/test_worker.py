@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import pytest
 
-from scraperd.broker.rabbitmq.codec import Delivery
-from scraperd.broker.rabbitmq.generation import BrokerLost, Generation
-from scraperd.broker.rabbitmq.limits import Limits
-from scraperd.broker.rabbitmq.publisher import Refused
-from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.broker.ports import Delay, Delivery, Into, Limits, Lost, Refused, Source
+from scraperd.broker.rabbitmq.limits import learn
 from scraperd.config.settings import Config
 from scraperd.contract import Glimpse
+from scraperd.jobs.signing import Keys
 from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry
 from scraperd.jobs.worker import FURTHEST, MAX_PARKS, Worker
 from scraperd.ops.telemetry import Observer
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scraperd.contract import Job
+    from scraperd.jobs.received import Received
     from scraperd.jobs.settle import Outcome
     from scraperd.jobs.verdict import Verdict
 
@@ -77,12 +76,12 @@ class Settles:
     settled: list[tuple[Outcome, Verdict]] = field(default_factory=list)
     lost: bool = False
     refused: list[str] = field(default_factory=list)
-    topology: Topology = field(default_factory=lambda: Topology("team"))
+    keys: Keys = field(default_factory=lambda: Keys([b"k"], "team"))
     limits: Limits = field(default_factory=lambda: Limits(2**20, 1800))
 
-    async def settle(self, _delivery: Delivery, outcome: Outcome, verdict: Verdict) -> bool:
+    async def settle(self, _job: Received, outcome: Outcome, verdict: Verdict) -> bool:
         if self.lost:
-            raise BrokerLost
+            raise Lost
         if self.refused:
             raise Refused(self.refused.pop())
         self.settled.append((outcome, verdict))
@@ -111,11 +110,18 @@ async def turns_until(condition: Callable[[], object]) -> None:
 
 
 @dataclass(eq=False)
-class Owner(Generation):
-    """A generation: whether it has ended, and what the broker said last."""
+class Owner:
+    """An epoch: whether it has ended, and whether over something that was published."""
 
-    words: str = ""
+    blames_a_publish: bool = False
     lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
+
+    def end(self, reason: str) -> None:
+        self.lost.set_result(reason)
+
+
+async def acked(_delivery: Delivery) -> bool:
+    return True
 
 
 class House:
@@ -133,7 +139,7 @@ class House:
             "w",
         )
         self.running: asyncio.Task[None] | None = None
-        self.generation: Any = Owner()
+        self.epoch = Owner()
 
     async def __aenter__(self) -> Self:
         self.running = asyncio.create_task(self.worker.run())
@@ -148,20 +154,27 @@ class House:
     def deliver(
         self,
         *paths: str,
-        generation: Any = None,
-        queue: str = "team.jobs",
-        signed_at: int | None = None,
+        epoch: Any = None,
+        source: Source = Source.JOBS,
+        redeliveries: int = 0,
+        signed_at: float | None = None,
         **more: Any,
     ) -> None:
-        """Deliver a job a path; of `more`, `x-...` are headers and the rest fields of the job."""
+        """Deliver a job a path; of `more`, `x-...` are headers and the rest fields of the job.
+
+        Its headers are signed now, or at `signed_at`.
+        """
         headers = {name: value for name, value in more.items() if name.startswith("x-")}
         fields = {name: value for name, value in more.items() if name not in headers}
+        keys = Keys([b"k"], "team", lambda: time.time() if signed_at is None else signed_at)
         for path in paths:
             body = json.dumps({"url": f"http://x/{path}", "id": path, **fields}).encode()
-            owner = generation or self.generation
-            delivery = Delivery(body, headers, None, None, None, None, None, 1, owner, queue)
-            delivery.signed_at = signed_at
-            self.worker.accept(delivery)
+            signed = keys.sign(body, headers) if headers else {}
+            self.worker.accept(
+                Delivery(
+                    body, signed, source, epoch or self.epoch, acked, redeliveries=redeliveries
+                )
+            )
 
     async def idle(self) -> None:
         await turns_until(lambda: not self.worker.in_flight)
@@ -247,15 +260,16 @@ async def test_a_proxy_that_is_not_configured_is_refused() -> None:
     assert house.scrapes.started == []
 
 
-async def test_too_many_amqp_headers_are_refused() -> None:
-    """A job whose message has more than 100 is invalid, and not fetched."""
+async def test_too_many_headers_are_refused() -> None:
+    """A job whose message has more headers than the transport takes is invalid, and not fetched."""
     async with House() as house:
-        house.deliver("good", **{f"x-{n}": n for n in range(101)})
+        body = b'{"url": "http://x/good", "id": "good"}'
+        house.worker.accept(Delivery(body, {}, Source.JOBS, house.epoch, acked, overfull=100))
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == Dead("invalid_job")
     assert outcome.result.id == "good"
-    assert outcome.result.error.message == "the message has more than 100 AMQP headers"
+    assert outcome.result.error.message == "the message has more than 100 headers"
     assert house.scrapes.started == []
 
 
@@ -263,8 +277,8 @@ async def test_a_lost_generation_abandons_its_own_jobs_only() -> None:
     """Jobs of the generation that ended are cancelled unsettled; the next one's go on."""
     old, new = Owner(), Owner()
     async with House() as house:
-        house.deliver("wait-old", generation=old)
-        house.deliver("wait-new", generation=new)
+        house.deliver("wait-old", epoch=old)
+        house.deliver("wait-new", epoch=new)
         await turns_until(lambda: len(house.scrapes.started) == 2)
         house.worker.abandon(old)
         house.scrapes.release.set()
@@ -291,7 +305,7 @@ async def test_nothing_starts_once_closed() -> None:
         house.deliver("late")
         house.scrapes.release.set()
         await turns_until(lambda: house.worker.in_flight == 2)
-    back = Aside("team.jobs")
+    back = Aside(Into(Source.JOBS))
     assert [verdict for _, verdict in house.settles.settled] == [Done(), back, back]
     assert house.scrapes.started == ["http://x/wait1"]
 
@@ -303,11 +317,11 @@ async def test_what_does_not_end_in_time_is_left() -> None:
     async with House() as house:
         gone = Owner()
         house.deliver("wait1")
-        house.deliver("wait2", generation=gone)
+        house.deliver("wait2", epoch=gone)
         await turns_until(lambda: len(house.scrapes.started) == 2)
         gone.lost.set_result("cut")
         assert await house.worker.drain(0.01) == 2
-    assert [verdict for _, verdict in house.settles.settled] == [Aside("team.jobs")]
+    assert [verdict for _, verdict in house.settles.settled] == [Aside(Into(Source.JOBS))]
 
 
 async def test_what_waits_is_given_back_once() -> None:
@@ -318,7 +332,7 @@ async def test_what_waits_is_given_back_once() -> None:
         house.scrapes.release.set()
         house.worker.close()
         await house.worker.drain(1)
-    back = Aside("team.jobs")
+    back = Aside(Into(Source.JOBS))
     verdicts = [verdict for _, verdict in house.settles.settled]
     assert sorted(verdicts, key=str) == [back, back, Done()]
 
@@ -329,10 +343,9 @@ async def test_what_comes_after_the_end_of_its_generation_is_not_begun() -> None
         late = Owner()
         late.lost.set_result("no confirm")
         for count in (0, 1):
-            marks = {"x-delivery-count": count} if count else {}
-            house.deliver("good", generation=late, queue="team.alone", **marks)
+            house.deliver("good", epoch=late, source=Source.SOLO, redeliveries=count)
         assert not house.worker.in_flight
-        house.deliver("good", queue="team.alone", **{"x-delivery-count": 2})
+        house.deliver("good", source=Source.SOLO, redeliveries=2)
         await house.idle()
     [line] = [fields for event, fields in house.log.lines if event == "job"]
     assert line["crashes"] == 2
@@ -342,14 +355,14 @@ async def test_a_second_loss_does_not_blame_for_the_first() -> None:
     """A generation that ends before it gave a job back takes no excuse away."""
     async with House() as house:
         lost = Owner()
-        house.deliver("wait", generation=lost, queue="team.alone")
+        house.deliver("wait", epoch=lost, source=Source.SOLO)
         await turns_until(lambda: house.scrapes.started)
         house.worker.abandon(lost)
         house.worker.abandon(Owner())
         await house.idle()
         house.scrapes.release.set()
-        marks = {"x-delivery-count": 1, "x-scraperd-crashes": 2}
-        house.deliver("wait", queue="team.alone", **marks)
+        marks = {"x-scraperd-crashes": 2}
+        house.deliver("wait", source=Source.SOLO, redeliveries=1, **marks)
         await house.idle()
     [line] = [fields for event, fields in house.log.lines if event == "job"]
     assert line["crashes"] == 2
@@ -358,7 +371,7 @@ async def test_a_second_loss_does_not_blame_for_the_first() -> None:
 async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
     """A job that has been delivered too often is dead without a scrape, or a look at its body."""
     async with House(delivery_limit=3) as house:
-        house.deliver("good", **{"x-scraperd-crashes": 2, "x-delivery-count": 7})
+        house.deliver("good", redeliveries=7, **{"x-scraperd-crashes": 2})
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == Dead("internal")
@@ -368,42 +381,43 @@ async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("queue", "crashes", "aside"),
+    ("source", "strikes", "moved_to"),
     [
-        ("jobs", 0, None),
-        ("jobs", 1, "suspects"),
-        ("jobs", 2, "alone"),
-        ("suspects", 0, None),
-        ("suspects", 1, "alone"),
-        ("suspects", 2, "alone"),
-        ("alone", 1, None),
-        ("alone", 4, None),
+        (Source.JOBS, 0, None),
+        (Source.JOBS, 1, Source.QUARANTINE),
+        (Source.JOBS, 2, Source.SOLO),
+        (Source.QUARANTINE, 0, None),
+        (Source.QUARANTINE, 1, Source.SOLO),
+        (Source.QUARANTINE, 2, Source.SOLO),
+        (Source.SOLO, 1, None),
+        (Source.SOLO, 4, None),
     ],
 )
-async def test_a_job_that_came_back_runs_among_few_then_alone(
-    queue: str, crashes: int, aside: str | None
+async def test_a_redelivered_job_runs_among_few_then_alone(
+    source: Source, strikes: int, moved_to: Source | None
 ) -> None:
-    """Wherever it comes from, a suspect is moved untouched, and runs only where few others do."""
+    """Wherever it comes from, it is moved untouched, and runs only where few others do."""
     async with House() as house:
-        marks = {"x-scraperd-crashes": crashes // 2, "x-delivery-count": crashes - crashes // 2}
-        house.deliver("good", queue=f"team.{queue}", **marks)
+        noted, count = strikes // 2, strikes - strikes // 2
+        marks = {"x-scraperd-crashes": noted} if noted else {}
+        house.deliver("good", source=source, redeliveries=count, **marks)
         await house.idle()
     [(_, verdict)] = house.settles.settled
-    assert verdict == (Done() if aside is None else Aside(f"team.{aside}"))
-    assert len(house.scrapes.started) == (aside is None)
+    assert verdict == (Done() if moved_to is None else Aside(Into(moved_to)))
+    assert len(house.scrapes.started) == (moved_to is None)
 
 
 async def test_an_old_mark_alone_puts_no_job_beside_nothing() -> None:
-    """To run alone stops all others. For that the broker has to have counted a return itself, or
-    the mark must be fresh: what someone kept a copy of is not. Else few others are beside it.
+    """To run alone stops all others. For that the broker has to have counted a redelivery itself,
+    or the mark must be fresh: what someone kept a copy of is not. Else few others are beside it.
     """
-    for age, lane in ((60, "alone"), (86400, "suspects"), (-86400, "suspects"), (None, "suspects")):
+    few, solo = Source.QUARANTINE, Source.SOLO
+    for age, place in ((60, solo), (86400, few), (-86400, few)):
         async with House() as house:
-            signed = None if age is None else int(time.time()) - age
-            house.deliver("good", signed_at=signed, **{"x-scraperd-crashes": 2})
+            house.deliver("good", signed_at=time.time() - age, **{"x-scraperd-crashes": 2})
             await house.idle()
         [(_, verdict)] = house.settles.settled
-        assert verdict == Aside(f"team.{lane}"), age
+        assert verdict == Aside(Into(place)), age
 
 
 @pytest.mark.parametrize(
@@ -437,17 +451,20 @@ async def test_a_process_that_lives_suspects_none_of_its_jobs() -> None:
     those that were being published: that can end a connection.
     """
     async with House() as house:
-        lost = Owner("FRAME_ERROR - whoever's it was")
-        house.deliver("wait", generation=lost)
+        lost = Owner(blames_a_publish=True)
+        house.deliver("wait", epoch=lost)
         await turns_until(lambda: house.scrapes.started)
         house.worker.abandon(lost)
         await house.idle()
         house.scrapes.release.set()
-        house.deliver("wait", **{"x-delivery-count": 1})
+        house.deliver("wait", redeliveries=1)
         await house.idle()
-        house.deliver("wait", **{"x-delivery-count": 2})
+        house.deliver("wait", redeliveries=2)
         await house.idle()
-    assert [verdict for _, verdict in house.settles.settled] == [Done(), Aside("team.suspects")]
+    assert [verdict for _, verdict in house.settles.settled] == [
+        Done(),
+        Aside(Into(Source.QUARANTINE)),
+    ]
 
 
 async def test_a_job_whose_outcome_no_queue_takes_is_let_go() -> None:
@@ -456,13 +473,13 @@ async def test_a_job_whose_outcome_no_queue_takes_is_let_go() -> None:
         house.settles.refused.append("rejected")
         house.deliver("good")
         await house.idle()
-    assert [verdict for _, verdict in house.settles.settled] == [Aside("team.delay.60")]
+    assert [verdict for _, verdict in house.settles.settled] == [Aside(Delay(60))]
 
 
 async def test_a_job_ends_before_the_broker_takes_it_back() -> None:
     """What the broker said of its ack timeout bounds the job, whatever job_timeout is."""
     async with House() as house:
-        house.settles.limits.learn("timed out. Timeout value used: 20 ms. This")
+        learn(house.settles.limits, "timed out. Timeout value used: 20 ms. This")
         house.deliver("wait")
         await house.idle()
     [(outcome, _)] = house.settles.settled

@@ -16,8 +16,10 @@ from aio_pika.abc import DeliveryMode
 from aiormq import exceptions as amqp
 from yarl import URL
 
+from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
-from scraperd.broker.rabbitmq.generation import LOST, BrokerLost, reraise_own_cancel
+from scraperd.broker.ports import Lost
+from scraperd.broker.rabbitmq.generation import LOST
 from scraperd.broker.rabbitmq.link import censored
 from scraperd.broker.rabbitmq.topology import TopologyError, settle_on
 from scraperd.broker.rabbitmq.wire.dial import in_words
@@ -36,27 +38,27 @@ if TYPE_CHECKING:
 
 
 async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConnection]:
-    """The first broker that answers, and a connection to it. Raises BrokerLost, in words."""
+    """The first broker that answers, and a connection to it. Raises Lost, in words."""
     faults = []
     for url in urls:
         try:
             return url, await aio_pika.connect(URL(url), timeout=within)
         except (amqp.AMQPError, OSError, TimeoutError) as error:
             faults.append(f"no broker at {censored(url)}: {in_words(error)}")
-    raise BrokerLost("\n".join(faults))
+    raise Lost("\n".join(faults))
 
 
 @asynccontextmanager
 async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[AbstractChannel]:
     """A channel of its own connection, dialled `within` seconds each.
 
-    Raises BrokerLost, or TopologyError for what this user may not do.
+    Raises Lost, or TopologyError for what this user may not do.
     """
     url, connection = await _dial(urls, within)
     try:
         async with connection:
             yield await connection.channel(on_return_raises=True)
-    except (BrokerLost, BrokenPipeError):
+    except (Lost, BrokenPipeError):
         raise  # the second is about our own output
     except amqp.ChannelAccessRefused as error:
         raise TopologyError(
@@ -64,7 +66,7 @@ async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[Abstr
         ) from error
     except LOST as error:
         reraise_own_cancel(error)
-        raise BrokerLost(f"lost the broker at {censored(url)}: {error!r}") from error
+        raise Lost(f"lost the broker at {censored(url)}: {error!r}") from error
 
 
 async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
@@ -86,7 +88,7 @@ async def server(channel: AbstractChannel) -> dict[str, Any]:
 async def compare(urls: tuple[str, ...], within: float, queue: Queue) -> str:
     """In what a queue that exists differs from what we would declare, if that does no harm.
 
-    Raises BrokerLost, or TopologyError where the daemon would refuse the queue.
+    Raises Lost, or TopologyError where the daemon would refuse the queue.
     """
 
     async def attempt(wanted: Queue) -> None:
@@ -109,13 +111,13 @@ async def compare(urls: tuple[str, ...], within: float, queue: Queue) -> str:
 async def delivering(queue: str, within: float) -> AsyncGenerator[None]:
     """A publish of a job to this queue, confirmed within so many seconds.
 
-    Raises TopologyError if the queue is full or missing, BrokerLost without a confirm.
+    Raises TopologyError if the queue is full or missing, Lost without a confirm.
     """
     try:
         async with asyncio.timeout(within):
             yield
     except TimeoutError:
-        raise BrokerLost(
+        raise Lost(
             f"no confirm within {within:g} s; does the broker hold publishers back "
             "(memory or disk alarm)? What was sent may still arrive."
         ) from None
@@ -140,7 +142,7 @@ class Publisher:
     async def publish(self, body: bytes, ident: str, reply_to: str | None = None) -> None:
         """Publish one job; returns when the broker has it.
 
-        Raises TopologyError if no queue takes it, BrokerLost without a confirm.
+        Raises TopologyError if no queue takes it, Lost without a confirm.
         """
         message = aio_pika.Message(
             body,
@@ -181,7 +183,7 @@ async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncGenerat
     try:
         while (message := await arrived.get()) is not None:
             yield Taken(message)
-        raise BrokerLost("the broker closed the connection")
+        raise Lost("the broker closed the connection")
     finally:
         if not channel.is_closed:
             await queue.cancel(tag)

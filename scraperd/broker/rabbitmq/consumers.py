@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, LOST, reraise_own_cancel
+from scraperd.base.tasks import reraise_own_cancel
+from scraperd.broker.ports import Source
+from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, LOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.ports import Delivery
     from scraperd.broker.rabbitmq.generation import Consumer, Events, Generation
     from scraperd.broker.rabbitmq.topology import Topology
 
@@ -81,9 +83,9 @@ class Intake:
         self._enter("consuming")
         self._looked = time.monotonic() - LOOK_EVERY  # the first time soon
         # In this order: answers to the second come behind all that the first is delivered.
-        await self._consume(self._topology.suspects, self._lanes.few)
-        await self._consume(self._topology.undelivered, SETTLING)
-        await self._consume(self._topology.jobs, self._lanes.prefetch)
+        await self._consume(Source.QUARANTINE, self._lanes.few)
+        await self._consume(Source.UNDELIVERED, SETTLING)
+        await self._consume(Source.JOBS, self._lanes.prefetch)
 
     async def close(self) -> None:
         """Take nothing more; what was delivered can still be acked.
@@ -126,7 +128,7 @@ class Intake:
                 await self._look()
             case "emptying" if not self._generation.unacked:
                 self._enter("alone")
-                await self._consume(self._topology.alone, 1)
+                await self._consume(Source.SOLO, 1)
             case "alone":
                 await self._leave_alone()
             case "leaving" if not self._generation.unacked:
@@ -188,8 +190,7 @@ class Intake:
         What may be on its way is taken as before, until the cancel-ok.
         """
         await self._generation.cancel(consumer)
-        lane = consumer.queue, consumer.prefetch
-        return await self._generation.consume(*lane, self._on_delivery)
+        return await self._register(consumer.source, consumer.prefetch)
 
     async def _leave_alone(self) -> None:
         """End it once the queue is empty, or other jobs have waited for long enough."""
@@ -206,9 +207,12 @@ class Intake:
     def _lasted(self) -> float:
         return time.monotonic() - self._since
 
-    async def _consume(self, queue: str, prefetch: int) -> None:
-        consumer = await self._generation.consume(queue, prefetch, self._on_delivery)
-        self._consumers.append(consumer)
+    async def _consume(self, source: Source, prefetch: int) -> None:
+        self._consumers.append(await self._register(source, prefetch))
+
+    async def _register(self, source: Source, prefetch: int) -> Consumer:
+        queue = self._topology.queue(source)
+        return await self._generation.consume(queue, source, prefetch, self._on_delivery)
 
     async def _stop(self) -> None:
         while self._consumers:

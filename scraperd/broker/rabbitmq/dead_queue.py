@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiormq import exceptions as amqp
 
+from scraperd.base.tasks import reraise_own_cancel
+from scraperd.broker.ports import Lost, Source
 from scraperd.broker.rabbitmq.client import delivering
-from scraperd.broker.rabbitmq.codec import Message, delivery_of
-from scraperd.broker.rabbitmq.generation import (
-    LOST,
-    BrokerLost,
-    Generation,
-    reraise_own_cancel,
-)
+from scraperd.broker.rabbitmq.codec import delivery_of, properties_of
+from scraperd.broker.rabbitmq.generation import LOST, Generation
 from scraperd.broker.rabbitmq.link import censored
 from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
 
-    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.ports import Delivery, Message
     from scraperd.broker.rabbitmq.generation import Settings
     from scraperd.broker.rabbitmq.topology import Topology
 
@@ -51,7 +48,7 @@ RETURNED_EVERY: Final = 0.01  # seconds
 
 @asynccontextmanager
 async def opened(settings: Settings, topology: Topology) -> AsyncIterator[DeadQueue]:
-    """The dead queue on connections of its own. Raises BrokerLost, in words.
+    """The dead queue on connections of its own. Raises Lost, in words.
 
     Letters that were looked at and not removed go back when it is closed.
     """
@@ -64,7 +61,7 @@ async def opened(settings: Settings, topology: Topology) -> AsyncIterator[DeadQu
 
 
 async def _first(settings: Settings, gate: Gate) -> tuple[Generation, Channel]:
-    """A generation with the first broker that answers. Raises BrokerLost, a line for each."""
+    """A generation with the first broker that answers. Raises Lost, a line for each."""
     faults = []
     for url in settings.urls:
         generation = Generation(settings, url, gate)
@@ -75,7 +72,7 @@ async def _first(settings: Settings, gate: Gate) -> tuple[Generation, Channel]:
             await generation.close()
             reraise_own_cancel(error)
             faults.append(f"no broker at {censored(url)}: {str(error) or repr(error)}")
-    raise BrokerLost("\n".join(faults))
+    raise Lost("\n".join(faults))
 
 
 @dataclass(slots=True)
@@ -142,7 +139,7 @@ class DeadQueue:
         self._generation.end(f"channel closed: {error!r}" if error else "channel closed")
 
     async def begin(self) -> None:
-        """Count letters and other readers. Raises TopologyError without a queue, or BrokerLost."""
+        """Count letters and other readers. Raises TopologyError without a queue, or Lost."""
         self.total, self.readers = await self._count()
 
     async def _count(self) -> tuple[int, int]:
@@ -165,7 +162,7 @@ class DeadQueue:
         RabbitMQ gives out what was never read in the order in which it died, and before it what
         was returned, in the order in which it was returned. At most `most` are unacked and unread
         at a time. Ends early if another reader has the rest: then `seen` is less than `total`.
-        Raises BrokerLost.
+        Raises Lost.
         """
         if self.total:
             await self._open(Window(min(SMALLEST, most)))
@@ -196,9 +193,9 @@ class DeadQueue:
                     return letter
         raise self._gone()
 
-    def _gone(self) -> BrokerLost:
+    def _gone(self) -> Lost:
         lost = self._generation.lost
-        return BrokerLost(f"lost the broker: {lost.result() if lost.done() else 'no reason given'}")
+        return Lost(f"lost the broker: {lost.result() if lost.done() else 'no reason given'}")
 
     async def _open(self, window: Window) -> None:
         self._window = window
@@ -209,8 +206,9 @@ class DeadQueue:
             self._gate.arrived(len(message.body))
             if not self._wanted:
                 return
-            dead = self._topology.dead
-            self._arrived.put_nowait(delivery_of(message, self._generation, dead, None))
+            generation = self._generation
+            letter = delivery_of(message, generation, Source.DEAD, generation.ack)
+            self._arrived.put_nowait(letter)
 
         with _lost():
             await self._channel.basic_qos(prefetch_count=window.size)
@@ -226,7 +224,7 @@ class DeadQueue:
             self._tag = ""
 
     async def remove(self, letter: Delivery) -> None:
-        """Ack one letter: it is gone once `give_back` returns. Raises BrokerLost."""
+        """Ack one letter: it is gone once `give_back` returns. Raises Lost."""
         with _lost():
             await self._channel.basic_ack(letter.tag, wait=False)
         self._removed += 1
@@ -239,7 +237,7 @@ class DeadQueue:
 
         In order, by nacks: what a closed channel held comes back in no certain order (measured with
         RabbitMQ 3.10.8 and 4.0.5). Waits a moment for all to be ready again, as the broker sees to
-        that after it has answered: whoever looks next must find them. Raises BrokerLost if the acks
+        that after it has answered: whoever looks next must find them. Raises Lost if the acks
         may be lost.
         """
         self._wanted = False
@@ -278,41 +276,31 @@ class DeadQueue:
             await asyncio.sleep(RETURNED_EVERY)
         return False
 
-    async def requeue(self, letter: Delivery, ident: str | None) -> None:
-        """Publish the letter's job to the jobs queue, as it was first published; then ack it.
+    async def requeue(self, letter: Delivery, job: Message, ident: str | None) -> None:
+        """Publish `job` to the jobs queue; then ack the letter that it was in.
 
         `ident` becomes the message id, by which a job that has no id in its body keeps its own. Two
         letters of one `ident` must not be on their way at once: the library would give one the
-        outcome of the other. Raises TopologyError if the queue is full or missing, or BrokerLost;
-        the letter is then still in the dead queue.
+        outcome of the other. Raises TopologyError if the queue is full or missing, or Lost; the
+        letter is then still in the dead queue.
         """
-        message = Message(
-            "",
-            self._topology.jobs,
-            letter.body,
-            headers=letter.passed_on(),
-            correlation_id=letter.correlation_id,
-            reply_to=letter.asked_by,
-            priority=letter.priority,
-            content_type=letter.content_type,
-        )
-        properties = message.properties()
+        properties = properties_of(job)
         properties.message_id = ident or properties.message_id
         async with delivering(self._topology.jobs, self._confirm_timeout):
             try:
-                await self._generation.publish("", message.routing_key, message.body, properties)
-            except BrokerLost:
+                await self._generation.publish("", self._topology.jobs, job.body, properties)
+            except Lost:
                 raise self._gone() from None
         await self.remove(letter)
 
 
 @contextmanager
 def _lost() -> Iterator[None]:
-    """What the library raises without its connection, as BrokerLost."""
+    """What the library raises without its connection, as Lost."""
     try:
         yield
-    except BrokerLost:
+    except Lost:
         raise
     except LOST as error:
         reraise_own_cancel(error)
-        raise BrokerLost(f"lost the broker: {error!r}") from error
+        raise Lost(f"lost the broker: {error!r}") from error

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from aiormq import exceptions as amqp
 
-from scraperd.broker.rabbitmq.codec import Delivery, delivery_of
+from scraperd.base.tasks import reraise_own_cancel
+from scraperd.broker.ports import Delivery, Lost, Source
+from scraperd.broker.rabbitmq.codec import delivery_of
+from scraperd.broker.rabbitmq.limits import blames_a_publish
 from scraperd.broker.rabbitmq.wire import slices
 from scraperd.broker.rabbitmq.wire.dial import Line, dial
 from scraperd.broker.rabbitmq.wire.gate import Gate
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
     from pamqp import commands as spec
-
-    from scraperd.broker.marks import Keys
 
 T = TypeVar("T")
 CLOSE_TIMEOUT: Final = 5.0
@@ -48,10 +49,6 @@ class Events(Protocol):
         """Something happened."""
 
 
-class BrokerLost(ConnectionError):  # noqa: N818 - a state of the world, not a mistake
-    """The generation ended: what is unacked in it will be delivered again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to reach the broker: one of `urls`, tried in turn. Times in seconds."""
@@ -64,7 +61,6 @@ class Settings:
     reconnect_max: float
     confirm_timeout: float
     passive: bool
-    keys: Keys | None = None  # without any nobody's marks are looked at
 
 
 @dataclass(slots=True)
@@ -72,6 +68,7 @@ class Consumer:
     """One registration as a consumer: what it was given, and how much of that is not acked."""
 
     queue: str
+    source: Source
     prefetch: int
     tag: str = ""
     delivered: int = 0
@@ -126,6 +123,11 @@ class Generation:
         for end in (consuming, publishing, self._consume, *self._publishing):
             self._watch(end)
 
+    @property
+    def blames_a_publish(self) -> bool:
+        """See ports.Epoch."""
+        return blames_a_publish(self.words)
+
     async def _open_publishing(self) -> list[Channel]:
         """Two channels: the frames of a large message would hold up all others on its own."""
         wire = self._lines[1].wire
@@ -147,7 +149,7 @@ class Generation:
             return await _open(self._lines[0].wire)
 
     async def consume(
-        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
+        self, queue: str, source: Source, prefetch: int, on_delivery: Callable[[Delivery], None]
     ) -> Consumer:
         """Register as a consumer.
 
@@ -157,11 +159,11 @@ class Generation:
         """
         channel = self._consume
         assert channel is not None
-        consumer = Consumer(queue, prefetch)
+        consumer = Consumer(queue, source, prefetch)
 
         async def hand_over(message: DeliveredMessage) -> None:
             try:
-                delivery = delivery_of(message, self, queue, self._settings.keys)
+                delivery = delivery_of(message, self, source, self.ack)
                 consumer.delivered += 1
                 consumer.unacked += 1
                 self._held[delivery.tag] = consumer, len(delivery.body)
@@ -223,8 +225,9 @@ class Generation:
             return None
         return answer.message_count or 0, answer.consumer_count or 0
 
-    async def ack(self, tag: int) -> bool:
+    async def ack(self, delivery: Delivery) -> bool:
         """Ack one delivery; False if this generation has ended."""
+        tag = delivery.tag
         if self.lost.done() or self._consume is None:
             return False
         if self._last_acks is not None:
@@ -275,7 +278,7 @@ class Generation:
     ) -> None:
         """Publish, mandatory, and wait for the confirm.
 
-        Raises aiormq's PublishError (returned), DeliveryError (nacked), or BrokerLost. There is no
+        Raises aiormq's PublishError (returned), DeliveryError (nacked), or Lost. There is no
         timeout here: a late confirm has an unknown outcome, so `overdue` ends the generation.
         """
         if self.lost.done() or not self._publishing:
@@ -376,7 +379,7 @@ class Generation:
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """A call of the library that ends with the generation, by BrokerLost, if not before."""
+        """A call of the library that ends with the generation, by Lost, if not before."""
         call, task = object(), asyncio.current_task()
         self._waiting[call] = task
         try:
@@ -395,9 +398,9 @@ class Generation:
             del self._waiting[call]
             self._woken.discard(call)
 
-    def _gone(self) -> BrokerLost:
+    def _gone(self) -> Lost:
         why = self.lost.result() if self.lost.done() else "connection closed"
-        return BrokerLost(f"lost the broker: {why}")
+        return Lost(f"lost the broker: {why}")
 
     async def close(self) -> None:
         """Tear both connections down; the broker requeues whatever was unacked.
@@ -441,13 +444,3 @@ class Generation:
 async def _open(wire: Wire, *, confirms: bool = False) -> Channel:
     """A channel; with `confirms` a returned publish raises instead of passing for a success."""
     return cast("Channel", await wire.channel(publisher_confirms=confirms, on_return_raises=True))
-
-
-def reraise_own_cancel(error: BaseException) -> None:
-    """A CancelledError is ours only if someone cancelled this task; else the library lost a broker.
-
-    Under a frozen broker aiormq ends pending calls with a CancelledError of its own.
-    """
-    task = asyncio.current_task()
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-        raise error

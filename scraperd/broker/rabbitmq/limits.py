@@ -7,10 +7,10 @@ Must never: guess; a limit that was never said is the one that is configured.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING
 
-from scraperd.config.settings import JOB_SHARE
+if TYPE_CHECKING:
+    from scraperd.broker.ports import Limits
 
 _TOO_LARGE = re.compile(r"message size [0-9]+ (?:bytes )?is larger than .*?size (?P<bytes>[0-9]+)")
 _ERRORS = re.compile(  # how RabbitMQ's reply texts begin, AMQP 0-9-1 section 1.2
@@ -18,38 +18,20 @@ _ERRORS = re.compile(  # how RabbitMQ's reply texts begin, AMQP 0-9-1 section 1.
     "|NOT_ALLOWED|NOT_IMPLEMENTED|INTERNAL_ERROR|PRECONDITION_FAILED|NOT_FOUND|ACCESS_REFUSED"
 )
 _TOO_LATE = re.compile(r"timed out\. Timeout value used: (?P<ms>[0-9]+) ms")
-_RELEASE: Final = 0.9  # of the ack timeout, after which a delivery is let go in another way
 
 
-@dataclass(slots=True)
-class Limits:
-    """The configured limits, lowered by what the broker says. Bytes and seconds."""
+def learn(limits: Limits, words: str) -> tuple[str, float] | None:
+    """Lower `limits` by the broker's reason for closing a channel: the setting, and its new value.
 
-    max_message: int
-    ack_timeout: float
-
-    @property
-    def job(self) -> float:
-        """How long a job may take from its delivery to its outcome."""
-        return self.ack_timeout * JOB_SHARE
-
-    @property
-    def release(self) -> float:
-        """How long a delivery may be held in all."""
-        return self.ack_timeout * _RELEASE
-
-    def learn(self, words: str) -> tuple[str, float] | None:
-        """Read the broker's reason for closing a channel: the setting it is about, and its value.
-
-        None if it is about no limit, or about none that is new.
-        """
-        if (match := _TOO_LARGE.search(words)) and int(match["bytes"]) < self.max_message:
-            self.max_message = int(match["bytes"])
-            return "max_result_size", self.max_message
-        if (match := _TOO_LATE.search(words)) and int(match["ms"]) / 1000 < self.ack_timeout:
-            self.ack_timeout = int(match["ms"]) / 1000
-            return "ack_timeout", self.ack_timeout
-        return None
+    None if it is about no limit, or about none that is new.
+    """
+    if (match := _TOO_LARGE.search(words)) and int(match["bytes"]) < limits.max_message:
+        limits.max_message = int(match["bytes"])
+        return "max_result_size", limits.max_message
+    if (match := _TOO_LATE.search(words)) and int(match["ms"]) / 1000 < limits.ack_timeout:
+        limits.ack_timeout = int(match["ms"]) / 1000
+        return "ack_timeout", limits.ack_timeout
+    return None
 
 
 def blames_a_publish(words: str) -> bool:

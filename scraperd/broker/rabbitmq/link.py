@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from yarl import URL
 
+from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.rabbitmq.consumers import Intake, Lanes
-from scraperd.broker.rabbitmq.generation import (
-    LOST,
-    Generation,
-    reraise_own_cancel,
-)
+from scraperd.broker.rabbitmq.generation import LOST, Generation
+from scraperd.broker.rabbitmq.limits import learn
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
 from scraperd.broker.rabbitmq.wire.versions import weakness
@@ -27,9 +25,8 @@ from scraperd.broker.rabbitmq.wire.versions import weakness
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scraperd.broker.rabbitmq.codec import Delivery
+    from scraperd.broker.ports import Delivery, Limits
     from scraperd.broker.rabbitmq.generation import Events, Settings
-    from scraperd.broker.rabbitmq.limits import Limits
     from scraperd.broker.rabbitmq.wire.gate import Gate
 
 SAY_EVERY: Final = 30.0  # seconds between two log lines about a broker that stays away
@@ -111,7 +108,7 @@ class Link:
             if not self._stopping:  # after a drain the acks must arrive before it ends
                 generation.end("abandoned")  # what is still on its way must not be worked on
             self._on_lost(generation)
-        if learned := self._limits.learn(generation.words):
+        if learned := learn(self._limits, generation.words):
             setting, value = learned
             self._events("broker_limit", setting=setting, broker_takes=value)
         if not self._stopping:

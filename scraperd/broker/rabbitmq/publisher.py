@@ -1,4 +1,4 @@
-"""Confirmed, mandatory publishes through the generation of the day.
+"""Publishes to the destinations of the ports: confirmed, mandatory, in the current generation.
 
 May touch: a generation's publishing channel.
 Must never: ack, drop a message, or treat a timeout as an outcome.
@@ -14,28 +14,26 @@ from typing import TYPE_CHECKING, Final
 
 from aiormq import exceptions as amqp
 
+from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
-from scraperd.broker.rabbitmq.generation import LOST, BrokerLost, reraise_own_cancel
+from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Lost, Refused, Reply, Results
+from scraperd.broker.rabbitmq.codec import properties_of
+from scraperd.broker.rabbitmq.generation import LOST, Generation
 from scraperd.broker.rabbitmq.replies import Replies, Unconfirmed
-from scraperd.broker.rabbitmq.topology import TopologyError, declare
+from scraperd.broker.rabbitmq.topology import TopologyError, declare, wait_within
 
 if TYPE_CHECKING:
-    from scraperd.broker.rabbitmq.codec import Message
-    from scraperd.broker.rabbitmq.generation import Events, Generation
+    from scraperd.broker.ports import Destination, Epoch, Message
+    from scraperd.broker.rabbitmq.generation import Events
     from scraperd.broker.rabbitmq.reply_patterns import Addresses
 
 RETRY_MIN: Final = 0.5  # seconds; the queue is full or gone, and someone must see to it
 RETRY_MAX: Final = 30.0
 REFUSED_SAID: Final = 100  # queues that are named in the log because no result is sent there
-UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"
 
 
-class Refused(Exception):  # noqa: N818 - a state of the world, not a mistake
-    """A message was returned or rejected again and again, for as long as it could be waited."""
-
-
-class Outbox:
-    """Publishes and does not return before the broker confirmed. Raises BrokerLost otherwise."""
+class RabbitPublisher:
+    """Publishes, and returns once the broker has confirmed. See ports.Publisher."""
 
     def __init__(
         self, addresses: Addresses, events: Events, *, passive: bool, confirm_timeout: float
@@ -48,17 +46,38 @@ class Outbox:
         self._events = events
         self._passive = passive
 
-    async def send(self, generation: Generation, message: Message, until: float) -> None:
+    async def publish(
+        self, epoch: Epoch, destination: Destination, message: Message, until: float
+    ) -> None:
+        """Publish `message`; see ports.Publisher."""
+        assert isinstance(epoch, Generation), "a delivery of another transport"
+        match destination:
+            case Reply(address, key):
+                await self._reply(epoch, message, address, key, until)
+            case Results(key):
+                await self._send(epoch, (self._topology.results, key), message, until)
+            case Delay(seconds):
+                await self._send(epoch, ("", self._topology.delay(seconds)), message, until)
+            case Into(source):
+                await self._send(epoch, ("", self._topology.queue(source)), message, until)
+
+    def wait_within(self, seconds: float) -> float:
+        """The longest delay tier of at most `seconds`; see ports.Publisher."""
+        return wait_within(seconds)
+
+    async def _send(
+        self, generation: Generation, to: tuple[str, str], message: Message, until: float
+    ) -> None:
         """Publish until it is confirmed: a full queue is waited for, a missing one declared again.
 
         The wait holds the job's prefetch slot, so a results queue that is full slows the daemon
-        down and loses nothing. Raises Refused at the time `until` (of the monotonic clock); an
-        outcome that is not known yet is waited for all the same.
+        down and loses nothing.
         """
+        exchange, key = to
         wait = RETRY_MIN
         while True:
             try:
-                await _publish(generation, message)
+                await generation.publish(exchange, key, message.body, properties_of(message))
             except amqp.PublishError:
                 problem = "unroutable"
                 await self._redeclare(generation)
@@ -70,8 +89,8 @@ class Outbox:
             self._events(
                 "publish_refused",
                 problem=problem,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
+                exchange=exchange,
+                routing_key=key,
                 retry_in=round(wait, 1),
             )
             if time.monotonic() + wait > until:
@@ -79,29 +98,30 @@ class Outbox:
             await self._pause(generation, wait)
             wait = min(RETRY_MAX, wait * 2)
 
-    async def reply(
-        self, generation: Generation, message: Message, reply_to: str, until: float
+    async def _reply(
+        self, generation: Generation, message: Message, address: str, key: str, until: float
     ) -> None:
-        """Publish a result to `reply_to`.
+        """Publish a result to the queue `address`.
 
         One that is not confirmed there, or may not go there, goes to the results queue, with a
         header that says so.
         """
         if generation.lost.done():
-            raise BrokerLost
+            raise Lost
         if self._replies is None or self._replies.generation is not generation:
             self._replies = Replies(generation, self._confirm_timeout)
-        if self._addresses.refuses(reply_to):
-            self._say_refused(reply_to)
+        if self._addresses.refuses(address):
+            self._say_refused(address)
         else:
             try:
-                await self._replies.publish(reply_to, message.body, message.properties())
+                await self._replies.publish(address, message.body, properties_of(message))
             except (amqp.DeliveryError, Unconfirmed):  # no such queue, a full or a silent one
                 pass
             else:
                 return
-        headers = {**message.headers, UNROUTABLE_REPLY: reply_to}
-        await self.send(generation, replace(message, headers=headers), until)
+        headers = {**message.headers, UNROUTABLE_REPLY: address}
+        message = replace(message, headers=headers)
+        await self._send(generation, (self._topology.results, key), message, until)
 
     def _say_refused(self, queue: str) -> None:
         """Once for each queue, and of so many only: who publishes chooses the names."""
@@ -125,9 +145,3 @@ class Outbox:
     async def _pause(generation: Generation, seconds: float) -> None:
         """Wait, with jitter, but no longer than the generation lives."""
         await asyncio.wait([generation.lost], timeout=seconds * random.uniform(0.5, 1.0))  # noqa: S311
-
-
-async def _publish(generation: Generation, message: Message) -> None:
-    await generation.publish(
-        message.exchange, message.routing_key, message.body, message.properties()
-    )

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from aiormq import exceptions as amqp
 
-from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, LOST, BrokerLost, reraise_own_cancel
+from scraperd.base.tasks import reraise_own_cancel
+from scraperd.broker.ports import Lost
+from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, LOST
 from scraperd.broker.rabbitmq.wire import slices
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Replies:
 
         As long again if there is an alarm when they have passed.
 
-        Raises aiormq's DeliveryError (returned, rejected), Unconfirmed, or BrokerLost.
+        Raises aiormq's DeliveryError (returned, rejected), Unconfirmed, or Lost.
         """
         try:
             channel = await self._open()
@@ -58,7 +60,7 @@ class Replies:
         except LOST as error:
             reraise_own_cancel(error)
             if self.generation.lost.done():
-                raise BrokerLost from error
+                raise Lost from error
             raise Unconfirmed from error  # only this channel was closed
 
     async def _open(self) -> Channel:

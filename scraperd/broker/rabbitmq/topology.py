@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiormq import exceptions as amqp
 
+from scraperd.broker.ports import Source
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -108,9 +110,15 @@ class Topology:
     def _tier(self, seconds: int) -> str:
         return f"{self.prefix}.delay.{seconds}"
 
-    def suspicion(self, queue: str) -> int:
-        """How often a job of this queue has come back at least, as nobody else writes there."""
-        return {self.suspects: 1, self.alone: 2}.get(queue, 0)
+    def queue(self, source: Source) -> str:
+        """The queue's name."""
+        return {
+            Source.JOBS: self.jobs,
+            Source.QUARANTINE: self.suspects,
+            Source.SOLO: self.alone,
+            Source.UNDELIVERED: self.undelivered,
+            Source.DEAD: self.dead,
+        }[source]
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:

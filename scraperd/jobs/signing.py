@@ -1,4 +1,4 @@
-"""What we note on a job that travels through our queues, and the signature that vouches for it.
+"""The names of our headers on a job that travels, and the signature that vouches for them.
 
 May touch: headers, the bytes of a body, the wall clock.
 Must never: raise over a header, show a key, or believe a mark whose signature does not fit.
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from yarl import URL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 ATTEMPT: Final = "x-scraperd-attempt"
 JOB_ID: Final = "x-scraperd-job-id"
@@ -41,14 +41,17 @@ _SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}  # 16 MiB, some 50 ms
 class Keys:
     """The keys of a fleet, for one prefix: the first one signs, each of them is believed."""
 
-    def __init__(self, secrets: Iterable[bytes], prefix: str) -> None:
+    def __init__(
+        self, secrets: Iterable[bytes], prefix: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
         scope = _DOMAIN + b"\0" + prefix.encode()
         derived = [hmac.digest(secret, scope, "sha256") for secret in secrets]
         self._macs = [hmac.new(key, digestmod="sha256") for key in derived]
 
     def sign(self, body: bytes, marks: Mapping[str, Any]) -> dict[str, Any]:
         """`marks` with their signature over them, the job's body and the time."""
-        at = int(time.time())
+        at = int(self._clock())
         signed = _signed(at, marks, body)
         assert signed is not None, "a mark of ours is neither a number nor a text"
         return {**marks, SIGNATURE: f"1 {at} {_mac(self._macs[0], signed)}"}

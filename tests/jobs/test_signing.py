@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scraperd.broker.marks import (
+from scraperd.jobs.signing import (
     ATTEMPT,
     CRASHES,
     JOB_ID,

@@ -1,4 +1,4 @@
-"""A message's properties on the wire, and what a delivery makes of a stranger's.
+"""Messages and deliveries of the ports as AMQP properties, and back, whatever a stranger sends.
 
 May touch: pamqp, to make the bytes that a broker would send and to read ours.
 Must never: need a broker.
@@ -10,8 +10,7 @@ import math
 import struct
 from datetime import UTC, datetime
 from decimal import Decimal
-from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 from aiormq.abc import DeliveredMessage
@@ -21,13 +20,15 @@ from pamqp import commands as spec
 from pamqp import decode, encode, frame
 from pamqp.header import ContentHeader
 
-from scraperd.broker.marks import Keys
-from scraperd.broker.rabbitmq.codec import MOST_HEADERS, Delivery, Message, _sound, delivery_of
+from scraperd.broker.ports import Delivery, Epoch, GivenUp, Message, Source
+from scraperd.broker.rabbitmq.codec import MOST_HEADERS, _sound, delivery_of, properties_of
+from scraperd.broker.rabbitmq.topology import RETURNS
 
-if TYPE_CHECKING:
-    from scraperd.broker.rabbitmq.generation import Generation
+EPOCH = cast("Epoch", None)  # what settles a delivery; nothing here does
 
-GENERATION = cast("Generation", None)  # what settles a delivery; nothing here does
+
+async def never(_delivery: Delivery) -> bool:
+    return False
 
 
 def table(*entries: tuple[bytes, bytes]) -> bytes:
@@ -36,35 +37,27 @@ def table(*entries: tuple[bytes, bytes]) -> bytes:
     return struct.pack(">I", len(body)) + body
 
 
-def arrived(
-    properties: spec.Basic.Properties, *, redelivered: bool = True, keys: Keys | None = None
-) -> Delivery:
+def arrived(properties: spec.Basic.Properties, *, redelivered: bool = True) -> Delivery:
     """A delivery with these properties, which went over the wire."""
     header = ContentHeader(body_size=4, properties=properties)
     _, _, read = frame.unmarshal(frame.marshal(header, 1))
     assert isinstance(read, ContentHeader)
     deliver = spec.Basic.Deliver("c", 5, redelivered, "", "team.jobs")
     channel = cast("Any", None)
-    return delivery_of(
-        DeliveredMessage(delivery=deliver, header=read, body=b"body", channel=channel),
-        GENERATION,
-        "team.jobs",
-        keys,
-    )
+    message = DeliveredMessage(delivery=deliver, header=read, body=b"body", channel=channel)
+    return delivery_of(message, EPOCH, Source.JOBS, never)
 
 
-def with_headers(
-    headers: dict[str, Any], *, redelivered: bool = True, keys: Keys | None = None
-) -> Delivery:
+def with_headers(headers: dict[str, Any], *, redelivered: bool = True) -> Delivery:
     """A delivery with these headers."""
-    return arrived(spec.Basic.Properties(headers=headers), redelivered=redelivered, keys=keys)
+    return arrived(spec.Basic.Properties(headers=headers), redelivered=redelivered)
 
 
 def test_a_message_as_it_is_published() -> None:
     """Persistent, with an id of its own, the time, our name, and all that it was given."""
     before = datetime.now(UTC).replace(microsecond=0)
-    message = Message("x", "k", b"b", {"h": 1}, "corr", "reply", 9, "text/plain")
-    header = ContentHeader(body_size=1, properties=message.properties())
+    message = Message(b"b", {"h": 1}, "corr", "reply", 9, "text/plain")
+    header = ContentHeader(body_size=1, properties=properties_of(message))
     _, _, read = frame.unmarshal(frame.marshal(header, 1))
     assert isinstance(read, ContentHeader)
     sent = read.properties
@@ -78,9 +71,9 @@ def test_a_message_as_it_is_published() -> None:
 
 def test_no_two_publishes_share_an_id() -> None:
     """The client tells confirms apart by message id, also for one message that is sent twice."""
-    message = Message("", "q", b"")
-    ids = {message.properties().message_id for _ in range(1000)}
-    ids |= {Message("", "q", b"").properties().message_id for _ in range(1000)}
+    message = Message(b"")
+    ids = {properties_of(message).message_id for _ in range(1000)}
+    ids |= {properties_of(Message(b"")).message_id for _ in range(1000)}
     assert len(ids) == 2000
     assert all(isinstance(ident, str) and len(ident) < 255 for ident in ids)
 
@@ -97,15 +90,15 @@ def test_a_delivery_with_everything() -> None:
             message_id="m",
         )
     )
-    assert (delivery.body, delivery.tag, delivery.generation) == (b"body", 5, GENERATION)
+    assert (delivery.body, delivery.tag, delivery.source) == (b"body", 5, Source.JOBS)
     assert (delivery.message_id, delivery.correlation_id, delivery.reply_to) == (
         "m",
         "é",
         "amq.gen-x",
     )
     assert (delivery.priority, delivery.content_type) == (9, "application/json")
-    assert delivery.headers == delivery.passed_on() == {"traceparent": "00-1-2-03"}
-    assert (delivery.attempt, delivery.crashes, delivery.settled) == (1, 0, False)
+    assert delivery.headers == {"traceparent": "00-1-2-03"}
+    assert (delivery.redeliveries, delivery.given_up, delivery.settled) == (0, None, False)
 
 
 def test_a_delivery_with_nothing() -> None:
@@ -113,7 +106,7 @@ def test_a_delivery_with_nothing() -> None:
     delivery = arrived(spec.Basic.Properties())
     assert (delivery.message_id, delivery.correlation_id, delivery.reply_to) == (None, None, None)
     assert (delivery.priority, delivery.content_type, delivery.headers) == (None, None, {})
-    assert (delivery.attempt, delivery.crashes, delivery.passed_on()) == (1, 0, {})
+    assert (delivery.redeliveries, delivery.overfull, delivery.crowded) == (0, 0, False)
 
 
 def test_empty_properties_are_as_if_absent() -> None:
@@ -123,67 +116,6 @@ def test_empty_properties_are_as_if_absent() -> None:
     )
     assert (delivery.message_id, delivery.correlation_id) == (None, None)
     assert (delivery.reply_to, delivery.content_type) == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("value", "attempt"),
-    [(1, 1), (2, 2), (1_000_000, 1_000_000)]
-    + [(value, 1) for value in (0, -5, 1_000_001, 2**62, True, "3", 2.0, None, [3], {"a": 3})],
-)
-def test_the_attempt_is_a_small_number_or_the_first(value: Any, attempt: int) -> None:
-    """A header that no retry of ours would carry makes a first attempt, and no crash."""
-    assert with_headers({"x-scraperd-attempt": value}).attempt == attempt
-
-
-@pytest.mark.parametrize(
-    ("value", "parks"),
-    [(1, 1), (0, 0), (1_000_000, 1_000_000)]
-    + [(value, 0) for value in (-5, 1_000_001, 2**62, True, "3", 2.0, None, [3], {"a": 3})],
-)
-def test_the_parks_are_a_small_number_or_none(value: Any, parks: int) -> None:
-    """A header that no parking of ours would carry means never parked, and no crash."""
-    assert with_headers({"x-scraperd-parks": value}).parks == parks
-
-
-@pytest.mark.parametrize(
-    ("value", "turn"),
-    [
-        ("1700000000.125 www.example.com", ("www.example.com", 1700000000.125, inf)),
-        ("1700000000.125 a.b 12.500", ("a.b", 1700000000.125, 12.5)),
-        ("1700000000.125 a.b -1.000", None),
-        ("1700000000.125 a.b inf", None),
-        ("0.000 ::1", ("::1", 0.0, inf)),
-        ("1700000000.125  a.b", None),
-        ("1700000000.125 a b", None),
-        ("1700000000.125 a\n", None),
-        ("1700000000.125 ä", None),
-        ("1700000000.125 " + "a" * 256, None),
-        ("1700000000 a.b", None),
-        ("17000000000.000 a.b", None),
-        ("-170000000.000 a.b", None),
-        ("inf a.b", None),
-        ("nan a.b", None),
-        ("1e5.000 a.b", None),
-        ("\u0661.000 a.b", None),
-        ("", None),
-        (1700000000, None),
-        (None, None),
-        (["1700000000.125 a.b"], None),
-    ],
-)
-def test_a_turn_is_as_we_write_it_or_none(
-    value: Any, turn: tuple[str, float, float] | None
-) -> None:
-    """A time to the millisecond, a host, what can be left; what a stranger writes is no promise."""
-    assert with_headers({"x-scraperd-turn": value}).turn == turn
-
-
-def test_what_a_parked_job_carries_is_left_behind_by_what_comes_of_it() -> None:
-    """The turn and the parks are ours: they are not passed on as the publisher's own."""
-    ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-parks": 2}
-    delivery = with_headers({**ours, "traceparent": "t"})
-    assert (delivery.parks, delivery.turn) == (2, ("a.b", 1700000000.125, inf))
-    assert delivery.passed_on() == {"traceparent": "t"}
 
 
 def test_headers_too_large_for_a_frame_keep_ours() -> None:
@@ -208,59 +140,50 @@ def test_how_many_headers_are_too_many() -> None:
 )
 def test_the_broker_s_count_of_deliveries(value: Any, count: int) -> None:
     """A whole number on a redelivered message counts; anything else is no count."""
-    assert with_headers({"x-delivery-count": value}).crashes == count
+    assert with_headers({"x-delivery-count": value}).redeliveries == count
 
 
 def test_a_first_delivery_has_no_count() -> None:
     """A count on a first delivery is a publisher's own, or from an earlier life: it is not ours."""
     delivery = with_headers({"x-delivery-count": 50, "a": 1}, redelivered=False)
-    assert delivery.crashes == 0
+    assert delivery.redeliveries == 0
     assert delivery.headers == {"a": 1}
 
 
-def test_what_travels_on_with_a_job() -> None:
-    """The publisher's own headers do; the broker's, ours, and those that route copies do not."""
-    own = {"traceparent": "t", "x-death-wish": "d", "x-mine": 1, "cc-me": "x", "Xx-scraperd-": 1}
+def test_what_the_broker_would_act_on_is_not_published_again() -> None:
+    """Its own headers, and those that route copies, are taken off whatever is published."""
+    own = {"traceparent": "t", "x-mine": 1, "cc-me": "x", "x-scraperd-attempt": 2}
     others = {
         "x-death": [{"count": 5}],
         "x-first-death-queue": "q",
         "x-first-death-reason": "expired",
         "x-last-death-exchange": "",
         "x-delivery-count": 3,
-        "x-scraperd-attempt": 2,
-        "x-scraperd-dead-reason": "dns",
         "CC": ["elsewhere"],
         "BCC": ["elsewhere"],
         "cc": ["elsewhere"],
-        "X-Scraperd-Attempt": 2,
         "X-Death": [],
-        "x-scraperd-signature": "1",
     }
-    del own["x-death-wish"]
-    assert with_headers({**own, **others}).passed_on() == own
+    assert properties_of(Message(b"", {**own, **others})).headers == own
 
 
-def test_marks_are_believed_with_a_signature_only() -> None:
-    """Over the wire: signed, they are what was noted; forged, changed, or beside a publisher's
-    headers that are too large for a frame, they are so too or as if absent.
-    """
-    keys = Keys([b"k" * 32], "team")
-    marks = {"x-scraperd-attempt": 3, "x-scraperd-crashes": 2, "x-scraperd-job-id": "é"}
-    marks |= {"x-scraperd-parks": 4, "x-scraperd-turn": "1700000000.125 a.b"}
-    signed = keys.sign(b"body", marks)
-    for more in ({}, {"large": "x" * 70_000}, {"x-scraperd-tries": 9}):
-        delivery = with_headers({**signed, **more}, redelivered=False, keys=keys)
-        assert (delivery.attempt, delivery.crashes, delivery.parks) == (3, 2, 4)
-        assert delivery.turn
-        assert (delivery.witnessed, delivery.disbelieved) == (True, False)
-        assert delivery.passed_on() == {}
-    for forged in (marks, {**signed, "x-scraperd-crashes": 1}, {**marks, "x-delivery-count": 9}):
-        delivery = with_headers(forged, redelivered=False, keys=keys)
-        assert (delivery.attempt, delivery.crashes, delivery.parks) == (1, 0, 0)
-        assert delivery.turn is None
-        assert (delivery.witnessed, delivery.disbelieved) == (False, True)
-    assert not with_headers({"x-scraperd-job-id": "a"}, keys=keys).disbelieved
-    assert with_headers({"x-delivery-count": 1}, keys=keys).witnessed
+@pytest.mark.parametrize(
+    ("death", "given_up"),
+    [
+        ([{"reason": "expired", "time": datetime(2026, 1, 2, tzinfo=UTC)}, {"reason": "maxlen"}],
+         GivenUp("expired", datetime(2026, 1, 2, tzinfo=UTC))),
+        ([{"reason": "delivery_limit"}], GivenUp("delivery_limit", times=RETURNS)),
+        ([{"reason": "because"}], GivenUp("unknown")),
+        ([{"reason": 7, "time": "soon"}], GivenUp("unknown")),
+        (["a", "b"], GivenUp("unknown")),
+        ([], None),
+        ("expired", None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_why_the_broker_gave_a_job_up(death: Any, given_up: GivenUp | None) -> None:
+    """The last entry of x-death says it; a stranger's value is unknown, or as if absent."""
+    assert with_headers({"x-death": death}).given_up == given_up
 
 
 # A value of every type that RabbitMQ's tables have, as bytes and as Python has it.
@@ -362,12 +285,10 @@ NAMES = st.sampled_from(["x-scraperd-attempt", "x-delivery-count", "x-death", "C
 @example(headers={"\ud800": 1})
 @example(headers={"a": "\ud800", "b": 2**80})
 def test_any_headers_make_a_delivery_that_can_be_settled(headers: dict[str, Any]) -> None:
-    """Whatever is in the table: an attempt, a count, and headers that can be published again."""
-    delivery = Delivery(b"", _sound(headers), None, None, None, None, None, 1, GENERATION)
-    assert 1 <= delivery.attempt <= 1_000_000
-    assert delivery.crashes >= 0
-    onward = Message("", "q", b"", {**delivery.passed_on(), "x-scraperd-attempt": 2})
-    sent = ContentHeader(body_size=0, properties=onward.properties())
+    """Whatever is in the table, its headers can be published again."""
+    delivery = Delivery(b"", _sound(headers), Source.JOBS, EPOCH, never)
+    onward = Message(b"", {**delivery.headers, "x-scraperd-attempt": 2})
+    sent = ContentHeader(body_size=0, properties=properties_of(onward))
     assert frame.marshal(sent, 1)
 
 
@@ -402,7 +323,7 @@ def test_a_property_that_can_t_be_read_is_absent(flag: int, value: bytes) -> Non
     assert isinstance(header, ContentHeader)
     delivery = arrived(header.properties)
     assert (delivery.message_id, delivery.correlation_id, delivery.reply_to) == (None, None, None)
-    assert (delivery.content_type, delivery.headers, delivery.attempt) == (None, {}, 1)
+    assert (delivery.content_type, delivery.headers, delivery.redeliveries) == (None, {}, 0)
 
 
 def test_what_follows_an_unreadable_property_is_read() -> None:

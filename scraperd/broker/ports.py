@@ -1,0 +1,191 @@
+"""What the rest of the house may ask of a broker: values and protocols that every transport keeps.
+
+May touch: the share of a hold that a job may take, from config.
+Must never: import a transport, or name what only one kind of broker has.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from scraperd.config.settings import JOB_SHARE
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"  # on a result that went elsewhere
+_RELEASE: Final = 0.9  # of the longest hold, after which a delivery is let go in another way
+
+
+class Lost(ConnectionError):  # noqa: N818 - a state of the world, not a mistake
+    """The epoch has ended: what is unacked in it will be delivered again."""
+
+
+class Refused(Exception):  # noqa: N818 - a state of the world, not a mistake
+    """No queue accepted the message before the deadline."""
+
+
+class Source(Enum):
+    """The queues that deliveries come from."""
+
+    JOBS = "jobs"
+    QUARANTINE = "quarantine"  # jobs that were redelivered once, a few at a time
+    SOLO = "solo"  # jobs that were redelivered again, each with nothing beside it
+    UNDELIVERED = "undelivered"  # jobs that the broker itself gave up
+    DEAD = "dead"
+
+
+class Epoch(Protocol):
+    """The time from a connection to its loss. A delivery is settled in its own epoch or never."""
+
+    lost: asyncio.Future[str]
+    """Done, with the reason, once the epoch has ended."""
+
+    @property
+    def blames_a_publish(self) -> bool:
+        """True if the broker ended the epoch over something that was published in it."""
+
+    def end(self, reason: str) -> None:
+        """End the epoch: the broker delivers again what is unacked."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Why the broker itself gave a job up, as it says, and when.
+
+    `times` is how often it gives a job out at most, if that is the reason.
+    """
+
+    reason: str
+    at: datetime | None = None
+    times: int | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Delivery:
+    """One delivery of one message. It is settled once, in its own epoch, or not at all.
+
+    `headers` are the publisher's, ours and the broker's, fit to be sent again. `redeliveries` is
+    the broker's own count for this queue; `arrived` is a time of the monotonic clock.
+    """
+
+    body: bytes
+    headers: dict[str, Any]
+    source: Source
+    epoch: Epoch
+    on_ack: Callable[[Delivery], Awaitable[bool]]
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    content_type: str | None = None
+    redeliveries: int = 0
+    given_up: GivenUp | None = None
+    overfull: int = 0  # how many headers the transport takes, if the publisher gave it more
+    crowded: bool = False  # a large one, for which there was no room beside the others
+    tag: Any = None  # the transport's own
+    arrived: float = field(default_factory=time.monotonic)
+    settled: bool = False
+
+    async def ack(self) -> bool:
+        """Tell the broker that the outcome is safe.
+
+        False if the epoch has ended: then the broker delivers the job again, and no ack is sent.
+        Raises RuntimeError at the second call.
+        """
+        if self.settled:
+            raise RuntimeError(f"delivery {self.tag} is settled already")
+        self.settled = True
+        return await self.on_ack(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is published. Every publish is persistent and confirmed."""
+
+    body: bytes
+    headers: dict[str, Any] = field(default_factory=dict)
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    content_type: str | None = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """To whoever reads results; `key` is what they choose by (words, joined with dots)."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """To the address that the job named; where that cannot be, like `Results(key)`.
+
+    Then the message has the address in the header UNROUTABLE_REPLY.
+    """
+
+    address: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Back to the jobs after at least `seconds`, or after the longest wait there is."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Into:
+    """Into one of the queues that deliveries come from."""
+
+    source: Source
+
+
+Destination: TypeAlias = Results | Reply | Delay | Into
+
+
+class Publisher(Protocol):
+    """Publishes, and returns once the message is stored."""
+
+    async def publish(
+        self, epoch: Epoch, destination: Destination, message: Message, until: float
+    ) -> None:
+        """Publish `message` in `epoch`. Trouble that may pass is waited for.
+
+        Raises Lost if the epoch ends first, and Refused at the time `until` (of the monotonic
+        clock). A publish whose outcome is not known yet is waited for all the same.
+        """
+
+    def wait_within(self, seconds: float) -> float:
+        """The longest wait, in seconds, that `Delay` can be given and that is at most `seconds`.
+
+        The shortest there is for anything below it.
+        """
+
+
+@dataclass(slots=True)
+class Limits:
+    """What the broker takes: bytes of a message, and seconds that a delivery may be unacked.
+
+    A transport lowers them by what the broker says.
+    """
+
+    max_message: int
+    ack_timeout: float
+
+    @property
+    def job(self) -> float:
+        """Seconds that a job may take from its delivery to its outcome."""
+        return self.ack_timeout * JOB_SHARE
+
+    @property
+    def release(self) -> float:
+        """Seconds that a delivery may be held in all."""
+        return self.ack_timeout * _RELEASE

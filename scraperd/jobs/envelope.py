@@ -1,0 +1,241 @@
+"""The headers of ours on a job that travels through our queues: written here, and read here.
+
+May touch: headers as values, the keys that sign them. Pure.
+Must never: raise over a header, or believe one that a publisher may have written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from scraperd.base.text import printable
+from scraperd.jobs.signing import (
+    ATTEMPT,
+    CRASHES,
+    JOB_ID,
+    PARKS,
+    REPLY_TO,
+    TRIES,
+    TURN,
+    WAITS,
+    claimed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scraperd.contract import Failure, Result
+    from scraperd.jobs.signing import Keys
+
+OURS: Final = "x-scraperd-"
+STATUS: Final = "x-scraperd-status"
+UNDELIVERED: Final = "x-scraperd-undelivered"  # why the broker gave the job up
+REASONS: Final = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})  # UNDELIVERED's
+_DEAD: Final = "x-scraperd-dead-"
+_MAX_COUNT: Final = 1_000_000  # above it a header is a joke or an attack
+_MAX_ADDRESS: Final = 255  # bytes
+_MAX_MESSAGE: Final = 500  # characters of a failure's message
+_TURN = re.compile(
+    r"(?P<at>[0-9]{1,10}\.[0-9]{3}) (?P<host>[!-~]{1,255})( (?P<left>[0-9]{1,7}\.[0-9]{3}))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The turn that a host promised to a snoozed job.
+
+    `at` is in seconds since 1970. `left` is the most that can be left of the wait when the job is
+    back, in seconds, should a clock have been set meanwhile.
+    """
+
+    host: str
+    at: float
+    left: float = math.inf
+
+    def encode(self) -> str:
+        """As the header's value."""
+        value = f"{self.at:.3f} {self.host}"
+        return value if self.left == math.inf else f"{value} {self.left:.3f}"
+
+    @classmethod
+    def decode(cls, value: Any) -> Turn | None:
+        """What `encode` wrote, or None."""
+        match = _TURN.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            return None
+        return cls(match["host"], float(match["at"]), float(match["left"] or "inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What our headers say of a job, as far as they are believed.
+
+    `ident` is its id; empty if nobody knew it when the job was moved, so that the message id, which
+    is ours then, is not taken for one. `tries` and `waits` are believed from anybody: a forged one
+    ends its own job only. `signed_at` is in seconds since 1970.
+    """
+
+    attempt: int = 1
+    snoozes: int = 0
+    strikes: int = 0
+    turn: Turn | None = None
+    ident: str | None = None
+    reply_to: str | None = None
+    tries: int = 0
+    waits: int = 0
+    undelivered: str | None = None
+    signed_at: int | None = None
+    disbelieved: bool = False
+
+    @classmethod
+    def of(cls, headers: Mapping[str, Any], body: bytes, keys: Keys | None) -> Envelope:
+        """Read a delivery's headers. Claims that none of `keys` has signed are not believed.
+
+        None is for the dead queue, where a claim leads to nothing.
+        """
+        signed_at, disbelieved, claims = None, False, headers
+        if keys is not None:
+            claims, signed_at = keys.believed(body, headers)
+            disbelieved = signed_at is None and claimed(headers)
+        ident = headers.get(JOB_ID)
+        return cls(
+            attempt=_count(claims, ATTEMPT) or 1,
+            snoozes=_count(claims, PARKS),
+            strikes=_count(claims, CRASHES),
+            turn=Turn.decode(claims.get(TURN)),
+            ident=ident if isinstance(ident, str) else None,
+            reply_to=_address(headers.get(REPLY_TO)),
+            tries=_count(headers, TRIES),
+            waits=_count(headers, WAITS),
+            undelivered=_reason(headers),
+            signed_at=signed_at,
+            disbelieved=disbelieved,
+        )
+
+    def headers(self, keys: Keys, body: bytes) -> dict[str, Any]:
+        """The headers that `of` reads, with a signature over the claims and the job's body."""
+        claims = {ATTEMPT: self.attempt, **self._counts()}
+        if self.turn is not None:
+            claims[TURN] = self.turn.encode()
+        if self.ident is not None:
+            claims[JOB_ID] = self.ident
+        if self.reply_to is not None:
+            claims[REPLY_TO] = self.reply_to
+        counts = {TRIES: self.tries, WAITS: self.waits}
+        return {
+            **keys.sign(body, claims),
+            **{name: count for name, count in counts.items() if count},
+            **({UNDELIVERED: self.undelivered} if self.undelivered else {}),
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        counts = {PARKS: self.snoozes, CRASHES: self.strikes}
+        return {name: count for name, count in counts.items() if count}
+
+    def retried(self) -> Envelope:
+        """For the next attempt: nothing is held against it, and no turn is promised."""
+        return replace(
+            self,
+            attempt=self.attempt + 1,
+            tries=self.tries + 1,
+            strikes=0,
+            turn=None,
+            undelivered=None,
+        )
+
+    def snoozed(self, turn: Turn) -> Envelope:
+        """For the time until `turn`: the attempt stays the same."""
+        return replace(
+            self, snoozes=self.snoozes + 1, waits=self.waits + 1, turn=turn, undelivered=None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Obituary:
+    """What a dead letter says of its job's end; None where that is unknown."""
+
+    kind: str | None = None
+    message: str = ""
+    at: datetime | None = None
+    strikes: int = 0
+    undelivered: str | None = None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, Any]) -> Obituary:
+        """Read what `obituary` wrote. Never raises, whatever a publisher put there."""
+        kind, message = headers.get(f"{_DEAD}reason"), headers.get(f"{_DEAD}message")
+        return cls(
+            kind if isinstance(kind, str) else None,
+            message[:_MAX_MESSAGE] if isinstance(message, str) else "",
+            moment(headers.get(f"{_DEAD}at")),
+            _count(headers, CRASHES),
+            (_reason(headers) or "unknown") if UNDELIVERED in headers else None,
+        )
+
+
+def obituary(
+    result: Result, kind: str, failure: Failure, envelope: Envelope, now: datetime
+) -> dict[str, Any]:
+    """The headers of a dead letter. They are not signed: they lead to nothing, people read them."""
+    headers = {
+        **told(result),
+        f"{_DEAD}reason": kind,
+        f"{_DEAD}message": printable(failure.message, _MAX_MESSAGE),
+        f"{_DEAD}at": now.isoformat(timespec="seconds"),
+        "x-scraperd-worker": result.worker or "",
+    }
+    if envelope.strikes:
+        headers[CRASHES] = envelope.strikes
+    if envelope.undelivered:
+        headers[UNDELIVERED] = envelope.undelivered
+    if envelope.reply_to:
+        headers[REPLY_TO] = envelope.reply_to
+    if failure.field:
+        headers[f"{_DEAD}field"] = printable(failure.field)
+    return headers
+
+
+def told(result: Result, snoozes: int = 0) -> dict[str, Any]:
+    """The headers of a result: what a consumer can read without opening the body."""
+    headers = {JOB_ID: result.id, ATTEMPT: result.attempt, STATUS: result.status}
+    return headers | ({PARKS: snoozes} if snoozes else {})
+
+
+def foreign(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers that are not ours: they travel on with the job and its result."""
+    return {name: v for name, v in headers.items() if not name.lower().startswith(OURS)}
+
+
+def moment(value: Any) -> datetime | None:
+    """A time with its zone (UTC if it has none), of a datetime or of ISO 8601; or None."""
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    if not isinstance(found, datetime):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _count(headers: Mapping[str, Any], name: str) -> int:
+    """The count in a header; 0 if it is missing, not an integer, or above _MAX_COUNT."""
+    value = headers.get(name, 0)
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
+
+
+def _address(value: Any) -> str | None:
+    if not isinstance(value, str) or len(value.encode(errors="replace")) > _MAX_ADDRESS:
+        return None
+    return value
+
+
+def _reason(headers: Mapping[str, Any]) -> str | None:
+    """Why the broker gave it up; `unknown` for a reason that is not one of REASONS."""
+    if UNDELIVERED not in headers:
+        return None
+    said = headers[UNDELIVERED]
+    return said if isinstance(said, str) and said in REASONS else "unknown"

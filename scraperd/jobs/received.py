@@ -1,0 +1,112 @@
+"""A delivery as the jobs understand it: with its envelope, its strikes, and what names its job.
+
+May touch: a delivery, the keys of the fleet, the discounts of this process; the wall clock.
+Must never: look into a body, or raise for what a publisher sent.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from scraperd.broker.ports import Source
+from scraperd.contract import is_ident
+from scraperd.jobs.envelope import Envelope, foreign
+from scraperd.jobs.quarantine import quarantine_for, strikes
+
+if TYPE_CHECKING:
+    from scraperd.broker.ports import Delivery
+    from scraperd.jobs.quarantine import Discounts
+    from scraperd.jobs.signing import Keys
+
+_FRESH: Final = 2 * 3600.0  # seconds: the longest delay queue, and as long in the jobs queue
+
+
+@dataclass(eq=False, slots=True)
+class Received:
+    """One delivery, read. `stripped` jobs pass nothing of the publisher's on but the body.
+
+    Whatever of a stranger's properties ended the connection each time before must not do so when
+    the job gets its outcome.
+    """
+
+    delivery: Delivery
+    envelope: Envelope
+    discounted: int = 0
+    strikes: int = 0
+    stripped: bool = False
+
+    @classmethod
+    def of(
+        cls, delivery: Delivery, keys: Keys, discounts: Discounts, delivery_limit: int
+    ) -> Received:
+        """Read `delivery`. At `delivery_limit` strikes the job is not run any more."""
+        envelope = Envelope.of(delivery.headers, delivery.body, keys)
+        job = cls(delivery, envelope)
+        source, count = delivery.source, delivery.redeliveries
+        job.discounted = discounts.of(job.fingerprint, source, count) if count else 0
+        job.strikes = strikes(source, envelope.strikes, count, job.discounted)
+        returned = count if job.given_up else job.strikes
+        job.stripped = max(returned, job.strikes) >= delivery_limit
+        return job
+
+    @property
+    def given_up(self) -> bool:
+        """True if the broker itself gave the job up: it is not run any more."""
+        return self.delivery.source is Source.UNDELIVERED
+
+    @property
+    def undelivered(self) -> str:
+        """Why the broker gave the job up, by its last word or by what was noted; else empty."""
+        if not self.given_up:
+            return ""
+        if self.delivery.given_up is not None:
+            return self.delivery.given_up.reason
+        return self.envelope.undelivered or "unknown"
+
+    @property
+    def quarantine(self) -> Source | None:
+        """The queue that the job must be moved to before it is looked at, if any."""
+        if self.stripped:
+            return None
+        return quarantine_for(self.delivery.source, self.strikes, witnessed=self._witnessed)
+
+    @property
+    def _witnessed(self) -> bool:
+        """True if the broker itself, or an envelope that is not old, says that it was redelivered.
+
+        An old one may be a copy that someone kept, and what it leads to is paid by all others.
+        """
+        age = time.time() - (self.envelope.signed_at or 0)
+        return self.delivery.redeliveries > 0 or -_FRESH < age < _FRESH
+
+    @property
+    def fingerprint(self) -> int:
+        """The same for each delivery of one message in this process, from one queue."""
+        it = self.delivery
+        return hash((it.body, it.message_id, it.correlation_id, it.source))
+
+    def ident(self, own: Any = None) -> str | None:
+        """The job's id: its `own`, else the envelope's, the message id, or the correlation id."""
+        return ident_of(self.delivery, self.envelope, own)
+
+    @property
+    def reply_to(self) -> str | None:
+        """The address that the result is wanted at, also where only the envelope has it."""
+        return self.delivery.reply_to or self.envelope.reply_to
+
+    def foreign(self) -> dict[str, Any]:
+        """The publisher's own headers, which travel on with the job and its result."""
+        return {} if self.stripped else foreign(self.delivery.headers)
+
+
+def ident_of(delivery: Delivery, envelope: Envelope, own: Any = None) -> str | None:
+    """The one rule for a job's id. `own` is what its body says; None if nothing names the job."""
+    names: tuple[Any, ...] = (envelope.ident, delivery.message_id, delivery.correlation_id)
+    if envelope.ident == "":  # moved before, and nobody knew: its message id is ours
+        names = ()
+    for ident in (own, *names):
+        if isinstance(ident, str) and is_ident(ident):
+            return ident
+    return None

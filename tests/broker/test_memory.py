@@ -1,0 +1,264 @@
+"""The life of jobs over the transport in memory: nothing is lost, nothing ends twice for nothing.
+
+May touch: the worker and settler as they are; a scraper of these tests, and a clock that jumps.
+Must never: need a broker, or judge by what the code under test says of itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scraperd.broker.memory import MemoryBroker
+from scraperd.broker.ports import Delivery, Limits, Message, Source
+from scraperd.config.settings import Config
+from scraperd.contract import Failure, Glimpse
+from scraperd.jobs.settle import Outcome, Settler
+from scraperd.jobs.signing import Keys
+from scraperd.jobs.verdict import Dead, Done, Verdict
+from scraperd.jobs.worker import Worker
+from scraperd.ops.telemetry import Observer
+from scraperd.politeness.scheduler import Later
+from scraperd.scrape.pipeline import Page
+from tests.rig import hours
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from scraperd.contract import Job
+    from scraperd.jobs.received import Received
+
+JOBS = 10_000
+SORTS = ("ok", "gone", "flaky", "down", "snooze", "boom", "invalid", "reply", "slow")
+
+
+class Quiet:
+    """A logger that keeps nothing."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        pass
+
+    error = debug = warning = info
+
+    def is_enabled_for(self, _level: int) -> bool:
+        return False
+
+
+@dataclass
+class Scrapes:
+    """A scraper that does what the job's path says, after some of the loop's time."""
+
+    tries: Counter[str] = field(default_factory=Counter)
+
+    def page(self, job: Job, place: Later | None = None) -> Page:
+        return Page(job, place=place)
+
+    async def glimpse(self, body: bytes) -> Glimpse:
+        return Glimpse(json.loads(body)["id"])
+
+    async def scrape(self, page: Page, _rules: object) -> None:
+        sort, ident = page.job.url.split("/")[3:5]
+        self.tries[ident] += 1
+        if sort == "snooze" and page.place is None:
+            page.later = Later("x", 90.0)
+            return
+        page.begun = True
+        await asyncio.sleep(30 if sort == "slow" else 0.2)
+        if sort == "gone":
+            page.failure = Failure("http_status", "410")
+        if sort == "down" or (sort == "flaky" and self.tries[ident] < 3):
+            page.failure = Failure("connect", "refused", retryable=True)
+        if sort == "boom":
+            raise ZeroDivisionError
+
+
+class House:
+    """A worker over a broker in memory, and what becomes of its jobs."""
+
+    def __init__(
+        self, settler: type[Settler] = Settler, broker: type[MemoryBroker] = MemoryBroker
+    ) -> None:
+        self.broker = broker(prefetch=200, latency=0.2)
+        self.broker.replies["mine"] = deque()
+        keys = Keys([b"k"], "team")
+        made = settler(self.broker, Limits(2**20, 1800), keys)
+        config = Config(max_retries=3, retry_backoff=1)
+        scraper: Any = Scrapes()
+        self.worker = Worker(config, scraper, made, Observer(log=Quiet()), "w")
+
+    def publish(self, count: int) -> dict[str, str]:
+        """Jobs of all sorts; their ids, with the sort of each."""
+        jobs = {f"j{n}": SORTS[n % len(SORTS)] for n in range(count)}
+        for ident, sort in jobs.items():
+            url = "ftp://x" if sort == "invalid" else f"http://x/{sort}/{ident}"
+            body = json.dumps({"url": url, "id": ident}).encode()
+            self.broker.put(Message(body, reply_to="mine" if sort == "reply" else None))
+        return jobs
+
+    async def run(self, faults: Callable[[MemoryBroker], Awaitable[None]] | None = None) -> None:
+        """Work until nothing is left, with the faults beside it."""
+        running = asyncio.create_task(self.worker.run())
+        await asyncio.sleep(0)
+        self.broker.begin(self.worker.accept, self.worker.abandon)
+        if faults is not None:
+            await faults(self.broker)
+        while self.busy:  # noqa: ASYNC110 - a clock that jumps makes a look cost nothing
+            await asyncio.sleep(1)
+        self.broker.stop()
+        await self.worker.drain(1)
+        await running
+
+    @property
+    def busy(self) -> int:
+        waiting = [self.broker.depth(one) for one in Source if one is not Source.DEAD]
+        return sum(waiting) + self.broker.unacked + self.broker.delayed
+
+    def results(self) -> Counter[tuple[str, str]]:
+        """How many results there are of each id and end."""
+        found: Counter[tuple[str, str]] = Counter()
+        for message in [m for _, m in self.broker.results] + list(self.broker.replies["mine"]):
+            result = json.loads(message.body)
+            end = result["status"] if result["status"] == "ok" else result["error"]["kind"]
+            found[result["id"], end] += 1
+        return found
+
+
+ENDS = {
+    "ok": "ok",
+    "gone": "http_status",
+    "flaky": "ok",
+    "down": "connect",
+    "snooze": "ok",
+    "boom": "internal",
+    "invalid": "invalid_job",
+    "reply": "ok",
+    "slow": "ok",
+}
+DEAD = {"down", "boom", "invalid"}
+
+
+def judge(house: House, jobs: dict[str, str], *, duplicates: int = 0) -> None:
+    """Each job has the end that its sort has, and only that one; so many results more at most."""
+    results = house.results()
+    assert set(results) == {(ident, ENDS[sort]) for ident, sort in jobs.items()}
+    assert results.total() <= len(jobs) + duplicates
+    letters = Counter(json.loads(letter.body)["id"] for letter in house.broker.dead)
+    assert set(letters) == {ident for ident, sort in jobs.items() if sort in DEAD}
+    assert letters.total() <= len(letters) + duplicates
+
+
+def test_ten_thousand_jobs_end_as_they_must() -> None:
+    """Retries, snoozes, replies, dead letters: each job has its one result, in simulated hours."""
+
+    async def life() -> None:
+        house = House()
+        jobs = house.publish(JOBS)
+        await house.run()
+        judge(house, jobs)
+        assert len(house.broker.replies["mine"]) == sum(sort == "reply" for sort in jobs.values())
+
+    hours.run(life())
+
+
+async def losses(broker: MemoryBroker) -> None:
+    """The connection is lost thirty times, at any moment of a job's life."""
+    chance = random.Random(11)
+    for _ in range(30):
+        await asyncio.sleep(chance.random() * 3)
+        assert broker._epoch is not None
+        broker._epoch.end("cut")
+
+
+async def full(broker: MemoryBroker) -> None:
+    """The queues of results and dead letters are full for a minute, and then read."""
+    broker.full = {None: 50, Source.DEAD: 5}
+    await asyncio.sleep(60)
+    broker.full = {}
+
+
+@pytest.mark.parametrize("faults", [losses, full])
+def test_faults_lose_nothing(faults: Callable[[MemoryBroker], Awaitable[None]]) -> None:
+    """Duplicates come only of what was unacked when a connection was lost."""
+
+    async def life() -> None:
+        house = House()
+        jobs = house.publish(2000)
+        await house.run(faults)
+        judge(house, jobs, duplicates=30 * 200 if faults is losses else 0)
+
+    hours.run(life())
+
+
+class AcksFirst(Settler):
+    """A mutant: it acks before the outcome is stored."""
+
+    async def settle(self, job: Received, outcome: Outcome, verdict: Verdict) -> bool:
+        await job.delivery.ack()
+        job.delivery.settled = False
+        return await super().settle(job, outcome, verdict)
+
+
+class TellsTwice(Settler):
+    """A mutant: it publishes each good result twice."""
+
+    async def settle(self, job: Received, outcome: Outcome, verdict: Verdict) -> bool:
+        if isinstance(verdict, Done):
+            await self._result(job, outcome)
+        return await super().settle(job, outcome, verdict)
+
+
+class BuriesNothing(Settler):
+    """A mutant: what is dead has its result, and no dead letter."""
+
+    async def settle(self, job: Received, outcome: Outcome, verdict: Verdict) -> bool:
+        return await super().settle(job, outcome, Done() if isinstance(verdict, Dead) else verdict)
+
+
+class Forgets(MemoryBroker):
+    """A mutant: what is unacked when a connection is lost does not come back."""
+
+    def give_back(self, epoch: Any) -> None:
+        self._out.clear()
+        self._counts.clear()
+        super().give_back(epoch)
+
+
+@pytest.mark.parametrize("mutant", [AcksFirst, TellsTwice, BuriesNothing, Forgets])
+def test_a_broken_rule_is_seen(mutant: Any) -> None:
+    """The oracle of these tests finds each of them: it is no test that can't fail."""
+
+    async def life() -> None:
+        broker = issubclass(mutant, MemoryBroker)
+        house = House(broker=mutant) if broker else House(settler=mutant)
+        jobs = house.publish(2000)
+        await house.run(losses if mutant in (AcksFirst, Forgets) else None)
+        with pytest.raises(AssertionError):
+            judge(house, jobs, duplicates=30 * 200 if mutant in (AcksFirst, Forgets) else 0)
+
+    hours.run(life())
+
+
+def test_a_message_that_is_given_back_too_often_is_given_up() -> None:
+    """The broker's own limit: the job ends with a result and a dead letter, and is not run."""
+
+    async def life() -> None:
+        house = House()
+        house.broker.put(Message(b'{"url": "http://x/slow/a", "id": "a"}'))
+        taken: list[Delivery] = []
+        house.broker.begin(taken.append, lambda _: None)
+        while not taken or taken[-1].source is Source.JOBS:
+            for delivery in taken[-1:]:
+                delivery.epoch.end("cut")
+            await asyncio.sleep(0)
+        assert taken[-1].source is Source.UNDELIVERED
+        assert taken[-1].given_up is not None
+        assert (taken[-1].given_up.reason, taken[-1].given_up.times) == ("delivery_limit", 100)
+        assert [delivery.redeliveries for delivery in taken[:-1]] == list(range(101))
+
+    hours.run(life())

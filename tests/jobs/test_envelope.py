@@ -1,0 +1,168 @@
+"""The headers of ours: what is written is read again, and nothing else is believed.
+
+May touch: headers in memory.
+Must never: need a broker.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scraperd.contract import Failure, Result
+from scraperd.jobs.envelope import Envelope, Obituary, Turn, foreign, obituary, told
+from scraperd.jobs.signing import Keys
+
+BODY = b'{"url": "http://a.example/"}'
+KEYS = Keys([b"k" * 32], "team")
+COUNTS = st.integers(0, 1_000_000)
+HOSTS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
+MILLISECONDS = st.integers(0, 9_999_999_999).map(lambda ms: ms / 1000)
+TURNS = st.builds(Turn, HOSTS, MILLISECONDS, MILLISECONDS | st.just(inf))
+ENVELOPES = st.builds(
+    Envelope,
+    attempt=st.integers(1, 1_000_000),
+    snoozes=COUNTS,
+    strikes=COUNTS,
+    turn=st.none() | TURNS,
+    ident=st.none() | st.text(st.characters(codec="utf-8"), max_size=50),
+    reply_to=st.none() | st.text(st.characters(codec="utf-8"), max_size=60),
+    tries=COUNTS,
+    waits=COUNTS,
+    undelivered=st.sampled_from([None, "expired", "delivery_limit", "unknown"]),
+)
+
+
+def unsigned(name: str, value: Any) -> Envelope:
+    """An envelope of the dead queue, where claims are read without a signature."""
+    return Envelope.of({name: value}, BODY, None)
+
+
+@given(envelope=ENVELOPES, theirs=st.dictionaries(st.text(max_size=9), st.integers(), max_size=3))
+def test_what_is_written_is_read_again(envelope: Envelope, theirs: dict[str, Any]) -> None:
+    """Beside any headers of a publisher: the same values, believed, with the time of signing."""
+    headers = {**foreign(theirs), **envelope.headers(KEYS, BODY)}
+    read = Envelope.of(headers, BODY, KEYS)
+    assert read.signed_at is not None
+    assert abs(read.signed_at - time.time()) < 60
+    assert replace(read, signed_at=None) == envelope
+    assert foreign(headers) == foreign(theirs)
+
+
+@given(envelope=ENVELOPES)
+def test_claims_of_another_key_are_not_believed(envelope: Envelope) -> None:
+    """Id, reply address and the counts that end the job itself are read all the same."""
+    headers = envelope.headers(Keys([b"x" * 32], "team"), BODY)
+    read = Envelope.of(headers, BODY, KEYS)
+    assert read.disbelieved
+    claims = {"attempt": 1, "snoozes": 0, "strikes": 0, "turn": None}
+    assert read == replace(envelope, disbelieved=True, **claims)
+
+
+def test_headers_without_a_claim_are_no_reason_for_doubt() -> None:
+    """A publisher may name its job by our header."""
+    read = Envelope.of({"x-scraperd-job-id": "a", "traceparent": "t"}, BODY, KEYS)
+    assert (read.ident, read.disbelieved) == ("a", False)
+
+
+@pytest.mark.parametrize(
+    ("value", "attempt"),
+    [(1, 1), (2, 2), (1_000_000, 1_000_000)]
+    + [(value, 1) for value in (0, -5, 1_000_001, 2**62, True, "3", 2.0, None, [3], {"a": 3})],
+)
+def test_the_attempt_is_a_small_number_or_the_first(value: Any, attempt: int) -> None:
+    """A header that no retry of ours would carry makes a first attempt, and raises nothing."""
+    assert unsigned("x-scraperd-attempt", value).attempt == attempt
+
+
+@pytest.mark.parametrize(
+    ("value", "snoozes"),
+    [(1, 1), (0, 0), (1_000_000, 1_000_000)]
+    + [(value, 0) for value in (-5, 1_000_001, 2**62, True, "3", 2.0, None, [3], {"a": 3})],
+)
+def test_a_count_is_a_small_number_or_zero(value: Any, snoozes: int) -> None:
+    """A header that we would not write means never snoozed, and raises nothing."""
+    assert unsigned("x-scraperd-parks", value).snoozes == snoozes
+
+
+@pytest.mark.parametrize(
+    ("value", "turn"),
+    [
+        ("1700000000.125 www.example.com", Turn("www.example.com", 1700000000.125)),
+        ("1700000000.125 a.b 12.500", Turn("a.b", 1700000000.125, 12.5)),
+        ("0.000 ::1", Turn("::1", 0.0)),
+    ]
+    + [
+        (value, None)
+        for value in (
+            "1700000000.125 a.b -1.000",
+            "1700000000.125 a.b inf",
+            "1700000000.125  a.b",
+            "1700000000.125 a b",
+            "1700000000.125 a\n",
+            "1700000000.125 \u00e4",
+            "1700000000.125 " + "a" * 256,
+            "1700000000 a.b",
+            "17000000000.000 a.b",
+            "-170000000.000 a.b",
+            "inf a.b",
+            "nan a.b",
+            "1e5.000 a.b",
+            "\u0661.000 a.b",
+            "",
+            1700000000,
+            None,
+            ["1700000000.125 a.b"],
+        )
+    ],
+)
+def test_a_turn_is_as_we_write_it_or_absent(value: Any, turn: Turn | None) -> None:
+    """A time to the millisecond, a host, what can be left; nothing else is a promise."""
+    assert Turn.decode(value) == turn
+
+
+def test_a_retry_begins_anew_and_a_snooze_goes_on() -> None:
+    """A snooze keeps attempt and strikes; a retry keeps what the job has waited for in all."""
+    turn = Turn("a", 5.0)
+    now = Envelope(attempt=3, snoozes=2, strikes=1, turn=Turn("b", 1.0), tries=4, waits=6)
+    assert now.retried() == Envelope(attempt=4, snoozes=2, tries=5, waits=6)
+    assert now.snoozed(turn) == replace(now, snoozes=3, waits=7, turn=turn)
+
+
+def test_a_dead_letter_says_what_its_job_died_of() -> None:
+    """What is noted on it is read again, fit to be seen; a stranger's values are as if absent."""
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    result = Result(id="a", status="failed", attempt=2, worker="w")
+    failure = Failure("dns", "no such \x1b[2Jhost", field="url")
+    envelope = Envelope(strikes=3, undelivered="expired", reply_to="q")
+    headers = obituary(result, "dns", failure, envelope, now)
+    assert Obituary.of(headers) == Obituary("dns", "no such \ufffd[2Jhost", now, 3, "expired")
+    assert headers["x-scraperd-reply-to"] == "q"
+    assert headers["x-scraperd-dead-field"] == "url"
+    strange = {name: [7] for name in headers}
+    assert Obituary.of(strange) == Obituary(undelivered="unknown")
+    assert Obituary.of({}) == Obituary()
+
+
+def test_a_result_tells_its_job_without_being_opened() -> None:
+    """Id, attempt, status; and how often the job was snoozed, if it was."""
+    result = Result(id="a", status="ok", attempt=2)
+    assert told(result) == {
+        "x-scraperd-job-id": "a",
+        "x-scraperd-attempt": 2,
+        "x-scraperd-status": "ok",
+    }
+    assert told(result, 4)["x-scraperd-parks"] == 4
+
+
+def test_no_header_that_begins_like_ours_travels_on_as_the_publishers() -> None:
+    """In any case, as a consumer may look for it in any case."""
+    theirs = {"traceparent": "t", "Xx-scraperd-": 1}
+    assert foreign({**theirs, "X-Scraperd-Attempt": 2, "x-scraperd-signature": "1"}) == theirs
