@@ -31,6 +31,7 @@ from scraperd.broker.rabbitmq.link import censored
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
 from scraperd.broker.rabbitmq.topology import Queue, Topology, TopologyError
 from scraperd.broker.rabbitmq.wire.versions import weakness
+from scraperd.cli import batch as cli_batch
 from scraperd.cli import dead as cli_dead
 from scraperd.cli.console import EPILOG as _EPILOG
 from scraperd.cli.console import EXIT_FAILED, EXIT_USAGE, Commands, show_message
@@ -499,3 +500,4 @@ def show_schema(what: str) -> None:
 
 
 main.add_command(cli_dead.group)
+main.add_command(cli_batch.batch)

@@ -1,0 +1,144 @@
+"""`scraperd batch`: jobs of a file, without a broker.
+
+May touch: the file, the terminal, the exit code, signals.
+Must never: print a result in another form than `scraperd results` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import click
+from msgspec.structs import replace
+
+from scraperd import batch as batches
+from scraperd.cli.console import (
+    EPILOG,
+    EXIT_FAILED,
+    EXIT_USAGE,
+    config_of,
+    fail,
+    run_client,
+    say,
+    show_message,
+    with_config,
+)
+from scraperd.ops.log import configure
+from scraperd.ops.telemetry import Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scraperd.batch import Line, Progress
+    from scraperd.config.settings import Config
+
+TOLD_EVERY: Final = 0.2  # seconds between two updates of the progress bar
+
+
+@click.command(epilog=EPILOG)
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--resume",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Results of an earlier run: jobs that have one are left out.",
+)
+@with_config
+def batch(path: Path | None, file: IO[bytes], resume: Path | None) -> None:
+    """Scrape the URLs or jobs in FILE (`-` is standard input), one a line, without a broker.
+
+    A line is a URL, or a job as JSON. Results come on standard output, one a line, as they are
+    ready. After Ctrl-C go on with: scraperd batch FILE --resume RESULTS >> RESULTS
+    """
+    config = config_of(path)
+    quiet = "error" if config.log_level == "error" else "warning"
+    configure(replace(config, log_level=quiet), sys.stderr)
+    try:
+        known = _known(resume)
+        total = _count(file, known)
+        lines = (line for line in batches.lines_of(file) if not known.take(line))
+        run_client(_run(config, lines, total))
+    except batches.ResumeError as error:
+        fail(f"--resume: {error}", EXIT_USAGE)
+
+
+def _known(resume: Path | None) -> batches.Resumed:
+    if resume is None:
+        return batches.Resumed()
+    with resume.open("rb") as results:
+        return batches.Resumed.of(results)
+
+
+def _count(file: IO[bytes], known: batches.Resumed) -> int | None:
+    """How many jobs there are to do; None if that can't be known before they are read."""
+    if not file.seekable():
+        return None
+    there = batches.Resumed(dict(known.known))
+    total = sum(not there.take(line) for line in batches.lines_of(file))
+    file.seek(0)
+    return total
+
+
+async def _run(config: Config, lines: Iterator[Line], total: int | None) -> int:
+    stop, signals = asyncio.Event(), list[signal.Signals]()
+
+    def on_signal(number: signal.Signals) -> None:
+        if signals:
+            os._exit(128 + number)
+        signals.append(number)
+        say(f"scraperd: {number.name}: waiting for jobs that are under way", err=True)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    bar = _Bar(total)
+    try:
+        progress = await batches.run(
+            config,
+            lines,
+            lambda raw: show_message(raw, "the results"),
+            Observer(),
+            stop=stop,
+            tell=bar.tell,
+        )
+    finally:
+        bar.end()
+    ok = progress.done - progress.failed
+    say(f"scraperd: {ok} ok, {progress.failed} failed", err=True)
+    if signals and progress.done != total:
+        left = "all others" if total is None else f"{total - progress.done} of {total} jobs"
+        say(f"scraperd: {left} have no result; go on with --resume RESULTS", err=True)
+        return 128 + signals[0]
+    return EXIT_FAILED if progress.failed else 0
+
+
+class _Bar:
+    """How far it is, on standard error, if that is a terminal."""
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._told = 0.0
+        self._bar: Any = None
+        if sys.stderr.isatty() and total is not None:
+            self._bar = click.progressbar(length=total, file=sys.stderr, show_pos=True)
+            self._bar.render_progress()
+
+    def tell(self, progress: Progress) -> None:
+        """Show it, unless it was shown a moment ago."""
+        now = time.monotonic()
+        if self._bar is None or now - self._told < TOLD_EVERY:
+            return
+        self._told = now
+        self._bar.label = f"{progress.failed} failed" if progress.failed else ""
+        self._bar.update(progress.done - self._bar.pos)
+
+    def end(self) -> None:
+        """Leave the cursor on a line of its own."""
+        if self._bar is not None:
+            self._bar.render_finish()
