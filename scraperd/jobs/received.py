@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import UNSET, UnsetType
+
 from scraperd.broker.ports import Source
 from scraperd.contract import is_ident
 from scraperd.jobs.envelope import Envelope, foreign
@@ -36,6 +38,8 @@ class Received:
     discounted: int = 0
     strikes: int = 0
     stripped: bool = False
+    name: str = ""  # the job's id, once it is known
+    url: str | UnsetType = UNSET  # the same
 
     @classmethod
     def of(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from msgspec import UnsetType
+
     from scraperd.contract import Result
     from scraperd.jobs.verdict import Verdict
 
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
 class Record:
     """One delivery that came to its end here. Times in seconds.
 
-    A job that was parked or set aside has no result yet: the one given only says which job it is.
+    A job that only moves has no result; `ident` is empty then if nothing named it.
     """
 
-    result: Result
+    ident: str
+    url: str | UnsetType
+    attempt: int
+    result: Result | None
     verdict: Verdict
     settled: bool
     publish_time: float

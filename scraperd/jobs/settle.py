@@ -58,26 +58,27 @@ class Settler:
     limits: Limits
     keys: Keys
 
-    async def settle(self, job: Received, outcome: Outcome, verdict: Verdict) -> bool:
-        """Publish, confirmed, then ack.
+    async def settle(self, job: Received, outcome: Outcome | None, verdict: Verdict) -> bool:
+        """Publish, confirmed, then ack. A job that only moves has no outcome.
 
         Raises Lost; or Refused if it could not be published for so long that the delivery must be
         let go (by an Aside). Then nothing is acked. False if the publish was confirmed but the ack
         came too late: the job will be delivered again, and its result is a duplicate.
         """
-        result = outcome.result
         match verdict:
             case Done():
+                assert outcome is not None
                 await self._result(job, outcome)
             case Retry(delay):
-                envelope = replace(job.envelope.retried(), ident=result.id)
+                envelope = replace(job.envelope.retried(), ident=job.name)
                 await self._move(job, envelope, Delay(delay))
             case Park(host, delay):
-                await self._park(job, result, host, delay)
+                await self._park(job, host, delay)
             case Aside(to):
-                await self._move(job, _untouched(job, result), to, math.inf)
+                await self._move(job, _untouched(job), to, math.inf)
             case Dead(kind, tell):
-                letter = _letter(job, result, kind)  # first: if it raises, nothing is out
+                assert outcome is not None
+                letter = _letter(job, outcome.result, kind)  # first: if it raises, nothing is out
                 if tell:
                     await self._result(job, outcome)
                 await self._publish(job, Into(Source.DEAD), letter)
@@ -99,11 +100,11 @@ class Settler:
         to = Reply(address, key) if address and not job.stripped else Results(key)
         await self._publish(job, to, message)
 
-    async def _park(self, job: Received, result: Result, host: str, delay: float) -> None:
+    async def _park(self, job: Received, host: str, delay: float) -> None:
         """Rather back too early than too late: then it is snoozed again, for the rest."""
         wait = self.publisher.wait_within(delay)
         turn = Turn(host, time.time() + delay, max(0.0, delay - wait))
-        envelope = replace(job.envelope.snoozed(turn), ident=result.id, strikes=job.strikes)
+        envelope = replace(job.envelope.snoozed(turn), ident=job.name, strikes=job.strikes)
         await self._move(job, envelope, Delay(wait))
 
     async def _move(
@@ -115,13 +116,13 @@ class Settler:
         await self._publish(job, to, _message(job, headers), until)
 
 
-def _untouched(job: Received, result: Result) -> Envelope:
+def _untouched(job: Received) -> Envelope:
     """For a job that is moved as it came, with what was known of it: nothing has become of it yet.
 
     An empty id travels too: else the next message id, which is ours, would be taken for one.
     """
     return replace(
-        job.envelope, ident=result.id, strikes=job.strikes, undelivered=job.undelivered or None
+        job.envelope, ident=job.name, strikes=job.strikes, undelivered=job.undelivered or None
     )
 
 

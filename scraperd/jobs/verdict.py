@@ -1,4 +1,4 @@
-"""What becomes of a job: decide(...) -> Done | Retry | Dead; or Park, or Aside. Pure.
+"""What becomes of a delivery: decide(...) -> Done | Retry | Park | Aside | Dead. Pure.
 
 May touch: the contract's values.
 Must never: read a clock, draw a random number, or do anything.
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import UNSET
 
+from scraperd.contract import Failure
+
 if TYPE_CHECKING:
     from scraperd.broker.ports import Destination
-    from scraperd.contract import Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,33 @@ Verdict: TypeAlias = Done | Retry | Park | Aside | Dead
 
 
 @dataclass(frozen=True, slots=True)
+class NotYet:
+    """The job was not tried: the turn of `host` is `seconds` away."""
+
+    host: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """The job was not looked at, or its outcome could not be published: it belongs elsewhere."""
+
+    to: Destination
+
+
+@dataclass(frozen=True, slots=True)
+class Unrun:
+    """The job is not run any more, and `failure` says why. There is someone to `tell`, or not."""
+
+    failure: Failure
+    tell: bool
+
+
+Ended: TypeAlias = Failure | NotYet | Misplaced | Unrun | None
+"""How the work on a delivery ended: with a failure, in one of these ways, or (None) well."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """How failures are retried. Times in seconds."""
 
@@ -65,17 +93,31 @@ class Policy:
 
 
 def decide(
-    failure: Failure | None, attempt: int, policy: Policy, roll: float, *, anonymous: bool = False
+    ended: Ended, attempt: int, policy: Policy, roll: float, *, anonymous: bool = False
 ) -> Verdict:
-    """The verdict on attempt number `attempt` (from 1) that ended with `failure` or well.
+    """Decide what becomes of a delivery whose attempt number `attempt` (from 1) ended so.
 
     `roll` is a random number in [0, 1): full jitter, so that jobs that failed
     together do not come back together (AWS architecture blog, "Exponential
     Backoff And Jitter"). An `anonymous` job has no id and no address that a
     dispatcher would know its result by. A site's Retry-After is a lower bound, up to its cap.
     """
-    if failure is None:
-        return Done()
+    match ended:
+        case None:
+            return Done()
+        case NotYet(host, seconds):
+            return Park(host, seconds)
+        case Misplaced(to):
+            return Aside(to)
+        case Unrun(failure, tell):
+            return Dead(failure.kind, tell=tell)
+        case Failure():
+            return _of_failure(ended, attempt, policy, roll, anonymous=anonymous)
+
+
+def _of_failure(
+    failure: Failure, attempt: int, policy: Policy, roll: float, *, anonymous: bool
+) -> Verdict:
     if failure.kind == "invalid_job":
         return Dead(failure.kind, tell=not anonymous)
     if failure.kind == "internal":

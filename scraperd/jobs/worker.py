@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from scraperd.base.fd_limits import Exhausted
 from scraperd.base.tasks import reraise_own_cancel
@@ -28,7 +28,7 @@ from scraperd.jobs.quarantine import Discounts
 from scraperd.jobs.received import Received
 from scraperd.jobs.record import Observer, Record
 from scraperd.jobs.settle import Outcome
-from scraperd.jobs.verdict import Aside, Dead, Park, Policy, Verdict, decide
+from scraperd.jobs.verdict import Ended, Misplaced, NotYet, Policy, Unrun, Verdict, decide
 from scraperd.politeness.scheduler import Later
 from scraperd.sandbox.extractor import Crowded, Unchecked
 from scraperd.scrape.content import unavailable
@@ -60,7 +60,6 @@ class Flight:
 
     task: asyncio.Task[None]
     page: Page | None = None
-    ident: str = ""  # once it is known
     settling: bool = False
     settled: bool = False  # acked, or too late for that: nothing more may be published of it
 
@@ -137,9 +136,10 @@ class Worker:
         First with the id that was found, then with nothing of the publisher's but the body. If not
         even that can be published the generation ends, so that the broker counts this delivery.
         """
-        flight, stripped = self._flights[received], (received.stripped, True)
+        flight, stripped = self._flights[received], received.stripped
         cause = await _raised(work(received))
-        for ident, received.stripped in zip((flight.ident, ""), stripped, strict=True):
+        for ident, less in ((received.name, stripped), ("", True)):
+            received.stripped = less
             if cause is None:
                 return
             self._observer.trouble("internal_error", cause, id=ident or None)
@@ -154,10 +154,9 @@ class Worker:
     async def _bury(self, received: Received, ident: str, cause: BaseException) -> None:
         """Settle a job that raised `cause`, an error of ours, which is told without its details."""
         failure = self._internal(cause)
-        ident = ident or _known(received, None) or uuid.uuid4().hex
-        result = self._failed(received, ident, failure)
-        outcome = Outcome.of(result, self._settler.limits.max_message)
-        await self._settle(received, outcome, Dead("internal"))
+        received.name = ident or _known(received, None) or uuid.uuid4().hex
+        result = self._failed(received, failure)
+        await self._settle(received, failure, self._encoded(result))
 
     def _internal(self, cause: BaseException) -> Failure:
         """An error of ours, told without its details: those are in the log."""
@@ -174,17 +173,15 @@ class Worker:
         if self._is_crowded_out(received):
             await self._move(received, Delay(random.uniform(*CROWDED_FOR)))  # noqa: S311 - jitter
             return
-        flight = self._flights[received]
         job = await self._decode(received)
-        flight.ident = ident = _known(received, job) or uuid.uuid4().hex
-        page = flight.page = self._page(received, job)
+        received.name = _known(received, job) or uuid.uuid4().hex
+        received.url = job.url if isinstance(job, Invalid) else job[0].url
+        page = self._flights[received].page = self._page(received, job)
         try:
             if received.delivery.source is Source.SOLO:
-                url = job.url if isinstance(job, Invalid) else job[0].url
-                self._observer.suspect(ident, url, received.strikes)
-            outcome = await self._outcome(received, job, page, ident)
-            verdict = self._verdict(received, job, page, outcome.result)
-            await self._settle(received, outcome, verdict)
+                self._observer.suspect(received.name, received.url, received.strikes)
+            ended, outcome = await self._outcome(received, job, page)
+            await self._settle(received, ended, outcome, job)
         finally:
             if page is not None:
                 page.close()
@@ -193,26 +190,38 @@ class Worker:
         await self._move(received, Into(received.delivery.source))
 
     async def _move(self, received: Received, to: Destination) -> None:
-        await self._settle(received, self._untouched(received), Aside(to))
+        received.name = received.name or _known(received, None) or ""
+        await self._settle(received, Misplaced(to), None)
 
-    async def _settle(self, received: Received, outcome: Outcome, verdict: Verdict) -> None:
+    async def _settle(
+        self, received: Received, ended: Ended, outcome: Outcome | None, job: Decoded | None = None
+    ) -> None:
         flight = self._flights[received]
         flight.settling = True
         started = time.monotonic()
+        verdict = self._verdict(received, ended, job)
         try:
             try:
                 settled = await self._settler.settle(received, outcome, verdict)
             except Refused:  # longer, and the broker would take every delivery away
                 own = Into(received.delivery.source)  # a job that was given up is not to be run
-                verdict = Aside(own if received.given_up else Delay(REFUSED_FOR))
-                settled = await self._settler.settle(received, outcome, verdict)
+                elsewhere = Misplaced(own if received.given_up else Delay(REFUSED_FOR))
+                verdict, outcome = self._verdict(received, elsewhere, job), None
+                settled = await self._settler.settle(received, None, verdict)
         except Lost:
             settled = False
         flight.settled = True
-        took = time.monotonic() - started
         self._observer.record(
             Record(
-                outcome.result, verdict, settled, took, received.envelope.snoozes, received.strikes
+                received.name,
+                received.url,
+                received.envelope.attempt,
+                outcome.result if outcome else None,
+                verdict,
+                settled,
+                time.monotonic() - started,
+                received.envelope.snoozes,
+                received.strikes,
             )
         )
 
@@ -244,15 +253,11 @@ class Worker:
         oversized = len(received.delivery.body) > self._config.max_job_size
         return received.delivery.crowded and not received.stripped and not oversized
 
-    def _untouched(self, received: Received) -> Outcome:
-        """What can be said of a job whose body is not looked at."""
-        return Outcome(self._failed(received, _known(received, None) or ""))
-
     def _over(self, received: Received) -> bool:
         """Whether the job is not to be run any more: at its delivery limit, or given up."""
         return received.stripped or received.given_up
 
-    async def _unrun(self, received: Received) -> tuple[Outcome, Verdict]:
+    async def _unrun(self, received: Received) -> tuple[Ended, Outcome]:
         """The end of a job that is not run. This process does not read its body.
 
         It may be what ended its processes. A helper looks for what names the job; if that ends
@@ -269,20 +274,19 @@ class Worker:
             why = f"delivered {times} times before, and no outcome each time"
             failure = Failure("internal", why)
         known = seen.id or _known(received, None)
-        result = self._failed(received, known or uuid.uuid4().hex, failure, seen)
+        received.name, received.url = known or uuid.uuid4().hex, seen.url
         tell = bool(known or seen.url or received.delivery.reply_to or not given_up)
-        return Outcome.of(result, self._settler.limits.max_message), Dead(failure.kind, tell=tell)
+        return Unrun(failure, tell), self._encoded(self._failed(received, failure, seen))
+
+    def _encoded(self, result: Result) -> Outcome:
+        return Outcome.of(result, self._settler.limits.max_message)
 
     def _failed(
-        self,
-        received: Received,
-        ident: str,
-        failure: Failure | UnsetType = UNSET,
-        seen: Glimpse | Invalid | None = None,
+        self, received: Received, failure: Failure, seen: Glimpse | Invalid | None = None
     ) -> Result:
         """A failed result of what is known without a page; `seen` is what was read of the job."""
         return Result(
-            id=ident,
+            id=received.name,
             url=seen.url if seen else UNSET,
             status="failed",
             error=failure,
@@ -390,42 +394,38 @@ class Worker:
         seconds = min(turn.at - time.time(), turn.left, FURTHEST)
         return self._scraper.page(job[0], Later(turn.host, seconds))
 
-    def _verdict(
-        self, received: Received, job: Decoded, page: Page | None, result: Result
-    ) -> Verdict:
-        if page is not None and page.later is not None:
-            return Park(page.later.host, _until(page.job, page.later.seconds))
+    def _verdict(self, received: Received, ended: Ended, job: Decoded | None) -> Verdict:
         return decide(
-            result.error or None,
-            result.attempt,
+            ended,
+            received.envelope.attempt,
             self._policy(job),
             random.random(),  # noqa: S311 - jitter
             anonymous=_known(received, job) is None and received.delivery.reply_to is None,
         )
 
     async def _outcome(
-        self, received: Received, job: Decoded, page: Page | None, ident: str
-    ) -> Outcome:
+        self, received: Received, job: Decoded, page: Page | None
+    ) -> tuple[Ended, Outcome | None]:
         """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
         started = time.monotonic()
-        limit = self._settler.limits.max_message
         if isinstance(job, Invalid) or page is None:
             assert isinstance(job, Invalid)
             failure = Failure("invalid_job", job.message, field=job.field)
-            return Outcome.of(self._failed(received, ident, failure, job), limit)
+            return failure, self._encoded(self._failed(received, failure, job))
         try:
             page.failure = self._reason_not_to(received, job[0])
             if page.failure is None:
                 await self._begin(page, job[1], self._time_for(received))
-            result = self._result(received, page, ident, time.monotonic() - started)
-            outcome = Outcome(result) if page.later else Outcome.of(result, limit)
+            if page.later is not None:
+                page.became(0)
+                return NotYet(page.later.host, _until(page.job, page.later.seconds)), None
+            outcome = self._encoded(self._result(received, page, time.monotonic() - started))
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
-            self._observer.trouble("internal_error", error, id=ident)
+            self._observer.trouble("internal_error", error, id=received.name)
             bare = Page(page.job, failure=self._internal(error))
-            result = self._result(received, bare, ident, time.monotonic() - started)
-            outcome = Outcome.of(result, limit)
+            outcome = self._encoded(self._result(received, bare, time.monotonic() - started))
         page.became(len(outcome.body))
-        return outcome
+        return outcome.result.error or None, outcome
 
     async def _begin(self, page: Page, found: Prepared, seconds: float) -> None:
         match found:
@@ -436,8 +436,8 @@ class Worker:
             case _:
                 await self._scrape(page, found, seconds)
 
-    def _result(self, received: Received, page: Page, ident: str, total: float) -> Result:
-        attempt = received.envelope.attempt
+    def _result(self, received: Received, page: Page, total: float) -> Result:
+        ident, attempt = received.name, received.envelope.attempt
         return result_of(page, ident=ident, attempt=attempt, worker=self._name, total=total)
 
     def _time_for(self, received: Received) -> float:
@@ -477,9 +477,9 @@ class Worker:
             "were not believed; give all processes the same marks_key_file",
         )
 
-    def _policy(self, job: Decoded) -> Policy:
+    def _policy(self, job: Decoded | None) -> Policy:
         config = self._config
-        own = UNSET if isinstance(job, Invalid) else job[0].max_retries
+        own = UNSET if job is None or isinstance(job, Invalid) else job[0].max_retries
         return Policy(
             max_retries=tightest(config.max_retries, own),
             backoff=config.retry_backoff,

@@ -22,7 +22,9 @@ from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry
 
 if TYPE_CHECKING:
     from scraperd.broker.ports import Destination
+    from scraperd.contract import Result
     from scraperd.jobs.record import Record
+    from scraperd.jobs.verdict import Verdict
 
 SAY_EVERY: Final = 60.0  # seconds
 
@@ -63,7 +65,7 @@ class Observer:
         match verdict:
             case Done():
                 self.tally.done += 1
-                self.tally.failed += result.status == "failed"
+                self.tally.failed += result is not None and result.status == "failed"
             case Retry():
                 self.tally.retried += 1
             case Park():
@@ -128,38 +130,47 @@ _WARNINGS = frozenset(
 )
 
 
+def _of_verdict(verdict: Verdict) -> dict[str, Any]:
+    match verdict:
+        case Retry(delay):
+            return {"retry_in": round(delay, 3)}
+        case Park(host, delay):
+            return {"turn_of": host, "turn_in": round(delay, 3)}
+        case Aside(to):
+            return {"queue": _place(to)}
+    return {}
+
+
+def _of_result(result: Result | None) -> dict[str, Any]:
+    if result is None:
+        return {}
+    fields: dict[str, Any] = {"http_status": result.http_status, "bytes": result.size}
+    if result.error:
+        fields |= {"kind": result.error.kind, "error": result.error.message}
+    if result.timings is not UNSET:
+        fields |= msgspec.structs.asdict(result.timings)
+    return fields
+
+
 def _place(to: Destination) -> str:
     """Where a job was moved to: a queue without its prefix."""
     return to.source.value if isinstance(to, Into) else type(to).__name__.lower()
 
 
 def _line(record: Record) -> dict[str, Any]:
-    result, verdict = record.result, record.verdict
     fields: dict[str, Any] = {
-        "id": result.id,
-        "url": without_credentials(result.url) if result.url is not UNSET else None,
-        "host": host_of(result.url),
-        "status": UNSET if isinstance(verdict, Park | Aside) else result.status,
-        "verdict": type(verdict).__name__.lower(),
-        "attempt": result.attempt,
+        "id": record.ident,
+        "url": without_credentials(record.url) if record.url is not UNSET else None,
+        "host": host_of(record.url),
+        "status": UNSET if record.result is None else record.result.status,
+        "verdict": type(record.verdict).__name__.lower(),
+        "attempt": record.attempt,
         "publish": round(record.publish_time, 6),
+        **_of_verdict(record.verdict),
+        **_of_result(record.result),
     }
-    if result.http_status is not UNSET:
-        fields["http_status"] = result.http_status
-    if result.size is not UNSET:
-        fields["bytes"] = result.size
-    if result.error:
-        fields["kind"], fields["error"] = result.error.kind, result.error.message
-    if isinstance(verdict, Retry):
-        fields["retry_in"] = round(verdict.delay, 3)
-    if isinstance(verdict, Park):
-        fields["turn_of"], fields["turn_in"] = verdict.host, round(verdict.delay, 3)
-    if isinstance(verdict, Aside):
-        fields["queue"] = _place(verdict.to)
     counts = {"crashes": record.crashes, "parks": record.parks}
     fields |= {name: count for name, count in counts.items() if count}
-    if result.timings is not UNSET:
-        fields |= msgspec.structs.asdict(result.timings)
     if not record.settled:
         fields["settled"] = False
     return {name: value for name, value in fields.items() if value is not UNSET}

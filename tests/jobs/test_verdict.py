@@ -13,8 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
+from scraperd.broker.ports import Delay, Into, Source
 from scraperd.contract import Failure, Kind
-from scraperd.jobs.verdict import Dead, Done, Policy, Retry, Verdict, decide
+from scraperd.jobs.verdict import (
+    Aside,
+    Dead,
+    Done,
+    Misplaced,
+    NotYet,
+    Park,
+    Policy,
+    Retry,
+    Unrun,
+    Verdict,
+    decide,
+)
 
 POLICY = Policy(max_retries=3, backoff=5.0, backoff_max=600.0, retry_after_max=3600.0)
 NEVER_RETRIED = ("invalid_job", "internal")
@@ -24,6 +37,17 @@ OTHERS = [kind for kind in get_args(Kind) if kind not in NEVER_RETRIED]
 def busy(retry_after: float) -> Failure:
     """A site that says when to come back."""
     return Failure("http_status", "503", retryable=True, retry_after=retry_after)
+
+
+@pytest.mark.parametrize("attempt", [1, 4, 1_000_000])
+def test_what_was_not_tried_moves_or_ends(attempt: int) -> None:
+    """Whatever the attempt: a job that waits keeps it, and one that is not run has no other."""
+    assert decide(NotYet("a.b", 12.5), attempt, POLICY, 0.5) == Park("a.b", 12.5)
+    for to in (Into(Source.SOLO), Delay(60.0)):
+        assert decide(Misplaced(to), attempt, POLICY, 0.5) == Aside(to)
+    for tell in (True, False):
+        unrun = Unrun(Failure("expired", "", retryable=True), tell)
+        assert decide(unrun, attempt, POLICY, 0.5) == Dead("expired", tell=tell)
 
 
 @pytest.mark.parametrize("attempt", [1, 3, 4, 1_000_000])

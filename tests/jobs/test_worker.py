@@ -73,13 +73,13 @@ class Scrapes:
 class Settles:
     """A settler that remembers, and can lose its broker."""
 
-    settled: list[tuple[Outcome, Verdict]] = field(default_factory=list)
+    settled: list[tuple[Outcome | None, Verdict]] = field(default_factory=list)
     lost: bool = False
     refused: list[str] = field(default_factory=list)
     keys: Keys = field(default_factory=lambda: Keys([b"k"], "team"))
     limits: Limits = field(default_factory=lambda: Limits(2**20, 1800))
 
-    async def settle(self, _job: Received, outcome: Outcome, verdict: Verdict) -> bool:
+    async def settle(self, _job: Received, outcome: Outcome | None, verdict: Verdict) -> bool:
         if self.lost:
             raise Lost
         if self.refused:
@@ -204,8 +204,9 @@ async def test_a_job_that_has_to_wait_for_its_turn_is_parked() -> None:
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == Park("x", 100.0)
-    assert (outcome.result.attempt, outcome.body) == (3, b"")
+    assert outcome is None
     [fields] = [fields for event, fields in house.log.lines if event == "job"]
+    assert fields["attempt"] == 3
     assert (fields["verdict"], fields["turn_of"], fields["turn_in"]) == ("park", "x", 100.0)
     assert "status" not in fields
 

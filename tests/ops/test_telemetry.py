@@ -64,8 +64,8 @@ def log() -> Iterator[Log]:
 
 def record(verdict: Verdict | None = None, *, settled: bool = True, **fields: Any) -> Record:
     """A record of a job that ended well, but for what is given."""
-    result = {"id": "7", "url": "http://a.b/c", "status": "ok", "attempt": 1, **fields}
-    return Record(Result(**result), verdict or Done(), settled=settled, publish_time=0.25)
+    found = Result(**{"id": "7", "url": "http://a.b/c", "status": "ok", "attempt": 1, **fields})
+    return Record(found.id, found.url, found.attempt, found, verdict or Done(), settled, 0.25)
 
 
 def test_a_job_is_one_line(log: Log) -> None:
@@ -131,13 +131,8 @@ def test_a_job_that_did_not_end_well_says_so(
 
 def test_a_parked_job_is_a_line_for_debugging_only(log: Log) -> None:
     """It says whose turn is waited for and how long, and has no status: there is no result yet."""
-    parked = Record(
-        Result(id="7", url="http://a.b/c", status="ok", attempt=2, timings=Timings(total=0.5)),
-        Park("x.y", 12.34567),
-        settled=True,
-        publish_time=0.25,
-        parks=3,
-    )
+    verdict = Park("x.y", 12.34567)
+    parked = Record("7", "http://a.b/c", 2, None, verdict, True, 0.25, parks=3)
     log.open(log_level="info").record(parked)
     assert log.lines == []
     structlog.reset_defaults()
@@ -154,7 +149,7 @@ def test_a_job_that_was_parked_before_says_how_often(log: Log) -> None:
     observer = log.open()
     result = Result(id="7", url="http://a.b/c", status="ok", attempt=1)
     for parks in (2, 0):
-        observer.record(Record(result, Done(), settled=True, publish_time=0.25, parks=parks))
+        observer.record(Record("7", result.url, 1, result, Done(), True, 0.25, parks=parks))
     first, other = log.lines
     assert first["parks"] == 2
     assert "parks" not in other
