@@ -1,0 +1,32 @@
+"""`scraperd run`: the daemon.
+
+May touch: the daemon, systemd's variables, the exit code.
+Must never: hold logic of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from scraperd import daemon
+from scraperd.cli.console import EPILOG, EXIT_CONFIG, fail
+from scraperd.cli.shared.options import config_of, with_config
+from scraperd.config.load import ConfigError, notify_socket
+from scraperd.ops.systemd import Notifier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("run", epilog=EPILOG)
+@with_config
+def command(path: Path | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+    config = config_of(path)
+    try:
+        sys.exit(daemon.run(config, Notifier(*notify_socket())))
+    except ConfigError as error:
+        fail(str(error), EXIT_CONFIG)
