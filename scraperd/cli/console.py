@@ -6,6 +6,7 @@ Must never: know a command, print a text as it came, or import what takes long.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Final, NoReturn
@@ -29,8 +30,10 @@ WIDEST: Final = 2_000  # characters of a line of text
 
 def say(text: str, *, err: bool = False) -> None:
     """Print one line of text for a person. What could steer the terminal is replaced."""
-    shown = printable(text, WIDEST)
     out = sys.stderr if err else sys.stdout
+    if out is None:  # it was closed before the start
+        return
+    shown = printable(text, WIDEST)
     click.echo(shown.encode(out.encoding, "backslashreplace").decode(out.encoding), err=err)
 
 
@@ -41,6 +44,7 @@ def show(text: str) -> None:
 
 def fail(message: str, code: int) -> NoReturn:
     """End with one clear line on standard error for each fault."""
-    for fault in message.split("\n"):
-        say(f"scraperd: {fault}", err=True)
+    with contextlib.suppress(OSError):  # a full disk behind it must not change the exit code
+        for fault in message.split("\n"):
+            say(f"scraperd: {fault}", err=True)
     sys.exit(code)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import uuid
 from contextlib import aclosing
 from pathlib import Path
@@ -26,8 +25,14 @@ from scraperd.broker.rabbitmq import client
 from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say
 from scraperd.cli.shared.client import WINDOW, run_client, show_message
-from scraperd.cli.shared.inputs import checked_job, compiled_rules, text_of
-from scraperd.cli.shared.options import config_of, with_config
+from scraperd.cli.shared.inputs import (
+    bytes_of,
+    bytes_of_input,
+    checked_job,
+    compiled_rules,
+    text_of,
+)
+from scraperd.cli.shared.options import Number, config_of, with_config
 from scraperd.contract import decode_result, encode
 
 if TYPE_CHECKING:
@@ -44,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--wait", is_flag=True, help="Wait for the results and print them as JSON lines.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=None,
     help="With --wait: give up after SECONDS.",
 )
@@ -86,12 +91,12 @@ def _job_lines(sources: tuple[str, ...], rules: str | None) -> Iterator[tuple[st
         if "://" in source:
             yield printable(without_credentials(source), 100), _plain(source, rules)
             continue
-        text = sys.stdin.read() if source == "-" else text_of(Path(source))
-        for number, whole in enumerate(text.split("\n"), 1):
+        raw = bytes_of_input() if source == "-" else bytes_of(Path(source))
+        for number, whole in enumerate(text_of(raw, source).split("\n"), 1):
             job = whole.strip()
             if job and not job.startswith("#"):
-                raw = job.encode() if job.startswith("{") else _plain(job, rules)
-                yield f"{source}:{number}", raw
+                body = job.encode() if job.startswith("{") else _plain(job, rules)
+                yield f"{source}:{number}", body
 
 
 def _plain(url: str, rules: str | None) -> bytes:

@@ -7,7 +7,7 @@ Must never: need a broker.
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,7 +15,13 @@ import click
 
 from scraperd.base.jsonline import line, visible
 from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say, show
-from scraperd.cli.shared.inputs import checked_job, compiled_rules, text_of
+from scraperd.cli.shared.inputs import (
+    bytes_of,
+    bytes_of_input,
+    checked_job,
+    compiled_rules,
+    text_of,
+)
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.cli.shared.running import run
 from scraperd.contract import Include, encode
@@ -23,7 +29,7 @@ from scraperd.scrape import standalone
 from scraperd.scrape.content import unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable
 
     from scraperd.config.settings import Config
     from scraperd.contract import Job
@@ -70,7 +76,7 @@ def command(  # noqa: PLR0917 - click passes each option
     if rules is not None and rules_file is not None:
         fail("--extract and --extract-file exclude each other", EXIT_USAGE)
     if rules_file is not None:
-        rules = text_of(rules_file)
+        rules = text_of(bytes_of(rules_file), rules_file)
     local = "://" not in source
     for name, given, fits in (
         ("--header", headers, not local),
@@ -88,15 +94,16 @@ def command(  # noqa: PLR0917 - click passes each option
     compiled = compiled_rules(config, job)
     if local:
         body, kind = _page_file(source)
-        work = standalone.extract(config, job, compiled, body, kind if media is None else media)
+        kind = kind if media is None else media
+        work = partial(standalone.extract, config, job, compiled, body, kind)
     else:
-        work = standalone.scrape(config, job, compiled)
+        work = partial(standalone.scrape, config, job, compiled)
     run(_tell(work, compact=compact))
 
 
-async def _tell(work: Coroutine[Any, Any, standalone.Once], *, compact: bool) -> int:
+async def _tell(work: Callable[[], Awaitable[standalone.Once]], *, compact: bool) -> int:
     """Print the result, and on standard error how often each rule matched."""
-    result, matches = await work
+    result, matches = await work()
     text = encode(result)
     shaped = line(text, -1 if compact else 2)
     show(visible(text.decode()) if shaped is None else shaped)
@@ -109,11 +116,8 @@ async def _tell(work: Coroutine[Any, Any, standalone.Once], *, compact: bool) ->
 def _page_file(source: str) -> tuple[bytes, str]:
     """A local page, and its Content-Type by its name."""
     if source == "-":
-        return sys.stdin.buffer.read(), ""
-    try:
-        return Path(source).read_bytes(), standalone.media_type(Path(source))
-    except OSError as error:
-        fail(f"{source}: can't be read: {error.strerror}", EXIT_USAGE)
+        return bytes_of_input(), ""
+    return bytes_of(Path(source)), standalone.media_type(Path(source))
 
 
 def _job_from_options(

@@ -14,7 +14,7 @@ from scraperd.cli.console import EPILOG
 from scraperd.cli.dead.filters import chosen_of, dry_run_flag, everything, ids, with_filters
 from scraperd.cli.dead.telling import missing_of, report, would
 from scraperd.cli.shared.client import run_client
-from scraperd.cli.shared.options import config_of, with_config
+from scraperd.cli.shared.options import Number, config_of, with_config
 from scraperd.deadletters import desk
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 @ids
 @everything
 @with_filters
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many a second."
-)
+@click.option("--rate", type=Number(min=0, min_open=True), help="At most so many a second.")
 @dry_run_flag
 def command(path: Path | None, *, rate: float | None, dry_run: bool, **given: Any) -> None:
     """Publish the jobs of dead letters again; each letter is removed when its job is safe.

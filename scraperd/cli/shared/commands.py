@@ -7,15 +7,17 @@ Must never: import a command before it is called.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
 
-from scraperd.cli.shared.ending import end_if_full, printable_faults
+from scraperd.cli.console import EXIT_INTERRUPTED
+from scraperd.cli.shared.ending import end_if_full, end_unexpected, printable_faults
 
 
 class Commands(click.Group):
-    """The command that holds all others: all that is printed is fit for a terminal."""
+    """The command that holds all others: it ends each of them as README promises."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Read the arguments as click does."""
@@ -23,17 +25,24 @@ class Commands(click.Group):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command as click does."""
+        """Run the command as click does, but for two endings that click calls `Aborted!`."""
         with printable_faults():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                sys.exit(EXIT_INTERRUPTED)
+            except EOFError as error:
+                end_unexpected(error)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run as click does, but end in one line if standard output can't be written."""
+        """Run as click does. What nobody expected ends the process in words and with 70."""
         try:
             return super().main(*args, **kwargs)
-        except OSError as error:
-            end_if_full(error)
+        except (SystemExit, KeyboardInterrupt):
             raise
+        except BaseException as error:  # noqa: BLE001 - a CancelledError of a library is no Exception
+            end_if_full(error)
+            end_unexpected(error)
 
 
 class Lazy(click.Command):

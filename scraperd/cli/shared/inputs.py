@@ -6,6 +6,8 @@ Must never: show a traceback for what a user can cause.
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -21,14 +23,30 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
 
 
-def text_of(path: Path) -> str:
-    """A file's text, or the end in words."""
+def bytes_of(path: Path) -> bytes:
+    """A file's bytes, or the end in words."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # Windows editors begin with a mark
+        return path.read_bytes()
     except OSError as error:
         fail(f"{path}: can't be read: {error.strerror}", EXIT_USAGE)
+
+
+def bytes_of_input() -> bytes:
+    """All of standard input, or the end in words."""
+    if sys.stdin is None:  # Python's word for one that was closed before the start
+        fail("-: can't be read: standard input is closed", EXIT_USAGE)
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        fail(f"-: can't be read: {error.strerror}", EXIT_USAGE)
+
+
+def text_of(raw: bytes, source: str | Path) -> str:
+    """The text of a file with these bytes, or the end in words."""
+    try:  # Windows editors begin with a mark
+        return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
-        fail(f"{path}: not UTF-8: {error.reason} at byte {error.start}", EXIT_USAGE)
+        fail(f"{source}: not UTF-8: {error.reason} at byte {error.start}", EXIT_USAGE)
 
 
 def checked_job(config: Config, raw: bytes, where: str) -> Job:

@@ -1,4 +1,4 @@
-"""The option that names the configuration file, and the configuration that comes of it.
+"""Options that commands share: above all the one that names the configuration file.
 
 May touch: the configuration, the exit code.
 Must never: know a setting.
@@ -6,8 +6,9 @@ Must never: know a setting.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scraperd.config.settings import Config
+
+
+class Number(click.FloatRange):
+    """A number within bounds. click's own type takes `nan`, which no bound refuses."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the text as click does, but refuse what is not a number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 def config_of(path: Path | None) -> Config:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
@@ -26,7 +27,8 @@ def complete(main: Coroutine[Any, Any, int], *expected: type[Exception]) -> int:
     SIGTERM and Ctrl-C cancel it, so that it can say how far it got.
     """
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        # Closed, so that it does not complain of not being awaited if there can be no event loop.
+        with closing(main), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_terminable(main))
     except expected as error:
         end_if_full(error.__cause__)  # printed while connected, and taken for the broker's
