@@ -1,6 +1,6 @@
 """Options that commands share: above all the one that names the configuration file.
 
-May touch: the configuration, the exit code.
+May touch: the configuration, whether its file exists, the exit code.
 Must never: know a setting.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scraperd.config.settings import Config
+
+
+CONFIG_FILE: Final = Path("/etc/scraperd/config.toml")
 
 
 class Number(click.FloatRange):
@@ -48,5 +51,21 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
         "path",
         type=click.Path(path_type=Path, readable=False),  # `load` says what is wrong, with 78
         envvar=ENV_CONFIG_FILE,
-        help="TOML file; without one, the defaults and SCRAPERD_... variables.",
+        default=_the_machines,
+        help=f"TOML file; if not given, {CONFIG_FILE} where it exists. SCRAPERD_... variables win.",
     )(command)
+
+
+def _the_machines() -> Path | None:
+    """The machine's configuration file, if there is one.
+
+    One that we may not look for, or a link that leads nowhere, counts as there: `load` says what
+    is wrong. Without a word the command would go on to another broker.
+    """
+    try:
+        CONFIG_FILE.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass
+    return CONFIG_FILE
