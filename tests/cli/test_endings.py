@@ -35,7 +35,7 @@ def failing(name, error):
 async def cancelled():
     raise asyncio.CancelledError
 
-failing("value", ValueError("amqp://me:hunter2@host/ \\x1b[2J\\nsays no"))
+failing("value", ValueError("amqp://me:hunter2/?#hunter2@host/ \\x1b[2J\\nsays no"))
 failing("silent", ZeroDivisionError())
 failing("memory", MemoryError())
 failing("end", EOFError("nothing left"))
@@ -56,7 +56,7 @@ def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     others = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
     return subprocess.run(
         [sys.executable, *argv],
-        env={**others, **env},
+        env={**others, "SCRAPERD_CONFIG": os.devnull, **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -157,6 +157,7 @@ def test_a_broken_library_ends_each_command_with_70(tmp_path: Path, command: str
 def few_descriptors(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command with too few file descriptors for an event loop."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
+    env["SCRAPERD_CONFIG"] = os.devnull
     argv = ["bash", "-c", 'ulimit -n 8; exec "$0" "$@"', sys.executable, "-m", "scraperd", *command]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
 

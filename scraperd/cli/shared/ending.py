@@ -27,7 +27,7 @@ _NO_OUTPUT: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no s
 _ROOT: Final = Path(__file__).parents[3]  # the folder that scraperd is installed in
 _PACKAGE: Final = str(_ROOT / "scraperd") + os.sep
 _SHARED: Final = str(Path(__file__).parent) + os.sep  # every command's errors pass through here
-_USERINFO = re.compile(r"//[^/?#\s]*@")
+_USERINFO = re.compile(r"//\S*@")  # a password can hold anything: rather too much than too little
 
 
 def end_if_full(error: BaseException | None) -> None:
