@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
-from scraperd.cli.main import scrape
+from scraperd.cli.scrape import command as scrape
 from scraperd.config.settings import Config
 from scraperd.contract import Include, Job, Metadata, decode_job, schema
 from scraperd.extract import rules

@@ -17,18 +17,10 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 from msgspec.structs import replace
 
-from scraperd import batch as batches
-from scraperd.cli.console import (
-    EPILOG,
-    EXIT_FAILED,
-    EXIT_USAGE,
-    config_of,
-    fail,
-    run_client,
-    say,
-    show_message,
-    with_config,
-)
+from scraperd import batch
+from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say, show_message
+from scraperd.cli.shared.options import config_of, with_config
+from scraperd.cli.shared.running import run
 from scraperd.ops.log import configure
 from scraperd.ops.telemetry import Observer
 
@@ -41,7 +33,7 @@ if TYPE_CHECKING:
 TOLD_EVERY: Final = 0.2  # seconds between two updates of the progress bar
 
 
-@click.command(epilog=EPILOG)
+@click.command("batch", epilog=EPILOG)
 @click.argument("file", type=click.File("rb"))
 @click.option(
     "--resume",
@@ -49,7 +41,7 @@ TOLD_EVERY: Final = 0.2  # seconds between two updates of the progress bar
     help="Results of an earlier run: jobs that have one are left out.",
 )
 @with_config
-def batch(path: Path | None, file: IO[bytes], resume: Path | None) -> None:
+def command(path: Path | None, file: IO[bytes], resume: Path | None) -> None:
     """Scrape the URLs or jobs in FILE (`-` is standard input), one a line, without a broker.
 
     A line is a URL, or a job as JSON. Results come on standard output, one a line, as they are
@@ -61,25 +53,25 @@ def batch(path: Path | None, file: IO[bytes], resume: Path | None) -> None:
     try:
         known = _known(resume)
         total = _count(file, known)
-        lines = (line for line in batches.lines_of(file) if not known.take(line))
-        run_client(_run(config, lines, total))
-    except batches.ResumeError as error:
+        lines = (line for line in batch.lines_of(file) if not known.take(line))
+        run(_run(config, lines, total))
+    except batch.ResumeError as error:
         fail(f"--resume: {error}", EXIT_USAGE)
 
 
-def _known(resume: Path | None) -> batches.Resumed:
+def _known(resume: Path | None) -> batch.Resumed:
     if resume is None:
-        return batches.Resumed()
+        return batch.Resumed()
     with resume.open("rb") as results:
-        return batches.Resumed.of(results)
+        return batch.Resumed.of(results)
 
 
-def _count(file: IO[bytes], known: batches.Resumed) -> int | None:
+def _count(file: IO[bytes], known: batch.Resumed) -> int | None:
     """How many jobs there are to do; None if that can't be known before they are read."""
     if not file.seekable():
         return None
-    there = batches.Resumed(dict(known.known))
-    total = sum(not there.take(line) for line in batches.lines_of(file))
+    there = batch.Resumed(dict(known.known))
+    total = sum(not there.take(line) for line in batch.lines_of(file))
     file.seek(0)
     return total
 
@@ -99,7 +91,7 @@ async def _run(config: Config, lines: Iterator[Line], total: int | None) -> int:
         loop.add_signal_handler(number, on_signal, number)
     bar = _Bar(total)
     try:
-        progress = await batches.run(
+        progress = await batch.run(
             config,
             lines,
             lambda raw: show_message(raw, "the results"),

@@ -40,6 +40,13 @@ MARKS_CREDENTIAL: Final = "scraperd-marks-key"  # in systemd's $CREDENTIALS_DIRE
 SHORTEST_KEY: Final = 32  # bytes of text: what `openssl rand -hex 16` prints has 128 random bits
 LARGEST_KEY_FILE: Final = 16 * 1024  # bytes
 ENV_CONFIG_FILE: Final = "SCRAPERD_CONFIG"  # the command line's own; names the file, is no setting
+# What Kubernetes sets in each container of a namespace that has a Service named scraperd.
+_SERVICE_LINK: Final = re.compile(
+    r"SCRAPERD_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?"
+    r"|PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_SERVICE_PORT: Final = "SCRAPERD_PORT"  # the same, if its value is a URL like tcp://10.0.0.7:5672
+_SERVICE_URL: Final = ("tcp://", "udp://", "sctp://")
 
 
 class ConfigError(Exception):
@@ -150,9 +157,18 @@ def _toml_table(text: str) -> dict[str, Any]:
 
 def _from_env(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
     for name in sorted(environ):
-        if name.startswith(ENV_PREFIX) and name != ENV_CONFIG_FILE:
+        if not name.startswith(ENV_PREFIX) or name == ENV_CONFIG_FILE:
+            continue
+        if not _is_service_link(name, environ[name]):
             key = name.removeprefix(ENV_PREFIX).lower()
             yield "environment", key, _env_value(key, environ[name])
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes made this variable of a Service named scraperd, and nobody meant us."""
+    if name == _SERVICE_PORT:
+        return text.startswith(_SERVICE_URL)
+    return _SERVICE_LINK.fullmatch(name) is not None
 
 
 def _env_value(key: str, text: str) -> Any:

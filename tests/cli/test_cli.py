@@ -41,7 +41,7 @@ def scraperd(tmp_path: Path) -> Command:
         done = subprocess.run(
             [sys.executable, "-m", "scraperd", *args],
             input=stdin,
-            env={**others, **variables(LOOPBACK), **env},
+            env={**others, "SCRAPERD_CONFIG": os.devnull, **variables(LOOPBACK), **env},
             cwd=tmp_path,
             capture_output=True,
             text=True,

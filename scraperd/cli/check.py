@@ -1,0 +1,115 @@
+"""`scraperd check`: is the configuration good, can the broker be reached, what is in the queues.
+
+May touch: the configuration, the broker, the terminal, the exit code.
+Must never: create or change anything at the broker.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+import click
+
+from scraperd.broker.ports import Lost
+from scraperd.broker.rabbitmq import client
+from scraperd.broker.rabbitmq.link import censored
+from scraperd.broker.rabbitmq.reply_patterns import Addresses
+from scraperd.broker.rabbitmq.topology import Topology, TopologyError
+from scraperd.broker.rabbitmq.wire.versions import weakness
+from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_FAILED, fail, say
+from scraperd.cli.shared.client import run_client
+from scraperd.cli.shared.options import config_of, with_config
+from scraperd.config.load import ConfigError, marks_file, marks_keys
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scraperd.broker.rabbitmq.topology import Queue
+    from scraperd.config.settings import Config
+
+
+@click.command("check", epilog=EPILOG)
+@with_config
+def command(path: Path | None) -> None:
+    """Check the configuration, then whether the broker can be reached and has the queues."""
+    config = config_of(path)
+    try:
+        _say_marks(config)
+    except ConfigError as error:
+        fail(str(error), EXIT_CONFIG)
+    say(f"configuration: good ({path or 'defaults and environment'})")
+    run_client(_check(config))
+
+
+def _say_marks(config: Config) -> None:
+    """Where the keys of marks come from, and who could have them. Raises ConfigError."""
+    keys, file = marks_keys(config), marks_file(config)
+    if file is None:
+        say(
+            "marks: signed by a key made from user and password of the first broker_url; all "
+            "processes need the same, and publishers another user. Else set marks_key_file"
+        )
+        return
+    say(f"marks: signed by the first of {len(keys)} keys in {file}")
+    if file.stat().st_mode & stat.S_IROTH:
+        say(f"scraperd: {file} can be read by every user of this machine", err=True)
+
+
+async def _check(config: Config) -> int:
+    topology = Topology(config.prefix)
+    for pattern in Addresses.of(topology, config.allow_reply_to).vain:
+        say(f"scraperd: allow_reply_to: no result is ever sent to {pattern}", err=True)
+    await _reach(config)
+    found, waiting = 0, 0
+    for queue in topology.queues:
+        counts = await _counted(config, queue)
+        if queue.name in topology.delays:
+            found, waiting = found + (counts is not None), waiting + (counts or (0, 0))[0]
+        elif counts is not None:
+            say(f"queue {queue.name}: {counts[0]} messages, {counts[1]} consumers")
+        elif config.passive_declare:
+            say(f"queue {queue.name}: does not exist; must be created first")
+            return EXIT_FAILED
+        else:
+            say(f"queue {queue.name}: does not exist; the daemon will create it")
+    if found:
+        say(f"queues {config.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
+    return 0
+
+
+async def _counted(config: Config, queue: Queue) -> tuple[int, int] | None:
+    """Its messages and consumers; None if it does not exist. Says in what it differs.
+
+    Raises TopologyError if it could not be used. A queue that is missing or differs closes the
+    channel, so each look takes its own connection.
+    """
+    urls, within = config.broker_urls, config.connect_timeout
+    async with client.connected(urls, within) as channel:
+        try:
+            counts = await client.count(channel, queue.name)
+        except TopologyError:
+            return None
+    if not config.passive_declare and (words := await client.compare(urls, within, queue)):
+        say(f"scraperd: {words}", err=True)
+    return counts
+
+
+async def _reach(config: Config) -> None:
+    """Say of each broker whether it answers, and what can be done to it.
+
+    One that answers is enough, as it is for the daemon.
+    """
+    faults: list[Lost] = []
+    for url in config.broker_urls:
+        try:
+            async with client.connected((url,), config.connect_timeout) as channel:
+                say(f"broker: reached {censored(url)}")
+                if words := weakness(await client.server(channel), config.prefix):
+                    say(f"scraperd: {words}", err=True)
+        except Lost as error:
+            faults.append(error)
+    if len(faults) == len(config.broker_urls):
+        raise Lost("\n".join(map(str, faults)))
+    for fault in faults:
+        say(f"scraperd: {fault}", err=True)

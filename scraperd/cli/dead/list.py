@@ -1,0 +1,105 @@
+"""`scraperd dead list`: dead letters as a table or as JSON lines, or their counts.
+
+May touch: the dead queue, to read; the terminal; the exit code.
+Must never: remove a letter, or print an untrusted text as it came.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from scraperd.base.jsonline import dumps
+from scraperd.cli.console import EPILOG, say
+from scraperd.cli.console import show as show_json
+from scraperd.cli.dead.filters import UNITS, wanted_of, with_filters
+from scraperd.cli.dead.telling import missing_of, tell_readers, unseen
+from scraperd.cli.shared.client import run_client
+from scraperd.cli.shared.options import config_of, with_config
+from scraperd.deadletters import desk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scraperd.config.settings import Config
+    from scraperd.deadletters.letter import Letter
+
+TOP: Final = 20  # rows of a summary
+_ROW: Final = "{age:>4}  {reason:<14}  {kind:<18}  {host:<30}  {attempts:>3}  {id:<36}  {message}"
+_SUM: Final = "{count:>8}  {reason:<14}  {kind:<18}  {host}"
+
+
+@click.command("list", epilog=EPILOG)
+@with_config
+@with_filters
+@click.option("--summary", is_flag=True, help="Only counts by reason, kind and host: the top 20.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+def command(path: Path | None, *, summary: bool, as_json: bool, **given: Any) -> None:
+    """List dead letters: a table on a terminal, else JSON lines. Removes nothing."""
+    config, wanted = config_of(path), wanted_of(given)
+    rows = as_json or not sys.stdout.isatty()
+    run_client(_summary(config, wanted, rows) if summary else _list(config, wanted, rows))
+
+
+async def _list(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # noqa: FBT001 - a flag
+    now = datetime.now(UTC)
+    if not as_json:
+        say(_ROW.format(**{name: name.upper() for name in _NAMES} | {"attempts": "ATT"}))
+
+    def show(letter: Letter) -> None:
+        line = letter.line(now)
+        if as_json:
+            show_json(dumps(line))
+        else:
+            say(_row(line))
+
+    tally = await desk.look(config, wanted, show)
+    say(f"{tally.matched} of {tally.total} dead letters{unseen(tally)}", err=True)
+    tell_readers(tally)
+    return missing_of(tally)
+
+
+_NAMES: Final = ("age", "reason", "kind", "host", "attempts", "id", "message")
+
+
+def _row(line: dict[str, Any]) -> str:
+    """One line of the table; what is not known is a dash."""
+    shown = {name: "-" if line[name] is None else line[name] for name in _NAMES}
+    return _ROW.format(**shown | {"age": _age(line["age"])}).rstrip()
+
+
+def _age(seconds: int | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in reversed(UNITS.items()):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return "0s"
+
+
+async def _summary(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # noqa: FBT001
+    counts: Counter[tuple[str, str | None, str | None]] = Counter()
+    tally = await desk.look(config, wanted, lambda one: counts.update([_sort(one)]))
+    if not as_json:
+        say(_SUM.format(count="COUNT", reason="REASON", kind="KIND", host="HOST"))
+    for (reason, kind, host), count in counts.most_common(TOP):
+        line = {"count": count, "reason": reason, "kind": kind, "host": host}
+        shown = {name: "-" if value is None else value for name, value in line.items()}
+        if as_json:
+            show_json(dumps(line))
+        else:
+            say(_SUM.format(**shown))
+    say(
+        f"{tally.matched} of {tally.total} dead letters in {len(counts)} groups{unseen(tally)}",
+        err=True,
+    )
+    tell_readers(tally)
+    return missing_of(tally)
+
+
+def _sort(letter: Letter) -> tuple[str, str | None, str | None]:
+    return letter.reason, letter.kind, letter.host

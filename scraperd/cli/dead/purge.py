@@ -1,0 +1,96 @@
+"""`scraperd dead purge`: dead letters removed for good.
+
+May touch: the dead queue, the file of --save, the terminal, the exit code.
+Must never: remove a letter that nobody agreed to remove.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scraperd.cli.console import (
+    EPILOG,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    fail,
+    say,
+)
+from scraperd.cli.dead.filters import chosen_of, dry_run_flag, everything, ids, with_filters
+from scraperd.cli.dead.telling import missing_of, report, tell_readers, would
+from scraperd.cli.shared.client import complete_client, run_client
+from scraperd.cli.shared.options import config_of, with_config
+from scraperd.deadletters import desk
+
+if TYPE_CHECKING:
+    from scraperd.config.settings import Config
+
+
+@click.command("purge", epilog=EPILOG)
+@with_config
+@ids
+@everything
+@with_filters
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="Append each to FILE before it is removed."
+)
+@dry_run_flag
+def command(
+    path: Path | None, *, yes: bool, save: Path | None, dry_run: bool, **given: Any
+) -> None:
+    """Remove dead letters for good. Asks first, and says how many.
+
+    Exits 1 if there is no letter of an ID.
+    """
+    config, wanted = config_of(path), chosen_of(given)
+    if dry_run:
+        run_client(would(config, wanted, "remove"))
+    missing: set[str] = set()
+    if not yes:
+        agreed = _agreed(config, wanted)
+        wanted, missing = desk.Wanted(wanted.filters, agreed.matched), agreed.missing
+    run_client(_purge(config, wanted, save, missing))
+
+
+def _agreed(config: Config, wanted: desk.Wanted) -> desk.Tally:
+    """The letters that someone agreed to remove, counted; ends the process if nobody did."""
+    if not sys.stdin.isatty():
+        fail("nobody can be asked here: give --yes to remove dead letters", EXIT_USAGE)
+    found: list[desk.Tally] = []
+
+    async def count() -> int:
+        found.append(await desk.look(config, wanted, lambda _: None))
+        return 0
+
+    if code := complete_client(count()):
+        sys.exit(code)
+    tally = found[0]
+    tell_readers(tally)
+    if not tally.matched:
+        say(f"none of {tally.total} dead letters is meant")
+        sys.exit(missing_of(tally))
+    try:
+        agreed = click.confirm(f"Remove {tally.matched} of {tally.total} dead letters for good?")
+    except click.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    if not agreed:
+        fail("nothing was removed", EXIT_FAILED)
+    return tally
+
+
+async def _purge(config: Config, wanted: desk.Wanted, save: Path | None, missing: set[str]) -> int:
+    """`missing` are ids that were found to have no letter before."""
+    tally = desk.Tally()
+    try:
+        await desk.purge(config, wanted, tally, save)
+    except desk.SaveError as error:
+        fail(str(error), EXIT_FAILED)
+    finally:
+        report("removed", tally)
+    tally.missing |= missing
+    return missing_of(tally)

@@ -1,0 +1,39 @@
+"""`scraperd run`: the daemon.
+
+May touch: the daemon, its log, systemd's variables, the exit code.
+Must never: hold logic of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from scraperd import daemon
+from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_INTERNAL, fail
+from scraperd.cli.shared.ending import in_words
+from scraperd.cli.shared.options import config_of, with_config
+from scraperd.config.load import ConfigError, notify_socket
+from scraperd.ops.log import configure
+from scraperd.ops.systemd import Notifier
+from scraperd.ops.telemetry import Observer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("run", epilog=EPILOG)
+@with_config
+def command(path: Path | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+    config = config_of(path)
+    try:
+        sys.exit(daemon.run(config, Notifier(*notify_socket())))
+    except ConfigError as error:
+        fail(str(error), EXIT_CONFIG)
+    except Exception as error:  # noqa: BLE001 - nobody can run it again to see the traceback
+        configure(config)  # the error may have come before the daemon did
+        Observer().trouble("died", error)
+        fail(f"internal error: {in_words(error)}; its traceback is in the log", EXIT_INTERNAL)

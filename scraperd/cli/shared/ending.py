@@ -1,0 +1,85 @@
+"""How a command ends that can't go on: standard output is full, or an error that nobody expected.
+
+May touch: the terminal, the exit code.
+Must never: show a traceback unasked, or a password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from scraperd.base.text import printable
+from scraperd.cli.console import EXIT_FAILED, EXIT_INTERNAL, WIDEST, fail, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NO_OUTPUT: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no socket says these
+_ROOT: Final = Path(__file__).parents[3]  # the folder that scraperd is installed in
+_PACKAGE: Final = str(_ROOT / "scraperd") + os.sep
+_SHARED: Final = str(Path(__file__).parent) + os.sep  # every command's errors pass through here
+_USERINFO = re.compile(r"//\S*@")  # a password can hold anything: rather too much than too little
+
+
+def end_if_full(error: BaseException | None) -> None:
+    """End the process if `error` says that standard output can't be written."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _NO_OUTPUT:
+        mute()
+        fail(f"standard output can't be written: {error.strerror}", EXIT_FAILED)
+
+
+def mute() -> None:
+    """See to it that the interpreter's last flush does not meet a faulty output again."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - to the end
+
+
+def end_unexpected(error: BaseException) -> NoReturn:
+    """End the process with exit code 70 and a line that says what happened and where.
+
+    Python's development mode (PYTHONDEVMODE=1) shows the traceback as well.
+    """
+    with contextlib.suppress(Exception):  # standard error can be full or closed too
+        if sys.flags.dev_mode:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                say(_without_secrets(line), err=True)
+        say(f"scraperd: internal error: {in_words(error)}", err=True)
+        if not sys.flags.dev_mode:
+            say("scraperd: PYTHONDEVMODE=1 shows the traceback; please report it", err=True)
+    sys.exit(EXIT_INTERNAL)
+
+
+def in_words(error: BaseException) -> str:
+    """What an unexpected error is, what it says, and at which line of ours it was raised."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    said = _without_secrets(str(error))
+    ours = [
+        f" ({Path(frame.filename).relative_to(_ROOT)}:{frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(_PACKAGE) and not frame.filename.startswith(_SHARED)
+    ]
+    return type(error).__name__ + (said and f": {said}") + (ours[-1] if ours else "")
+
+
+def _without_secrets(text: str) -> str:
+    """Libraries quote URLs in what they raise, and the broker's has a password."""
+    return _USERINFO.sub("//", text)
+
+
+@contextlib.contextmanager
+def printable_faults() -> Iterator[None]:
+    """Make fit for a terminal what click says of an argument: it quotes the argument."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message, WIDEST)  # type: ignore[misc]
+        raise

@@ -1,0 +1,67 @@
+"""What a user hands to a command: files, standard input, jobs. Checked as the daemon checks a job.
+
+May touch: the files that are named, standard input, the exit code.
+Must never: show a traceback for what a user can cause.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from scraperd.cli.console import EXIT_USAGE, fail
+from scraperd.contract import Invalid, Job, decode_job
+from scraperd.extract.limits import bounds_of
+from scraperd.extract.rules import RuleError, Rules, compile_rules
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scraperd.config.settings import Config
+
+
+def bytes_of(path: Path) -> bytes:
+    """A file's bytes, or the end in words."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        fail(f"{path}: can't be read: {error.strerror}", EXIT_USAGE)
+
+
+def bytes_of_input() -> bytes:
+    """All of standard input, or the end in words."""
+    if sys.stdin is None:  # Python's word for one that was closed before the start
+        fail("-: can't be read: standard input is closed", EXIT_USAGE)
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        fail(f"-: can't be read: {error.strerror}", EXIT_USAGE)
+
+
+def text_of(raw: bytes, source: str | Path) -> str:
+    """The text of a file with these bytes, or the end in words."""
+    try:  # Windows editors begin with a mark
+        return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()
+    except UnicodeDecodeError as error:
+        fail(f"{source}: not UTF-8: {error.reason} at byte {error.start}", EXIT_USAGE)
+
+
+def checked_job(config: Config, raw: bytes, where: str) -> Job:
+    """The job that a message of these bytes would be, or the end in words."""
+    job = decode_job(raw, config.max_job_size)
+    if isinstance(job, Invalid):
+        fail(f"{where}: {job.message}", EXIT_USAGE)
+    return job
+
+
+def compiled_rules(config: Config, job: Job, where: str = "") -> Rules | None:
+    """The job's rules as the daemon would compile them, or the end in words."""
+    try:
+        if job.extract is UNSET:
+            return None
+        return compile_rules(bytes(job.extract), bounds_of(config))
+    except RuleError as error:
+        fail(f"{where}{error}", EXIT_USAGE)

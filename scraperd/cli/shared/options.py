@@ -1,0 +1,71 @@
+"""Options that commands share: above all the one that names the configuration file.
+
+May touch: the configuration, whether its file exists, the exit code.
+Must never: know a setting.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from scraperd.cli.console import EXIT_CONFIG, fail
+from scraperd.config.load import ENV_CONFIG_FILE, ConfigError, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scraperd.config.settings import Config
+
+
+CONFIG_FILE: Final = Path("/etc/scraperd/config.toml")
+
+
+class Number(click.FloatRange):
+    """A number within bounds. click's own type takes `nan`, which no bound refuses."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the text as click does, but refuse what is not a number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
+def config_of(path: Path | None) -> Config:
+    """The configuration, or the end with each of its faults."""
+    try:
+        return load(path)
+    except ConfigError as error:
+        fail(str(error), EXIT_CONFIG)
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option that names its configuration file."""
+    return click.option(
+        "--config",
+        "-c",
+        "path",
+        type=click.Path(path_type=Path, readable=False),  # `load` says what is wrong, with 78
+        envvar=ENV_CONFIG_FILE,
+        default=_the_machines,
+        help=f"TOML file; if not given, {CONFIG_FILE} where it exists. SCRAPERD_... variables win.",
+    )(command)
+
+
+def _the_machines() -> Path | None:
+    """The machine's configuration file, if there is one.
+
+    One that we may not look for, or a link that leads nowhere, counts as there: `load` says what
+    is wrong. Without a word the command would go on to another broker.
+    """
+    try:
+        CONFIG_FILE.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass
+    return CONFIG_FILE
