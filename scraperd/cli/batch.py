@@ -18,7 +18,8 @@ import click
 from msgspec.structs import replace
 
 from scraperd import batch
-from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say, show_message
+from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say
+from scraperd.cli.shared.messages import show_message
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.cli.shared.running import run
 from scraperd.ops.log import configure

@@ -13,7 +13,6 @@ from typing import Final, NoReturn
 
 import click
 
-from scraperd.base.jsonline import foreign, line
 from scraperd.base.text import printable
 
 EXIT_FAILED: Final = 1  # it ran, and the answer is no: a failed page, an unreachable broker
@@ -41,14 +40,6 @@ def say(text: str, *, err: bool = False) -> None:
 def show(text: str) -> None:
     """Print JSON that `jsonline` made: what could steer the terminal is escaped in it."""
     click.echo(text.encode())
-
-
-def show_message(raw: bytes, source: str) -> None:
-    """Print a message of a queue as one line of JSON, also if it is not JSON."""
-    text = line(raw)
-    if text is None:
-        say(f"scraperd: a message in {source} is not JSON; it is printed as `body`", err=True)
-    show(foreign(raw) if text is None else text)
 
 
 def fail(message: str, code: int) -> NoReturn:

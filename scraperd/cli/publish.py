@@ -23,7 +23,7 @@ from scraperd.base.text import printable
 from scraperd.base.urls import without_credentials
 from scraperd.broker.rabbitmq import client
 from scraperd.broker.rabbitmq.topology import Topology
-from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say, show_message
+from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say
 from scraperd.cli.shared.client import WINDOW, run_client
 from scraperd.cli.shared.inputs import (
     bytes_of,
@@ -32,6 +32,7 @@ from scraperd.cli.shared.inputs import (
     compiled_rules,
     text_of,
 )
+from scraperd.cli.shared.messages import show_message
 from scraperd.cli.shared.options import Number, config_of, with_config
 from scraperd.contract import decode_result, encode
 

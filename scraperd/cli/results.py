@@ -13,8 +13,9 @@ import click
 
 from scraperd.broker.rabbitmq import client
 from scraperd.broker.rabbitmq.topology import Topology
-from scraperd.cli.console import EPILOG, say, show_message
+from scraperd.cli.console import EPILOG, say
 from scraperd.cli.shared.client import WINDOW, run_client
+from scraperd.cli.shared.messages import show_message
 from scraperd.cli.shared.options import config_of, with_config
 
 if TYPE_CHECKING:
