@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import UNSET
+
 from scraperd.base.text import printable
 from scraperd.jobs.signing import (
     ATTEMPT,
@@ -194,7 +196,7 @@ def obituary(
         headers[UNDELIVERED] = envelope.undelivered
     if envelope.reply_to:
         headers[REPLY_TO] = envelope.reply_to
-    if failure.field:
+    if failure.field is not UNSET:
         headers[f"{_DEAD}field"] = printable(failure.field)
     return headers
 

@@ -146,6 +146,8 @@ def test_a_dead_letter_says_what_its_job_died_of() -> None:
     assert Obituary.of(headers) == Obituary("dns", "no such \ufffd[2Jhost", now, 3, "expired")
     assert headers["x-scraperd-reply-to"] == "q"
     assert headers["x-scraperd-dead-field"] == "url"
+    whole = obituary(result, "invalid_job", Failure("invalid_job", "", field=""), envelope, now)
+    assert whole["x-scraperd-dead-field"] == ""  # the job itself, and no field of it
     strange = {name: [7] for name in headers}
     assert Obituary.of(strange) == Obituary(undelivered="unknown")
     assert Obituary.of({}) == Obituary()
