@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import errno
 import io
 import ipaddress
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
@@ -35,18 +32,16 @@ from scraperd.fetch.connector import (
     SocksConnector,
 )
 from scraperd.fetch.guard import Blocked, Guard
+from scraperd.fetch.message import Response, location_of, retry_after
 from scraperd.fetch.proxies import TIMEOUT, UNAUTHORISED, ProxyFailed, Socks
 from scraperd.fetch.resolver import LookupFailed, Resolver
 from scraperd.fetch.tls import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from multidict import CIMultiDictProxy
-
     from scraperd.config.settings import Config
-    from scraperd.fetch.memory import Claim
+    from scraperd.fetch.message import Request
 
 ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 READ_BUFFER: Final = 16 * 1024  # bytes a connection reads ahead, outside of the memory budget
@@ -65,46 +60,6 @@ _NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PRO
 _STRANGER: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 _AUTHORIZATION: Final = "authorization"
 _WHOLE_CONNECTION = re.compile(r"\s*(?:Negotiate|Nego2|NTLM|Kerberos)\b", re.IGNORECASE)
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-
-
-@dataclass(slots=True)
-class Request:
-    """One hop. `timeout` in seconds for all of it, `max_body` in bytes after decompression.
-
-    `spent` is what earlier hops took of the job's timeout, in seconds.
-    `claim` is what the body's bytes are taken from. `proxy` is a configured
-    name, empty for none. With `truncate`, a body past a limit is cut off there
-    instead of failing. `reach` is asked whether an address may be connected to
-    now, of each that is; without, all may.
-    """
-
-    method: str
-    url: URL
-    headers: dict[str, str]
-    body: bytes | None
-    timeout: float
-    max_body: int
-    claim: Claim | None = None
-    proxy: str = ""
-    truncate: bool = False
-    spent: float = 0.0
-    reach: Callable[[str], bool] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What came back: any status, with the whole body. A redirect's body is not kept."""
-
-    status: int
-    url: URL
-    headers: CIMultiDictProxy[str]
-    body: bytes
-
-
-def location_of(answer: Response | aiohttp.ClientResponse) -> str | None:
-    """Where a redirect points; None if this is none (RFC 9110 section 15.4)."""
-    return (answer.headers.get("Location") or None) if answer.status in _REDIRECTS else None
 
 
 class Fetcher:
@@ -359,42 +314,6 @@ async def _pass_over(content: aiohttp.StreamReader) -> None:
                 size += len(data)
                 if size > REDIRECT_BODY:
                     return
-
-
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds the site asks to wait (RFC 9110 section 10.2.3: seconds or a date), or None.
-
-    A date is taken against the time that the answer itself bears; `now` as for `sent_at`.
-    """
-    value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    then = http_date(value)
-    return None if then is None else max(0.0, (then - sent_at(headers, now)).total_seconds())
-
-
-def sent_at(headers: Mapping[str, str], now: datetime | None = None) -> datetime:
-    """When an answer left, by the clock of the site, which its other dates were made by too.
-
-    That is its Date (RFC 9110 section 6.6.1) and, from a cache, its Age (RFC 9111 section 5.1).
-    Without a Date it is `now`, or what our own clock says, which may be wrong.
-    """
-    date = http_date(headers.get("Date", ""))
-    if date is None:
-        return now or datetime.now(UTC)
-    age = headers.get("Age", "").strip()
-    with contextlib.suppress(OverflowError):
-        date += timedelta(seconds=int(age[:9]) if age.isascii() and age.isdigit() else 0)
-    return date
-
-
-def http_date(text: str) -> datetime | None:
-    """A date in any of the forms of RFC 9110 section 5.6.7, or None."""
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 _ERRORS: Final = (

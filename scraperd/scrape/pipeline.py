@@ -21,8 +21,9 @@ from scraperd.base.fd_limits import Exhausted
 from scraperd.base.text import printable
 from scraperd.base.urls import MAX_URL, exact, host_of, origin_of, resolve
 from scraperd.contract import Failure, Redirect, Result, Timings
-from scraperd.fetch.client import Fetcher, Request, Response, failure_of, location_of, retry_after
+from scraperd.fetch.client import Fetcher, failure_of
 from scraperd.fetch.memory import Budget
+from scraperd.fetch.message import Request, Response, location_of, retry_after
 from scraperd.politeness.host_rules import HostTable
 from scraperd.politeness.robots import MAX_BYTES, Robots
 from scraperd.politeness.robots import Rules as RobotRules

@@ -15,7 +15,8 @@ import pytest
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher, Request, Response
+from scraperd.fetch.client import Fetcher
+from scraperd.fetch.message import Request, Response
 from tests.rig.dns import Nameserver, Record
 from tests.rig.page import loopback
 from tests.rig.proxies import PASSWORD, USER, RealProxy

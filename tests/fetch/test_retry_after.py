@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from scraperd.fetch.client import retry_after
+from scraperd.fetch.message import retry_after
 
 NOW = datetime(1994, 11, 6, 8, 49, 0, tzinfo=UTC)
 
