@@ -183,7 +183,7 @@ class Fetcher:
                 async with asyncio.timeout(limit):
                     await self._resolver.check(host)
             except TimeoutError:
-                raise LookupFailed("no nameserver answered in time", passing=True) from None
+                raise LookupFailed("no nameserver answered in time", retryable=True) from None
 
     async def _send(
         self, session: aiohttp.ClientSession, request: Request, deadline: float
@@ -204,7 +204,7 @@ class Fetcher:
             allow_redirects=False,
         ) as answer:
             if answer.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
-                raise ProxyFailed(UNAUTHORISED, passing=False)
+                raise ProxyFailed(UNAUTHORISED, retryable=False)
             if location_of(answer) is not None:
                 await _pass_over(answer.content)
                 body: bytes | Failure = b""
@@ -332,9 +332,9 @@ def _failure(  # noqa: C901, PLR0911, PLR0912 - a table
     """Translate the library's error into the contract's kind. Most specific first."""
     match error:
         case ProxyFailed():
-            return _of_proxy(request, str(error), passing=error.passing)
+            return _of_proxy(request, str(error), retryable=error.retryable)
         case aiohttp.ConnectionTimeoutError() if request.proxy:
-            return _of_proxy(request, TIMEOUT, passing=True)
+            return _of_proxy(request, TIMEOUT, retryable=True)
         case aiohttp.ClientConnectorCertificateError():
             return Failure("tls", f"certificate: {printable(_certificate(error))}")
         case aiohttp.ClientConnectorSSLError():
@@ -368,15 +368,15 @@ def _failure(  # noqa: C901, PLR0911, PLR0912 - a table
     return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
 
 
-def _of_proxy(request: Request, reason: str, *, passing: bool) -> Failure:
-    return Failure("proxy", f"proxy {request.proxy}: {reason}", retryable=passing)
+def _of_proxy(request: Request, reason: str, *, retryable: bool) -> Failure:
+    return Failure("proxy", f"proxy {request.proxy}: {reason}", retryable=retryable)
 
 
 def _unresolved(error: Blocked | LookupFailed, request: Request) -> Failure:
     message = f"{request.url.raw_host}: {printable(str(error))}"
     if isinstance(error, Blocked):
         return Failure("blocked_address", message)
-    return Failure("dns", message, retryable=error.passing)
+    return Failure("dns", message, retryable=error.retryable)
 
 
 def _handshake(error: OSError, config: Config) -> Failure:

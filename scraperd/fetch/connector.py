@@ -179,22 +179,22 @@ class HttpProxyConnector(Connector):
             return await super()._create_proxy_connection(*args)
         except aiohttp.ClientHttpProxyError as error:
             if error.status in _UNAUTHORISED:
-                raise ProxyFailed(UNAUTHORISED, passing=False) from None
-            raise ProxyFailed(f"it answered {error.status} to CONNECT", passing=True) from None
+                raise ProxyFailed(UNAUTHORISED, retryable=False) from None
+            raise ProxyFailed(f"it answered {error.status} to CONNECT", retryable=True) from None
         except (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError):
-            raise ProxyFailed(UNREACHABLE, passing=True) from None
+            raise ProxyFailed(UNREACHABLE, retryable=True) from None
         except aiohttp.ClientConnectorError:
             raise  # TLS with the site, in the tunnel
         except aiohttp.ClientResponseError:
-            raise ProxyFailed("its answer to CONNECT is malformed", passing=True) from None
+            raise ProxyFailed("its answer to CONNECT is malformed", retryable=True) from None
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise ProxyFailed("it closed the connection", passing=True) from None
+            raise ProxyFailed("it closed the connection", retryable=True) from None
 
     async def _start_tls_connection(self, underlying_transport: Any, *args: Any, **kw: Any) -> Any:
         if underlying_transport.is_closing():  # uvloop would raise what no caller expects
-            raise ProxyFailed("it sent too much after its answer to CONNECT", passing=True)
+            raise ProxyFailed("it sent too much after its answer to CONNECT", retryable=True)
         return await super()._start_tls_connection(underlying_transport, *args, **kw)
 
 
