@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import io
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
-from msgspec import UNSET
 from yarl import URL
 
 from scraperd.base.fd_limits import Exhausted
-from scraperd.base.inflate import Inflater, Undecodable, inflater
+from scraperd.base.inflate import Inflater, inflater
 from scraperd.base.text import printable
 from scraperd.contract import Failure
 from scraperd.fetch.connector import (
@@ -27,13 +25,13 @@ from scraperd.fetch.connector import (
     REACH,
     Bound,
     Connector,
-    Crowded,
     HttpProxyConnector,
     SocksConnector,
 )
+from scraperd.fetch.errors import EXPECTED, failure_of_error
 from scraperd.fetch.guard import Blocked, Guard
-from scraperd.fetch.message import Response, location_of, retry_after
-from scraperd.fetch.proxies import TIMEOUT, UNAUTHORISED, ProxyFailed, Socks
+from scraperd.fetch.message import Response, location_of
+from scraperd.fetch.proxies import UNAUTHORISED, ProxyFailed, Socks
 from scraperd.fetch.resolver import LookupFailed, Resolver
 from scraperd.fetch.tls import Context
 
@@ -47,17 +45,8 @@ ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8
 READ_BUFFER: Final = 16 * 1024  # bytes a connection reads ahead, outside of the memory budget
 REDIRECT_BODY: Final = 64 * 1024  # bytes read of a redirect's body, to keep its connection
 REDIRECT_WAIT: Final = 0.5  # seconds for the same
-_ERRNO: Final = {  # asyncio hides the system's word for it behind an address
-    errno.ECONNREFUSED: "connection refused",
-    errno.EHOSTUNREACH: "no route to host",
-    errno.ENETUNREACH: "network unreachable",
-    errno.ECONNRESET: "connection reset",
-    errno.ETIMEDOUT: "timed out",
-}
 _NO_TYPE: Final = ("Content-Type",)
 _PROXY_AUTHENTICATION: Final = 407
-_NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
-_STRANGER: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 _AUTHORIZATION: Final = "authorization"
 _WHOLE_CONNECTION = re.compile(r"\s*(?:Negotiate|Nego2|NTLM|Kerberos)\b", re.IGNORECASE)
 
@@ -166,8 +155,8 @@ class Fetcher:
             if request.proxy in self._http_proxies:
                 await self._look_up(request)
             return await self._send(session, request, deadline)
-        except _ERRORS as error:
-            return _failure(error, request, self._config)
+        except EXPECTED as error:
+            return failure_of_error(error, request, self._config)
 
     async def _look_up(self, request: Request) -> None:
         """Ask whether the target's name leads only where we may go; the proxy asks for itself.
@@ -314,127 +303,3 @@ async def _pass_over(content: aiohttp.StreamReader) -> None:
                 size += len(data)
                 if size > REDIRECT_BODY:
                     return
-
-
-_ERRORS: Final = (
-    aiohttp.ClientError,
-    Undecodable,
-    ProxyFailed,
-    TimeoutError,
-    OSError,
-    ValueError,
-)
-
-
-def _failure(  # noqa: C901, PLR0911, PLR0912 - a table
-    error: Exception, request: Request, config: Config
-) -> Failure:
-    """Translate the library's error into the contract's kind. Most specific first."""
-    match error:
-        case ProxyFailed():
-            return _of_proxy(request, str(error), retryable=error.retryable)
-        case aiohttp.ConnectionTimeoutError() if request.proxy:
-            return _of_proxy(request, TIMEOUT, retryable=True)
-        case aiohttp.ClientConnectorCertificateError():
-            return Failure("tls", f"certificate: {printable(_certificate(error))}")
-        case aiohttp.ClientConnectorSSLError():
-            return _handshake(error.os_error, config)
-        case aiohttp.ConnectionTimeoutError():
-            return Failure("timeout", "no connection within the connect timeout", retryable=True)
-        case TimeoutError():
-            message = f"not finished within {request.spent + request.timeout:.3g} s"
-            return Failure("timeout", message, retryable=True)
-        case Blocked() | LookupFailed():
-            return _unresolved(error, request)
-        case aiohttp.ClientConnectorError(os_error=(Blocked() | LookupFailed()) as cause):
-            return _unresolved(cause, request)
-        case aiohttp.ClientConnectorError(os_error=Crowded() as cause):
-            return Failure("connect", f"{error.host}: {cause}", retryable=True)
-        case aiohttp.ClientConnectorDNSError():
-            return Failure("dns", f"no address for {error.host}", retryable=True)
-        case aiohttp.ClientConnectorError():
-            reason = _reason(error.os_error)
-            return Failure("connect", f"{error.host}:{error.port}: {reason}", retryable=True)
-        case Undecodable():
-            return Failure("decode", f"content encoding {_text(error)}")
-        case aiohttp.ClientPayloadError():
-            return Failure("protocol", f"the body broke off: {_cause(error)}", retryable=True)
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
-        case aiohttp.ClientResponseError():
-            return Failure("protocol", f"malformed response: {_malformed(error, config)}")
-        case aiohttp.InvalidURL() | ValueError():
-            return Failure("protocol", f"not a request: {_text(error)}")
-    return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
-
-
-def _of_proxy(request: Request, reason: str, *, retryable: bool) -> Failure:
-    return Failure("proxy", f"proxy {request.proxy}: {reason}", retryable=retryable)
-
-
-def _unresolved(error: Blocked | LookupFailed, request: Request) -> Failure:
-    message = f"{request.url.raw_host}: {printable(str(error))}"
-    if isinstance(error, Blocked):
-        return Failure("blocked_address", message)
-    return Failure("dns", message, retryable=error.retryable)
-
-
-def _handshake(error: OSError, config: Config) -> Failure:
-    if getattr(error, "reason", None) in _NO_VERSION:
-        minimum = config.tls_minimum
-        return Failure("tls", f"handshake: the site does not speak TLS {minimum} (tls_minimum)")
-    return Failure("tls", f"handshake: {_text(error)}", retryable=True)
-
-
-def _certificate(error: aiohttp.ClientConnectorCertificateError) -> str:
-    """OpenSSL's own words: expired, self-signed, hostname mismatch."""
-    cause = error.certificate_error
-    words = getattr(cause, "verify_message", "") or str(cause)
-    unknown = getattr(cause, "verify_code", 0) in _STRANGER
-    return f"unknown authority: {words}" if unknown else words
-
-
-def _malformed(error: aiohttp.ClientResponseError, config: Config) -> str:
-    """Which limit it was, or the parser's own words."""
-    if error.message.startswith("Got more than "):
-        return (
-            f"a header or the status line is longer than max_header_size ({config.max_header_size})"
-        )
-    if error.message.startswith("Too many headers"):
-        return f"more headers than max_headers ({config.max_headers})"
-    return _one_line(error.message)
-
-
-def _reason(error: OSError) -> str:
-    """The system's word. Never the error's own text: it names the address that was dialled."""
-    if error.errno is None:  # aiohttp's own, or several addresses that failed differently
-        several = str(error).startswith("Multiple exceptions")
-        return "no address answers" if several else "closed during the TLS handshake"
-    return _ERRNO.get(error.errno) or errno.errorcode.get(error.errno, "no connection")
-
-
-def _cause(error: BaseException) -> str:
-    """The reason, without aiohttp's wrapping: `<ContentLengthError: 400, message='...'>`."""
-    return _one_line(getattr(error.__cause__, "message", "")) or _text(error)
-
-
-def _text(error: BaseException) -> str:
-    return _one_line(str(error)) or type(error).__name__
-
-
-def _one_line(text: str) -> str:
-    """The parser draws an arrow under the fault, on a line of its own."""
-    return printable(" ".join(text.removesuffix("^").split()))
-
-
-def failure_of(response: Response, retry_codes: tuple[int, ...]) -> Failure | None:
-    """The Failure a final status stands for; None for 2xx."""
-    if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
-        return None
-    wait = retry_after(response.headers)
-    return Failure(
-        "http_status",
-        f"the site answered {response.status}",
-        retryable=response.status in retry_codes,
-        retry_after=UNSET if wait is None else wait,
-    )
