@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
-from scraperd.base.fd_limits import PATIENCE, PAUSE, Exhausted, is_short
+from scraperd.base.fd_limits import PATIENCE, Exhausted, is_short, pauses
 from scraperd.fetch.proxies import UNAUTHORISED, UNREACHABLE, ProxyFailed, Socks
 
 if TYPE_CHECKING:
@@ -127,21 +127,20 @@ class Connector(aiohttp.TCPConnector):
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:  # noqa: ASYNC109 - the signature is aiohttp's
         """Wait for a descriptor if there is none: other fetches end. Raises Exhausted too."""
         await self._bound.make_room()
-        pause, waited = PAUSE[0], 0.0
         # A timeout that fires first would be the site's fault.
         patience = min(PATIENCE, *(t / 2 for t in (timeout.connect, timeout.total) if t))
+        waits = pauses(patience)
         while True:
             try:
                 return await super()._create_connection(req, traces, timeout)
             except (OSError, ProxyFailed, Exhausted) as error:
                 if not is_short(error):
                     raise
-            if waited >= patience:
+            pause = next(waits, None)
+            if pause is None:
                 raise Exhausted
             self._bound.give_way()
             await asyncio.sleep(pause)
-            waited += pause
-            pause = min(2 * pause, PAUSE[1])
 
 
 def _reaches(address: str) -> bool:
