@@ -21,7 +21,6 @@ from scraperd.base.inflate import Inflater, inflater
 from scraperd.base.text import printable
 from scraperd.contract import Failure
 from scraperd.fetch.connector import (
-    LAST,
     REACH,
     Bound,
     Connector,
@@ -31,6 +30,7 @@ from scraperd.fetch.connector import (
 from scraperd.fetch.errors import EXPECTED, failure_of_error
 from scraperd.fetch.guard import Blocked, Guard
 from scraperd.fetch.message import Response, location_of
+from scraperd.fetch.protocol import LAST
 from scraperd.fetch.proxies import UNAUTHORISED, ProxyFailed, Socks
 from scraperd.fetch.resolver import LookupFailed, Resolver
 from scraperd.fetch.tls import Context

@@ -29,8 +29,8 @@ from scraperd import __version__
 from scraperd.config.settings import Config
 from scraperd.contract import Failure, decode_job
 from scraperd.fetch.client import Fetcher
-from scraperd.fetch.connector import MAX_QUEUED
 from scraperd.fetch.message import Request, Response, retry_after
+from scraperd.fetch.protocol import MAX_QUEUED
 from scraperd.scrape.pipeline import Scraper
 from tests.rig.page import loopback
 from tests.rig.site import Site, Visit, chunk, full_backlog, head, page
