@@ -142,7 +142,7 @@ class Connection(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop, idle: Idle) -> None:
         super().__init__(loop)
         self._idle = idle
-        self._head_limit = self._head_room = 0  # bytes
+        self._head_limit = self._head_room = 0  # bytes; 0 before the first request
         self.peer = ""  # the IP address at its other end, perhaps a proxy's
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -169,8 +169,8 @@ class Connection(ResponseHandler):
         """
         if data and self in self._idle:
             self.abort()
-        elif self._parser is None:
-            super().data_received(data)  # a few bytes, kept until the request begins
+        elif not self._head_limit:  # no request has begun: aiohttp keeps a few bytes for it
+            super().data_received(data)
         elif len(data) <= self._head_room:
             self._feed(data)
         elif self._feed(data[: self._head_room]):
@@ -203,7 +203,7 @@ class Connection(ResponseHandler):
         A response that came while the connection was idle answers no request; the
         next job would take it for its own (RFC 9112 section 6.3).
         """
-        return super().is_connected() and not self._buffer
+        return super().is_connected() and len(self) == 0
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop counting an idle connection that the site closed."""
@@ -221,9 +221,9 @@ class Connection(ResponseHandler):
             body.set_exception(aiohttp.ClientPayloadError(exc.message), exc)
         super().set_exception(exc, *cause)
 
-    def feed_data(self, data: Any, size: int = 0) -> None:
+    def feed_data(self, *args: Any, **kwargs: Any) -> None:
         """Queue a response. End a flood of 1xx here: it is parsed faster than any timer fires."""
-        super().feed_data(data, size)
-        if len(self._buffer) > MAX_QUEUED and self.transport is not None:
+        super().feed_data(*args, **kwargs)
+        if len(self) > MAX_QUEUED and self.transport is not None:
             self.transport.abort()
             self.set_exception(HttpProcessingError(code=0, message="too many responses at once"))
