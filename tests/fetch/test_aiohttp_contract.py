@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import pytest
+from aiohttp import http_parser
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
@@ -631,6 +632,18 @@ async def _(site: Site) -> None:
     error = await refused(site, page(b"here"), connector=using)
     assert isinstance(error, aiohttp.ClientResponseError)
     assert error.message == "our words"
+
+
+@promise("ClientTimeout(total=, connect=)", "Fetcher._send: what is left of a job bounds both")
+async def _(_: Site) -> None:
+    limits = aiohttp.ClientTimeout(total=1, connect=2)
+    assert (limits.total, limits.connect) == (1, 2), limits
+
+
+@promise("the compiled parser", "Connection.set_exception, and the figures of docs/performance.md")
+async def _(_: Site) -> None:
+    module = http_parser.HttpResponseParser.__module__
+    assert module == "aiohttp._http_parser", f"responses are parsed by {module}"
 
 
 # --- words, and what headers are made of
