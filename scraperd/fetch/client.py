@@ -1,6 +1,6 @@
-"""One URL, one hop, once: a request goes out, a bounded body or a Failure comes back.
+"""One URL, one hop, once: a request goes out; a bounded body or a Failure comes back.
 
-May touch: the network, through aiohttp sessions (one, and one a proxy); the clocks.
+May touch: the network, through aiohttp sessions (one direct, one for each proxy); the loop's clock.
 Must never: follow a redirect, keep cookies, log, or raise for what a site does.
 """
 
@@ -52,9 +52,9 @@ _WHOLE_CONNECTION = re.compile(r"\s*(?:Negotiate|Nego2|NTLM|Kerberos)\b", re.IGN
 
 
 class Fetcher:
-    """The shared sessions. An async context manager; `fetch` may run any number of times at once.
+    """The sessions that all jobs share. Use it as an async context manager.
 
-    `guard` knows where no connection may lead.
+    `fetch` may run any number of times at once. `guard` refuses addresses (SSRF).
     """
 
     def __init__(self, config: Config) -> None:
@@ -118,11 +118,11 @@ class Fetcher:
         await self._resolver.close()
 
     async def located(self, request: Request) -> str:
-        """The address that `request` will be sent to first; empty if that is not known.
+        """Return the address that `request` will be sent to first; empty if it is not known.
 
-        So it is through a proxy, without a limit by address, and where a name takes
-        longer to look up than a job may wait here. What is wrong with a name, its
-        fetch will say.
+        It is not known through a proxy, without a limit by address, and if the lookup
+        of the name takes longer than `park_after`. A name that has no address is not an
+        error here: the fetch reports it.
         """
         url, config = request.url, self._config
         if request.proxy or not config.per_address_concurrency or self.guard.refuses(url):
@@ -137,9 +137,9 @@ class Fetcher:
             return ""
 
     async def fetch(self, request: Request) -> Response | Failure:
-        """Send `request` and read the answer. What goes wrong comes back as a Failure.
+        """Send `request` and read the answer. All that goes wrong comes back as a Failure.
 
-        Raises Exhausted if it is for lack of descriptors, which no site can help.
+        Raises Exhausted if this process has no file descriptor left: no site is to blame.
 
         aiohttp itself sends an idempotent request a second time if its connection
         was closed before any answer: a kept one may have been closed meanwhile.
@@ -159,9 +159,9 @@ class Fetcher:
             return failure_of_error(error, request, self._config)
 
     async def _look_up(self, request: Request) -> None:
-        """Ask whether the target's name leads only where we may go; the proxy asks for itself.
+        """Check that all addresses of the target's name are allowed; the proxy looks it up again.
 
-        Raises as the connector would.
+        Raises Blocked, LookupFailed or Exhausted, as the connector would.
         """
         host = request.url.raw_host or ""
         try:
@@ -206,7 +206,7 @@ class Fetcher:
     async def _read(
         self, answer: aiohttp.ClientResponse, request: Request, deadline: float
     ) -> bytes | Failure:
-        """The body. Leaving with some of it unread closes the connection."""
+        """Read the body. Returning before its end closes the connection."""
         coding = None
         if "Content-Encoding" in answer.headers:
             coding = inflater(",".join(answer.headers.getall("Content-Encoding")))
@@ -229,7 +229,7 @@ class Fetcher:
         request: Request,
         deadline: float,
     ) -> tuple[list[bytes], Failure | None]:
-        """The body, undone as it comes, up to the limit it is beyond, if any."""
+        """Decode the body as it comes. Return it, and a failure if it was cut at a limit."""
         pieces: list[bytes] = []
         claim, limit, transfer = request.claim, request.max_body, self._config.transfer_maxsize
         beyond = _too_large
@@ -254,12 +254,12 @@ class Fetcher:
         return pieces, None
 
     def _is_forwarded(self, request: Request) -> bool:
-        """Whether a proxy reads and writes the messages, so that some answers are its own."""
+        """Return whether a proxy reads the messages, so that it gives some answers itself."""
         return request.proxy in self._http_proxies and request.url.scheme == "http"
 
 
 def _is_last(request: Request) -> bool:
-    """Whether no other job may have the connection after this request.
+    """Return whether no other job may use the connection after this request.
 
     A server that leaves a body unread takes it for the next request. One that answers HEAD with a
     body answers the next request with it (RFC 9112 section 9.3). With Negotiate and NTLM all that
@@ -274,7 +274,7 @@ def _is_last(request: Request) -> bool:
 def _declared(
     answer: aiohttp.ClientResponse, coding: Inflater | None, request: Request, transfer: int
 ) -> Failure | None:
-    """Which limit the Content-Length is beyond."""
+    """Fail if the Content-Length is already beyond a limit."""
     length = 0 if answer.content.is_eof() else answer.content_length or 0
     if coding is None and length > request.max_body:
         return _too_large(request.max_body)
@@ -292,7 +292,7 @@ def _too_much_sent(limit: int) -> Failure:
 async def _pass_over(content: aiohttp.StreamReader) -> None:
     """Read what there is of a redirect's body, so that its connection can be kept.
 
-    Whatever is wrong with it is no matter: nobody will see it.
+    An error in it is ignored: nobody will see that body.
     """
     if content.is_eof():
         return
