@@ -9,7 +9,12 @@ from __future__ import annotations
 import errno
 import resource
 import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from scraperd.base.backoff import backoff, within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PATIENCE: Final = 3.0  # seconds that a fetch or a page waits here until one is free
 PAUSE: Final = (0.05, 0.5)  # seconds between two trials: the first, doubling, and the longest
@@ -41,6 +46,14 @@ def none_left() -> bool:
     except OSError as error:
         return error.errno in _SHORT
     return False
+
+
+def pauses(patience: float = PATIENCE) -> Iterator[float]:
+    """Yield the pauses between trials to get a descriptor, until `patience` seconds are waited.
+
+    Whoever has none left after the last pause and one more trial raises Exhausted.
+    """
+    return within(patience, backoff(*PAUSE))
 
 
 def raise_limit() -> int:

@@ -1,6 +1,6 @@
-"""One URL, one hop, once: a request goes out, a bounded body or a Failure comes back.
+"""One URL, one hop, once: a request goes out; a bounded body or a Failure comes back.
 
-May touch: the network, through aiohttp sessions (one, and one a proxy); the clocks.
+May touch: the network, through aiohttp sessions (one direct, one for each proxy); the loop's clock.
 Must never: follow a redirect, keep cookies, log, or raise for what a site does.
 """
 
@@ -8,109 +8,53 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
-import errno
 import io
 import ipaddress
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
-from msgspec import UNSET
 from yarl import URL
 
 from scraperd.base.fd_limits import Exhausted
-from scraperd.base.inflate import Inflater, Undecodable, inflater
+from scraperd.base.inflate import Inflater, inflater
 from scraperd.base.text import printable
 from scraperd.contract import Failure
 from scraperd.fetch.connector import (
-    LAST,
     REACH,
     Bound,
     Connector,
-    Crowded,
     HttpProxyConnector,
     SocksConnector,
 )
+from scraperd.fetch.errors import EXPECTED, failure_of_error
 from scraperd.fetch.guard import Blocked, Guard
-from scraperd.fetch.proxies import TIMEOUT, UNAUTHORISED, ProxyFailed, Socks
+from scraperd.fetch.message import Response, location_of
+from scraperd.fetch.protocol import LAST
+from scraperd.fetch.proxies import UNAUTHORISED, ProxyFailed, Socks
 from scraperd.fetch.resolver import LookupFailed, Resolver
 from scraperd.fetch.tls import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from multidict import CIMultiDictProxy
-
     from scraperd.config.settings import Config
-    from scraperd.fetch.memory import Claim
+    from scraperd.fetch.message import Request
 
 ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 READ_BUFFER: Final = 16 * 1024  # bytes a connection reads ahead, outside of the memory budget
 REDIRECT_BODY: Final = 64 * 1024  # bytes read of a redirect's body, to keep its connection
 REDIRECT_WAIT: Final = 0.5  # seconds for the same
-_ERRNO: Final = {  # asyncio hides the system's word for it behind an address
-    errno.ECONNREFUSED: "connection refused",
-    errno.EHOSTUNREACH: "no route to host",
-    errno.ENETUNREACH: "network unreachable",
-    errno.ECONNRESET: "connection reset",
-    errno.ETIMEDOUT: "timed out",
-}
 _NO_TYPE: Final = ("Content-Type",)
 _PROXY_AUTHENTICATION: Final = 407
-_NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
-_STRANGER: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 _AUTHORIZATION: Final = "authorization"
 _WHOLE_CONNECTION = re.compile(r"\s*(?:Negotiate|Nego2|NTLM|Kerberos)\b", re.IGNORECASE)
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-
-
-@dataclass(slots=True)
-class Request:
-    """One hop. `timeout` in seconds for all of it, `max_body` in bytes after decompression.
-
-    `spent` is what earlier hops took of the job's timeout, in seconds.
-    `claim` is what the body's bytes are taken from. `proxy` is a configured
-    name, empty for none. With `truncate`, a body past a limit is cut off there
-    instead of failing. `reach` is asked whether an address may be connected to
-    now, of each that is; without, all may.
-    """
-
-    method: str
-    url: URL
-    headers: dict[str, str]
-    body: bytes | None
-    timeout: float
-    max_body: int
-    claim: Claim | None = None
-    proxy: str = ""
-    truncate: bool = False
-    spent: float = 0.0
-    reach: Callable[[str], bool] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What came back: any status, with the whole body. A redirect's body is not kept."""
-
-    status: int
-    url: URL
-    headers: CIMultiDictProxy[str]
-    body: bytes
-
-
-def location_of(answer: Response | aiohttp.ClientResponse) -> str | None:
-    """Where a redirect points; None if this is none (RFC 9110 section 15.4)."""
-    return (answer.headers.get("Location") or None) if answer.status in _REDIRECTS else None
 
 
 class Fetcher:
-    """The shared sessions. An async context manager; `fetch` may run any number of times at once.
+    """The sessions that all jobs share. Use it as an async context manager.
 
-    `guard` knows where no connection may lead.
+    `fetch` may run any number of times at once. `guard` refuses addresses (SSRF).
     """
 
     def __init__(self, config: Config) -> None:
@@ -174,11 +118,11 @@ class Fetcher:
         await self._resolver.close()
 
     async def located(self, request: Request) -> str:
-        """The address that `request` will be sent to first; empty if that is not known.
+        """Return the address that `request` will be sent to first; empty if it is not known.
 
-        So it is through a proxy, without a limit by address, and where a name takes
-        longer to look up than a job may wait here. What is wrong with a name, its
-        fetch will say.
+        It is not known through a proxy, without a limit by address, and if the lookup
+        of the name takes longer than `park_after`. A name that has no address is not an
+        error here: the fetch reports it.
         """
         url, config = request.url, self._config
         if request.proxy or not config.per_address_concurrency or self.guard.refuses(url):
@@ -193,9 +137,9 @@ class Fetcher:
             return ""
 
     async def fetch(self, request: Request) -> Response | Failure:
-        """Send `request` and read the answer. What goes wrong comes back as a Failure.
+        """Send `request` and read the answer. All that goes wrong comes back as a Failure.
 
-        Raises Exhausted if it is for lack of descriptors, which no site can help.
+        Raises Exhausted if this process has no file descriptor left: no site is to blame.
 
         aiohttp itself sends an idempotent request a second time if its connection
         was closed before any answer: a kept one may have been closed meanwhile.
@@ -211,13 +155,13 @@ class Fetcher:
             if request.proxy in self._http_proxies:
                 await self._look_up(request)
             return await self._send(session, request, deadline)
-        except _ERRORS as error:
-            return _failure(error, request, self._config)
+        except EXPECTED as error:
+            return failure_of_error(error, request, self._config)
 
     async def _look_up(self, request: Request) -> None:
-        """Ask whether the target's name leads only where we may go; the proxy asks for itself.
+        """Check that all addresses of the target's name are allowed; the proxy looks it up again.
 
-        Raises as the connector would.
+        Raises Blocked, LookupFailed or Exhausted, as the connector would.
         """
         host = request.url.raw_host or ""
         try:
@@ -228,7 +172,7 @@ class Fetcher:
                 async with asyncio.timeout(limit):
                     await self._resolver.check(host)
             except TimeoutError:
-                raise LookupFailed("no nameserver answered in time", passing=True) from None
+                raise LookupFailed("no nameserver answered in time", retryable=True) from None
 
     async def _send(
         self, session: aiohttp.ClientSession, request: Request, deadline: float
@@ -249,7 +193,7 @@ class Fetcher:
             allow_redirects=False,
         ) as answer:
             if answer.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
-                raise ProxyFailed(UNAUTHORISED, passing=False)
+                raise ProxyFailed(UNAUTHORISED, retryable=False)
             if location_of(answer) is not None:
                 await _pass_over(answer.content)
                 body: bytes | Failure = b""
@@ -262,7 +206,7 @@ class Fetcher:
     async def _read(
         self, answer: aiohttp.ClientResponse, request: Request, deadline: float
     ) -> bytes | Failure:
-        """The body. Leaving with some of it unread closes the connection."""
+        """Read the body. Returning before its end closes the connection."""
         coding = None
         if "Content-Encoding" in answer.headers:
             coding = inflater(",".join(answer.headers.getall("Content-Encoding")))
@@ -285,7 +229,7 @@ class Fetcher:
         request: Request,
         deadline: float,
     ) -> tuple[list[bytes], Failure | None]:
-        """The body, undone as it comes, up to the limit it is beyond, if any."""
+        """Decode the body as it comes. Return it, and a failure if it was cut at a limit."""
         pieces: list[bytes] = []
         claim, limit, transfer = request.claim, request.max_body, self._config.transfer_maxsize
         beyond = _too_large
@@ -310,12 +254,12 @@ class Fetcher:
         return pieces, None
 
     def _is_forwarded(self, request: Request) -> bool:
-        """Whether a proxy reads and writes the messages, so that some answers are its own."""
+        """Return whether a proxy reads the messages, so that it gives some answers itself."""
         return request.proxy in self._http_proxies and request.url.scheme == "http"
 
 
 def _is_last(request: Request) -> bool:
-    """Whether no other job may have the connection after this request.
+    """Return whether no other job may use the connection after this request.
 
     A server that leaves a body unread takes it for the next request. One that answers HEAD with a
     body answers the next request with it (RFC 9112 section 9.3). With Negotiate and NTLM all that
@@ -330,7 +274,7 @@ def _is_last(request: Request) -> bool:
 def _declared(
     answer: aiohttp.ClientResponse, coding: Inflater | None, request: Request, transfer: int
 ) -> Failure | None:
-    """Which limit the Content-Length is beyond."""
+    """Fail if the Content-Length is already beyond a limit."""
     length = 0 if answer.content.is_eof() else answer.content_length or 0
     if coding is None and length > request.max_body:
         return _too_large(request.max_body)
@@ -348,7 +292,7 @@ def _too_much_sent(limit: int) -> Failure:
 async def _pass_over(content: aiohttp.StreamReader) -> None:
     """Read what there is of a redirect's body, so that its connection can be kept.
 
-    Whatever is wrong with it is no matter: nobody will see it.
+    An error in it is ignored: nobody will see that body.
     """
     if content.is_eof():
         return
@@ -359,163 +303,3 @@ async def _pass_over(content: aiohttp.StreamReader) -> None:
                 size += len(data)
                 if size > REDIRECT_BODY:
                     return
-
-
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds the site asks to wait (RFC 9110 section 10.2.3: seconds or a date), or None.
-
-    A date is taken against the time that the answer itself bears; `now` as for `sent_at`.
-    """
-    value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    then = http_date(value)
-    return None if then is None else max(0.0, (then - sent_at(headers, now)).total_seconds())
-
-
-def sent_at(headers: Mapping[str, str], now: datetime | None = None) -> datetime:
-    """When an answer left, by the clock of the site, which its other dates were made by too.
-
-    That is its Date (RFC 9110 section 6.6.1) and, from a cache, its Age (RFC 9111 section 5.1).
-    Without a Date it is `now`, or what our own clock says, which may be wrong.
-    """
-    date = http_date(headers.get("Date", ""))
-    if date is None:
-        return now or datetime.now(UTC)
-    age = headers.get("Age", "").strip()
-    with contextlib.suppress(OverflowError):
-        date += timedelta(seconds=int(age[:9]) if age.isascii() and age.isdigit() else 0)
-    return date
-
-
-def http_date(text: str) -> datetime | None:
-    """A date in any of the forms of RFC 9110 section 5.6.7, or None."""
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
-
-
-_ERRORS: Final = (
-    aiohttp.ClientError,
-    Undecodable,
-    ProxyFailed,
-    TimeoutError,
-    OSError,
-    ValueError,
-)
-
-
-def _failure(  # noqa: C901, PLR0911, PLR0912 - a table
-    error: Exception, request: Request, config: Config
-) -> Failure:
-    """Translate the library's error into the contract's kind. Most specific first."""
-    match error:
-        case ProxyFailed():
-            return _of_proxy(request, str(error), passing=error.passing)
-        case aiohttp.ConnectionTimeoutError() if request.proxy:
-            return _of_proxy(request, TIMEOUT, passing=True)
-        case aiohttp.ClientConnectorCertificateError():
-            return Failure("tls", f"certificate: {printable(_certificate(error))}")
-        case aiohttp.ClientConnectorSSLError():
-            return _handshake(error.os_error, config)
-        case aiohttp.ConnectionTimeoutError():
-            return Failure("timeout", "no connection within the connect timeout", retryable=True)
-        case TimeoutError():
-            message = f"not finished within {request.spent + request.timeout:.3g} s"
-            return Failure("timeout", message, retryable=True)
-        case Blocked() | LookupFailed():
-            return _unresolved(error, request)
-        case aiohttp.ClientConnectorError(os_error=(Blocked() | LookupFailed()) as cause):
-            return _unresolved(cause, request)
-        case aiohttp.ClientConnectorError(os_error=Crowded() as cause):
-            return Failure("connect", f"{error.host}: {cause}", retryable=True)
-        case aiohttp.ClientConnectorDNSError():
-            return Failure("dns", f"no address for {error.host}", retryable=True)
-        case aiohttp.ClientConnectorError():
-            reason = _reason(error.os_error)
-            return Failure("connect", f"{error.host}:{error.port}: {reason}", retryable=True)
-        case Undecodable():
-            return Failure("decode", f"content encoding {_text(error)}")
-        case aiohttp.ClientPayloadError():
-            return Failure("protocol", f"the body broke off: {_cause(error)}", retryable=True)
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
-        case aiohttp.ClientResponseError():
-            return Failure("protocol", f"malformed response: {_malformed(error, config)}")
-        case aiohttp.InvalidURL() | ValueError():
-            return Failure("protocol", f"not a request: {_text(error)}")
-    return Failure("connect", f"connection lost: {_text(error)}", retryable=True)
-
-
-def _of_proxy(request: Request, reason: str, *, passing: bool) -> Failure:
-    return Failure("proxy", f"proxy {request.proxy}: {reason}", retryable=passing)
-
-
-def _unresolved(error: Blocked | LookupFailed, request: Request) -> Failure:
-    message = f"{request.url.raw_host}: {printable(str(error))}"
-    if isinstance(error, Blocked):
-        return Failure("blocked_address", message)
-    return Failure("dns", message, retryable=error.passing)
-
-
-def _handshake(error: OSError, config: Config) -> Failure:
-    if getattr(error, "reason", None) in _NO_VERSION:
-        minimum = config.tls_minimum
-        return Failure("tls", f"handshake: the site does not speak TLS {minimum} (tls_minimum)")
-    return Failure("tls", f"handshake: {_text(error)}", retryable=True)
-
-
-def _certificate(error: aiohttp.ClientConnectorCertificateError) -> str:
-    """OpenSSL's own words: expired, self-signed, hostname mismatch."""
-    cause = error.certificate_error
-    words = getattr(cause, "verify_message", "") or str(cause)
-    unknown = getattr(cause, "verify_code", 0) in _STRANGER
-    return f"unknown authority: {words}" if unknown else words
-
-
-def _malformed(error: aiohttp.ClientResponseError, config: Config) -> str:
-    """Which limit it was, or the parser's own words."""
-    if error.message.startswith("Got more than "):
-        return (
-            f"a header or the status line is longer than max_header_size ({config.max_header_size})"
-        )
-    if error.message.startswith("Too many headers"):
-        return f"more headers than max_headers ({config.max_headers})"
-    return _one_line(error.message)
-
-
-def _reason(error: OSError) -> str:
-    """The system's word. Never the error's own text: it names the address that was dialled."""
-    if error.errno is None:  # aiohttp's own, or several addresses that failed differently
-        several = str(error).startswith("Multiple exceptions")
-        return "no address answers" if several else "closed during the TLS handshake"
-    return _ERRNO.get(error.errno) or errno.errorcode.get(error.errno, "no connection")
-
-
-def _cause(error: BaseException) -> str:
-    """The reason, without aiohttp's wrapping: `<ContentLengthError: 400, message='...'>`."""
-    return _one_line(getattr(error.__cause__, "message", "")) or _text(error)
-
-
-def _text(error: BaseException) -> str:
-    return _one_line(str(error)) or type(error).__name__
-
-
-def _one_line(text: str) -> str:
-    """The parser draws an arrow under the fault, on a line of its own."""
-    return printable(" ".join(text.removesuffix("^").split()))
-
-
-def failure_of(response: Response, retry_codes: tuple[int, ...]) -> Failure | None:
-    """The Failure a final status stands for; None for 2xx."""
-    if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
-        return None
-    wait = retry_after(response.headers)
-    return Failure(
-        "http_status",
-        f"the site answered {response.status}",
-        retryable=response.status in retry_codes,
-        retry_after=UNSET if wait is None else wait,
-    )

@@ -36,11 +36,11 @@ UNAUTHORISED: Final = "it does not accept our user name and password, or wants s
 
 
 class ProxyFailed(Exception):  # noqa: N818 - aiohttp would wrap one of its own kinds
-    """A proxy did not do its part. str() is why; `passing`: it may be better later."""
+    """A proxy did not do its part. str() is why; `retryable`: it may be better later."""
 
-    def __init__(self, reason: str, *, passing: bool) -> None:
+    def __init__(self, reason: str, *, retryable: bool) -> None:
         super().__init__(reason)
-        self.passing = passing
+        self.retryable = retryable
 
 
 class Socks:
@@ -61,27 +61,27 @@ class Socks:
         try:
             return await Proxy(*self._proxy).connect(address, port, self._timeout)
         except ProxyTimeoutError:
-            raise ProxyFailed(TIMEOUT, passing=True) from None
+            raise ProxyFailed(TIMEOUT, retryable=True) from None
         except ProxyConnectionError:
-            raise ProxyFailed(UNREACHABLE, passing=True) from None
+            raise ProxyFailed(UNREACHABLE, retryable=True) from None
         except ProxyError as error:
             if error.error_code in _TARGET:
                 raise OSError(_TARGET[error.error_code], "said by the proxy") from None
             raise _failed(error) from None
         except OSError:
-            raise ProxyFailed("the connection to it was lost", passing=True) from None
+            raise ProxyFailed("the connection to it was lost", retryable=True) from None
         except UnicodeDecodeError:  # in a name that the proxy gives itself
-            raise ProxyFailed(_NOT_SOCKS, passing=True) from None
+            raise ProxyFailed(_NOT_SOCKS, retryable=True) from None
         except ValueError:  # the library's own words may hold the password
             raise ProxyFailed(
-                "not SOCKS5, or a user name or password that is not ASCII", passing=False
+                "not SOCKS5, or a user name or password that is not ASCII", retryable=False
             ) from None
 
 
 def _failed(error: ProxyError) -> ProxyFailed:
     """The library tells a refused password by its words alone."""
     if error.error_code in _REASONS:
-        return ProxyFailed(_REASONS[error.error_code], passing=True)
+        return ProxyFailed(_REASONS[error.error_code], retryable=True)
     if "authentication" in str(error).lower():
-        return ProxyFailed(UNAUTHORISED, passing=False)
-    return ProxyFailed(_NOT_SOCKS, passing=True)
+        return ProxyFailed(UNAUTHORISED, retryable=False)
+    return ProxyFailed(_NOT_SOCKS, retryable=True)

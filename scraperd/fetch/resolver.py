@@ -72,14 +72,14 @@ _REASONS: Final = {  # in words, and whether it may be better later
 
 
 class LookupFailed(OSError):  # noqa: N818 - an outcome, not an error of ours
-    """A name has no address, or it can't be found out now: `passing` says which.
+    """A name has no address, or it can't be found out now: `retryable` says which.
 
     str() is the reason in words; it never holds an address.
     """
 
-    def __init__(self, reason: str, *, passing: bool) -> None:
+    def __init__(self, reason: str, *, retryable: bool) -> None:
         super().__init__(reason)
-        self.passing = passing
+        self.retryable = retryable
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +266,10 @@ def _ttl(answer: pycares.AddrInfoResult) -> float:
 
 def _failure(code: int) -> LookupFailed:
     known = pycares.errno.errorcode.get(code, str(code))
-    reason, passing = _REASONS.get(code, (f"the lookup failed ({known})", True))
-    return LookupFailed(reason, passing=passing)
+    reason, retryable = _REASONS.get(code, (f"the lookup failed ({known})", True))
+    return LookupFailed(reason, retryable=retryable)
 
 
 def _failed(code: int) -> _Outcome:
-    ttl = TROUBLE if _failure(code).passing else ABSENT
+    ttl = TROUBLE if _failure(code).retryable else ABSENT
     return _Outcome(ttl, error=partial(_failure, code))

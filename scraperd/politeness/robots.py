@@ -18,7 +18,7 @@ from protego import Protego
 
 from scraperd.base.urls import origin_of, resolve
 from scraperd.contract import Failure
-from scraperd.fetch.client import Response, location_of, retry_after
+from scraperd.fetch.message import Response, location_of, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

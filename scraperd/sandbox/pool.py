@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from scraperd.base.fd_limits import PATIENCE, PAUSE, Exhausted, is_short
+from scraperd.base.fd_limits import Exhausted, is_short, pauses
 from scraperd.sandbox.child import REPLY, REQUEST, Reply, Start
 from scraperd.sandbox.nursery import FAREWELL, Nursery
 
@@ -116,21 +116,20 @@ class Helpers:
 
     async def _begin(self, nice: int, *, readable: bool) -> _Helper:
         """Start one, and wait for what that takes if it is not there (or Exhausted)."""
-        pause, waited = PAUSE[0], 0.0
+        waits = pauses()
         while True:
+            parent_lost: str | None = None
             try:
                 return await _Helper.begin(self._nursery, nice, readable=readable)
             except ChildProcessError as error:  # the parent was killed; start another one
-                if waited >= PATIENCE:
-                    raise HelperError(str(error)) from None
+                parent_lost = str(error)
             except OSError as error:
                 if not (is_short(error) or error.errno == errno.EAGAIN):  # fork(2): too many tasks
                     raise
-            if waited >= PATIENCE:
-                raise Exhausted
+            pause = next(waits, None)
+            if pause is None:
+                raise Exhausted if parent_lost is None else HelperError(parent_lost)
             await asyncio.sleep(pause)
-            waited += pause
-            pause = min(2 * pause, PAUSE[1])
 
     def _started(self, starting: asyncio.Future[_Helper]) -> None:
         """A helper whose job was cancelled meanwhile is for the next one."""

@@ -16,11 +16,11 @@ from scraperd.base.text import printable
 from scraperd.contract import ENTITY_TAG
 from scraperd.extract.document import Asked
 from scraperd.extract.readable import AVAILABLE
-from scraperd.fetch.client import http_date
+from scraperd.fetch.message import http_date
 
 if TYPE_CHECKING:
     from scraperd.contract import Job
-    from scraperd.fetch.client import Response
+    from scraperd.fetch.message import Response
 
 MAX_VALIDATOR: Final = 1024  # characters
 

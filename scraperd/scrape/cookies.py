@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from scraperd.base.urls import origin_of
 from scraperd.contract import MAX_COOKIES
-from scraperd.fetch.client import http_date, sent_at
+from scraperd.fetch.message import http_date, sent_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -21,8 +21,9 @@ from scraperd.base.fd_limits import Exhausted
 from scraperd.base.text import printable
 from scraperd.base.urls import MAX_URL, exact, host_of, origin_of, resolve
 from scraperd.contract import Failure, Redirect, Result, Timings
-from scraperd.fetch.client import Fetcher, Request, Response, failure_of, location_of, retry_after
+from scraperd.fetch.errors import failure_of
 from scraperd.fetch.memory import Budget
+from scraperd.fetch.message import Request, Response, location_of, retry_after
 from scraperd.politeness.host_rules import HostTable
 from scraperd.politeness.robots import MAX_BYTES, Robots
 from scraperd.politeness.robots import Rules as RobotRules
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
     from scraperd.contract import Glimpse, Job
     from scraperd.extract.rules import Rules
+    from scraperd.fetch.client import Fetcher
     from scraperd.fetch.memory import Claim
 
 _USERINFO = re.compile(r"//[^/?#]*@")

@@ -22,7 +22,8 @@ from scraperd.base.fd_limits import PATIENCE, Exhausted, is_short, none_left, ra
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
 from scraperd.extract.document import Asked
-from scraperd.fetch.client import Fetcher, Request, Response
+from scraperd.fetch.client import Fetcher
+from scraperd.fetch.message import Request, Response
 from scraperd.ops.capacity import HELPER, OTHERS, fit, needed
 from scraperd.sandbox.extractor import Extractor
 from tests.rig.daemon import Daemon

@@ -15,7 +15,6 @@ import socket
 import time
 import tracemalloc
 import zlib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +27,9 @@ from yarl import URL
 from scraperd import __version__
 from scraperd.config.settings import Config
 from scraperd.contract import Failure, decode_job
-from scraperd.fetch.client import Fetcher, Request, Response, retry_after
-from scraperd.fetch.connector import MAX_QUEUED
+from scraperd.fetch.client import Fetcher
+from scraperd.fetch.message import Request, Response
+from scraperd.fetch.protocol import MAX_QUEUED
 from scraperd.scrape.pipeline import Scraper
 from tests.rig.page import loopback
 from tests.rig.site import Site, Visit, chunk, full_backlog, head, page
@@ -864,45 +864,6 @@ async def test_a_closed_fetcher_leaves_no_descriptor(trusted: Certificates) -> N
 
 
 # --- Retry-After
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("120", 120.0),
-        (" 5 ", 5.0),
-        ("0", 0.0),
-        ("9" * 30, 999_999_999.0),
-        ("", None),
-        ("-1", None),
-        ("1.5", None),
-        ("soon", None),
-        ("\u0661\u0662", None),
-        ("\udce9", None),
-        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
-        ("Wed, 21 Oct 2020 07:28:00 +99999999999999", None),
-        ("Wed, 31 Feb 2020 07:28:00 GMT", None),
-    ],
-)
-def test_retry_after(value: str, seconds: float | None) -> None:
-    """RFC 9110 section 10.2.3: seconds; what is neither seconds nor a date is no wish at all."""
-    assert retry_after({"Retry-After": value}) == seconds
-
-
-@pytest.mark.parametrize(
-    ("date", "seconds"),
-    [
-        ("Sun, 06 Nov 1994 08:49:37 GMT", 7.0),
-        ("Sunday, 06-Nov-94 08:49:37 GMT", 7.0),
-        ("Sun Nov  6 08:49:37 1994", 7.0),
-        ("Sun, 06 Nov 1994 09:49:37 +0100", 7.0),
-        ("Sun, 06 Nov 1994 08:49:00 GMT", 0.0),
-    ],
-)
-def test_retry_after_a_date(date: str, seconds: float) -> None:
-    """Each of the three forms of a date (section 5.6.7); one that is past means now."""
-    now = datetime(1994, 11, 6, 8, 49, 30, tzinfo=UTC)
-    assert retry_after({"Retry-After": date}, now) == seconds
 
 
 @pytest.mark.parametrize(

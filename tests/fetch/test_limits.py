@@ -19,8 +19,9 @@ import pytest
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher, Request, Response
+from scraperd.fetch.client import Fetcher
 from scraperd.fetch.memory import Budget
+from scraperd.fetch.message import Request, Response
 from tests.rig.page import loopback
 from tests.rig.site import Site, Visit, chunk, head, page
 

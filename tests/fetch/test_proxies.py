@@ -15,7 +15,8 @@ import pytest
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher, Request, Response
+from scraperd.fetch.client import Fetcher
+from scraperd.fetch.message import Request, Response
 from tests.rig.dns import Nameserver, Record
 from tests.rig.page import loopback
 from tests.rig.proxies import PASSWORD, USER, RealProxy
@@ -254,7 +255,7 @@ def answering(*answers: bytes) -> Raw:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words", "passing"),
+    ("answer", "words", "retryable"),
     [
         (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "it does not accept our user", False),
         (b"HTTP/1.1 502 127.0.0.1:9\r\n\r\n", "it answered 502 to CONNECT", True),
@@ -266,13 +267,13 @@ def answering(*answers: bytes) -> Raw:
     ],
 )
 async def test_odd_answers_to_connect(
-    site: Site, answer: bytes, words: str, *, passing: bool
+    site: Site, answer: bytes, words: str, *, retryable: bool
 ) -> None:
     """Each is the proxy's failure, in words of ours."""
     site.raw = answering(answer) if answer else answering()
     async with through(f"http://{USER}:{PASSWORD}@127.0.0.1:{site.port}") as get:
         found = await get("https://127.0.0.1:9/")
-    assert (found.kind, found.retryable) == ("proxy", passing)
+    assert (found.kind, found.retryable) == ("proxy", retryable)
     assert found.message.startswith(f"proxy exit-1: {words}")
 
 
@@ -287,7 +288,7 @@ async def test_a_flood_behind_the_answer_to_connect(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "kind", "words", "passing"),
+    ("answers", "kind", "words", "retryable"),
     [
         ([b"\x05\xff"], "proxy", "proxy exit-1: it does not accept our user", False),
         ([b"\x05\x02", b"\x01\x01"], "proxy", "proxy exit-1: it does not accept our user", False),
@@ -306,13 +307,13 @@ async def test_a_flood_behind_the_answer_to_connect(site: Site) -> None:
     ],
 )
 async def test_odd_answers_of_socks(
-    site: Site, answers: list[bytes], kind: str, words: str, *, passing: bool
+    site: Site, answers: list[bytes], kind: str, words: str, *, retryable: bool
 ) -> None:
     """What speaks of the target is `connect`, all else `proxy` (RFC 1928 section 6)."""
     site.raw = answering(*answers)
     async with through(f"socks5://{USER}:{PASSWORD}@127.0.0.1:{site.port}") as get:
         found = await get("http://127.0.0.1:9/")
-    assert (found.kind, found.retryable) == (kind, passing), found
+    assert (found.kind, found.retryable) == (kind, retryable), found
     assert found.message.startswith(words)
 
 

@@ -203,27 +203,27 @@ async def test_a_nameserver_that_fails(
     """Each failure of a nameserver is told apart, may pass, and was tried twice."""
     server.manners["a.test"] = manner
     error = await failure(resolver, "a.test")
-    assert (words in str(error), error.passing) == (True, True)
+    assert (words in str(error), error.retryable) == (True, True)
     assert server.asked("a.test") == 2
 
 
 async def test_no_such_name(resolver: Resolver) -> None:
     """NXDOMAIN is final."""
     error = await failure(resolver, "nothing.test")
-    assert ("NXDOMAIN" in str(error), error.passing) == (True, False)
+    assert ("NXDOMAIN" in str(error), error.retryable) == (True, False)
 
 
 async def test_no_address(server: Nameserver, resolver: Resolver) -> None:
     """A name that exists and has no address is final, and not said to be missing."""
     server.records["mail.test"] = []
     error = await failure(resolver, "mail.test")
-    assert ("no address" in str(error), error.passing) == (True, False)
+    assert ("no address" in str(error), error.retryable) == (True, False)
 
 
 async def test_no_ipv6_and_trouble_with_ipv4(server: Nameserver, resolver: Resolver) -> None:
-    """That there is no IPv6 address does not make a passing failure of the IPv4 question final."""
+    """Trouble with IPv4 leaves the failure retryable, though the name has no IPv6 address."""
     server.manners["a.test", "A"] = Manner.SERVFAIL
-    assert (await failure(resolver, "a.test")).passing
+    assert (await failure(resolver, "a.test")).retryable
 
 
 async def test_silence_about_ipv6(server: Nameserver, resolver: Resolver) -> None:
@@ -236,7 +236,7 @@ async def test_no_nameserver(no_loose_ends: None) -> None:
     """A port where nothing listens is told from silence."""
     resolver = resolver_for(f"127.0.0.1:{free_port()}")
     error = await failure(resolver, "a.test")
-    assert ("reached" in str(error), error.passing) == (True, True)
+    assert ("reached" in str(error), error.retryable) == (True, True)
     await resolver.close()
 
 
@@ -244,7 +244,7 @@ async def test_a_nameserver_that_is_no_address(no_loose_ends: None) -> None:
     """A wrong setting fails the lookups, and says where to look."""
     resolver = resolver_for("999.0.0.1")
     error = await failure(resolver, "a.test")
-    assert ("nameservers" in str(error), error.passing) == (True, True)
+    assert ("nameservers" in str(error), error.retryable) == (True, True)
     await resolver.close()
 
 
@@ -264,7 +264,7 @@ async def test_silence_is_bounded(server: Nameserver) -> None:
         started = time.monotonic()
         error = await failure(resolver, "a.test")
         assert time.monotonic() - started < 5 * PATIENCE
-        assert ("in time" in str(error), error.passing) == (True, True)
+        assert ("in time" in str(error), error.retryable) == (True, True)
         await resolver.close()
 
 
@@ -281,7 +281,7 @@ async def test_silence_is_bounded(server: Nameserver) -> None:
 async def test_what_is_no_name(server: Nameserver, resolver: Resolver, name: str) -> None:
     """What can't be a host's name is final, and no nameserver hears of it."""
     error = await failure(resolver, name)
-    assert not error.passing
+    assert not error.retryable
     assert server.questions == []
 
 

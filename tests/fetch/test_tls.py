@@ -18,7 +18,8 @@ import trustme
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher, Request, Response
+from scraperd.fetch.client import Fetcher
+from scraperd.fetch.message import Request, Response
 from tests.rig.chatter import Chatter
 from tests.rig.page import loopback
 from tests.rig.site import Site, page

@@ -23,7 +23,7 @@ from yarl import URL
 
 from scraperd.config.settings import Config, HostSettings
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher, Request, Response
+from scraperd.fetch.message import Request, Response
 from scraperd.politeness.host_rules import HostTable
 from scraperd.politeness.robots import (
     BUSY_WAIT,
@@ -45,6 +45,8 @@ from tests.rig.site import Site, Visit, page, redirect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from scraperd.fetch.client import Fetcher
 
     Get: TypeAlias = Callable[[URL, str], Awaitable[Response | Failure]]
 

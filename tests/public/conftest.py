@@ -18,7 +18,8 @@ import uvloop
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher, Request, Response
+from scraperd.fetch.client import Fetcher
+from scraperd.fetch.message import Request, Response
 from tests.rig import public
 from tests.rig.dns import Nameserver
 from tests.rig.site import Site, page

@@ -14,7 +14,8 @@ import pytest
 
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher, Response
+from scraperd.fetch.client import Fetcher
+from scraperd.fetch.message import Response
 from tests.public.conftest import PublicSite, fetch, hops, is_blocked
 from tests.rig import public
 from tests.rig.site import page

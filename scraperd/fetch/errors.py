@@ -1,0 +1,194 @@
+"""An error of a fetch, aiohttp's or ours, becomes a failure of the contract: one table.
+
+May touch: the error, the request that it ended, the settings.
+Must never: raise, or put the address that was dialled into a message.
+"""
+
+from __future__ import annotations
+
+import errno
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import aiohttp
+from msgspec import UNSET
+
+from scraperd.base.inflate import Undecodable
+from scraperd.base.text import printable
+from scraperd.contract import Failure
+from scraperd.fetch.connector import Crowded
+from scraperd.fetch.guard import Blocked
+from scraperd.fetch.message import retry_after
+from scraperd.fetch.proxies import TIMEOUT, ProxyFailed
+from scraperd.fetch.resolver import LookupFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scraperd.config.settings import Config
+    from scraperd.contract import Kind
+    from scraperd.fetch.message import Request, Response
+
+EXPECTED: Final = (  # all that a fetch may raise without a mistake of ours
+    aiohttp.ClientError,
+    Undecodable,
+    ProxyFailed,
+    TimeoutError,
+    OSError,
+    ValueError,
+)
+# How aiohttp's parser and its dialler begin what they say: they have no type of error for it.
+TOO_LONG: Final = "Got more than "
+TOO_MANY: Final = "Too many headers"
+SEVERAL: Final = "Multiple exceptions"
+_ERRNO: Final = {  # asyncio hides the system's word for it behind an address
+    errno.ECONNREFUSED: "connection refused",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.ENETUNREACH: "network unreachable",
+    errno.ECONNRESET: "connection reset",
+    errno.ETIMEDOUT: "timed out",
+}
+_NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
+_UNKNOWN_AUTHORITY: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
+
+
+def failure_of_error(error: Exception, request: Request, config: Config) -> Failure:
+    """Translate one of EXPECTED. The first row of the table that fits the error decides."""
+    error = _innermost(error, request)
+    row = next(row for row in _TABLE if isinstance(error, row.error))
+    retryable = row.retryable if isinstance(row.retryable, bool) else row.retryable(error)
+    return Failure(row.kind, row.message(error, request, config), retryable=retryable)
+
+
+def failure_of(response: Response, retry_codes: tuple[int, ...]) -> Failure | None:
+    """Return the failure that a final status stands for; None for 2xx."""
+    if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
+        return None
+    wait = retry_after(response.headers)
+    return Failure(
+        "http_status",
+        f"the site answered {response.status}",
+        retryable=response.status in retry_codes,
+        retry_after=UNSET if wait is None else wait,
+    )
+
+
+def _innermost(error: Exception, request: Request) -> Exception:
+    """Return the error of ours that aiohttp wraps, or that a proxy's connection stands for."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError) and request.proxy:
+        return ProxyFailed(TIMEOUT, retryable=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        return cause if isinstance(cause, Blocked | LookupFailed | Crowded) else error
+    return error
+
+
+class _Row(NamedTuple):
+    """A kind of error, and the failure it becomes; `message` gets the request and settings too."""
+
+    error: type[Exception]
+    kind: Kind
+    retryable: bool | Callable[[Any], bool]
+    message: Callable[[Any, Request, Config], str]
+
+
+def _proxy(error: ProxyFailed, request: Request, _: Config) -> str:
+    return f"proxy {request.proxy}: {error}"
+
+
+def _certificate(
+    error: aiohttp.ClientConnectorCertificateError, _request: Request, _config: Config
+) -> str:
+    """Say it in OpenSSL's own words: expired, self-signed, hostname mismatch."""
+    cause = error.certificate_error
+    words = getattr(cause, "verify_message", "") or str(cause)
+    unknown = getattr(cause, "verify_code", 0) in _UNKNOWN_AUTHORITY
+    return f"certificate: {printable(f'unknown authority: {words}' if unknown else words)}"
+
+
+def _lacks_version(error: aiohttp.ClientConnectorSSLError) -> bool:
+    return getattr(error.os_error, "reason", None) in _NO_VERSION
+
+
+def _handshake(error: aiohttp.ClientConnectorSSLError, _: Request, config: Config) -> str:
+    if _lacks_version(error):
+        return f"handshake: the site does not speak TLS {config.tls_minimum} (tls_minimum)"
+    return f"handshake: {_text(error.os_error)}"
+
+
+def _no_connection(*_: object) -> str:
+    return "no connection within the connect timeout"
+
+
+def _not_finished(_error: TimeoutError, request: Request, _config: Config) -> str:
+    return f"not finished within {request.spent + request.timeout:.3g} s"
+
+
+def _of_host(error: OSError, request: Request, _: Config) -> str:
+    return f"{request.url.raw_host}: {printable(str(error))}"
+
+
+def _not_connected(error: aiohttp.ClientConnectorError, _request: Request, _config: Config) -> str:
+    return f"{error.host}:{error.port}: {_reason(error.os_error)}"
+
+
+def _reason(error: OSError) -> str:
+    """Say the system's word, never the error's own text: it names the address that was dialled."""
+    if error.errno is None:  # aiohttp's own, or several addresses that failed differently
+        several = str(error).startswith(SEVERAL)
+        return "no address answers" if several else "closed during the TLS handshake"
+    return _ERRNO.get(error.errno) or errno.errorcode.get(error.errno, "no connection")
+
+
+def _broken_off(error: aiohttp.ClientPayloadError, _request: Request, _config: Config) -> str:
+    """Give the reason without aiohttp's wrapping: `<ContentLengthError: 400, message='...'>`."""
+    cause = _one_line(getattr(error.__cause__, "message", "")) or _text(error)
+    return f"the body broke off: {cause}"
+
+
+def _malformed(error: aiohttp.ClientResponseError, _: Request, config: Config) -> str:
+    """Name the limit that the response is beyond, or else give the parser's own words."""
+    if error.message.startswith(TOO_LONG):
+        limit = f"max_header_size ({config.max_header_size})"
+        words = f"a header or the status line is longer than {limit}"
+    elif error.message.startswith(TOO_MANY):
+        words = f"more headers than max_headers ({config.max_headers})"
+    else:
+        words = _one_line(error.message)
+    return f"malformed response: {words}"
+
+
+def _lost(error: Exception, _request: Request, _config: Config) -> str:
+    return f"connection lost: {_text(error)}"
+
+
+def _text(error: BaseException) -> str:
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    """Join the lines; the parser draws an arrow under the fault, on a line of its own."""
+    return printable(" ".join(text.removesuffix("^").split()))
+
+
+_says: Final = attrgetter("retryable")  # the error itself knows
+
+_TABLE: Final = (  # the most specific first; the last row fits all that is left
+    _Row(ProxyFailed, "proxy", _says, _proxy),
+    _Row(aiohttp.ClientConnectorCertificateError, "tls", False, _certificate),
+    _Row(aiohttp.ClientConnectorSSLError, "tls", lambda e: not _lacks_version(e), _handshake),
+    _Row(aiohttp.ConnectionTimeoutError, "timeout", True, _no_connection),
+    _Row(TimeoutError, "timeout", True, _not_finished),
+    _Row(Blocked, "blocked_address", False, _of_host),
+    _Row(LookupFailed, "dns", _says, _of_host),
+    _Row(Crowded, "connect", True, _of_host),
+    _Row(aiohttp.ClientConnectorDNSError, "dns", True, lambda e, *_: f"no address for {e.host}"),
+    _Row(aiohttp.ClientConnectorError, "connect", True, _not_connected),
+    _Row(Undecodable, "decode", False, lambda e, *_: f"content encoding {_text(e)}"),
+    _Row(aiohttp.ClientPayloadError, "protocol", True, _broken_off),
+    _Row(aiohttp.ServerDisconnectedError, "connect", True, _lost),
+    _Row(aiohttp.ClientOSError, "connect", True, _lost),
+    _Row(aiohttp.ClientResponseError, "protocol", False, _malformed),
+    _Row(ValueError, "protocol", False, lambda e, *_: f"not a request: {_text(e)}"),
+    _Row(Exception, "connect", True, _lost),
+)

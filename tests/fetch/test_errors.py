@@ -1,0 +1,206 @@
+"""Tests of the table that makes a failure of an error: each row, its order, and its words.
+
+May touch: errors as aiohttp makes them.
+Must never: open a connection; tests/fetch/test_client.py provokes the same errors by real sites.
+"""
+
+from __future__ import annotations
+
+import errno
+import ssl
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey, RequestInfo
+from aiohttp.http_exceptions import TransferEncodingError
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from scraperd.base.inflate import Undecodable
+from scraperd.config.settings import Config
+from scraperd.contract import Failure
+from scraperd.fetch.connector import Crowded
+from scraperd.fetch.errors import EXPECTED, failure_of, failure_of_error
+from scraperd.fetch.guard import Blocked
+from scraperd.fetch.message import Request, Response
+from scraperd.fetch.proxies import ProxyFailed
+from scraperd.fetch.resolver import LookupFailed
+
+TARGET = URL("https://a.test/")
+KEY = ConnectionKey("a.test", 443, True, True, None, None, None)
+NO_HEADERS = CIMultiDictProxy(CIMultiDict[str]())
+INFO = RequestInfo(TARGET, "GET", NO_HEADERS, TARGET)
+ADDRESS = "10.1.2.3"
+LONG_LINE = "a header or the status line is longer than max_header_size"
+REFUSED = OSError(errno.ECONNREFUSED, f"Connect call failed ('{ADDRESS}', 443)")
+
+
+def tls_error(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, f"[SSL: {reason}] x")
+    error.reason = reason
+    return error
+
+
+def bad_certificate(code: int, words: str) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, words
+    return error
+
+
+def broken_body() -> aiohttp.ClientPayloadError:
+    error = aiohttp.ClientPayloadError("<TransferEncodingError: 400>")
+    error.__cause__ = TransferEncodingError("bad chunk size\n\n  x\n  ^")
+    return error
+
+
+def malformed(message: str) -> aiohttp.ClientResponseError:
+    return aiohttp.ClientResponseError(INFO, (), status=0, message=message)
+
+
+def translated(error: Exception, proxy: str = "") -> Failure:
+    asked = Request("GET", TARGET, {}, None, 2.5, 1000, proxy=proxy, spent=1.0)
+    return failure_of_error(error, asked, Config(max_headers=7, max_header_size=4096))
+
+
+ROWS = {
+    "a proxy's lasting failure": (
+        ProxyFailed("it refuses", retryable=False),
+        ("proxy", False, "proxy : it refuses"),
+    ),
+    "an unknown authority": (
+        aiohttp.ClientConnectorCertificateError(KEY, bad_certificate(19, "self-signed")),
+        ("tls", False, "certificate: unknown authority: self-signed"),
+    ),
+    "an expired certificate": (
+        aiohttp.ClientConnectorCertificateError(KEY, bad_certificate(10, "has expired")),
+        ("tls", False, "certificate: has expired"),
+    ),
+    "a version of TLS": (
+        aiohttp.ClientConnectorSSLError(KEY, tls_error("UNSUPPORTED_PROTOCOL")),
+        ("tls", False, "handshake: the site does not speak TLS 1.2 (tls_minimum)"),
+    ),
+    "a handshake": (
+        aiohttp.ClientConnectorSSLError(KEY, tls_error("BAD_RECORD")),
+        ("tls", True, "handshake: [SSL: BAD_RECORD] x"),
+    ),
+    "connecting took too long": (
+        aiohttp.ConnectionTimeoutError("x"),
+        ("timeout", True, "no connection within the connect timeout"),
+    ),
+    "all took too long": (TimeoutError(), ("timeout", True, "not finished within 3.5 s")),
+    "a blocked address": (
+        aiohttp.ClientConnectorError(KEY, Blocked("is not public")),
+        ("blocked_address", False, "a.test: is not public"),
+    ),
+    "a blocked name": (
+        aiohttp.ClientConnectorDNSError(KEY, Blocked("is not public")),
+        ("blocked_address", False, "a.test: is not public"),
+    ),
+    "a name that does not exist": (
+        aiohttp.ClientConnectorDNSError(KEY, LookupFailed("NXDOMAIN", retryable=False)),
+        ("dns", False, "a.test: NXDOMAIN"),
+    ),
+    "a nameserver in trouble": (
+        LookupFailed("SERVFAIL", retryable=True),
+        ("dns", True, "a.test: SERVFAIL"),
+    ),
+    "a full address": (
+        aiohttp.ClientConnectorError(KEY, Crowded()),
+        (
+            "connect",
+            True,
+            "a.test: an address of it has as many fetches as per_address_concurrency allows",
+        ),
+    ),
+    "a lookup of the system's": (
+        aiohttp.ClientConnectorDNSError(KEY, OSError(-2, "unknown name")),
+        ("dns", True, "no address for a.test"),
+    ),
+    "a refusal": (
+        aiohttp.ClientConnectorError(KEY, REFUSED),
+        ("connect", True, "a.test:443: connection refused"),
+    ),
+    "an errno without words of ours": (
+        aiohttp.ClientConnectorError(KEY, OSError(errno.EPERM, ADDRESS)),
+        ("connect", True, "a.test:443: EPERM"),
+    ),
+    "several addresses": (
+        aiohttp.ClientConnectorError(KEY, OSError(f"Multiple exceptions: {ADDRESS}, {ADDRESS}")),
+        ("connect", True, "a.test:443: no address answers"),
+    ),
+    "closed in the handshake": (
+        aiohttp.ClientConnectorError(KEY, OSError("SSL")),
+        ("connect", True, "a.test:443: closed during the TLS handshake"),
+    ),
+    "a content coding": (
+        Undecodable("gzip: invalid"),
+        ("decode", False, "content encoding gzip: invalid"),
+    ),
+    "a body": (broken_body(), ("protocol", True, "the body broke off: bad chunk size x")),
+    "a body without a cause": (
+        aiohttp.ClientPayloadError("too short"),
+        ("protocol", True, "the body broke off: too short"),
+    ),
+    "closed before an answer": (
+        aiohttp.ServerDisconnectedError(),
+        ("connect", True, "connection lost: Server disconnected"),
+    ),
+    "reset before an answer": (
+        aiohttp.ClientOSError(errno.ECONNRESET, "reset"),
+        ("connect", True, f"connection lost: [Errno {errno.ECONNRESET}] reset"),
+    ),
+    "a long header": (
+        malformed("Got more than 8190 bytes"),
+        ("protocol", False, f"malformed response: {LONG_LINE} (4096)"),
+    ),
+    "many headers": (
+        malformed("Too many headers received"),
+        ("protocol", False, "malformed response: more headers than max_headers (7)"),
+    ),
+    "no HTTP": (
+        malformed("Bad status line\n\n  b'\x1b['\n  ^"),
+        ("protocol", False, "malformed response: Bad status line b'\N{REPLACEMENT CHARACTER}['"),
+    ),
+    "no URL": (
+        aiohttp.InvalidURL("http://["),
+        ("protocol", False, "not a request: http://["),
+    ),
+    "a value": (ValueError("bad header"), ("protocol", False, "not a request: bad header")),
+    "all that is left": (
+        aiohttp.ClientConnectionError("Connector is closed."),
+        ("connect", True, "connection lost: Connector is closed."),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_row(name: str) -> None:
+    """An error is expected, becomes its kind, says if it may pass, and names no address."""
+    error, (kind, retryable, message) = ROWS[name]
+    assert isinstance(error, EXPECTED)
+    found = translated(error)
+    assert found == Failure(kind, message, retryable=retryable)  # type: ignore[arg-type]
+    assert ADDRESS not in found.message
+
+
+def test_a_slow_proxy_is_not_the_sites_fault() -> None:
+    """The same timeout is `proxy` for a request through one, and `timeout` for a direct one."""
+    error = aiohttp.ConnectionTimeoutError("x")
+    found = translated(error, "exit")
+    assert (found.kind, found.retryable) == ("proxy", True)
+    assert found.message == "proxy exit: no connection through it within the connect timeout"
+
+
+@pytest.mark.parametrize(("status", "retryable"), [(404, False), (503, True), (304, False)])
+def test_a_status_that_is_a_failure(status: int, *, retryable: bool) -> None:
+    """The settings say which statuses are tried again; Retry-After travels in seconds."""
+    headers = CIMultiDictProxy(CIMultiDict({"Retry-After": "7"}))
+    found = failure_of(Response(status, TARGET, headers, b""), (503,))
+    words = f"the site answered {status}"
+    assert found == Failure("http_status", words, retryable=retryable, retry_after=7.0)
+
+
+@pytest.mark.parametrize("status", [200, 204, 299])
+def test_a_status_that_is_no_failure(status: int) -> None:
+    """2xx is success (RFC 9110 section 15.3)."""
+    assert failure_of(Response(status, TARGET, NO_HEADERS, b""), (503,)) is None
