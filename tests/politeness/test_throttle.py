@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scraperd.politeness.throttle import FIRST_DELAY, FORGIVEN, Throttle
+from scraperd.politeness.throttle import CUT_TTL, FIRST_DELAY, Throttle
 
 
 def after(throttle: Throttle, *latencies: float) -> float:
@@ -24,7 +24,7 @@ def after(throttle: Throttle, *latencies: float) -> float:
 
 def test_too_busy_halves_the_window_and_then_doubles_the_delay() -> None:
     """Eight at once become four, two, one; then fetches are spaced out, up to the longest delay."""
-    throttle = Throttle(limit=8, longest=3.0)
+    throttle = Throttle(limit=8, max_delay=3.0)
     steps = []
     for now in range(8):
         throttle.overloaded(float(now), float(now))
@@ -43,7 +43,7 @@ def test_too_busy_halves_the_window_and_then_doubles_the_delay() -> None:
 
 def test_silence_leads_to_one_at_a_time_and_no_pause() -> None:
     """A host that does not answer in time holds fewer slots; waiting between would help nobody."""
-    throttle = Throttle(limit=8, longest=30.0)
+    throttle = Throttle(limit=8, max_delay=30.0)
     for now in range(10):
         throttle.hung(float(now), float(now))
     assert (throttle.window, throttle.delay) == (1, 0)
@@ -51,26 +51,26 @@ def test_silence_leads_to_one_at_a_time_and_no_pause() -> None:
 
 def test_one_burst_counts_once() -> None:
     """Eight answers of 429 to fetches that ran side by side are one sign, not eight."""
-    throttle = Throttle(limit=8, longest=30.0)
+    throttle = Throttle(limit=8, max_delay=30.0)
     for _ in range(8):
-        throttle.overloaded(began=10.0, now=11.0)
+        throttle.overloaded(started_at=10.0, now=11.0)
     assert throttle.window == 4
 
 
 def test_it_recovers() -> None:
     """With good answers the delay goes first, then the window grows back to its limit."""
-    throttle = Throttle(limit=8, longest=30.0)
+    throttle = Throttle(limit=8, max_delay=30.0)
     for now in range(6):
         throttle.overloaded(float(now), float(now))
     assert throttle.delay > 0
     after(throttle, *[0.1] * 100)
     assert (throttle.window, throttle.delay) == (8, 0)
-    assert throttle.calm(0)
+    assert throttle.evictable(0)
 
 
 def test_ever_slower_is_too_fast() -> None:
     """A host whose answers take longer and longer gets fewer fetches at once, down to one."""
-    throttle = Throttle(limit=8, longest=30.0)
+    throttle = Throttle(limit=8, max_delay=30.0)
     after(throttle, *[0.2] * 20)
     assert throttle.window == 8
     after(throttle, *[0.2 * 1.1**n for n in range(1, 60)])
@@ -80,14 +80,14 @@ def test_ever_slower_is_too_fast() -> None:
 @pytest.mark.parametrize("latency", [0.01, 0.2, 3.0])
 def test_a_steady_host_is_left_alone(latency: float) -> None:
     """However slow it is: what counts is that it becomes slower."""
-    throttle = Throttle(limit=8, longest=30.0)
+    throttle = Throttle(limit=8, max_delay=30.0)
     after(throttle, *[latency * (0.6 + 0.8 * (n % 7) / 7) for n in range(500)])
     assert throttle.window == 8
 
 
 def test_switched_off_it_only_measures() -> None:
     """`autothrottle = false`: nothing is slowed down."""
-    throttle = Throttle(limit=8, longest=30.0, enabled=False)
+    throttle = Throttle(limit=8, max_delay=30.0, enabled=False)
     for now in range(8):
         throttle.overloaded(float(now), float(now))
     after(throttle, 0.1, 10.0, 10.0, 10.0)
@@ -97,10 +97,10 @@ def test_switched_off_it_only_measures() -> None:
 
 def test_an_old_fault_is_forgiven() -> None:
     """After ten quiet minutes the host may be forgotten, and begins anew."""
-    throttle = Throttle(limit=8, longest=30.0)
+    throttle = Throttle(limit=8, max_delay=30.0)
     throttle.overloaded(100.0, 100.0)
-    assert not throttle.calm(100.0 + FORGIVEN - 1)
-    assert throttle.calm(100.0 + FORGIVEN)
+    assert not throttle.evictable(100.0 + CUT_TTL - 1)
+    assert throttle.evictable(100.0 + CUT_TTL)
 
 
 @given(
@@ -110,12 +110,12 @@ def test_an_old_fault_is_forgiven() -> None:
 @settings(max_examples=200, deadline=None)
 def test_it_keeps_its_bounds(answers: list[tuple[bool, float, float]], limit: int) -> None:
     """Whatever a host answers: one at least, `limit` at most, no delay beyond the longest."""
-    throttle = Throttle(limit=limit, longest=30.0)
+    throttle = Throttle(limit=limit, max_delay=30.0)
     now = 0.0
     for busy, took, pause in answers:
-        began, now = now, now + took
-        (throttle.overloaded if busy else throttle.answered)(began, now)
+        started_at, now = now, now + took
+        (throttle.overloaded if busy else throttle.answered)(started_at, now)
         now += pause
         assert 1 <= throttle.window <= limit
         assert 0 <= throttle.delay <= 30
-        assert throttle.usual > 0
+        assert throttle.expected_latency > 0
