@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scraperd.politeness.throttle import CUT_TTL, FIRST_DELAY, Throttle
+from scraperd.politeness.throttle import (
+    ASSUMED_LATENCY,
+    CUT_TTL,
+    DELAY_DECAY,
+    FIRST_DELAY,
+    LATENCY_WEIGHT,
+    LOWEST_DRIFT,
+    MIN_DELAY,
+    OVERLOADED,
+    SLOWER,
+    TOLERANCE,
+    Throttle,
+    smoothed,
+)
 
 
 def after(throttle: Throttle, *latencies: float) -> float:
@@ -100,6 +113,102 @@ def test_an_old_fault_is_forgiven() -> None:
     throttle = Throttle(limit=8, max_delay=30.0)
     throttle.overloaded(100.0, 100.0)
     assert not throttle.evictable(100.0 + CUT_TTL - 1)
+    assert throttle.evictable(100.0 + CUT_TTL)
+
+
+def test_the_latency_is_smoothed_and_the_lowest_one_drifts() -> None:
+    """The first answer sets both; a lower one counts at once, a higher one slowly."""
+    throttle = Throttle(limit=8, max_delay=30.0)
+    assert throttle.expected_latency == ASSUMED_LATENCY
+    after(throttle, 0.2)
+    assert (throttle.latency, throttle.lowest_latency) == pytest.approx((0.2, 0.2))
+    after(throttle, 0.4)
+    assert throttle.latency == pytest.approx(0.2 + LATENCY_WEIGHT * 0.2)
+    assert throttle.lowest_latency == pytest.approx(0.2 * LOWEST_DRIFT)
+    after(throttle, 0.1)
+    assert throttle.lowest_latency == pytest.approx(0.1)
+    assert smoothed(1.0, 2.0) == 1.0 + LATENCY_WEIGHT
+
+
+def test_what_a_fetch_is_expected_to_last_is_bounded_by_the_lowest() -> None:
+    """A smoothed latency of more than twice the lowest one is our own loop's."""
+    throttle = Throttle(limit=8, max_delay=30.0)
+    throttle.latency, throttle.lowest_latency = 0.3, 0.2
+    assert throttle.expected_latency == 0.3
+    throttle.latency = 0.5
+    assert throttle.expected_latency == 0.4
+
+
+def test_a_host_is_slower_past_twice_its_best_and_a_tolerance() -> None:
+    """Below that the window grows, by one after a window's worth of answers."""
+    for latency, window in [(TOLERANCE + 0.39, 4.25), (TOLERANCE + 0.41, 4 * SLOWER)]:
+        throttle = Throttle(limit=8, max_delay=30.0)
+        throttle.window = 4.0
+        throttle.latency, throttle.lowest_latency = latency, 0.2 / LOWEST_DRIFT
+        throttle.answered(1000.0, 1000.0 + latency)
+        assert throttle.window == pytest.approx(window)
+    throttle.latency, throttle.window = 0.2, 7.99
+    throttle.answered(3000.0, 3000.2)
+    assert throttle.window == 8
+
+
+def test_the_delay_goes_before_the_window_grows() -> None:
+    """It decays with each answer, and ends once it is below the least one."""
+    throttle = Throttle(limit=8, max_delay=30.0)
+    throttle.window, throttle.delay = 1.0, 1.0
+    after(throttle, 0.1)
+    assert (throttle.window, throttle.delay) == (1.0, DELAY_DECAY)
+    throttle.delay = 1.01 * MIN_DELAY / DELAY_DECAY
+    after(throttle, 0.1)
+    assert throttle.delay == pytest.approx(1.01 * MIN_DELAY)
+    after(throttle, 0.1)
+    assert (throttle.window, throttle.delay) == (1.0, 0.0)
+    after(throttle, 0.1)
+    assert throttle.window == 2.0
+
+
+def test_a_fetch_judges_only_if_it_started_after_the_last_cut() -> None:
+    """At the very moment counts as after; each kind of cut holds off the others."""
+    throttle = Throttle(limit=8, max_delay=30.0)
+    throttle.hung(10.0, 20.0)
+    assert throttle.window == 8 * OVERLOADED
+    throttle.overloaded(19.9, 21.0)
+    assert throttle.window == 4
+    throttle.hung(20.0, 25.0)
+    assert throttle.window == 2
+    throttle.latency, throttle.lowest_latency = 50.0, 0.1
+    throttle.answered(24.0, 74.0)
+    assert throttle.window == 2
+    throttle.answered(25.0, 75.0)
+    assert throttle.window == pytest.approx(2 * SLOWER)
+
+
+def test_the_delay_starts_only_where_the_window_was_one_before() -> None:
+    """What cuts the window to one does not start it; a fetch from before does not double it."""
+    throttle = Throttle(limit=2, max_delay=30.0)
+    throttle.overloaded(0.0, 1.0)
+    assert (throttle.window, throttle.delay) == (1, 0)
+    throttle.overloaded(0.5, 2.0)
+    assert throttle.delay == 0
+    throttle.overloaded(2.0, 3.0)
+    assert throttle.delay == FIRST_DELAY
+    throttle.delay = FIRST_DELAY / 4
+    throttle.overloaded(4.0, 5.0)
+    assert throttle.delay == FIRST_DELAY
+    assert Throttle(limit=8, max_delay=30.0).window == 8
+
+
+def test_what_may_be_forgotten() -> None:
+    """A throttle as good as a fresh one, at once; one with a delay or a smaller window, later."""
+    throttle = Throttle(limit=8, max_delay=30.0)
+    assert throttle.evictable(0.0)
+    throttle.hung(100.0, 100.0)
+    throttle.window = 8.0
+    assert throttle.evictable(100.0)
+    throttle.delay = 1.0
+    assert not throttle.evictable(100.0)
+    throttle.delay, throttle.window = 0.0, 7.5
+    assert not throttle.evictable(100.0 + CUT_TTL - 0.1)
     assert throttle.evictable(100.0 + CUT_TTL)
 
 
