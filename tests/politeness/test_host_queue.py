@@ -19,7 +19,6 @@ from scraperd.politeness.addresses import EARLY_RETURN, Address
 from scraperd.politeness.host_queue import (
     MAX_CATCH_UP,
     MAX_JITTER,
-    MAX_PAUSED_ROUTES,
     MIN_JITTER,
     HostQueue,
     State,
@@ -232,6 +231,18 @@ def test_nothing_else_leaves_a_state(steps: list[int], delay: float) -> None:
         assert after is before or name in rows[before] or (name, after) in ANYWAY
 
 
+def test_a_fresh_queue_holds_nobody_up() -> None:
+    """Not even where the clock has just begun."""
+    queue = make()
+    assert queue.may_start(0.0)
+    assert queue.lacks_only_a_slot(0.0)
+    assert queue.reservation(0.0) == 0.0
+    assert queue.evictable(0.0)
+    assert (queue.crawl_delay, queue.active, queue.waiting, queue.priority_waiting) == (0, 0, 0, 0)
+    flags = ("usual_route_known", "last_was_priority", "in_ready_queue", "in_address_queue")
+    assert not any(getattr(queue, flag) for flag in flags)
+
+
 # --- who goes first
 
 
@@ -404,12 +415,12 @@ def test_a_pause_of_a_route_holds_there_alone() -> None:
 def test_a_bounded_number_of_paused_routes_is_remembered() -> None:
     """Of too many, the pause that is over soonest is dropped."""
     queue = make()
-    for n in range(MAX_PAUSED_ROUTES):
+    for n in range(16):
         queue.pause(NOW + 100 - n, str(n))
-    assert len(queue.route_pauses) == MAX_PAUSED_ROUTES
+    assert len(queue.route_pauses) == 16
     queue.pause(NOW + 200, "new")
-    assert len(queue.route_pauses) == MAX_PAUSED_ROUTES
-    assert queue.route_pause(str(MAX_PAUSED_ROUTES - 1), NOW) == 0.0
+    assert len(queue.route_pauses) == 16
+    assert queue.route_pause("15", NOW) == 0.0
     assert queue.route_pause("0", NOW) == 100.0
     assert queue.route_pause("new", NOW) == 200.0
 

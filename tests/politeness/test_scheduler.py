@@ -253,16 +253,14 @@ def test_a_penalty_reaches_those_who_want_only_a_slot() -> None:
         assert isinstance(first, Permit)
         assert isinstance(busy, Permit)
         waiting = asyncio.create_task(scheduler.acquire("slow"))
-        patient = asyncio.create_task(
-            scheduler.acquire("slow", Wait(urgent=True, never_expires=True))
-        )
+        post = asyncio.create_task(scheduler.acquire("slow", Wait(urgent=True, never_expires=True)))
         await asyncio.sleep(0)
         scheduler.release(first, load="busy", penalty=60)
         told = await waiting
         assert isinstance(told, Later)
         assert told.seconds > 59
         await asyncio.sleep(61)
-        assert isinstance(patient.result(), Permit)
+        assert isinstance(post.result(), Permit)
 
     run(main())
 
@@ -437,8 +435,8 @@ def test_a_strict_hosts_next_permit_is_for_an_ordinary_job() -> None:
     assert served["job"] > served.total() / 4
 
 
-def test_those_that_must_not_begin_again_leave_seats() -> None:
-    """They wait in seats of their own; of those one host has half, and who finds none is told."""
+def test_those_that_must_not_begin_again_leave_places() -> None:
+    """They wait in places of their own; one host has half, and who finds none is told."""
 
     async def main() -> None:
         scheduler = host_scheduler(hosts={"*": HostSettings(per_host_delay=30.0)})
@@ -757,7 +755,7 @@ def test_the_bound_holds_though_every_host_is_worth_remembering() -> None:
 
 @dataclass
 class Broker:
-    """A queue, its delay tiers and a daemon's prefetch, as far as turns have to do with them."""
+    """A queue, its delay tiers and a daemon's prefetch, as far as permits have to do with them."""
 
     config: Config
     fetch: Callable[[str], Awaitable[None]]

@@ -11,16 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scraperd.politeness.throttle import (
-    ASSUMED_LATENCY,
     CUT_TTL,
-    DELAY_DECAY,
     FIRST_DELAY,
-    LATENCY_WEIGHT,
     LOWEST_DRIFT,
-    MIN_DELAY,
-    OVERLOADED,
-    SLOWER,
-    TOLERANCE,
     Throttle,
     smoothed,
 )
@@ -119,15 +112,15 @@ def test_an_old_fault_is_forgiven() -> None:
 def test_the_latency_is_smoothed_and_the_lowest_one_drifts() -> None:
     """The first answer sets both; a lower one counts at once, a higher one slowly."""
     throttle = Throttle(limit=8, max_delay=30.0)
-    assert throttle.expected_latency == ASSUMED_LATENCY
+    assert throttle.expected_latency == 0.1
     after(throttle, 0.2)
     assert (throttle.latency, throttle.lowest_latency) == pytest.approx((0.2, 0.2))
     after(throttle, 0.4)
-    assert throttle.latency == pytest.approx(0.2 + LATENCY_WEIGHT * 0.2)
-    assert throttle.lowest_latency == pytest.approx(0.2 * LOWEST_DRIFT)
+    assert throttle.latency == pytest.approx(0.2 + 0.3 * 0.2)
+    assert throttle.lowest_latency == pytest.approx(0.2 * 1.002)
     after(throttle, 0.1)
     assert throttle.lowest_latency == pytest.approx(0.1)
-    assert smoothed(1.0, 2.0) == 1.0 + LATENCY_WEIGHT
+    assert smoothed(1.0, 2.0) == 1.3
 
 
 def test_what_a_fetch_is_expected_to_last_is_bounded_by_the_lowest() -> None:
@@ -141,7 +134,7 @@ def test_what_a_fetch_is_expected_to_last_is_bounded_by_the_lowest() -> None:
 
 def test_a_host_is_slower_past_twice_its_best_and_a_tolerance() -> None:
     """Below that the window grows, by one after a window's worth of answers."""
-    for latency, window in [(TOLERANCE + 0.39, 4.25), (TOLERANCE + 0.41, 4 * SLOWER)]:
+    for latency, window in [(0.89, 4.25), (0.91, 4 * 0.7)]:
         throttle = Throttle(limit=8, max_delay=30.0)
         throttle.window = 4.0
         throttle.latency, throttle.lowest_latency = latency, 0.2 / LOWEST_DRIFT
@@ -157,10 +150,10 @@ def test_the_delay_goes_before_the_window_grows() -> None:
     throttle = Throttle(limit=8, max_delay=30.0)
     throttle.window, throttle.delay = 1.0, 1.0
     after(throttle, 0.1)
-    assert (throttle.window, throttle.delay) == (1.0, DELAY_DECAY)
-    throttle.delay = 1.01 * MIN_DELAY / DELAY_DECAY
+    assert (throttle.window, throttle.delay) == (1.0, 0.9)
+    throttle.delay = 0.0505 / 0.9
     after(throttle, 0.1)
-    assert throttle.delay == pytest.approx(1.01 * MIN_DELAY)
+    assert throttle.delay == pytest.approx(0.0505)
     after(throttle, 0.1)
     assert (throttle.window, throttle.delay) == (1.0, 0.0)
     after(throttle, 0.1)
@@ -171,7 +164,7 @@ def test_a_fetch_judges_only_if_it_started_after_the_last_cut() -> None:
     """At the very moment counts as after; each kind of cut holds off the others."""
     throttle = Throttle(limit=8, max_delay=30.0)
     throttle.hung(10.0, 20.0)
-    assert throttle.window == 8 * OVERLOADED
+    assert throttle.window == 4
     throttle.overloaded(19.9, 21.0)
     assert throttle.window == 4
     throttle.hung(20.0, 25.0)
@@ -180,7 +173,7 @@ def test_a_fetch_judges_only_if_it_started_after_the_last_cut() -> None:
     throttle.answered(24.0, 74.0)
     assert throttle.window == 2
     throttle.answered(25.0, 75.0)
-    assert throttle.window == pytest.approx(2 * SLOWER)
+    assert throttle.window == pytest.approx(2 * 0.7)
 
 
 def test_the_delay_starts_only_where_the_window_was_one_before() -> None:
@@ -208,8 +201,8 @@ def test_what_may_be_forgotten() -> None:
     throttle.delay = 1.0
     assert not throttle.evictable(100.0)
     throttle.delay, throttle.window = 0.0, 7.5
-    assert not throttle.evictable(100.0 + CUT_TTL - 0.1)
-    assert throttle.evictable(100.0 + CUT_TTL)
+    assert not throttle.evictable(699.9)
+    assert throttle.evictable(700.0)
 
 
 @given(
