@@ -114,7 +114,7 @@ class HostScheduler:
         queue = self._queue_of(host)
         if crawl_delay is not None:
             queue.set_crawl_delay(crawl_delay, wait.route)
-        if not queue.route_pause(wait.route, now):
+        if not queue.route_pause(wait.route, now):  # else those who wait may have another address
             queue.set_address(self._addresses.of(address))
         match admit(queue, wait, self._capacity, now):
             case Start():
