@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from scraperd.politeness.addresses import Address
 from scraperd.politeness.admission import (
-    MIN_SNOOZE_INTERVAL,
     Capacity,
     NotYet,
     Queue,
@@ -143,7 +142,8 @@ def test_a_job_whose_start_is_near_waits_here_and_makes_a_reservation() -> None:
     """The next of the host is its own."""
     answer = admit(host(opens_in=MAX_WAIT), Wait(), room(), NOW)
     due_at = NOW + MAX_WAIT
-    assert answer == Queue(due_at, due_at + MAX_WAIT + LONGER, reserves=True)
+    expires_at = due_at + MAX_WAIT + LONGER
+    assert answer == Queue(due_at, expires_at, priority=False, counted=True, reserves=True)
 
 
 def test_a_job_whose_start_is_far_is_sent_away_with_a_reservation() -> None:
@@ -156,9 +156,10 @@ def test_a_job_whose_start_is_far_is_sent_away_with_a_reservation() -> None:
 
 def test_a_reservation_that_is_not_due_is_kept() -> None:
     """No new one is made; near, it is waited for here, unless the host's start is not near."""
-    want = Queue(NOW + 4.0, NOW + 4.0 + MAX_WAIT + LONGER)
+    want = Queue(NOW + 4.0, NOW + 4.0 + MAX_WAIT + LONGER, reserves=False)
     assert admit(host(opens_in=1.0), Wait(reserved_in=4.0), room(), NOW) == want
-    assert admit(host(opens_in=1.0), Wait(reserved_in=5.5), room(), NOW) == NotYet(5.5)
+    far = admit(host(opens_in=1.0), Wait(reserved_in=5.5), room(), NOW)
+    assert far == NotYet(5.5, reserves=False)
     assert admit(host(opens_in=9.0), Wait(reserved_in=4.0), room(), NOW) == NotYet(4.0)
     paused = host()
     paused.pause(NOW + 30)
@@ -200,7 +201,7 @@ def test_where_all_places_are_taken_a_job_is_sent_away() -> None:
 
 def test_a_fast_queue_is_not_worth_leaving() -> None:
     """Though all places are taken: a move through the broker costs more than such a start."""
-    for delay, stays in [(MIN_SNOOZE_INTERVAL / 2, True), (MIN_SNOOZE_INTERVAL, False)]:
+    for delay, stays in [(0.009, True), (0.01, False)]:
         queue = host(limit=1000, delay=delay, opens_in=1.0)
         answer = admit(queue, Wait(reserved_in=400.0), room(ordinary_waiting=4), NOW)
         if stays:

@@ -140,6 +140,10 @@ def test_a_host_is_slower_past_twice_its_best_and_a_tolerance() -> None:
         throttle.latency, throttle.lowest_latency = latency, 0.2 / LOWEST_DRIFT
         throttle.answered(1000.0, 1000.0 + latency)
         assert throttle.window == pytest.approx(window)
+    edge = 2 * (0.2 * LOWEST_DRIFT) + 0.5
+    throttle.latency, throttle.lowest_latency, throttle.window = edge, 0.2, 4.0
+    throttle.answered(0.0, edge)
+    assert throttle.window == 4.25
     throttle.latency, throttle.window = 0.2, 7.99
     throttle.answered(3000.0, 3000.2)
     assert throttle.window == 8
