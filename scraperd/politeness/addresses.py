@@ -13,14 +13,15 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
+from scraperd.politeness.throttle import smoothed
+
 if TYPE_CHECKING:
     from scraperd.config.settings import Config
-    from scraperd.politeness.host_queue import Line
+    from scraperd.politeness.host_queue import HostQueue
 
-KEPT: Final = 4096  # addresses whose key is remembered
-EARLY: Final = 0.8  # of the time a fetch is expected to take
-WEIGHT: Final = 0.3  # of the newest latency
-SITE: Final = 64  # bits of an IPv6 address that one customer has at least (RFC 6177, RFC 7421)
+MAX_CACHED_KEYS: Final = 4096  # IP addresses whose key is remembered
+EARLY_RETURN: Final = 0.8  # of the expected time: a job that comes back early keeps the host busy
+IPV6_PREFIX: Final = 64  # bits of an IPv6 address that one customer has at least (RFC 6177, 7421)
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -28,46 +29,49 @@ class Address:
     """One IPv4 address, or one /64 of IPv6, while a host of it is remembered.
 
     `limit` is the most fetches at once; a host that is allowed more by itself may
-    have its own number. `lines` are those whose next fetch waits for nothing else.
+    have its own number. `queues` are those whose next fetch lacks only a place here.
     """
 
     limit: int
     active: int = 0
-    waiting: int = 0  # jobs in the lines of all its hosts
-    progress: float = 0.0  # when a fetch ended last, or the first of those that run was started
-    latency: float = 0.0  # seconds that a fetch lasted, the newest counting most
-    tail: float = 0.0  # when the next place falls due that is promised while it is full
-    lines: deque[Line] = field(default_factory=deque)
+    waiting: int = 0  # jobs in the queues of all its hosts
+    progress_at: float = 0.0  # when a fetch ended last, or the first of those that run started
+    latency: float = 0.0  # seconds that a fetch lasted, smoothed
+    next_reservation_at: float = 0.0  # when the next place falls due that is promised while full
+    queues: deque[HostQueue] = field(default_factory=deque)
 
-    def full(self, own: int) -> bool:
-        """Whether a host that may have `own` fetches at once may have no further one here."""
-        return self.active >= max(self.limit, own)
+    def full(self, own_limit: int) -> bool:
+        """True if a host that may have `own_limit` fetches at once may have no further one here."""
+        return self.active >= max(self.limit, own_limit)
 
-    def interval(self, now: float, usual: float) -> float:
-        """Seconds between two places that get free here; as long as all is silent, the longer."""
-        silent = now - self.progress if self.active else 0.0
-        return EARLY * max(self.latency or usual, silent) / self.limit
+    def interval(self, now: float, expected_latency: float) -> float:
+        """Seconds between two places that get free here; the longer the silence, the longer."""
+        silence = now - self.progress_at if self.active else 0.0
+        return EARLY_RETURN * max(self.latency or expected_latency, silence) / self.limit
 
-    def place(self, now: float, usual: float) -> float:
-        """A place behind all that were promised to any of its hosts: when it falls due.
+    def reservation(self, now: float) -> float:
+        """When the next place falls due, behind all that were promised to any of its hosts.
 
-        Each name's own line is short, so its jobs would all come back at once, and too early.
+        Each name's own queue is short, so its jobs would all come back at once, and too early.
         """
-        at = max(now, self.tail)
-        self.tail = at + self.interval(now, usual)
-        return at
+        return max(now, self.next_reservation_at)
+
+    def reserve(self, now: float, expected_latency: float) -> None:
+        """Promise that place: the next one falls due an interval later."""
+        self.next_reservation_at = self.reservation(now) + self.interval(now, expected_latency)
 
     def start(self, now: float) -> None:
         """A fetch from here starts."""
         if not self.active:
-            self.progress = now
+            self.progress_at = now
         self.active += 1
 
-    def end(self, began: float, now: float) -> None:
+    def finish(self, started_at: float, now: float) -> None:
         """A fetch from here has ended."""
+        took = now - started_at
         self.active -= 1
-        self.latency += WEIGHT * (now - began - self.latency) if self.latency else now - began
-        self.progress = now
+        self.latency = smoothed(self.latency, took) if self.latency else took
+        self.progress_at = now
 
 
 class Addresses:
@@ -77,10 +81,10 @@ class Addresses:
         self._limit = config.per_address_concurrency
         self._shared = tuple(ip_network(text) for text in config.shared_networks)
         self._known: WeakValueDictionary[str, Address] = WeakValueDictionary()
-        self._key = lru_cache(maxsize=KEPT)(self._key_of)
+        self._key = lru_cache(maxsize=MAX_CACHED_KEYS)(self._key_of)
 
     def of(self, text: str) -> Address | None:
-        """What an IP address counts as; None where there is no limit: an empty text is unknown."""
+        """Find what an IP address counts as; None where no limit holds. Empty text is unknown."""
         if not self._limit or not text or not (key := self._key(text)):
             return None
         found = self._known.get(key)
@@ -98,5 +102,5 @@ class Addresses:
         if any(ip in network for network in self._shared):
             return ""
         if isinstance(ip, IPv6Address):
-            return str(ip_network((ip, SITE), strict=False))
+            return str(ip_network((ip, IPV6_PREFIX), strict=False))
         return str(ip)

@@ -17,12 +17,12 @@ from scraperd.base.hosts import canonical, names_of
 if TYPE_CHECKING:
     from scraperd.config.settings import Config, HostSettings
 
-KEPT: Final = 4096  # hosts whose rules are remembered
+MAX_CACHED_HOSTS: Final = 4096  # hosts whose rules are remembered
 
 
 @dataclass(frozen=True, slots=True)
 class HostRules:
-    """What holds for one host. Delay in seconds; `proxy` is a name, empty for none."""
+    """What holds for one host. `delay` is in seconds; `proxy` is a name, empty without a proxy."""
 
     concurrency: int
     delay: float
@@ -36,7 +36,7 @@ class HostTable:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._own = {canonical(pattern): own for pattern, own in config.hosts.items()}
-        self.of = lru_cache(maxsize=KEPT)(self._of)
+        self.of = lru_cache(maxsize=MAX_CACHED_HOSTS)(self._of)
 
     def _of(self, host: str) -> HostRules:
         config = self._config

@@ -34,9 +34,9 @@ BUSY_WAIT: Final = 60.0  # seconds until a host that was busy, broken or silent 
 FAULT_WAIT: Final = 5.0  # the same, of a host that could not be reached
 QUEUE_WAIT: Final = 30.0  # the same, where too many large files wait to be parsed
 MAX_QUEUE: Final = 10  # files that may wait for that; they are in no budget of memory
-KEPT: Final = 10_000  # origins
-KEPT_BYTES: Final = 32 * 1024 * 1024  # of memory, about; a full garbage collection walks it all
-LARGE: Final = 64 * 1024  # of memory; rules that take more are kept apart, in as much again
+MAX_CACHED_ORIGINS: Final = 10_000  # whose answers are remembered
+MAX_CACHED_BYTES: Final = 32 * 1024 * 1024  # about; a full garbage collection walks it all
+LARGE_BYTES: Final = 64 * 1024  # of memory; rules that take more are kept apart, in as much again
 MAX_COST: Final = 2_500_000  # ns that trying the rules on one URL may take, by the figures below
 _IN_THREAD: Final = 8 * 1024  # bytes; a longer file takes milliseconds to parse
 
@@ -147,7 +147,7 @@ class _Kept(NamedTuple):
 
 
 class _Cache:
-    """The answers used last: as many as KEPT, and as fit into KEPT_BYTES."""
+    """The answers used last: as many as MAX_CACHED_ORIGINS, and as fit into MAX_CACHED_BYTES."""
 
     def __init__(self) -> None:
         self.kept: OrderedDict[object, _Kept] = OrderedDict()  # the one used last comes last
@@ -156,7 +156,7 @@ class _Cache:
     def put(self, origin: object, kept: _Kept) -> None:
         self.kept[origin] = kept
         self.size += kept.size
-        while len(self.kept) > KEPT or self.size > KEPT_BYTES:
+        while len(self.kept) > MAX_CACHED_ORIGINS or self.size > MAX_CACHED_BYTES:
             self.size -= self.kept.popitem(last=False)[1].size
 
     def drop(self, origin: object) -> None:
@@ -267,7 +267,7 @@ class Robots:
         kept = _Kept(answer, self._clock() + lifetime)
         self._small.drop(origin)
         self._large.drop(origin)
-        (self._large if kept.size > LARGE else self._small).put(origin, kept)
+        (self._large if kept.size > LARGE_BYTES else self._small).put(origin, kept)
         return kept
 
     async def _follow(self, url: URL, proxy: str) -> Response | Failure | None:

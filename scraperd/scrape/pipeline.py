@@ -1,4 +1,4 @@
-"""The straight line of a page: robots, host turn, fetch one hop, (redirect: again), extract.
+"""The straight line of a page: robots, permit, fetch one hop, (redirect: again), extract.
 
 May touch: everything else in page/, the clocks.
 Must never: know AMQP, log, or raise for what a site does.
@@ -24,10 +24,11 @@ from scraperd.contract import Failure, Redirect, Result, Timings
 from scraperd.fetch.errors import failure_of
 from scraperd.fetch.memory import Budget
 from scraperd.fetch.message import Request, Response, location_of, retry_after
+from scraperd.politeness.host_queue import Wait
 from scraperd.politeness.host_rules import HostTable
 from scraperd.politeness.robots import MAX_BYTES, Robots
 from scraperd.politeness.robots import Rules as RobotRules
-from scraperd.politeness.scheduler import Later, Load, Turn, Turns
+from scraperd.politeness.scheduler import HostScheduler, Later, Load, Permit
 from scraperd.sandbox.extractor import Crowded, Extractor
 from scraperd.scrape.content import asked_of, described, media_of, unchanged
 from scraperd.scrape.cookies import Cookies, given
@@ -62,9 +63,9 @@ _BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.
 class Page:
     """How far a job has come: what the straight line adds to, and the Result is made from.
 
-    `place` is the turn an earlier `later` promised it. If `later` is set, the job
-    has to come back for its host's turn, and nothing else of the page counts.
-    `hosts` are those that it has had a turn of.
+    `place` is the reservation that an earlier `later` promised it. If `later` is set, the job
+    has to come back for its host, and nothing else of the page counts.
+    `hosts` are those that it has had a permit of.
     """
 
     job: Job
@@ -104,7 +105,7 @@ class Scraper:
         self._config = config
         self._fetcher = fetcher
         self._table = HostTable(config)
-        self._turns = Turns(config, self._table)
+        self._scheduler = HostScheduler(config, self._table)
         self._robots = Robots(config, self._table, self._fetch_robots)
         self._budget = Budget(config.memory_budget)
         self._extractor = Extractor(config)
@@ -139,9 +140,9 @@ class Scraper:
 
     async def scrape(self, page: Page, rules: Rules | None) -> None:
         """Fetch the job's page and take from it what was asked for."""
-        place, patience = page.place, self._config.park_after
-        if place and place.seconds > patience and place.host != host_of(page.job.url):
-            page.later = place  # a later hop's turn: the first hop need not be fetched before it
+        promised, soon = page.place, self._config.park_after
+        if promised and promised.seconds > soon and promised.host != host_of(page.job.url):
+            page.later = promised  # for a later hop: the first need not be fetched before it
             return
         try:
             if self._extractor.crowded:
@@ -192,7 +193,7 @@ class Scraper:
         page.hits, page.extract_time = found.taken.hits, found.seconds
 
     async def _follow(self, page: Page) -> Response | Failure | Later:
-        """Fetch hop by hop; each takes its own turn. Waiting for one is not held against it."""
+        """Fetch hop by hop, each by a permit. Waiting for one is not held against the job."""
         config, job = self._config, page.job
         limit = tightest(config.max_redirects, job.max_redirects)
         timeout = tightest(config.download_timeout, job.timeout)
@@ -233,75 +234,70 @@ class Scraper:
     async def _step(
         self, page: Page, request: Request, *, patient: bool
     ) -> Response | Failure | Later:
-        """May we, is it our turn, fetch.
+        """May we, may we now, fetch.
 
         Where a redirect leads is up to whose site it is. So only on a host that
-        gave the job a turn before may it go first; to another it comes like any job.
+        gave the job a permit before may it go first; to another it comes like any job.
         """
         host = _host(request.url)
-        urgent = host in page.hosts
-        place = page.place.seconds if page.place and page.place.host == host else None
+        promised = page.place
         request.proxy = page.job.proxy or self._table.of(host).proxy
-        way = self._way(request.url, request.proxy)
-        early = None if urgent or patient else self._turns.far(host, place, way)
-        if early is not None:
+        wait = Wait(
+            urgent=host in page.hosts,
+            never_expires=patient,
+            reserved_in=promised.seconds if promised and promised.host == host else None,
+            route=self._route(request.url, request.proxy),
+        )
+        if (early := self._scheduler.too_early(host, wait)) is not None:
             return early
-        rules = await self._permission(request, host, place, patient=patient)
+        rules = await self._permission(request, host, wait)
         if not isinstance(rules, RobotRules):
             return rules
         if not rules.allows(request.url):
             return Failure("robots_denied", f"robots.txt of {host} does not allow this URL")
         await self._budget.room()
-        turn = await self._turns.take(
-            host,
-            crawl_delay=rules.crawl_delay or 0.0,
-            way=way,
-            place=place,
-            urgent=urgent,
-            patient=patient,
-            address=await self._fetcher.located(request),
-        )
-        if isinstance(turn, Later):
-            return turn
+        address = await self._fetcher.located(request)
+        delay = rules.crawl_delay or 0.0
+        permit = await self._scheduler.acquire(host, wait, crawl_delay=delay, address=address)
+        if isinstance(permit, Later):
+            return permit
         page.hosts.add(host)
         if not page.begun:
             page.begun = True
             page.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         started = time.monotonic()
-        answer = await self._fetch(request, turn)
+        answer = await self._fetch(request, permit)
         page.fetch_time += time.monotonic() - started
-        if turn.refused and isinstance(answer, Failure) and answer.kind == "connect":
+        if permit.address_refused and isinstance(answer, Failure) and answer.kind == "connect":
             return Later(host, random.uniform(*SHORT_REST))  # noqa: S311 - jitter
         return answer
 
-    def _way(self, url: URL, proxy: str) -> str:
+    def _route(self, url: URL, proxy: str) -> str:
         """How the host is reached, if not as usual: at another port, or through another proxy."""
         if url.is_default_port() and proxy == self._table.of(_host(url)).proxy:
             return ""
         return f"{url.port} {proxy}"
 
     async def _permission(
-        self, request: Request, host: str, place: float | None, *, patient: bool
+        self, request: Request, host: str, wait: Wait
     ) -> RobotRules | Failure | Later:
-        """The rules of the URL's origin; Later if they take longer than a turn may."""
+        """The rules of the URL's origin; Later if they take longer than a permit may."""
         url, proxy = request.url, request.proxy
         known = self._robots.known(url, proxy)
         if known is not None:
             return known
-        rules = await self._turns.meanwhile(
-            host, lambda: self._robots.rules(url, proxy), place, patient=patient
-        )
+        rules = await self._scheduler.prepare(host, lambda: self._robots.rules(url, proxy), wait)
         if isinstance(rules, Later) and self._robots.full:
             # Many hosts are slow to show theirs: come back in a while, not all at once.
-            wait = random.uniform(*ROBOTS_RUSH)  # noqa: S311 - jitter
-            return Later(host, max(rules.seconds, wait))
+            seconds = random.uniform(*ROBOTS_RUSH)  # noqa: S311 - jitter
+            return Later(host, max(rules.seconds, seconds))
         return rules
 
-    async def _fetch(self, request: Request, turn: Turn) -> Response | Failure:
-        """Fetch, give the turn back, and with it what the answer says about the host's load."""
+    async def _fetch(self, request: Request, permit: Permit) -> Response | Failure:
+        """Fetch, and release the permit with what the answer says about the host's load."""
         load: Load | None = None
         penalty: float | None = None
-        request.reach = None if request.proxy else partial(self._turns.reach, turn)
+        request.reach = None if request.proxy else partial(self._scheduler.add_address, permit)
         try:
             answer = await self._fetcher.fetch(request)
             if isinstance(answer, Failure):
@@ -313,11 +309,11 @@ class Scraper:
                 load = "fine"
         finally:
             limit = self._config.retry_after_max
-            self._turns.give_back(turn, load=load, penalty=penalty and min(penalty, limit))
+            self._scheduler.release(permit, load=load, penalty=penalty and min(penalty, limit))
         return answer
 
     async def _fetch_robots(self, url: URL, proxy: str) -> Response | Failure:
-        """One hop of a robots.txt, the way its page will go. It goes first in its host's line.
+        """One hop of a robots.txt, the way its page will go. It goes first in its host's queue.
 
         But not where a redirect leads elsewhere: that is a URL like any other there.
         """
@@ -333,13 +329,13 @@ class Scraper:
         timeout = min(self._config.download_timeout, patience)
         request = Request("GET", url, {}, None, timeout, MAX_BYTES, claim, proxy, truncate=True)
         address = await self._fetcher.located(request)
-        way = self._way(url, proxy)
-        turn = await self._turns.take(host, crawl_delay=delay, way=way, urgent=own, address=address)
-        if isinstance(turn, Later):
-            wait = round(turn.seconds, 3)
-            return Failure("robots_denied", "the host is busy", retryable=True, retry_after=wait)
+        wait = Wait(urgent=own, route=self._route(url, proxy))
+        permit = await self._scheduler.acquire(host, wait, crawl_delay=delay, address=address)
+        if isinstance(permit, Later):
+            seconds = round(permit.seconds, 3)
+            return Failure("robots_denied", "the host is busy", retryable=True, retry_after=seconds)
         try:
-            answer = await self._fetch(request, turn)
+            answer = await self._fetch(request, permit)
         finally:
             claim.close()
         if proxy and isinstance(answer, Response) and answer.status in _UNAUTHORISED:
@@ -359,7 +355,7 @@ def _patience(page: Page) -> int:
 
 
 def _host(url: URL) -> str:
-    """Whose turn it is: the host, with or without a final dot."""
+    """Name the host as the scheduler knows it: without a final dot."""
     return (url.raw_host or "").rstrip(".")
 
 

@@ -39,7 +39,7 @@ class Once(NamedTuple):
 
 
 async def scrape(config: Config, job: Job, rules: Rules | None) -> Once:
-    """Fetch the job's page, waiting here for its host's turn, and take what was asked for."""
+    """Fetch the job's page, waiting here for its host's permit, and take what was asked for."""
     started = time.monotonic()
     async with Fetcher(config) as fetcher, Scraper(config, fetcher) as scraper:
         page = scraper.page(job)

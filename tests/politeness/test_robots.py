@@ -29,10 +29,10 @@ from scraperd.politeness.robots import (
     BUSY_WAIT,
     EVERYTHING,
     FAULT_WAIT,
-    KEPT,
-    KEPT_BYTES,
-    LARGE,
+    LARGE_BYTES,
     MAX_BYTES,
+    MAX_CACHED_BYTES,
+    MAX_CACHED_ORIGINS,
     MAX_COST,
     MAX_QUEUE,
     QUEUE_WAIT,
@@ -855,8 +855,8 @@ async def test_twenty_thousand_origins(config: Config) -> None:
         if number % 1000 == 0:
             await robots.rules(favourite)
     kept = robots._small.kept
-    assert len(kept) == KEPT
-    assert robots._small.size == sum(one.size for one in kept.values()) <= KEPT_BYTES
+    assert len(kept) == MAX_CACHED_ORIGINS
+    assert robots._small.size == sum(one.size for one in kept.values()) <= MAX_CACHED_BYTES
     assert len(asked) == 20_001
     assert robots._running == {}
 
@@ -870,8 +870,8 @@ async def test_large_files_are_bounded_by_memory(config: Config) -> None:
 
     robots = Robots(config, HostTable(config), get)
     each = rules_of(body).size
-    assert each > LARGE
-    count = KEPT_BYTES // each
+    assert each > LARGE_BYTES
+    count = MAX_CACHED_BYTES // each
     usual = await rules(robots, "http://usual.example/")
     for number in range(count + 4):
         await robots.rules(URL(f"http://h{number}.example/"))

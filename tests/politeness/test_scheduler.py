@@ -1,6 +1,6 @@
-"""Host turns, on a clock that jumps: whole hours of a host's line, exact to the millisecond.
+"""Permits of hosts, on a clock that jumps: hours of a host's queue, exact to the millisecond.
 
-May touch: Turns, on a loop of the rig's own that never waits.
+May touch: HostScheduler, on a loop of the rig's own that never waits.
 Must never: use a real clock or a socket.
 """
 
@@ -11,7 +11,7 @@ import bisect
 import itertools
 import random
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from scraperd.broker.rabbitmq.topology import DELAYS
 from scraperd.config.settings import Config, HostSettings
-from scraperd.politeness import scheduler
+from scraperd.politeness.host_queue import Wait
 from scraperd.politeness.host_rules import HostTable
-from scraperd.politeness.scheduler import Later, Load, Turn, Turns
+from scraperd.politeness.scheduler import MAX_IDLE_HOSTS, HostScheduler, Later, Load, Permit
 from tests.rig.hours import run
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def turns(**settings_: Any) -> Turns:
-    """As the daemon makes them, on the running loop's clock."""
+def host_scheduler(jitter: Callable[[], float] | None = None, **settings_: Any) -> HostScheduler:
+    """As the daemon makes it, on the running loop's clock; jitter as from a fixed die."""
     config = Config(**settings_)
-    return Turns(config, HostTable(config), clock=asyncio.get_running_loop().time)
+    clock = asyncio.get_running_loop().time
+    return HostScheduler(config, HostTable(config), clock, jitter or random.Random(7).random)
 
 
 def slow(delay: float, **more: Any) -> dict[str, HostSettings]:
@@ -51,22 +52,22 @@ def test_the_slots_are_the_bound() -> None:
     """With three slots and twenty hosts, three fetches run at once, never more, and all get one."""
 
     async def main() -> int:
-        line = turns(concurrency=3)
+        scheduler = host_scheduler(concurrency=3)
         running = most = 0
 
         async def fetch(n: int) -> None:
             nonlocal running, most
-            turn = await line.take(f"h{n}")
-            assert isinstance(turn, Turn)
+            permit = await scheduler.acquire(f"h{n}")
+            assert isinstance(permit, Permit)
             running += 1
             most = max(most, running)
             await asyncio.sleep(1)
             running -= 1
-            line.give_back(turn)
+            scheduler.release(permit)
 
         await asyncio.gather(*(fetch(n) for n in range(20)))
         assert now() == pytest.approx(7, abs=0.01)
-        assert len(line) == 0
+        assert len(scheduler) == 0
         return most
 
     assert run(main()) == 3
@@ -76,16 +77,18 @@ def test_one_host_has_its_own_bound() -> None:
     """Two at once for one host, though ten slots are free; the other host is served meanwhile."""
 
     async def main() -> list[str]:
-        line = turns(concurrency=10, prefetch=100, per_host_concurrency=2, park_after=60)
+        scheduler = host_scheduler(
+            concurrency=10, prefetch=100, per_host_concurrency=2, park_after=60
+        )
         ended: list[str] = []
 
         async def fetch(host: str) -> None:
-            turn = await line.take(host)
-            assert isinstance(turn, Turn)
-            assert turn.line.active <= 2
+            permit = await scheduler.acquire(host)
+            assert isinstance(permit, Permit)
+            assert permit.queue.active <= 2
             await asyncio.sleep(1)
             ended.append(host)
-            line.give_back(turn)
+            scheduler.release(permit)
 
         await asyncio.gather(*(fetch(host) for host in [*"aaaaaa", "b"]))
         return ended
@@ -98,20 +101,19 @@ def test_a_delay_is_kept(delay: float, count: int) -> None:
     """Starts are half a delay apart at least and one and a half at most, a delay in the mean."""
 
     async def main() -> list[float]:
-        line = turns(hosts=slow(delay), prefetch=2000, park_after=60)
+        scheduler = host_scheduler(hosts=slow(delay), prefetch=2000, park_after=60)
         starts: list[float] = []
 
         async def fetch() -> None:
-            turn = await line.take("slow")
-            assert isinstance(turn, Turn)
+            permit = await scheduler.acquire("slow")
+            assert isinstance(permit, Permit)
             starts.append(now())
             await asyncio.sleep(0.05)
-            line.give_back(turn)
+            scheduler.release(permit)
 
         await asyncio.gather(*(fetch() for _ in range(count)))
         return starts
 
-    random.seed(7)
     starts = run(main())
     gaps = [b - a for a, b in itertools.pairwise(starts)]
     assert min(gaps) >= 0.5 * delay - 1e-6
@@ -123,11 +125,11 @@ def test_a_crawl_delay_counts_like_a_delay_of_the_config() -> None:
     """The longer one of the two holds."""
 
     async def main() -> float:
-        line = turns(hosts=slow(0.5), park_after=60)
+        scheduler = host_scheduler(hosts=slow(0.5), park_after=60)
         for _ in range(11):
-            turn = await line.take("slow", crawl_delay=2.0)
-            assert isinstance(turn, Turn)
-            line.give_back(turn)
+            permit = await scheduler.acquire("slow", crawl_delay=2.0)
+            assert isinstance(permit, Permit)
+            scheduler.release(permit)
         return now()
 
     assert 15 < run(main()) < 25
@@ -139,13 +141,13 @@ def test_another_port_does_not_set_the_pace_of_a_host() -> None:
     """
 
     async def main() -> None:
-        line = turns(park_after=60)
+        scheduler = host_scheduler(park_after=60)
 
-        async def take(delay: float, way: str) -> float:
-            turn = await line.take("shared", crawl_delay=delay, way=way)
-            assert isinstance(turn, Turn)
-            line.give_back(turn)
-            return turn.line.crawl_delay
+        async def take(delay: float, route: str) -> float:
+            permit = await scheduler.acquire("shared", Wait(route=route), crawl_delay=delay)
+            assert isinstance(permit, Permit)
+            scheduler.release(permit)
+            return permit.queue.crawl_delay
 
         assert await take(5.0, "8080 ") == 5.0
         assert await take(2.0, "") == 2.0
@@ -155,60 +157,61 @@ def test_another_port_does_not_set_the_pace_of_a_host() -> None:
     run(main())
 
 
-def test_what_another_way_to_a_host_says_holds_for_that_way_only() -> None:
+def test_what_another_route_to_a_host_says_holds_for_that_route_only() -> None:
     """At another port another user of the machine may be at home, and what a proxy brings back may
     be meant for the proxy: neither pauses the host nor slows it down once it is known by the usual
-    way, nor before; who waits for a turn by that way is told, a job that must not begin again too.
+    route, nor before; a job that waits by that route is told, one that must not begin again too.
     """
 
     async def main() -> None:
-        line = turns(autothrottle=True, per_host_concurrency=4)
+        scheduler = host_scheduler(autothrottle=True, per_host_concurrency=4)
 
-        async def take(way: str = "", **how: bool) -> Turn | Later:
-            return await line.take("shared", crawl_delay=0.0, way=way, **how)
+        async def take(route: str = "", *, never_expires: bool = False) -> Permit | Later:
+            wait = Wait(route=route, never_expires=never_expires)
+            return await scheduler.acquire("shared", wait, crawl_delay=0.0)
 
         before = await take("9090 ")
-        assert isinstance(before, Turn)
-        line.give_back(before, load="busy", penalty=3600)
-        assert before.line.throttle.window == 2
+        assert isinstance(before, Permit)
+        scheduler.release(before, load="busy", penalty=3600)
+        assert before.queue.throttle.window == 2
         ours = [await take()]
         held = [await take("8080 ") for _ in range(3)]
-        waiting = [asyncio.create_task(take("8080 ", patient=n > 2)) for n in range(4)]
+        waiting = [asyncio.create_task(take("8080 ", never_expires=n > 2)) for n in range(4)]
         await asyncio.sleep(0.01)
-        for turn in held:
-            assert isinstance(turn, Turn)
-            line.give_back(turn, load="busy", penalty=3600)
+        for permit in held:
+            assert isinstance(permit, Permit)
+            scheduler.release(permit, load="busy", penalty=3600)
         told = [await task for task in waiting]
         assert [type(answer) for answer in told] == [Later] * 4
         assert all(3599 < answer.seconds <= 3600 for answer in told if isinstance(answer, Later))
-        assert line.far("shared", None, "8080 ") == Later("shared", told[0].seconds)
-        assert line.far("shared", None) is None
-        for turn in (*ours, *[await take() for _ in range(3)]):
-            assert isinstance(turn, Turn)
-            line.give_back(turn)
-        for way in ("", "8443 ", "80 proxy"):
+        assert scheduler.too_early("shared", Wait(route="8080 ")) == told[0]
+        assert scheduler.too_early("shared", Wait()) is None
+        for permit in (*ours, *[await take() for _ in range(3)]):
+            assert isinstance(permit, Permit)
+            scheduler.release(permit)
+        for route in ("", "8443 ", "80 proxy"):
             for load in ("hung", "busy"):
-                turn = await take(way)
-                assert isinstance(turn, Turn)
-                if way:
-                    line.give_back(turn, load=load)
-                    assert turn.line.throttle.window == 4
-                    assert turn.line.delay == 0
+                permit = await take(route)
+                assert isinstance(permit, Permit)
+                if route:
+                    scheduler.release(permit, load=load)
+                    assert permit.queue.throttle.window == 4
+                    assert permit.queue.delay == 0
                 else:
-                    line.give_back(turn)
-            assert isinstance(await take(way), Later if way else Turn)
+                    scheduler.release(permit)
+            assert isinstance(await take(route), Later if route else Permit)
 
     run(main())
 
 
-def test_who_would_wait_too_long_is_sent_away_with_a_place() -> None:
-    """At one page a second, those whose turn is over two seconds off hear when it is: each a second
-    after the one before, which is what they come back for.
+def test_who_would_wait_too_long_is_sent_away_with_a_reservation() -> None:
+    """At one page a second, those whose start is over two seconds off hear when it is: each a
+    second after the one before, which is what they come back for.
     """
 
     async def main() -> list[float]:
-        line = turns(hosts=slow(1.0), concurrency=10)
-        asked = [asyncio.create_task(line.take("slow")) for _ in range(30)]
+        scheduler = host_scheduler(hosts=slow(1.0), concurrency=10)
+        asked = [asyncio.create_task(scheduler.acquire("slow")) for _ in range(30)]
         await asyncio.sleep(20)
         return [task.result().seconds for task in asked if isinstance(task.result(), Later)]
 
@@ -222,21 +225,21 @@ def test_a_penalty_sends_those_away_who_wait() -> None:
     """Retry-After: nothing starts before its end, and who waits here is told so at once."""
 
     async def main() -> None:
-        line = turns(hosts=slow(0.5), prefetch=200)
-        first = await line.take("slow")
-        assert isinstance(first, Turn)
-        waiting = [asyncio.create_task(line.take("slow")) for _ in range(3)]
+        scheduler = host_scheduler(hosts=slow(0.5), prefetch=200)
+        first = await scheduler.acquire("slow")
+        assert isinstance(first, Permit)
+        waiting = [asyncio.create_task(scheduler.acquire("slow")) for _ in range(3)]
         await asyncio.sleep(0.01)
-        line.give_back(first, load="busy", penalty=60)
+        scheduler.release(first, load="busy", penalty=60)
         told = await asyncio.gather(*waiting)
         assert now() < 0.1
         assert [type(answer) for answer in told] == [Later] * 3
         assert all(59 < answer.seconds < 65 for answer in told if isinstance(answer, Later))
-        another = await line.take("slow")
+        another = await scheduler.acquire("slow")
         assert isinstance(another, Later)
-        assert isinstance(await line.take("other"), Turn)
+        assert isinstance(await scheduler.acquire("other"), Permit)
         await asyncio.sleep(61)
-        assert isinstance(await line.take("slow", place=-1.0), Turn)
+        assert isinstance(await scheduler.acquire("slow", Wait(reserved_in=-1.0)), Permit)
 
     run(main())
 
@@ -245,19 +248,19 @@ def test_a_penalty_reaches_those_who_want_only_a_slot() -> None:
     """All slots are taken by others when the host says Retry-After: who waits for one is told."""
 
     async def main() -> None:
-        line = turns(concurrency=2)
-        first, busy = await line.take("slow"), await line.take("other")
-        assert isinstance(first, Turn)
-        assert isinstance(busy, Turn)
-        waiting = asyncio.create_task(line.take("slow"))
-        patient = asyncio.create_task(line.take("slow", urgent=True, patient=True))
+        scheduler = host_scheduler(concurrency=2)
+        first, busy = await scheduler.acquire("slow"), await scheduler.acquire("other")
+        assert isinstance(first, Permit)
+        assert isinstance(busy, Permit)
+        waiting = asyncio.create_task(scheduler.acquire("slow"))
+        post = asyncio.create_task(scheduler.acquire("slow", Wait(urgent=True, never_expires=True)))
         await asyncio.sleep(0)
-        line.give_back(first, load="busy", penalty=60)
+        scheduler.release(first, load="busy", penalty=60)
         told = await waiting
         assert isinstance(told, Later)
         assert told.seconds > 59
         await asyncio.sleep(61)
-        assert isinstance(patient.result(), Turn)
+        assert isinstance(post.result(), Permit)
 
     run(main())
 
@@ -266,14 +269,14 @@ def test_a_job_that_has_begun_goes_first() -> None:
     """The next hop of a redirect starts before all who wait for the same host."""
 
     async def main() -> list[str]:
-        line = turns(hosts=slow(1.0), park_after=10)
+        scheduler = host_scheduler(hosts=slow(1.0), park_after=10)
         order: list[str] = []
 
         async def fetch(name: str, *, urgent: bool = False) -> None:
-            turn = await line.take("slow", urgent=urgent)
-            assert isinstance(turn, Turn)
+            permit = await scheduler.acquire("slow", Wait(urgent=urgent))
+            assert isinstance(permit, Permit)
             order.append(name)
-            line.give_back(turn)
+            scheduler.release(permit)
 
         waiting = [asyncio.create_task(fetch(str(n))) for n in range(4)]
         await asyncio.sleep(0.01)
@@ -288,29 +291,29 @@ def test_a_begun_job_waits_out_the_hosts_delay() -> None:
     """A redirect within a host of thirty seconds' delay is no reason to begin the job anew."""
 
     async def main() -> float:
-        line = turns(hosts=slow(30.0))
-        turn = await line.take("slow")
-        assert isinstance(turn, Turn)
-        line.give_back(turn)
-        assert isinstance(await line.take("slow", urgent=True), Turn)
+        scheduler = host_scheduler(hosts=slow(30.0))
+        permit = await scheduler.acquire("slow")
+        assert isinstance(permit, Permit)
+        scheduler.release(permit)
+        assert isinstance(await scheduler.acquire("slow", Wait(urgent=True)), Permit)
         return now()
 
     assert 15 <= run(main()) <= 45
 
 
 def test_nobody_waits_for_a_host_where_others_should() -> None:
-    """Once the waiting room is full, even those whose turn is near are sent away; jobs of another
+    """Once the waiting room is full, even those whose start is near are sent away; jobs of another
     host start at once.
     """
 
     async def main() -> None:
-        line = turns(concurrency=10, prefetch=18, hosts=slow(0.2))
-        asked = [asyncio.create_task(line.take("slow")) for _ in range(10)]
+        scheduler = host_scheduler(concurrency=10, prefetch=18, hosts=slow(0.2))
+        asked = [asyncio.create_task(scheduler.acquire("slow")) for _ in range(10)]
         await asyncio.sleep(0)
-        assert line.waiting == 2
+        assert scheduler.ordinary_waiting == 2
         await asyncio.sleep(0.01)
         assert sum(task.done() for task in asked) == 8
-        assert isinstance(await line.take("fast"), Turn)
+        assert isinstance(await scheduler.acquire("fast"), Permit)
         await asyncio.gather(*asked)
 
     run(main())
@@ -322,18 +325,18 @@ def test_a_host_that_falls_silent_keeps_nobody() -> None:
     """
 
     async def main() -> None:
-        line = turns()
+        scheduler = host_scheduler()
         for _ in range(10):
-            turn = await line.take("silent")
-            assert isinstance(turn, Turn)
+            permit = await scheduler.acquire("silent")
+            assert isinstance(permit, Permit)
             await asyncio.sleep(0.005)
-            line.give_back(turn)
-        asked = [asyncio.create_task(line.take("silent")) for _ in range(150)]
+            scheduler.release(permit)
+        asked = [asyncio.create_task(scheduler.acquire("silent")) for _ in range(150)]
         await asyncio.sleep(6)
         ends = Counter(type(task.result()).__name__ for task in asked if task.done())
-        assert ends == {"Turn": 8, "Later": 142}
-        assert line.waiting == 0
-        assert isinstance(await line.take("other"), Turn)
+        assert ends == {"Permit": 8, "Later": 142}
+        assert scheduler.ordinary_waiting == 0
+        assert isinstance(await scheduler.acquire("other"), Permit)
         late = [task.result().seconds for task in asked if isinstance(task.result(), Later)]
         assert max(late) - min(late) > 3  # they do not come back all at once
 
@@ -346,13 +349,15 @@ def test_few_begun_jobs_wait_for_a_slow_host() -> None:
     """
 
     async def main() -> None:
-        line = turns(hosts=slow(10.0))
-        hops = [asyncio.create_task(line.take("slow", urgent=True)) for _ in range(20)]
+        scheduler = host_scheduler(hosts=slow(10.0))
+        hops = [
+            asyncio.create_task(scheduler.acquire("slow", Wait(urgent=True))) for _ in range(20)
+        ]
         await asyncio.sleep(0.1)
         assert sum(isinstance(hop.result(), Later) for hop in hops if hop.done()) >= 17
-        post = asyncio.create_task(line.take("slow", urgent=True, patient=True))
+        post = asyncio.create_task(scheduler.acquire("slow", Wait(urgent=True, never_expires=True)))
         await asyncio.sleep(200)
-        assert isinstance(post.result(), Turn)
+        assert isinstance(post.result(), Permit)
 
     run(main())
 
@@ -363,24 +368,24 @@ def test_those_that_have_begun_take_no_more_than_half() -> None:
     """
 
     async def main() -> Counter[str]:
-        line = turns(hosts=slow(1.0), park_after=10)
+        scheduler = host_scheduler(hosts=slow(1.0), park_after=10)
         served: Counter[str] = Counter()
 
-        async def again(name: str, **how: bool) -> None:
-            place: float | None = None
+        async def again(name: str, first: Wait) -> None:
+            wait = first
             while True:
-                turn = await line.take("slow", place=place, **how)
-                place = None
-                if isinstance(turn, Turn):
+                permit = await scheduler.acquire("slow", wait)
+                wait = first
+                if isinstance(permit, Permit):
                     served[name] += 1
-                    line.give_back(turn)
+                    scheduler.release(permit)
                 else:
-                    await asyncio.sleep(0.8 * turn.seconds)
-                    place = 0.2 * turn.seconds
+                    await asyncio.sleep(0.8 * permit.seconds)
+                    wait = replace(first, reserved_in=0.2 * permit.seconds)
 
-        tasks = [asyncio.create_task(again("hop", urgent=True)) for _ in range(3)]
-        tasks += [asyncio.create_task(again("post", patient=True)) for _ in range(3)]
-        tasks += [asyncio.create_task(again("job")) for _ in range(3)]
+        tasks = [asyncio.create_task(again("hop", Wait(urgent=True))) for _ in range(3)]
+        tasks += [asyncio.create_task(again("post", Wait(never_expires=True))) for _ in range(3)]
+        tasks += [asyncio.create_task(again("job", Wait())) for _ in range(3)]
         await asyncio.sleep(1000)
         for task in tasks:
             task.cancel()
@@ -391,33 +396,34 @@ def test_those_that_have_begun_take_no_more_than_half() -> None:
     assert min(served["hop"], served["post"]) > served.total() / 20
 
 
-def test_a_strict_hosts_next_turn_is_for_one_that_has_not_begun() -> None:
-    """At a page in ten seconds, with begun jobs always here: one that comes back for its turn finds
-    it, as often as they do.
+def test_a_strict_hosts_next_permit_is_for_an_ordinary_job() -> None:
+    """At a page in ten seconds, with priority jobs always here: one that comes back for its
+    reservation finds a permit, as often as they do.
     """
 
     async def main() -> Counter[str]:
-        line = turns(hosts=slow(10.0))
+        scheduler = host_scheduler(hosts=slow(10.0))
+        moves = random.Random(11)
         served: Counter[str] = Counter()
 
         async def post() -> None:
             while True:
-                turn = await line.take("slow", patient=True)
-                assert isinstance(turn, Turn)
+                permit = await scheduler.acquire("slow", Wait(never_expires=True))
+                assert isinstance(permit, Permit)
                 served["post"] += 1
-                line.give_back(turn)
+                scheduler.release(permit)
 
         async def job() -> None:
-            place: float | None = None
+            wait = Wait()
             while True:
-                turn = await line.take("slow", place=place)
-                place = None
-                if isinstance(turn, Turn):
+                permit = await scheduler.acquire("slow", wait)
+                wait = Wait()
+                if isinstance(permit, Permit):
                     served["job"] += 1
-                    line.give_back(turn)
+                    scheduler.release(permit)
                 else:  # to a delay queue, which may be too short
-                    await asyncio.sleep(min(turn.seconds, random.uniform(1, 10)))
-                    place = 0.0
+                    await asyncio.sleep(min(permit.seconds, moves.uniform(1, 10)))
+                    wait = Wait(reserved_in=0.0)
 
         tasks = [asyncio.create_task(work()) for work in (post, post, post, job, job, job)]
         await asyncio.sleep(10_000)
@@ -425,26 +431,27 @@ def test_a_strict_hosts_next_turn_is_for_one_that_has_not_begun() -> None:
             task.cancel()
         return served
 
-    random.seed(11)
     served = run(main())
     assert served["job"] > served.total() / 4
 
 
-def test_those_that_must_not_begin_again_leave_seats() -> None:
-    """They wait in seats of their own; of those one host has half, and who finds none is told."""
+def test_those_that_must_not_begin_again_leave_places() -> None:
+    """They wait in places of their own; one host has half, and who finds none is told."""
 
     async def main() -> None:
-        line = turns(hosts={"*": HostSettings(per_host_delay=30.0)})
+        scheduler = host_scheduler(hosts={"*": HostSettings(per_host_delay=30.0)})
         for host in ("a", "b", "c"):
-            assert isinstance(await line.take(host), Turn)
+            assert isinstance(await scheduler.acquire(host), Permit)
         room = Config().waiting_room
         posts = [
-            asyncio.create_task(line.take(host, patient=True)) for host in "abc" for _ in range(100)
+            asyncio.create_task(scheduler.acquire(host, Wait(never_expires=True)))
+            for host in "abc"
+            for _ in range(100)
         ]
         await asyncio.sleep(0.01)
         assert sum(not post.done() for post in posts) <= 2 * room
         assert sum(not post.done() for post in posts[:100]) <= room
-        assert line.waiting == 0
+        assert scheduler.ordinary_waiting == 0
         assert all(isinstance(post.result(), Later) for post in posts if post.done())
         for post in posts:
             post.cancel()
@@ -458,7 +465,7 @@ def test_names_of_one_address_share_its_places() -> None:
     """
 
     async def main() -> list[str]:
-        line = turns(
+        scheduler = host_scheduler(
             per_address_concurrency=4, per_host_concurrency=2, prefetch=2000, park_after=60
         )
         order: list[str] = []
@@ -466,18 +473,18 @@ def test_names_of_one_address_share_its_places() -> None:
 
         async def fetch(host: str) -> None:
             nonlocal running
-            turn = await line.take(host, address="192.0.2.1")
-            assert isinstance(turn, Turn)
+            permit = await scheduler.acquire(host, address="192.0.2.1")
+            assert isinstance(permit, Permit)
             order.append(host)
             running += 1
             assert running <= 4
             await asyncio.sleep(1)
             running -= 1
-            line.give_back(turn)
+            scheduler.release(permit)
 
         jobs = [asyncio.create_task(fetch(f"h{n % 90}")) for n in range(180)]
         await asyncio.sleep(0.5)
-        assert isinstance(await line.take("other", address="192.0.2.2"), Turn)
+        assert isinstance(await scheduler.acquire("other", address="192.0.2.2"), Permit)
         await asyncio.gather(*jobs)
         assert now() == pytest.approx(45, abs=0.1)
         return order
@@ -492,14 +499,17 @@ def test_a_full_address_keeps_nobody_here() -> None:
     """
 
     async def main() -> None:
-        line = turns(per_address_concurrency=10)
-        jobs = [asyncio.create_task(line.take(f"h{n}", address="2001:db8::1:0")) for n in range(90)]
+        scheduler = host_scheduler(per_address_concurrency=10)
+        jobs = [
+            asyncio.create_task(scheduler.acquire(f"h{n}", address="2001:db8::1:0"))
+            for n in range(90)
+        ]
         await asyncio.sleep(10)
         ends = Counter(type(job.result()).__name__ for job in jobs if job.done())
-        assert ends == {"Turn": 10, "Later": 80}
-        same = await line.take("h90", address="2001:db8::2:0")  # the same /64
+        assert ends == {"Permit": 10, "Later": 80}
+        same = await scheduler.acquire("h90", address="2001:db8::2:0")  # the same /64
         assert isinstance(same, Later)
-        assert isinstance(await line.take("other", address="2001:db8:0:1::1"), Turn)
+        assert isinstance(await scheduler.acquire("other", address="2001:db8:0:1::1"), Permit)
 
     run(main())
 
@@ -511,49 +521,53 @@ def test_a_host_that_may_have_more_than_an_address() -> None:
 
     async def main() -> None:
         hosts = {"big": HostSettings(per_host_concurrency=20)}
-        line = turns(per_address_concurrency=4, hosts=hosts, park_after=60)
-        big = [await line.take("big", address="192.0.2.1") for _ in range(20)]
-        small = asyncio.create_task(line.take("small", address="192.0.2.1"))
+        scheduler = host_scheduler(per_address_concurrency=4, hosts=hosts, park_after=60)
+        big = [await scheduler.acquire("big", address="192.0.2.1") for _ in range(20)]
+        small = asyncio.create_task(scheduler.acquire("small", address="192.0.2.1"))
         await asyncio.sleep(1)
         assert not small.done()
-        for turn in big:
-            assert isinstance(turn, Turn)
-            line.give_back(turn)
-        assert isinstance(await small, Turn)
+        for permit in big:
+            assert isinstance(permit, Permit)
+            scheduler.release(permit)
+        assert isinstance(await small, Permit)
 
     run(main())
 
 
 def test_what_a_fetch_connects_to_is_counted_too() -> None:
     """A name of several addresses: the second is no way round the limit of it, and is free again
-    when the turn is given back.
+    when the permit is released.
     """
 
     async def main() -> None:
-        line = turns(per_address_concurrency=8)
-        got = [await line.take(f"h{n}", address=f"192.0.2.{n + 10}") for n in range(9)]
-        held = [turn for turn in got if isinstance(turn, Turn)]
-        assert [line.reach(turn, "192.0.2.1") for turn in held] == [True] * 8 + [False]
-        assert [turn.refused for turn in held] == [False] * 8 + [True]
-        assert line.reach(held[0], "::ffff:192.0.2.1")  # the same, which counts already
-        line.give_back(held[0])
-        assert line.reach(held[8], "192.0.2.1")
+        scheduler = host_scheduler(per_address_concurrency=8)
+        got = [await scheduler.acquire(f"h{n}", address=f"192.0.2.{n + 10}") for n in range(9)]
+        held = [permit for permit in got if isinstance(permit, Permit)]
+        assert [scheduler.add_address(permit, "192.0.2.1") for permit in held] == [True] * 8 + [
+            False
+        ]
+        assert [permit.address_refused for permit in held] == [False] * 8 + [True]
+        assert scheduler.add_address(held[0], "::ffff:192.0.2.1")  # the same, which counts already
+        scheduler.release(held[0])
+        assert scheduler.add_address(held[8], "192.0.2.1")
 
     run(main())
 
 
 def test_who_is_too_early_is_told_so_before_anything_else() -> None:
-    """Without a look at robots.txt: the turn is far and the host busy, or it wants nobody now."""
+    """Without a look at robots.txt: the start is far and the host busy, or it wants nobody now."""
 
     async def main() -> None:
-        line = turns(hosts=slow(5.0))
-        assert line.far("slow", 60.0) is None  # nothing is known of the host: it may go first
-        turn = await line.take("slow")
-        assert isinstance(turn, Turn)
-        assert line.far("slow", 60.0) == Later("slow", 60.0)
-        assert line.far("slow", 1.0) is None
-        line.give_back(turn, load="busy", penalty=100)
-        punished = line.far("slow", None)
+        scheduler = host_scheduler(hosts=slow(5.0))
+        assert (
+            scheduler.too_early("slow", Wait(reserved_in=60.0)) is None
+        )  # nothing is known of the host: it may go first
+        permit = await scheduler.acquire("slow")
+        assert isinstance(permit, Permit)
+        assert scheduler.too_early("slow", Wait(reserved_in=60.0)) == Later("slow", 60.0)
+        assert scheduler.too_early("slow", Wait(reserved_in=1.0)) is None
+        scheduler.release(permit, load="busy", penalty=100)
+        punished = scheduler.too_early("slow", Wait())
         assert punished is not None
         assert punished.seconds > 90
 
@@ -564,7 +578,7 @@ def test_a_paced_host_does_not_go_before_others_by_hanging() -> None:
     """A delay of a millisecond is none that could be missed: slots are given out in turn."""
 
     async def main() -> list[str]:
-        line = turns(
+        scheduler = host_scheduler(
             concurrency=2,
             prefetch=400,
             park_after=60,
@@ -573,11 +587,11 @@ def test_a_paced_host_does_not_go_before_others_by_hanging() -> None:
         order: list[str] = []
 
         async def fetch(host: str) -> None:
-            turn = await line.take(host)
-            assert isinstance(turn, Turn)
+            permit = await scheduler.acquire(host)
+            assert isinstance(permit, Permit)
             order.append(host)
             await asyncio.sleep(1)
-            line.give_back(turn)
+            scheduler.release(permit)
 
         await asyncio.gather(*(fetch(host) for host in ["tiny"] * 8 + [f"h{n}" for n in range(8)]))
         return order
@@ -586,46 +600,46 @@ def test_a_paced_host_does_not_go_before_others_by_hanging() -> None:
 
 
 def test_jobs_cancelled_together_leave_no_line_behind() -> None:
-    """A lost broker cancels all of them at once, some the very moment their turn comes."""
+    """A lost broker cancels all of them at once, some the very moment their permit comes."""
 
     async def main() -> int:
-        line = turns(concurrency=5)
+        scheduler = host_scheduler(concurrency=5)
         for n in range(20):
-            tasks = [asyncio.create_task(line.take(f"h{n}-{k % 20}")) for k in range(100)]
+            tasks = [asyncio.create_task(scheduler.acquire(f"h{n}-{k % 20}")) for k in range(100)]
             await asyncio.sleep(0.01)
             for task in tasks:
                 task.cancel()
-            for turn in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(turn, Turn):
-                    line.give_back(turn)
+            for permit in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(permit, Permit):
+                    scheduler.release(permit)
         await asyncio.sleep(100)
-        got = [await line.take(f"free{n}") for n in range(5)]
-        assert all(isinstance(turn, Turn) for turn in got)
-        return len(line)
+        got = [await scheduler.acquire(f"free{n}") for n in range(5)]
+        assert all(isinstance(permit, Permit) for permit in got)
+        return len(scheduler)
 
     assert run(main()) == 5
 
 
 def test_a_forgotten_line_does_not_take_its_successor_along() -> None:
     """A host whose only job was cancelled is forgotten, though it stood among those that want for a
-    slot; the line its next jobs make keeps its timer.
+    slot; the queue its next jobs make keeps its timer.
     """
 
     async def main() -> None:
-        line = turns(concurrency=1, per_host_concurrency=2, hosts=slow(0.3))
-        busy = await line.take("other")
-        assert isinstance(busy, Turn)
-        gone = asyncio.create_task(line.take("slow"))
+        scheduler = host_scheduler(concurrency=1, per_host_concurrency=2, hosts=slow(0.3))
+        busy = await scheduler.acquire("other")
+        assert isinstance(busy, Permit)
+        gone = asyncio.create_task(scheduler.acquire("slow"))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
-        first, second = (asyncio.create_task(line.take("slow")) for _ in range(2))
+        first, second = (asyncio.create_task(scheduler.acquire("slow")) for _ in range(2))
         await asyncio.sleep(0.1)
-        line.give_back(busy)
-        turn = await first
-        assert isinstance(turn, Turn)
-        line.give_back(turn)
-        assert isinstance(await second, Turn)
+        scheduler.release(busy)
+        permit = await first
+        assert isinstance(permit, Permit)
+        scheduler.release(permit)
+        assert isinstance(await second, Permit)
 
     run(main())
 
@@ -634,43 +648,43 @@ def test_a_punished_host_is_not_forgotten_for_the_sake_of_many_names() -> None:
     """Its Retry-After of an hour outlives thirty thousand hosts that are slowed down meanwhile."""
 
     async def main() -> None:
-        line = turns()
-        turn = await line.take("victim")
-        assert isinstance(turn, Turn)
-        line.give_back(turn, load="busy", penalty=3600)
-        for n in range(scheduler.RESTING + 10_000):
-            turn = await line.take(f"host-{n}.example")
-            assert isinstance(turn, Turn)
-            line.give_back(turn, load="busy")
-        assert isinstance(await line.take("victim"), Later)
-        assert len(line) <= scheduler.RESTING + 1
+        scheduler = host_scheduler()
+        permit = await scheduler.acquire("victim")
+        assert isinstance(permit, Permit)
+        scheduler.release(permit, load="busy", penalty=3600)
+        for n in range(MAX_IDLE_HOSTS + 10_000):
+            permit = await scheduler.acquire(f"host-{n}.example")
+            assert isinstance(permit, Permit)
+            scheduler.release(permit, load="busy")
+        assert isinstance(await scheduler.acquire("victim"), Later)
+        assert len(scheduler) <= MAX_IDLE_HOSTS + 1
 
     run(main())
 
 
 @pytest.mark.parametrize("moment", ["waiting", "granted"])
 def test_a_cancelled_wait_leaves_no_trace(moment: str) -> None:
-    """Its turn goes to the next one, even if it had just come."""
+    """Its permit goes to the next one, even if it had just come."""
 
     async def main() -> None:
-        line = turns(concurrency=1)
-        first = await line.take("a")
-        assert isinstance(first, Turn)
-        second, third = (asyncio.create_task(line.take("a")) for _ in range(2))
+        scheduler = host_scheduler(concurrency=1)
+        first = await scheduler.acquire("a")
+        assert isinstance(first, Permit)
+        second, third = (asyncio.create_task(scheduler.acquire("a")) for _ in range(2))
         await asyncio.sleep(0)
         if moment == "granted":
-            line.give_back(first)
+            scheduler.release(first)
             second.cancel()
         else:
             second.cancel()
             await asyncio.sleep(0)
-            line.give_back(first)
-        turn = await third
-        assert isinstance(turn, Turn)
+            scheduler.release(first)
+        permit = await third
+        assert isinstance(permit, Permit)
         assert second.cancelled()
-        line.give_back(turn)
-        assert line.waiting == 0
-        assert isinstance(await line.take("b"), Turn)
+        scheduler.release(permit)
+        assert scheduler.ordinary_waiting == 0
+        assert isinstance(await scheduler.acquire("b"), Permit)
 
     run(main())
 
@@ -679,7 +693,7 @@ def test_what_comes_before_the_turn_is_waited_for_no_longer_than_the_turn() -> N
     """A robots.txt that takes long: its jobs come back later, and it goes on being fetched."""
 
     async def main() -> None:
-        line = turns()
+        scheduler = host_scheduler()
         gate = asyncio.Event()
 
         async def quick() -> str:
@@ -689,11 +703,11 @@ def test_what_comes_before_the_turn_is_waited_for_no_longer_than_the_turn() -> N
             await gate.wait()
             return "rules"
 
-        assert await line.meanwhile("a", quick) == "rules"
-        later = await line.meanwhile("a", endless)
+        assert await scheduler.prepare("a", quick) == "rules"
+        later = await scheduler.prepare("a", endless)
         assert isinstance(later, Later)
         assert now() == pytest.approx(2.0)
-        assert line.waiting == 0
+        assert scheduler.ordinary_waiting == 0
 
     run(main())
 
@@ -704,21 +718,21 @@ def test_many_hosts_pass_through() -> None:
     """
 
     async def main() -> tuple[int, int]:
-        line = turns()
+        scheduler = host_scheduler()
         most = 0
         for n in range(200_000):
-            turn = await line.take(f"host-{n}.example")
-            assert isinstance(turn, Turn)
-            line.give_back(turn, load="busy" if n % 100 == 0 else "fine")
+            permit = await scheduler.acquire(f"host-{n}.example")
+            assert isinstance(permit, Permit)
+            scheduler.release(permit, load="busy" if n % 100 == 0 else "fine")
             if n % 10_000 == 0:
                 await asyncio.sleep(1)
-                most = max(most, len(line))
+                most = max(most, len(scheduler))
         await asyncio.sleep(3600)
         for n in range(50_000):
-            turn = await line.take(f"late-{n}.example")
-            assert isinstance(turn, Turn)
-            line.give_back(turn)
-        return most, len(line)
+            permit = await scheduler.acquire(f"late-{n}.example")
+            assert isinstance(permit, Permit)
+            scheduler.release(permit)
+        return most, len(scheduler)
 
     most, left = run(main())
     assert most <= 10_001
@@ -729,19 +743,19 @@ def test_the_bound_holds_though_every_host_is_worth_remembering() -> None:
     """More punished hosts than are remembered: the oldest are forgotten, memory does not grow."""
 
     async def main() -> int:
-        line = turns()
-        for n in range(scheduler.RESTING + 5000):
-            turn = await line.take(f"host-{n}.example")
-            assert isinstance(turn, Turn)
-            line.give_back(turn, load="busy", penalty=3600)
-        return len(line)
+        scheduler = host_scheduler()
+        for n in range(MAX_IDLE_HOSTS + 5000):
+            permit = await scheduler.acquire(f"host-{n}.example")
+            assert isinstance(permit, Permit)
+            scheduler.release(permit, load="busy", penalty=3600)
+        return len(scheduler)
 
-    assert run(main()) == scheduler.RESTING
+    assert run(main()) == MAX_IDLE_HOSTS
 
 
 @dataclass
 class Broker:
-    """A queue, its delay tiers and a daemon's prefetch, as far as turns have to do with them."""
+    """A queue, its delay tiers and a daemon's prefetch, as far as permits have to do with them."""
 
     config: Config
     fetch: Callable[[str], Awaitable[None]]
@@ -754,35 +768,36 @@ class Broker:
 
     async def work(self, hosts: list[str]) -> None:
         """Run one job for each of `hosts` to its end."""
-        line = Turns(self.config, HostTable(self.config), clock=now)
+        jitter = random.Random(7).random
+        scheduler = HostScheduler(self.config, HostTable(self.config), now, jitter)
         self.queue.extend((host, None, 0) for host in hosts)
         tasks: set[asyncio.Task[None]] = set()
         while sum(map(len, self.done.values())) < len(hosts):
             while self.queue and self.held < self.config.prefetch_count:
                 self.held += 1
-                task = asyncio.create_task(self.job(line, *self.queue.popleft()))
+                task = asyncio.create_task(self.job(scheduler, *self.queue.popleft()))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
             self.news.clear()
             await self.news.wait()
-        assert (len(line), line.waiting) == (0, 0) or now() < 3600
+        assert (len(scheduler), scheduler.ordinary_waiting) == (0, 0) or now() < 3600
 
-    async def job(self, line: Turns, host: str, at: float | None, parks: int) -> None:
-        """One delivery: decoded, its turn asked for, fetched or parked, published, acked."""
+    async def job(self, scheduler: HostScheduler, host: str, at: float | None, parks: int) -> None:
+        """One delivery: decoded, its permit asked for, fetched or parked, published, acked."""
         await self.busy(HANDLING)
-        turn = await line.take(host, place=None if at is None else at - now())
-        if isinstance(turn, Turn):
+        permit = await scheduler.acquire(host, Wait(reserved_in=None if at is None else at - now()))
+        if isinstance(permit, Permit):
             await self.fetch(host)
             await self.busy(2 * HANDLING)
-            line.give_back(turn)
+            scheduler.release(permit)
             await asyncio.sleep(MOVE)
             self.done[host].append(now())
             self.parks[parks] += 1
         else:
             await self.busy(HANDLING)
             await asyncio.sleep(MOVE)
-            tier = DELAYS[max(0, bisect.bisect_right(DELAYS, turn.seconds) - 1)]
-            again = (host, now() + turn.seconds, parks + 1)
+            tier = DELAYS[max(0, bisect.bisect_right(DELAYS, permit.seconds) - 1)]
+            again = (host, now() + permit.seconds, parks + 1)
             asyncio.get_running_loop().call_later(tier, self.back, again)
         self.held -= 1
         self.news.set()
@@ -801,8 +816,7 @@ def simulated(
     jobs: list[str], fetch: Callable[[str], Coroutine[Any, Any, None]], **more: Any
 ) -> Broker:
     """A daemon's work on a shuffled queue of jobs, each named by its host."""
-    random.seed(3)
-    random.shuffle(jobs)
+    random.Random(3).shuffle(jobs)
     brokers: list[Broker] = []
 
     async def main() -> None:
@@ -813,8 +827,14 @@ def simulated(
     return brokers[0]
 
 
-async def a_second(host: str) -> None:
-    await asyncio.sleep(0.05 if host == "slow" else random.uniform(0.5, 1.5))
+def a_second() -> Callable[[str], Coroutine[Any, Any, None]]:
+    """A fetch of half a second to one and a half, as from a fixed die; of a slow host, shorter."""
+    die = random.Random(5)
+
+    async def fetch(host: str) -> None:
+        await asyncio.sleep(0.05 if host == "slow" else die.uniform(0.5, 1.5))
+
+    return fetch
 
 
 def test_a_strict_host_starves_nobody() -> None:
@@ -822,8 +842,8 @@ def test_a_strict_host_starves_nobody() -> None:
     without it, it is served at its rate, and no job is moved more than a handful of times.
     """
     fast = [f"fast{n % 50}" for n in range(800)]
-    alone = simulated(list(fast), a_second)
-    both = simulated(fast + ["slow"] * 7200, a_second, hosts=slow(0.1))
+    alone = simulated(list(fast), a_second())
+    both = simulated(fast + ["slow"] * 7200, a_second(), hosts=slow(0.1))
     ends = [at for host, times in both.done.items() if host != "slow" for at in times]
     assert max(ends) < 1.25 * max(at for times in alone.done.values() for at in times)
     assert len(both.done["slow"]) / max(both.done["slow"]) > 9.5
@@ -843,12 +863,8 @@ def test_a_single_host_is_not_slowed_down_by_fairness() -> None:
 
 
 def test_a_slow_host_without_a_delay_is_kept_busy() -> None:
-    """Eight at once of a second each: eight pages a second, from a line that is only estimated."""
-
-    async def fetch(_host: str) -> None:
-        await asyncio.sleep(random.uniform(0.5, 1.5))
-
-    broker = simulated(["one"] * 3000, fetch)
+    """Eight at once of a second each: eight pages a second, from a queue that is only estimated."""
+    broker = simulated(["one"] * 3000, a_second())
     assert 3000 / max(broker.done["one"]) > 0.9 * 8
 
 
@@ -859,7 +875,7 @@ async def chaos(jobs: list[tuple[str, float, str]], concurrency: int, at_once: i
     """Run the jobs on host a, which has a delay, b, which shares its address, and c; each of
     (host, seconds, end), and as many from one address as may be `at_once`, or two.
     """
-    line = turns(
+    scheduler = host_scheduler(
         concurrency=concurrency,
         per_host_concurrency=2,
         per_address_concurrency=at_once,
@@ -868,8 +884,8 @@ async def chaos(jobs: list[tuple[str, float, str]], concurrency: int, at_once: i
     running: Counter[str] = Counter()
 
     async def one(host: str, took: float, end: str) -> None:
-        turn = await line.take(host, address=ADDRESS[host], urgent=end == "urgent")
-        if isinstance(turn, Later):
+        permit = await scheduler.acquire(host, Wait(urgent=end == "urgent"), address=ADDRESS[host])
+        if isinstance(permit, Later):
             return
         running[host] += 1
         assert running.total() <= concurrency
@@ -881,7 +897,7 @@ async def chaos(jobs: list[tuple[str, float, str]], concurrency: int, at_once: i
             running[host] -= 1
             penalty = 2.0 if end == "penalty" else None
             load: Load = "fine" if end in ("ok", "urgent") else "busy"
-            line.give_back(turn, load=load, penalty=penalty)
+            scheduler.release(permit, load=load, penalty=penalty)
 
     tasks = []
     for host, took, end in jobs:
@@ -894,9 +910,11 @@ async def chaos(jobs: list[tuple[str, float, str]], concurrency: int, at_once: i
     for task in tasks:
         if not task.cancelled():
             task.result()
-    assert line.waiting == line.begun == 0
-    got = [await line.take(f"free{n}", address=f"192.0.2.{n + 1}") for n in range(concurrency)]
-    assert all(isinstance(turn, Turn) for turn in got)
+    assert scheduler.ordinary_waiting == scheduler.priority_waiting == 0
+    got = [
+        await scheduler.acquire(f"free{n}", address=f"192.0.2.{n + 1}") for n in range(concurrency)
+    ]
+    assert all(isinstance(permit, Permit) for permit in got)
 
 
 ENDS = st.sampled_from(["ok", "busy", "penalty", "cancel", "urgent"])

@@ -23,7 +23,7 @@ from msgspec import UNSET
 from scraperd.config.settings import HostSettings
 from scraperd.contract import Failure, Job, Result, decode_job
 from scraperd.fetch.client import Fetcher
-from scraperd.politeness.host_queue import Line
+from scraperd.politeness.host_queue import HostQueue
 from scraperd.politeness.host_rules import HostRules
 from scraperd.politeness.scheduler import Later
 from scraperd.politeness.throttle import Throttle
@@ -431,13 +431,13 @@ def test_no_dice_bring_two_starts_closer_than_half_a_delay(
     """However late each start is, and whatever is thrown: a late one is not made up for by less
     than the shortest pause.
     """
-    line = Line("h", HostRules(10**6, 1.0, obey_robots=False, proxy=""), Throttle(10**6, 1.0))
+    queue = HostQueue("h", HostRules(10**6, 1.0, obey_robots=False, proxy=""), Throttle(10**6, 1.0))
     now, starts = 100.0, []
-    for late, roll in moments:
-        now = max(now, line.opens) + late
+    for late, jitter in moments:
+        now = max(now, queue.opens_at) + late
         starts.append(now)
-        line.start(now, roll)
-    for earlier, later in itertools.pairwise([*starts, max(now, line.opens)]):
+        queue.start(now, jitter)
+    for earlier, later in itertools.pairwise([*starts, max(now, queue.opens_at)]):
         assert not starts or later - earlier >= 0.5 - 1e-9
 
 

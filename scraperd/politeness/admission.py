@@ -1,0 +1,162 @@
+"""Whether one fetch may start now, waits here, or has to come back later. Pure.
+
+May touch: a host's queue and the process's capacity, to read; times are handed in.
+Must never: change what it reads: the scheduler carries out what it returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from scraperd.politeness.host_queue import MAX_JITTER, NO_EXPIRY
+
+if TYPE_CHECKING:
+    from scraperd.politeness.host_queue import HostQueue, Wait
+
+MIN_SNOOZE_INTERVAL: Final = 0.01  # seconds between starts; a faster queue is not worth leaving
+
+
+@dataclass(slots=True)
+class Capacity:
+    """What the process has room for. The scheduler keeps the counts.
+
+    Ordinary jobs that wait for their hosts may be `max_waiting`, so that those of other hosts
+    can be delivered. Priority jobs have places of their own: `max_priority`, of which one
+    host has half at most. A job may wait for `max_wait` seconds, one that never expires
+    for `job_timeout` seconds.
+    """
+
+    free_slots: int
+    max_waiting: int
+    max_wait: float
+    job_timeout: float
+    ordinary_waiting: int = 0
+    priority_waiting: int = 0
+
+    @property
+    def full(self) -> bool:
+        """True if as many ordinary jobs wait as may."""
+        return self.ordinary_waiting >= self.max_waiting
+
+    @property
+    def max_priority(self) -> int:
+        """How many priority jobs may wait."""
+        return 2 * self.max_waiting
+
+    @property
+    def priority_full(self) -> bool:
+        """True if as many priority jobs wait as may."""
+        return self.priority_waiting >= self.max_priority
+
+    def count(self, change: int, *, priority: bool) -> None:
+        """A job takes a place to wait in (1), or leaves it (-1)."""
+        if priority:
+            self.priority_waiting += change
+        else:
+            self.ordinary_waiting += change
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The fetch may start now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The job waits in its host's queue, ordered by `due_at`, until `expires_at` at most.
+
+    `priority`: it goes before the ordinary jobs. `counted`: it takes one of the places for
+    those that wait; False for a job that lacks only a slot. `reserves`: the host's next
+    reservation is its own.
+    """
+
+    due_at: float
+    expires_at: float
+    priority: bool = False
+    counted: bool = True
+    reserves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """The job has to come back in `seconds`. `reserves`: that is the host's next reservation."""
+
+    seconds: float
+    reserves: bool = False
+
+
+def admit(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> Start | Queue | NotYet:
+    """Decide what becomes of a fetch that asks now."""
+    if pause := queue.route_pause(wait.route, now):
+        return NotYet(pause)
+    if capacity.free_slots and not queue.waiting and queue.may_start(now):
+        return Start()
+    if queue.lacks_only_a_slot(now):
+        return Queue(now, NO_EXPIRY, wait.priority, counted=False)
+    if wait.priority and (place := _priority_place(queue, wait, capacity, now)) is not None:
+        return place
+    if wait.never_expires:
+        return NotYet(queue.expected_start(now, queue.ahead()) - now)
+    return _ordinary_place(queue, wait, capacity, now)
+
+
+def _priority_place(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> Queue | None:
+    """A place among the priority jobs, if one is free and the start is near enough."""
+    if capacity.priority_full or queue.priority_waiting >= capacity.max_priority // 2:
+        return None
+    due_at = queue.expected_start(now, queue.priority_waiting)
+    if wait.never_expires:
+        near = due_at - now <= capacity.job_timeout
+        return Queue(due_at, NO_EXPIRY, priority=True) if near else None
+    near = due_at - now <= capacity.max_wait + MAX_JITTER * queue.delay
+    return Queue(due_at, _expiry(queue, due_at, capacity), priority=True) if near else None
+
+
+def _ordinary_place(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> Queue | NotYet:
+    """A place here, if the start is near and a place is free; else when to come back."""
+    expected = queue.expected_start(now, queue.ahead())
+    soon = expected - now <= capacity.max_wait
+    no_place = capacity.full and (capacity.free_slots > 0 or queue.opens_at > now)
+    if soon and queue.interval(now) < MIN_SNOOZE_INTERVAL:
+        return Queue(expected, _expiry(queue, expected, capacity))
+    reserves = False
+    if wait.reserved_in is not None and wait.reserved_in > 0:
+        due_at = max(now + wait.reserved_in, queue.paused_until)
+    elif wait.reserved_in is not None and soon and not no_place:
+        due_at = expected  # overdue, and welcome
+    else:
+        due_at, reserves = queue.reservation(now), True
+    if no_place or max(due_at, expected) - now > capacity.max_wait:
+        return NotYet(max(0.0, due_at - now), reserves)
+    return Queue(due_at, _expiry(queue, due_at, capacity), reserves=reserves)
+
+
+def _expiry(queue: HostQueue, due_at: float, capacity: Capacity) -> float:
+    return due_at + capacity.max_wait + MAX_JITTER * queue.delay
+
+
+def too_early(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> NotYet | None:
+    """Say when to come back, if it is too early to ask; None if the fetch may ask.
+
+    It is too early where the route is paused; or where the host is not free, and the
+    reservation is not near or the host is paused for long.
+    """
+    if wait.priority:
+        return None
+    if pause := queue.route_pause(wait.route, now):
+        return NotYet(pause)
+    if queue.may_start(now) and not queue.waiting:
+        return None
+    if wait.reserved_in is not None and wait.reserved_in > capacity.max_wait:
+        return NotYet(wait.reserved_in)
+    if queue.paused_until - now > capacity.max_wait:
+        return postponed(queue, now)
+    return None
+
+
+def postponed(queue: HostQueue, now: float, route: str = "") -> NotYet:
+    """Say when a job comes back that waited in vain: after its route's pause, or as the last."""
+    if pause := queue.route_pause(route, now):
+        return NotYet(pause)
+    return NotYet(queue.reservation(now) - now, reserves=True)
