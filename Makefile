@@ -18,13 +18,15 @@ $(READY): requirements/run.txt requirements/dev.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-check: setup  ## lint, format, types, which floor imports which, and the house rules
+check: setup  ## lint, format, types, imports, the house rules, spelling and plain English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy -p tests.rig -p tests.faults -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rig.house
+	$(BIN)/codespell
+	$(BIN)/python -m tests.rig.prose
 
 format: setup  ## format the code and fix what can be fixed by machine
 	$(BIN)/ruff format .

@@ -33,7 +33,10 @@ def main() -> int:
         for line, what in faults_of(path)
     ]
     faults += [f"scraperd/: {what}" for what in faults_of_the_tree(CHECKOUT / "scraperd")]
-    print("\n".join(faults) or "house: every file opens with its rules, no function is too long, pure is pure")
+    print(
+        "\n".join(faults)
+        or "house: every file opens with its rules, no function is too long, pure is pure"
+    )
     return 1 if faults else 0
 
 
