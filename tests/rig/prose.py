@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 MAX_WORDS: Final = 32  # a sentence; docs/style.md asks for 25, but some sentences list names
 LAST_OLD_DECISION: Final = 30  # up to this number decisions were started before the style
-NOT_CHECKED_YET: Final = {
-    "docs/architecture.md",
-}
+NOT_CHECKED_YET: Final = {"docs/architecture.md"}
 COMPACT: Final = ("Each has a code. Exit codes:", "internal error; 78")  # the README's exit codes
 EXAMPLES: Final = "docs/style.md"  # shows bad phrases in its table, so its tables are not checked
 
@@ -77,7 +75,7 @@ def is_excused(page: Path) -> bool:
 def faults_of(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the line number and the description of each fault of a page."""
     lines = without_code(path.read_text(encoding="utf-8").splitlines())
-    shows_bad_phrases = str(path.relative_to(CHECKOUT)) == EXAMPLES
+    shows_bad_phrases = path == CHECKOUT / EXAMPLES
     for number, line in enumerate(lines, 1):
         if not (shows_bad_phrases and (line.startswith("|") or '"' in line)):
             yield from ((number, fault) for fault in banned_in(line))
@@ -122,7 +120,7 @@ def banned_in(line: str) -> Iterator[str]:
 
 
 def sentence_faults(line: Line) -> Iterator[str]:
-    """Yield a fault for a line that is not exactly one sentence, or too long a sentence."""
+    """Yield a fault for a line that is not exactly one sentence, or that is too long."""
     text = re.sub(r"[*_]{2}", "", line.text)
     sentences = re.split(r"(?<=[.!?])\)?\s+(?=[A-Z\"(])", text)
     if len(sentences) > 1:
