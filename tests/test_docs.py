@@ -195,6 +195,10 @@ def test_defaults_in_words_are_the_codes() -> None:
     assert f"at nice {first}, {second} or {last}" in text
     least, most = (round(1000 * seconds) for seconds in extractor.SHORT)
     assert f"longer than {least} to {most} ms" in text
+    assert f"`per_address_concurrency` ({config.per_address_concurrency};" in text
+    assert f"`max_job_size` ({config.max_job_size // 1024} KiB)" in text
+    assert f"have {config.max_job_size // 1024} KiB (`max_job_size`)" in unwrapped(CONTRACT)
+    assert f"`extract_max_selectors` ({config.extract_max_selectors:,} characters)" in text
     assert config.prefetch_count == 2 * config.concurrency
     for name in HostSettings.__struct_fields__:
         assert f"`{name}" in text
@@ -329,3 +333,14 @@ def test_what_make_quick_runs_starts_no_broker_by_itself() -> None:
         inside = path.relative_to(CHECKOUT / "tests").parts
         if not left_out.intersection(inside) and path.name != quick.SERVERS:
             assert not re.search(r"\b(?:Node|Cluster)\(|unshare\(", path.read_text()), path
+
+
+def test_the_installation_is_that_of_the_unit() -> None:
+    """Each command in the head of the unit is on the page on running, in the same order."""
+    unit = (CHECKOUT / "systemd/scraperd.service").read_text()
+    commands = re.findall(r"^#   (.+)$", unit, re.MULTILINE)
+    page = (CHECKOUT / "docs/run.md").read_text()
+    assert commands
+    assert [line for line in page.splitlines() if line.strip() in commands] == [
+        f"    {command}" for command in commands
+    ]
