@@ -31,9 +31,10 @@ README = (CHECKOUT / "README.md").read_text()
 CONTRACT = (CHECKOUT / "docs/contract.md").read_text()
 QUEUES = (CHECKOUT / "docs/queues.md").read_text()
 OBSERVE = (CHECKOUT / "docs/observe.md").read_text()
-TROUBLESHOOTING = (CHECKOUT / "docs/troubleshooting.md").read_text()
 OPERATORS_PAGES = ("run", "observe", "queues", "politeness", "network", "tuning", "troubleshooting")
 OPERATIONS = "\n".join((CHECKOUT / f"docs/{page}.md").read_text() for page in OPERATORS_PAGES)
+SECURITY = (CHECKOUT / "docs/security.md").read_text()
+DEAD_LETTERS = (CHECKOUT / "docs/dead-letters.md").read_text()
 ARCHITECTURE = (CHECKOUT / "docs/architecture.md").read_text()
 FAIRNESS = (CHECKOUT / "docs/decisions/0010-fairness.md").read_text()
 LADDER = (CHECKOUT / "docs/decisions/0003-delay-ladder.md").read_text()
@@ -149,10 +150,10 @@ def test_settings_named_in_the_documents_exist() -> None:
         "json_ld",
     }
     others |= {"correlation_id", "turn_of", "turn_in", "retry_after", *get_args(Kind)}
-    others |= {"consumer_timeout", "max_message_size"}  # RabbitMQ's
+    others |= {"consumer_timeout", "max_message_size", "disk_free_limit"}  # RabbitMQ's
     others |= {"broker_takes"}  # a field of the log
     others |= first_cells(section(OBSERVE, "What the log says, and what to do"))
-    for document in (README, CONTRACT, OPERATIONS):
+    for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)
         assert set(named) <= settings | others
 
