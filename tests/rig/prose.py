@@ -23,9 +23,9 @@ EXAMPLES: Final = "docs/style.md"  # shows bad phrases in its table, so its tabl
 
 BANNED: Final = {
     r"\b(?:is|are|was|were) none\b": 'say "not", "invalid" or "missing"',
-    r"\b(?:is|are) no (?:argument|attempt|setting|suspect|text)s?\b": 'say "is not a"',
+    r"(?<!there )\bis no (?:argument|attempt|failure|setting|suspect|text|value)\b": 'say "not a"',
     r"\bwho(?:m|so)?ever\b": 'say "anybody who" or name the person',
-    r"\bsome(?:body|one) else's\b": "name the person",
+    r"\b(?:somebody|nobody)\b": "name the person or the program",
     r"\b(?:for ever|evermore)\b": 'say "without end" or "always"',
     r"\banew\b": 'say "again" or "new"',
     r"\bwhatever\b": 'say "any" or "anything that"',
