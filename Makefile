@@ -35,7 +35,7 @@ format: setup  ## format the code and fix what can be fixed by machine
 test: setup  ## run all tests, with a RabbitMQ and nginx of their own; T=tests/extract/test_casts.py runs one
 	$(BIN)/python -m pytest $(if $(T),$(T),-n 2 --dist loadfile)
 
-quick: setup  ## within a minute: the tests that need no broker and no network namespace
+quick: setup  ## in about a minute: the tests that need no broker and no network namespace
 	$(BIN)/python -m pytest -p tests.rig.quick -n 2 --dist load $(T)
 
 demo: setup  ## 500 real pages through a private RabbitMQ and the daemon, with a table of results
