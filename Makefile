@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
+.PHONY: help setup check format test quick demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,20 +18,25 @@ $(READY): requirements/run.txt requirements/dev.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-check: setup  ## lint, format, types, which floor imports which, and the house rules
+check: setup  ## lint, format, types, imports, the house rules, spelling and plain English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy -p tests.rig -p tests.faults -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rig.house
+	$(BIN)/codespell
+	$(BIN)/python -m tests.rig.prose
 
 format: setup  ## format the code and fix what can be fixed by machine
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: setup  ## run all tests; they bring their own RabbitMQ and nginx
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: setup  ## run all tests, with a RabbitMQ and nginx of their own; T=tests/extract/test_casts.py runs one
+	$(BIN)/python -m pytest $(if $(T),$(T),-n 2 --dist loadfile)
+
+quick: setup  ## in about a minute: the tests that need no broker and no network namespace
+	$(BIN)/python -m pytest -p tests.rig.quick -n 2 --dist load $(T)
 
 demo: setup  ## 500 real pages through a private RabbitMQ and the daemon, with a table of results
 	$(BIN)/python -m examples.demo
@@ -72,7 +77,7 @@ soak: setup  ## half an hour of random faults under load, with flat memory; MINU
 	$(BIN)/python -m tests.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) \
 	    $(if $(SEED),--seed $(SEED)) $(if $(RABBITMQ),--rabbitmq $(RABBITMQ))
 
-pins: setup  ## write requirements/*.txt anew from requirements/*.in
+pins: setup  ## write requirements/*.txt again from requirements/*.in
 	$(PIP) uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --generate-hashes --upgrade requirements/run.in -o requirements/run.txt

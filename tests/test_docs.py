@@ -24,11 +24,17 @@ from scraperd.jobs.worker import MAX_PARKS
 from scraperd.politeness import robots, throttle
 from scraperd.politeness.host_rules import HostTable
 from scraperd.sandbox import extractor, pool
+from tests.rig import prose, quick
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()
 CONTRACT = (CHECKOUT / "docs/contract.md").read_text()
-OPERATIONS = (CHECKOUT / "docs/operations.md").read_text()
+QUEUES = (CHECKOUT / "docs/queues.md").read_text()
+OBSERVE = (CHECKOUT / "docs/observe.md").read_text()
+OPERATORS_PAGES = ("run", "observe", "queues", "politeness", "network", "tuning", "troubleshooting")
+OPERATIONS = "\n".join((CHECKOUT / f"docs/{page}.md").read_text() for page in OPERATORS_PAGES)
+SECURITY = (CHECKOUT / "docs/security.md").read_text()
+DEAD_LETTERS = (CHECKOUT / "docs/dead-letters.md").read_text()
 ARCHITECTURE = (CHECKOUT / "docs/architecture.md").read_text()
 FAIRNESS = (CHECKOUT / "docs/decisions/0010-fairness.md").read_text()
 LADDER = (CHECKOUT / "docs/decisions/0003-delay-ladder.md").read_text()
@@ -91,14 +97,14 @@ def test_choices_are_documented() -> None:
 
 
 def test_every_queue_is_documented() -> None:
-    """The operations page names each queue with its arguments, and the whole ladder."""
+    """The page on queues names each queue with its arguments, and the whole ladder."""
     for queue in Topology("scraperd").queues:
         if ".delay." not in queue.name:
-            [row] = re.findall(rf"^\| `{queue.name}` \| queue.*$", OPERATIONS, re.MULTILINE)
+            [row] = re.findall(rf"^\| `{queue.name}` \| queue.*$", QUEUES, re.MULTILINE)
             for argument in queue.arguments:
                 if argument not in ("x-queue-type", "x-dead-letter-routing-key"):
                     assert argument in row
-    assert f"for N = {' '.join(map(str, DELAYS))} " in OPERATIONS
+    assert f"for N = {' '.join(map(str, DELAYS))} " in QUEUES
 
 
 def test_the_ladder_is_documented() -> None:
@@ -119,13 +125,13 @@ def test_the_upgrade_names_the_tiers_that_came_and_went() -> None:
 
 
 def test_every_event_is_documented() -> None:
-    """What the code may log is what the operations page explains."""
+    """What the code may log is what the page on observing explains."""
     said = set(
         re.findall(r'(?:event|_events|trouble|_write)[(,](?:"info", )?\s*"([a-z_]+)"', ALL_CODE)
     )
     said |= set(re.findall(r'_write\([^"\n]+"([a-z_]+)"', ALL_CODE))  # the level is an expression
     said -= {"error", "info"}  # levels
-    assert first_cells(section(OPERATIONS, "What the log says, and what to do")) == said
+    assert first_cells(section(OBSERVE, "What the log says, and what to do")) == said
 
 
 def test_settings_named_in_the_documents_exist() -> None:
@@ -144,10 +150,10 @@ def test_settings_named_in_the_documents_exist() -> None:
         "json_ld",
     }
     others |= {"correlation_id", "turn_of", "turn_in", "retry_after", *get_args(Kind)}
-    others |= {"consumer_timeout", "max_message_size"}  # RabbitMQ's
+    others |= {"consumer_timeout", "max_message_size", "disk_free_limit"}  # RabbitMQ's
     others |= {"broker_takes"}  # a field of the log
-    others |= first_cells(section(OPERATIONS, "What the log says, and what to do"))
-    for document in (README, CONTRACT, OPERATIONS):
+    others |= first_cells(section(OBSERVE, "What the log says, and what to do"))
+    for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)
         assert set(named) <= settings | others
 
@@ -190,6 +196,10 @@ def test_defaults_in_words_are_the_codes() -> None:
     assert f"at nice {first}, {second} or {last}" in text
     least, most = (round(1000 * seconds) for seconds in extractor.SHORT)
     assert f"longer than {least} to {most} ms" in text
+    assert f"`per_address_concurrency` ({config.per_address_concurrency};" in text
+    assert f"`max_job_size` ({config.max_job_size // 1024} KiB)" in text
+    assert f"have {config.max_job_size // 1024} KiB (`max_job_size`)" in unwrapped(CONTRACT)
+    assert f"`extract_max_selectors` ({config.extract_max_selectors:,} characters)" in text
     assert config.prefetch_count == 2 * config.concurrency
     for name in HostSettings.__struct_fields__:
         assert f"`{name}" in text
@@ -231,16 +241,34 @@ def test_files_named_in_the_architecture_exist() -> None:
     assert listed == modules
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def anchors(file: Path) -> set[str]:
+    """The anchors of a page's headings, by the names that GitHub gives them."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
 def test_links_lead_somewhere(document: Path) -> None:
-    """A relative link in a document names a file that is there, and a heading in it."""
-    for target, _, anchor in re.findall(r"\]\(([^)#]+)(#([^)]+))?\)", document.read_text()):
+    """A link in a document names a file that is there, and a heading in that file."""
+    for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]+))?\)", document.read_text()):
         if "://" not in target:
-            file = document.parent / target
+            file = document.parent / target if target else document
             assert file.exists(), target
             if anchor:
-                headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
-                assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, target
+                assert anchor in anchors(file), f"{target}#{anchor}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    """The index of the documents links to each page, so that no page is hidden."""
+    linked = set(re.findall(r"\]\(([^)#]+)", (CHECKOUT / "docs/README.md").read_text()))
+    pages = {path.name for path in (CHECKOUT / "docs").glob("*.md")}
+    assert pages - linked == {"README.md", "operations.md"}  # the second leads on from messages
+
+
+def test_pages_that_messages_name_exist() -> None:
+    """Each page that the code names in a message or a comment is there."""
+    for page in re.findall(r"docs/[a-z0-9/-]+\.md", ALL_CODE):
+        assert (CHECKOUT / page).is_file(), page
 
 
 def test_no_file_names_a_package_registry() -> None:
@@ -248,3 +276,72 @@ def test_no_file_names_a_package_registry() -> None:
     hosts = re.compile("|".join(["pypi" + r"\.org", "python" + "hosted", "npmjs" + r"\.org"]))
     for path in [*CHECKOUT.glob("requirements/*"), *CHECKOUT.glob("*.toml"), *DOCUMENTS]:
         assert not hosts.search(path.read_text()), path
+
+
+def test_every_decision_is_in_the_index() -> None:
+    """The index of decisions has one row for each page, with a date and a status."""
+    folder = CHECKOUT / "docs/decisions"
+    rows = re.findall(
+        r"^\| \[(\d+)\. .+\]\((\d{4})-(.+?\.md)\) \| \d{4}-\d\d-\d\d \| (?:holds|replaced by)",
+        (folder / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    assert all(int(shown) == int(number) for shown, number, _ in rows)
+    assert [f"{number}-{rest}" for _, number, rest in rows] == sorted(
+        path.name for path in folder.glob("[0-9]*.md")
+    )
+
+
+def test_what_contributors_are_told_exists() -> None:
+    """Each `make` target and each file in backticks of CONTRIBUTING is there."""
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text()
+    makefile = (CHECKOUT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z]+)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for name in re.findall(r"(?:tests|scraperd|requirements|\.ci)/[\w./]*\w", text):
+        assert (CHECKOUT / name).exists(), name
+    for test in re.findall(r"(tests/[\w/]+\.py)::(\w+)", text):
+        assert f"def {test[1]}(" in (CHECKOUT / test[0]).read_text(), test
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("The queue is none.", "'is none' is a banned phrase"),
+        ("The daemon waits for\nthe broker.", "a sentence goes on in the next line"),
+        ("The daemon waits. Then it works.", "2 sentences on one line"),
+        ("- " + "a word " * 17, "a sentence of 34 words"),
+        ("| a | whoever |", "'whoever' is a banned phrase"),
+        ("`is none` and\n\n    is none\n", None),
+        ("The daemon waits.\nThen it works:\n\n- now\n- later\n", None),
+    ],
+)
+def test_the_check_of_prose_finds_what_it_bans(
+    tmp_path: Path, text: str, fault: str | None
+) -> None:
+    """A fault in a page is found and named, and code is left alone."""
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    found = [what for _, what in prose.faults_of(page)]
+    assert len(found) == (fault is not None)
+    assert not fault or found[0].startswith(fault)
+
+
+def test_what_make_quick_runs_starts_no_broker_by_itself() -> None:
+    """A test outside the folders that `make quick` leaves out gets its broker by the fixture."""
+    left_out = quick.WHOLE_SYSTEM | quick.PROCESSES
+    for path in (CHECKOUT / "tests").rglob("test_*.py"):
+        inside = path.relative_to(CHECKOUT / "tests").parts
+        if not left_out.intersection(inside) and path.name != quick.SERVERS:
+            assert not re.search(r"\b(?:Node|Cluster)\(|unshare\(", path.read_text()), path
+
+
+def test_the_installation_is_that_of_the_unit() -> None:
+    """Each command in the head of the unit is on the page on running, in the same order."""
+    unit = (CHECKOUT / "systemd/scraperd.service").read_text()
+    commands = re.findall(r"^#   (.+)$", unit, re.MULTILINE)
+    page = (CHECKOUT / "docs/run.md").read_text()
+    assert commands
+    assert [line for line in page.splitlines() if line.strip() in commands] == [
+        f"    {command}" for command in commands
+    ]

@@ -263,7 +263,7 @@ def test_the_tables_name_all_there_is() -> None:
     assert names(functions[1]) == {*rules._FUNCTIONS}
     casts = section("Casts")
     assert set(re.findall(r"`%([A-Za-z])`", casts)) == {*dates._DIRECTIVES}
-    urls = section("Attributes and URLs").split("redirects: ")[1].split(". That")[0]
+    urls = section("Attributes and URLs").split("redirects: ")[1].split(".\nThat")[0]
     assert names(urls) == rules._URL_ATTRIBUTES
 
 
@@ -293,7 +293,7 @@ def test_short_forms_are_short_for_what_is_said() -> None:
 def test_selectors_that_are_said_to_work_do() -> None:
     """And those that are said not to are refused."""
     text = section("Selectors")
-    good = re.search(r"among others: (.*?)\. `:scope`", text, re.DOTALL)
+    good = re.search(r"among others: (.*?)\.\s+`:scope`", text, re.DOTALL)
     assert good
     for selector in names(" ".join(good[1].split())):
         filled = re.sub(r"(?<=nth-of-type)\(\)", "(2)", selector).replace("()", "(p)")
@@ -390,7 +390,7 @@ def test_documents_are_read_as_the_table_says(row: list[str], media: str) -> Non
         assert ("data" in found) == (cell == "searched" or is_json)
         assert ("error" in found) == (cell.startswith("fail") and not is_json)
     both = {"url": URL, "extract": {"h": "p", "j": {"jmespath": "title"}}}
-    is_read = row[1] == "searched" or "beside" in row[1]
+    is_read = row[1] == "searched" or "together" in row[1]
     assert ("data" in result(both, data.encode(), media)) == is_read
     if "unless" in row[2]:
         job = {"url": URL, "extract": {"x": {"jmespath": "title"}}}
