@@ -341,6 +341,7 @@ def test_without_a_delay_the_next_may_start_at_once() -> None:
     """The window alone bounds it."""
     queue = started(make(limit=2))
     assert queue.may_start(NOW)
+    assert not queue.last_was_priority
     assert not started(queue).may_start(NOW)
 
 
