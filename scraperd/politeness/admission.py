@@ -128,7 +128,7 @@ def _ordinary_place(queue: HostQueue, wait: Wait, capacity: Capacity, now: float
     else:
         due_at, reserves = queue.reservation(now), True
     if no_place or max(due_at, expected) - now > capacity.max_wait:
-        return NotYet(max(0.0, due_at - now), reserves)
+        return NotYet(due_at - now, reserves)
     return Queue(due_at, _expiry(queue, due_at, capacity), reserves=reserves)
 
 

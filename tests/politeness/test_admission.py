@@ -191,6 +191,8 @@ def test_where_all_places_are_taken_a_job_is_sent_away() -> None:
         assert isinstance(answer, Queue) is stays
     answer = admit(near, Wait(), room(free_slots=0, ordinary_waiting=4), NOW)
     assert answer == NotYet(1.0, reserves=True)
+    promised = Wait(reserved_in=0.5)
+    assert admit(near, promised, room(ordinary_waiting=4), NOW) == NotYet(0.5)
     busy = host(limit=1)
     busy.active, busy.progress_at = 1, NOW
     assert isinstance(admit(busy, Wait(), room(free_slots=0, ordinary_waiting=4), NOW), Queue)

@@ -341,6 +341,7 @@ def test_without_a_delay_the_next_may_start_at_once() -> None:
     """The window alone bounds it."""
     queue = started(make(limit=2))
     assert queue.may_start(NOW)
+    assert not queue.last_was_priority
     assert not started(queue).may_start(NOW)
 
 
@@ -360,6 +361,9 @@ def test_it_may_start_at_the_very_moment_the_delay_is_over() -> None:
     queue.next_start_at = NOW
     assert queue.may_start(NOW)
     assert not queue.may_start(NOW - 0.001)
+    filled(queue, 1)
+    assert queue.state(NOW) is State.READY
+    assert queue.state(NOW - 0.001) is State.DELAYED
     queue.pause(NOW + 1)
     assert not queue.may_start(NOW)
     assert queue.may_start(NOW + 1)

@@ -160,6 +160,9 @@ def test_the_delay_goes_before_the_window_grows() -> None:
     assert throttle.delay == pytest.approx(0.0505)
     after(throttle, 0.1)
     assert (throttle.window, throttle.delay) == (1.0, 0.0)
+    throttle.delay = 0.05 / 0.9
+    after(throttle, 0.1)
+    assert throttle.delay == 0.0  # not above the least one
     after(throttle, 0.1)
     assert throttle.window == 2.0
 
