@@ -37,11 +37,11 @@ PAGE: Final = (
 
 @dataclass(slots=True)
 class Arrivals:
-    """When each result came, by the bench's own clock, and how often its job was parked."""
+    """When each result came, by the bench's own clock, and how often its job was snoozed."""
 
     fast: list[float] = field(default_factory=list)
     strict: list[float] = field(default_factory=list)
-    parks: Counter[int] = field(default_factory=Counter)
+    snoozes: Counter[int] = field(default_factory=Counter)
     failed: int = 0
 
 
@@ -121,8 +121,10 @@ def collect(stage: Stage, began: float, wanted: int, until: float, fast_only: bo
         (arrivals.strict if strict else arrivals.fast).append(now)
         arrivals.failed += result["status"] != "ok"
         if strict:
-            parks: Any = (properties.headers or {}).get("x-scraperd-parks", 0) if properties else 0
-            arrivals.parks[parks] += 1
+            snoozes: Any = (
+                (properties.headers or {}).get("x-scraperd-snoozes", 0) if properties else 0
+            )
+            arrivals.snoozes[snoozes] += 1
         count = len(arrivals.fast) + len(arrivals.strict)
         done = len(arrivals.fast) if fast_only else count
         if done == wanted or count % 100 == 0:
@@ -144,7 +146,7 @@ def report(both: Arrivals, ratios: list[float], rate: float) -> int:
     ratio = sorted(ratios)[len(ratios) // 2]
     span = both.strict[-1] - both.strict[0]
     served = (len(both.strict) - 1) / span
-    parks = sorted(both.parks.elements())
+    snoozes = sorted(both.snoozes.elements())
     print(f"fast hosts: {ratio:.2f} times their time alone (goal: at most {GOAL_TIME})")
     print(f"strict host: {len(both.strict)} pages in {span:.0f} s, {served:.2f} a second, "
           f"{served / rate:.1%} of what it permits (goal: {GOAL_RATE:.0%})")  # fmt: skip
@@ -152,10 +154,10 @@ def report(both: Arrivals, ratios: list[float], rate: float) -> int:
     buckets = Counter(int(at // 10) for at in both.strict)
     series = [buckets[n] / 10 for n in range(int(both.strict[-1] // 10))][:60]
     print(f"its pages a second, in steps of 10 s: {' '.join(f'{rate:.1f}' for rate in series)}")
-    print(f"parks of a job: median {parks[len(parks) // 2]}, 99 % at most "
-          f"{parks[int(len(parks) * 0.99)]}, most {parks[-1]}; distribution:")  # fmt: skip
-    for count, jobs in sorted(both.parks.items()):
-        print(f"  {count:3} times: {jobs:6} jobs {'#' * (60 * jobs // len(parks))}")
+    print(f"snoozes of a job: median {snoozes[len(snoozes) // 2]}, 99 % at most "
+          f"{snoozes[int(len(snoozes) * 0.99)]}, most {snoozes[-1]}; distribution:")  # fmt: skip
+    for count, jobs in sorted(both.snoozes.items()):
+        print(f"  {count:3} times: {jobs:6} jobs {'#' * (60 * jobs // len(snoozes))}")
     return 0 if ratio <= GOAL_TIME and served / rate >= GOAL_RATE and not both.failed else 1
 
 

@@ -47,8 +47,8 @@ SETTINGS: Final[dict[str, Any]] = {
     "allow_ports": [],
     "robotstxt_obey": False,
     "verify_tls": False,
-    "autothrottle": False,  # it would park the second round's jobs: their hosts timed out before
-    "park_after": 60,  # who waits for a robots.txt waits here, so that it counts in the result
+    "autothrottle": False,  # it would snooze the second round's jobs: their hosts timed out before
+    "snooze_after": 60,  # who waits for a robots.txt waits here, so that it counts in the result
     "prefetch": 0,
 }
 

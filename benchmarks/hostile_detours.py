@@ -106,7 +106,7 @@ def names(stage: Stage, port: int, goals: Goals) -> None:
 
 
 def _clear(stage: Stage) -> None:
-    """Empty the delay queues too: what was parked there would come back into the next part."""
+    """Empty the delay queues too: what was snoozed there would come back into the next part."""
     for seconds in DELAYS:
         stage.channel.queue_purge(f"{PREFIX}.delay.{seconds}")
     stage.purge()

@@ -29,7 +29,7 @@ PACE: Final = 20.0  # jobs a second
 FOLLOWED: Final = 20.0  # seconds in which links are followed
 AT_ONCE: Final = 45  # of 90 names of one address that may be asked at once
 SLOTS: Final = "for slots, all of which such jobs hold (decision 22)"
-OTHERS: Final = ("jobs", "results", "suspects", "quarantine", "alone", "dead")  # another team's
+OTHERS: Final = ("jobs", "results", "quarantine", "quarantine.solo", "dead")  # another team's
 FULL: Final = "attacker.full"  # a queue of the attacker's that takes nothing
 _ONCE: Final[dict[str, Any]] = {"max_retries": 0, "include": []}
 
@@ -236,7 +236,7 @@ def none_elsewhere(facts: Facts) -> Iterator[str]:
 def forged_crashes(aim: Aim) -> Iterator[Letter]:
     """Jobs that say of themselves that two processes died of them."""
     for url in aim.each("page", 30):
-        yield Letter({"url": url, **_ONCE}, {"headers": {"x-scraperd-crashes": 2}})
+        yield Letter({"url": url, **_ONCE}, {"headers": {"x-scraperd-strikes": 2}})
 
 
 def forged_marks(aim: Aim) -> Iterator[Letter]:
@@ -245,9 +245,9 @@ def forged_marks(aim: Aim) -> Iterator[Letter]:
     for n, url in enumerate(aim.each("page", 120)):
         marks: list[tuple[str, Any]] = [
             ("x-scraperd-attempt", 999_999),
-            ("x-scraperd-parks", 999),
+            ("x-scraperd-snoozes", 999),
             ("x-scraperd-turn", turn),
-            ("x-scraperd-crashes", 1),
+            ("x-scraperd-strikes", 1),
         ]
         target = f"http://limited.honest.example:{aim.web}/?{n}" if n % 4 == 2 else url
         yield Letter({"url": target, **_ONCE}, {"headers": dict([marks[n % 4]])})
@@ -412,9 +412,9 @@ ATTACKS: Final[dict[str, Attack]] = {
         check=none_elsewhere,
         core=True,
     ),
-    "forged-crashes": Attack("30 jobs with x-scraperd-crashes: 2", forged_crashes, core=True),
+    "forged-strikes": Attack("30 jobs with x-scraperd-strikes: 2", forged_crashes, core=True),
     "forged-marks": Attack(
-        "120 jobs with forged attempts, parks, turns; a quarter at the host that permits little",
+        "120 jobs with forged attempts, snoozes, turns; a quarter at the host that permits little",
         forged_marks,
         pace=40,
         check=share,

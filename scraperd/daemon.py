@@ -162,7 +162,7 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
         topology,
         limits,
         lambda: Gate(config.jobs_budget, scraper.hold),
-        lanes=Lanes(config.prefetch_count, config.suspects),
+        lanes=Lanes(config.prefetch_count, config.quarantine_prefetch),
         on_delivery=worker.accept,
         on_lost=worker.abandon,
         events=observer.event,
@@ -273,7 +273,7 @@ def _status(services: _Services, observer: Observer) -> str:
     tally = observer.tally
     state = "draining" if services.worker.draining else services.link.state
     rare = {
-        "set aside": tally.aside,
+        "requeued": tally.requeued,
         "times starved": tally.starved,
         "settled too late": tally.lost,
         "log lines lost": tally.unlogged,
@@ -282,7 +282,7 @@ def _status(services: _Services, observer: Observer) -> str:
     return (
         f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
         f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead; "
-        f"{tally.parked} moves to wait for a turn{seen}"
+        f"{tally.snoozed} moves to wait for a turn{seen}"
     )
 
 

@@ -20,7 +20,7 @@ from scraperd.config.settings import Config, HostSettings
 from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.extract.rules import Bounds
 from scraperd.fetch import connector, resolver
-from scraperd.jobs.worker import MAX_PARKS
+from scraperd.jobs.worker import MAX_SNOOZES
 from scraperd.politeness import robots, throttle
 from scraperd.politeness.host_rules import HostTable
 from scraperd.sandbox import extractor, pool
@@ -184,7 +184,7 @@ def test_defaults_in_words_are_the_codes() -> None:
     assert f"`per_host_concurrency` ({config.per_host_concurrency})" in text
     assert f"`per_host_delay` ({config.per_host_delay:g})" in text
     assert f"`max_crawl_delay`, {config.max_crawl_delay:g} s" in text
-    assert f"`park_after` ({config.park_after:g} s)" in text
+    assert f"`snooze_after` ({config.snooze_after:g} s)" in text
     assert f"({config.waiting_room} by default)" in text
     assert f"`memory_budget` ({config.memory_budget // 1024**2} MiB)" in text
     assert f"`extract_processes` ({config.extract_processes})" in text
@@ -208,9 +208,9 @@ def test_defaults_in_words_are_the_codes() -> None:
 def test_limits_in_words_are_the_codes() -> None:
     """The numbers of the code that users are told."""
     text = unwrapped(OPERATIONS)
-    assert f"At {MAX_PARKS:,} the job fails" in text
-    assert f"After {MAX_PARKS:,} waits" in unwrapped(CONTRACT)
-    assert f"parked {MAX_PARKS:,} times" in unwrapped(FAIRNESS)
+    assert f"At {MAX_SNOOZES:,} the job fails" in text
+    assert f"After {MAX_SNOOZES:,} waits" in unwrapped(CONTRACT)
+    assert f"snoozed {MAX_SNOOZES:,} times" in unwrapped(FAIRNESS)
     assert f"of more than {robots.MAX_BYTES // 1024} KiB" in text
     assert f"| {robots.BUSY_WAIT:g} s, or its Retry-After from {robots.FAULT_WAIT:g} s" in text
     assert f"| {robots.FAULT_WAIT:g} s |" in text

@@ -331,7 +331,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             **_s("true or false", "Slow down for a host that answers 429 or 503, or ever slower.")
         ),
     ] = True
-    park_after: Annotated[
+    snooze_after: Annotated[
         Annotated[float, Meta(ge=0, le=60)],
         Meta(**_s("seconds", "A job whose host's turn is further off waits in a delay queue.")),
     ] = 2.0
@@ -486,7 +486,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return (self.broker_url,) if isinstance(self.broker_url, str) else self.broker_url
 
     @property
-    def suspects(self) -> int:
+    def quarantine_prefetch(self) -> int:
         """How many jobs that came back once run at a time: a crash counts against all of them."""
         return max(1, self.concurrency // 10)
 

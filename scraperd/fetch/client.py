@@ -121,7 +121,7 @@ class Fetcher:
         """Return the address that `request` will be sent to first; empty if it is not known.
 
         It is not known through a proxy, without a limit by address, and if the lookup
-        of the name takes longer than `park_after`. A name that has no address is not an
+        of the name takes longer than `snooze_after`. A name that has no address is not an
         error here: the fetch reports it.
         """
         url, config = request.url, self._config
@@ -131,7 +131,7 @@ class Fetcher:
         if ":" in host or host.rpartition(".")[2].isdigit():
             return host  # the guard has seen that it is an address
         try:
-            async with asyncio.timeout(config.park_after):
+            async with asyncio.timeout(config.snooze_after):
                 return (await self._resolver.resolve(host))[0]["host"]
         except (Blocked, LookupFailed, Exhausted, TimeoutError):
             return ""

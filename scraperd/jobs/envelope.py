@@ -17,10 +17,10 @@ from msgspec import UNSET
 from scraperd.base.text import printable
 from scraperd.jobs.signing import (
     ATTEMPT,
-    CRASHES,
     JOB_ID,
-    PARKS,
     REPLY_TO,
+    SNOOZES,
+    STRIKES,
     TRIES,
     TURN,
     WAITS,
@@ -106,8 +106,8 @@ class Envelope:
         ident = headers.get(JOB_ID)
         return cls(
             attempt=_count(claims, ATTEMPT) or 1,
-            snoozes=_count(claims, PARKS),
-            strikes=_count(claims, CRASHES),
+            snoozes=_count(claims, SNOOZES),
+            strikes=_count(claims, STRIKES),
             turn=Turn.decode(claims.get(TURN)),
             ident=ident if isinstance(ident, str) else None,
             reply_to=_address(headers.get(REPLY_TO)),
@@ -135,7 +135,7 @@ class Envelope:
         }
 
     def _counts(self) -> dict[str, Any]:
-        counts = {PARKS: self.snoozes, CRASHES: self.strikes}
+        counts = {SNOOZES: self.snoozes, STRIKES: self.strikes}
         return {name: count for name, count in counts.items() if count}
 
     def retried(self) -> Envelope:
@@ -174,7 +174,7 @@ class Obituary:
             kind if isinstance(kind, str) else None,
             message[:_MAX_MESSAGE] if isinstance(message, str) else "",
             moment(headers.get(f"{_DEAD}at")),
-            _count(headers, CRASHES),
+            _count(headers, STRIKES),
             (_reason(headers) or "unknown") if UNDELIVERED in headers else None,
         )
 
@@ -191,7 +191,7 @@ def obituary(
         "x-scraperd-worker": result.worker or "",
     }
     if envelope.strikes:
-        headers[CRASHES] = envelope.strikes
+        headers[STRIKES] = envelope.strikes
     if envelope.undelivered:
         headers[UNDELIVERED] = envelope.undelivered
     if envelope.reply_to:
@@ -204,7 +204,7 @@ def obituary(
 def told(result: Result, snoozes: int = 0) -> dict[str, Any]:
     """The headers of a result: what a consumer can read without opening the body."""
     headers = {JOB_ID: result.id, ATTEMPT: result.attempt, STATUS: result.status}
-    return headers | ({PARKS: snoozes} if snoozes else {})
+    return headers | ({SNOOZES: snoozes} if snoozes else {})
 
 
 def foreign(headers: Mapping[str, Any]) -> dict[str, Any]:

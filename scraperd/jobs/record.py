@@ -30,8 +30,8 @@ class Record:
     verdict: Verdict
     settled: bool
     publish_time: float
-    parks: int = 0
-    crashes: int = 0
+    snoozes: int = 0
+    strikes: int = 0
 
 
 class Observer(Protocol):
@@ -43,7 +43,7 @@ class Observer(Protocol):
     def record(self, record: Record) -> None:
         """One delivery came to its end."""
 
-    def suspect(self, ident: str, url: Any, crashes: int) -> None:
+    def solo(self, ident: str, url: Any, strikes: int) -> None:
         """A job begins to run alone."""
 
     def disbelieved(self) -> None:

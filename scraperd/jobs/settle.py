@@ -20,7 +20,7 @@ from scraperd.base.urls import host_of
 from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Message, Reply, Results, Source
 from scraperd.contract import Failure, Result, encode
 from scraperd.jobs.envelope import Envelope, Turn, obituary, told
-from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry, Verdict
+from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
 
 if TYPE_CHECKING:
     from scraperd.broker.ports import Destination, Limits, Publisher
@@ -62,8 +62,8 @@ class Settler:
         """Publish, confirmed, then ack. A job that only moves has no outcome.
 
         Raises Lost; or Refused if it could not be published for so long that the delivery must be
-        let go (by an Aside). Then nothing is acked. False if the publish was confirmed but the ack
-        came too late: the job will be delivered again, and its result is a duplicate.
+        let go (by a Requeue). Then nothing is acked. False if the publish was confirmed but the
+        ack came too late: the job will be delivered again, and its result is a duplicate.
         """
         match verdict:
             case Done():
@@ -72,9 +72,9 @@ class Settler:
             case Retry(delay):
                 envelope = replace(job.envelope.retried(), ident=job.name)
                 await self._move(job, envelope, Delay(delay))
-            case Park(host, delay):
-                await self._park(job, host, delay)
-            case Aside(to):
+            case Snooze(host, delay):
+                await self._snooze(job, host, delay)
+            case Requeue(to):
                 await self._move(job, _untouched(job), to, math.inf)
             case Dead(kind, tell):
                 assert outcome is not None
@@ -100,7 +100,7 @@ class Settler:
         to = Reply(address, key) if address and not job.stripped else Results(key)
         await self._publish(job, to, message)
 
-    async def _park(self, job: Received, host: str, delay: float) -> None:
+    async def _snooze(self, job: Received, host: str, delay: float) -> None:
         """Rather back too early than too late: then it is snoozed again, for the rest."""
         wait = self.publisher.wait_within(delay)
         turn = Turn(host, time.time() + delay, max(0.0, delay - wait))

@@ -22,16 +22,17 @@ ATTEMPT: Final = "x-scraperd-attempt"
 JOB_ID: Final = "x-scraperd-job-id"
 TURN: Final = "x-scraperd-turn"  # seconds since 1970; the host whose turn it is then; the most
 # seconds that can be left of it when the job is back, should a clock have been set meanwhile
-PARKS: Final = "x-scraperd-parks"  # how often the job waited for a turn in a delay queue
-CRASHES: Final = "x-scraperd-crashes"  # how often it came back before it was moved to this queue
+SNOOZES: Final = "x-scraperd-snoozes"  # how often the job waited for a turn in a delay queue
+STRIKES: Final = "x-scraperd-strikes"  # how often it came back before it was moved to this queue
 REPLY_TO: Final = "x-scraperd-reply-to"  # of a dead job that must not have the property any more
-TRIES: Final = "x-scraperd-tries"  # retries in all, and
-WAITS: Final = "x-scraperd-waits"  # parks in all: unsigned, a net for jobs whose marks get lost
+# Unsigned, a net for jobs whose signed headers get lost on each move:
+TRIES: Final = "x-scraperd-total-retries"
+WAITS: Final = "x-scraperd-total-snoozes"
 SIGNATURE: Final = "x-scraperd-signature"
 
 # Id and reply_to are signed too, but read without a signature as well: a publisher can say the same
 # by a property, and a job that was on its way when the key was changed must not lose its name.
-_CLAIMS: Final = (ATTEMPT, TURN, PARKS, CRASHES)
+_CLAIMS: Final = (ATTEMPT, TURN, SNOOZES, STRIKES)
 _SIGNED: Final = (*_CLAIMS, JOB_ID, REPLY_TO)
 _DOMAIN: Final = b"scraperd marks 1"  # what else a key may sign, now or later, must not fit here
 _FORM: Final = re.compile(r"1 (?P<at>[0-9]{1,11}) (?P<mac>[0-9a-f]{64})")

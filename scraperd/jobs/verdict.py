@@ -1,4 +1,4 @@
-"""What becomes of a delivery: decide(...) -> Done | Retry | Park | Aside | Dead. Pure.
+"""What becomes of a delivery: decide(...) -> Done | Retry | Snooze | Requeue | Dead. Pure.
 
 May touch: the contract's values.
 Must never: read a clock, draw a random number, or do anything.
@@ -30,7 +30,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Park:
+class Snooze:
     """Publish the job to a delay tier, same attempt: `host` has its turn in `delay` seconds."""
 
     host: str
@@ -38,7 +38,7 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class Requeue:
     """Publish the job as it came, same attempt: it can't be worked on from here."""
 
     to: Destination
@@ -52,7 +52,7 @@ class Dead:
     tell: bool = True
 
 
-Verdict: TypeAlias = Done | Retry | Park | Aside | Dead
+Verdict: TypeAlias = Done | Retry | Snooze | Requeue | Dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,9 @@ def decide(
         case None:
             return Done()
         case NotYet(host, seconds):
-            return Park(host, seconds)
+            return Snooze(host, seconds)
         case Misplaced(to):
-            return Aside(to)
+            return Requeue(to)
         case Unrun(failure, tell):
             return Dead(failure.kind, tell=tell)
         case Failure():

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
     from scraperd.jobs.settle import Settler
 
-MAX_PARKS: Final = 1000  # a job that was parked this often goes in circles
+MAX_SNOOZES: Final = 1000  # a job that was snoozed this often goes in circles
 SPARE_TRIES: Final = 100  # forgotten ones, beyond twice max_retries, that end a job
 FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
 REFUSED_FOR: Final = 60.0  # seconds a job waits whose outcome no queue takes
@@ -179,7 +179,7 @@ class Worker:
         page = self._flights[received].page = self._page(received, job)
         try:
             if received.delivery.source is Source.SOLO:
-                self._observer.suspect(received.name, received.url, received.strikes)
+                self._observer.solo(received.name, received.url, received.strikes)
             ended, outcome = await self._outcome(received, job, page)
             await self._settle(received, ended, outcome, job)
         finally:
@@ -457,7 +457,7 @@ class Worker:
         """Expired, or goes in circles."""
         if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
             return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
-        if (snoozes := received.envelope.snoozes) >= MAX_PARKS:
+        if (snoozes := received.envelope.snoozes) >= MAX_SNOOZES:
             waited = f"it was put off {snoozes} times, for its host's turn or for a helper"
             return Failure("timeout", waited)
         return self._forgotten(received.envelope)
@@ -469,7 +469,7 @@ class Worker:
         than what it had by then: room for two of them.
         """
         tries, waits = envelope.tries - envelope.attempt, envelope.waits - envelope.snoozes
-        if tries <= 2 * self._config.max_retries + SPARE_TRIES and waits <= 2 * MAX_PARKS:
+        if tries <= 2 * self._config.max_retries + SPARE_TRIES and waits <= 2 * MAX_SNOOZES:
             return None
         return Failure(
             "internal",

@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from scraperd.base.urls import host_of, without_credentials
 from scraperd.broker.ports import Into
-from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry
+from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
 
 if TYPE_CHECKING:
     from scraperd.broker.ports import Destination
@@ -36,8 +36,8 @@ class Tally:
     done: int = 0
     failed: int = 0
     retried: int = 0
-    parked: int = 0
-    aside: int = 0
+    snoozed: int = 0
+    requeued: int = 0
     dead: int = 0
     lost: int = 0
     starved: int = 0
@@ -68,21 +68,21 @@ class Observer:
                 self.tally.failed += result is not None and result.status == "failed"
             case Retry():
                 self.tally.retried += 1
-            case Park():
-                self.tally.parked += 1
-            case Aside():
-                self.tally.aside += 1
+            case Snooze():
+                self.tally.snoozed += 1
+            case Requeue():
+                self.tally.requeued += 1
             case Dead():
                 self.tally.dead += 1
         self.tally.lost += not record.settled
-        level = logging.DEBUG if isinstance(verdict, Park) else logging.INFO
+        level = logging.DEBUG if isinstance(verdict, Snooze) else logging.INFO
         if self.log.is_enabled_for(level):
             self._write(logging.getLevelName(level).lower(), "job", _line(record))
 
-    def suspect(self, ident: str, url: Any, crashes: int) -> None:
+    def solo(self, ident: str, url: Any, strikes: int) -> None:
         """A job begins to run alone. If the process ends now, this is the last that is said."""
         told = {"id": ident, "url": without_credentials(url) if url else None, "host": host_of(url)}
-        self.event("suspect", **told, crashes=crashes)
+        self.event("solo_job", **told, strikes=strikes)
 
     def disbelieved(self) -> None:
         """A job came with marks that nobody vouches for. Said once a minute at most, with a count.
@@ -134,9 +134,9 @@ def _of_verdict(verdict: Verdict) -> dict[str, Any]:
     match verdict:
         case Retry(delay):
             return {"retry_in": round(delay, 3)}
-        case Park(host, delay):
+        case Snooze(host, delay):
             return {"turn_of": host, "turn_in": round(delay, 3)}
-        case Aside(to):
+        case Requeue(to):
             return {"queue": _place(to)}
     return {}
 
@@ -169,7 +169,7 @@ def _line(record: Record) -> dict[str, Any]:
         **_of_verdict(record.verdict),
         **_of_result(record.result),
     }
-    counts = {"crashes": record.crashes, "parks": record.parks}
+    counts = {"strikes": record.strikes, "snoozes": record.snoozes}
     fields |= {name: count for name, count in counts.items() if count}
     if not record.settled:
         fields["settled"] = False

@@ -92,7 +92,7 @@ class HostScheduler:
         self._checks: dict[str, asyncio.TimerHandle] = {}
         self._addresses = Addresses(config)
         self._capacity = Capacity(
-            config.concurrency, config.waiting_room, config.park_after, config.job_timeout
+            config.concurrency, config.waiting_room, config.snooze_after, config.job_timeout
         )
 
     async def acquire(
@@ -103,7 +103,7 @@ class HostScheduler:
         crawl_delay: float | None = None,
         address: str = "",
     ) -> Permit | Later:
-        """Wait for a permit; Later if that would take longer than `park_after`.
+        """Wait for a permit; Later if that would take longer than `snooze_after`.
 
         `crawl_delay` is what robots.txt asks by the route of `wait`, in seconds. `address`
         is what will be dialled, empty if that is not known. To a job that never expires,
@@ -261,7 +261,7 @@ class HostScheduler:
 
     def _check_later(self, queue: HostQueue) -> None:
         """Look now and then whether jobs wait in vain: the host may have fallen silent."""
-        every = max(MIN_CHECK_INTERVAL, self._config.park_after / 2)
+        every = max(MIN_CHECK_INTERVAL, self._config.snooze_after / 2)
         loop = asyncio.get_running_loop()
         self._checks[queue.host] = loop.call_later(every, self._check, queue)
 

@@ -140,7 +140,7 @@ class Scraper:
 
     async def scrape(self, page: Page, rules: Rules | None) -> None:
         """Fetch the job's page and take from it what was asked for."""
-        promised, soon = page.place, self._config.park_after
+        promised, soon = page.place, self._config.snooze_after
         if promised and promised.seconds > soon and promised.host != host_of(page.job.url):
             page.later = promised  # for a later hop: the first need not be fetched before it
             return

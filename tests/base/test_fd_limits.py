@@ -179,12 +179,12 @@ async def test_a_helper_is_waited_for() -> None:
 def test_a_daemon_without_descriptors_loses_and_blames_nothing(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
-    """Jobs are parked in the same attempt, at no cost of CPU; with descriptors all are done."""
+    """Jobs are snoozed in the same attempt, at no cost of CPU; with descriptors all are done."""
     with Daemon(broker_url, prefix, log_level="debug").ready() as daemon:
         leave(daemon.pid)
         before = cpu(daemon.pid)
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(20)])
-        daemon.wait_for_line('"verdict":"park"', PATIENCE + 10)
+        daemon.wait_for_line('"verdict":"snooze"', PATIENCE + 10)
         assert cpu(daemon.pid) - before < 1.0
         assert dispatcher.depth("results") == dispatcher.depth("dead") == 0
         put_back(daemon.pid)

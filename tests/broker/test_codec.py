@@ -119,8 +119,8 @@ def test_empty_properties_are_as_if_absent() -> None:
 
 
 def test_headers_too_large_for_a_frame_keep_ours() -> None:
-    """A parked job with a stranger's large headers keeps its turn, and its count of parks."""
-    ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-parks": 2}
+    """A snoozed job with a stranger's large headers keeps its turn, and its count of snoozes."""
+    ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-snoozes": 2}
     delivery = with_headers({**ours, "large": "x" * 70_000})
     assert delivery.headers == ours
 

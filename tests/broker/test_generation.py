@@ -124,7 +124,7 @@ async def test_an_alarm_puts_nothing_beside_a_job_that_runs_alone(
     """After the alarm the job is waited for, and only then the others are consumed again."""
     topology = Topology(prefix)
     async with taking(broker_url, topology) as (intake, taken):
-        dispatcher.channel.basic_publish("", topology.alone, b"{}")
+        dispatcher.channel.basic_publish("", topology.solo, b"{}")
         intake.mode = "emptying"
         await intake.tick(blocked=False)
         await until(lambda: taken)
@@ -157,7 +157,7 @@ async def test_an_idle_consumer_that_was_forgotten_is_registered_anew(
         assert node.counts()[topology.jobs][2] == 0  # too early to ask
         grow_idle(intake)
         await intake.tick(blocked=False)
-        assert node.counts()[topology.jobs][2] == node.counts()[topology.suspects][2] == 1
+        assert node.counts()[topology.jobs][2] == node.counts()[topology.quarantine][2] == 1
         dispatcher.publish(b"{}")
         await until(lambda: taken)
         await taken[0].ack()

@@ -53,7 +53,9 @@ def test_where_a_job_goes_that_takes_its_process_down() -> None:
     there to the dead queue. From where results and dead letters are kept, reading without an ack
     removes nothing, however often.
     """
-    targets = dict.fromkeys(("team.jobs", "team.suspects", "team.alone"), "team.undelivered")
+    targets = dict.fromkeys(
+        ("team.jobs", "team.quarantine", "team.quarantine.solo"), "team.undelivered"
+    )
     for name, target in (targets | {"team.undelivered": "team.dead"}).items():
         arguments = QUEUES[name].arguments
         assert arguments["x-delivery-limit"] == 100
@@ -87,12 +89,12 @@ def test_a_delay_is_rounded_up_to_a_tier(seconds: float, tier: int) -> None:
     [(0.0, 1), (0.2, 1), (1.0, 1), (1.999, 1), (2.0, 2), (7, 6), (3599, 2500), (1e9, 3600)],
 )
 def test_a_turn_is_waited_for_in_the_longest_tier_before_it(seconds: float, tier: int) -> None:
-    """A parked job comes back before its turn, or after the shortest tier."""
+    """A snoozed job comes back before its turn, or after the shortest tier."""
     assert wait_within(seconds) == tier
 
 
 def test_a_turn_within_the_hour_is_a_handful_of_moves_away() -> None:
-    """Parked again and again for what is left, a job is within `park_after` of its turn after at
+    """Snoozed again and again for what is left, a job is within `snooze_after` of its turn after at
     most seven moves, and after four in the mean.
     """
     moves = []

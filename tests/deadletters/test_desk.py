@@ -172,8 +172,8 @@ def test_each_filter(dead: Command, letters: Dispatcher) -> None:
     """A filter picks the letters it names, two must both fit, and a list changes nothing."""
     put(letters, {"url": "http://a.example/"}, marks("timeout", "1", 2 * 86400))
     put(letters, {"url": "http://www.b.example/"}, marks("dns", "2", 3 * 3600))
-    put(letters, {"url": "http://b.example/"}, marks("invalid_job", "3", 3600, crashes=1))
-    put(letters, {"url": "http://c.example/"}, marks("internal", "4", 60, crashes=3))
+    put(letters, {"url": "http://b.example/"}, marks("invalid_job", "3", 3600, strikes=1))
+    put(letters, {"url": "http://c.example/"}, marks("internal", "4", 60, strikes=3))
     put(letters, {"url": "http://c.example/"}, marks("internal", "5"))
     for options, expected in FILTERS.items():
         done = dead("list", *options.split())
@@ -237,7 +237,7 @@ def test_what_a_requeued_job_carries(dead: Command, letters: Dispatcher) -> None
 
 def test_the_address_of_a_poisonous_job(dead: Command, letters: Dispatcher) -> None:
     """Its reply_to, kept in a header by the daemon, is one again when the job is requeued."""
-    headers = marks("internal", "p", crashes=5, **{"reply-to": "answers.here"})
+    headers = marks("internal", "p", strikes=5, **{"reply-to": "answers.here"})
     put(letters, {"url": "http://a.example/", "id": "p"}, headers)
     assert dead("requeue", "--reason", "poisonous").returncode == 0
     properties, _ = letters.take("jobs")
@@ -408,7 +408,7 @@ def test_purge_saves_before_it_removes(dead: Command, letters: Dispatcher, tmp_p
 
 def test_what_the_broker_put_there(dead: Command, letters: Dispatcher) -> None:
     """A job that expired in a queue is `expired`, whatever its publisher's headers claim."""
-    forged = {**marks("dns", "forged", crashes=9), "x-death": [{"reason": "maxlen"}]}
+    forged = {**marks("dns", "forged", strikes=9), "x-death": [{"reason": "maxlen"}]}
     properties = pika.BasicProperties(expiration="1", headers=forged)
     body = b'{"url": "http://a.example/"}'
     letters.channel.basic_publish("", f"{letters.prefix}.undelivered", body, properties)
@@ -439,7 +439,7 @@ HOSTILE: list[tuple[bytes, dict[str, Any]]] = [
         b'{"url": "http://me:secret@a.example/\\u001b[2J", "id": "\\u001b]0;x\\u0007\\u202e"}',
         {"x-scraperd-dead-message": "\x1b[31m\x9b2J", "x-scraperd-dead-reason": "\x1b[2J"},
     ),
-    (b'{"url": "http://[::1", "id": "x"}', {"x-scraperd-crashes": "many", "a\x1b": {"b": [None]}}),
+    (b'{"url": "http://[::1", "id": "x"}', {"x-scraperd-strikes": "many", "a\x1b": {"b": [None]}}),
     (b"{}", {"x-scraperd-dead-reason": "dns", "x-scraperd-attempt": -5, "x-scraperd-job-id": 3}),
 ]
 

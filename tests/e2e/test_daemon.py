@@ -195,7 +195,7 @@ def test_orderly_restarts_are_held_against_no_job(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job that is cut off by each drain, and those that wait behind it, go back as they came:
-    more restarts than `delivery_limit` make none of them a suspect.
+    more restarts than `delivery_limit` put none of them into quarantine.
     """
     settings = {"delivery_limit": 3, "shutdown_timeout": 0.1, "concurrency": 1, "prefetch": 20}
     crashed = []
@@ -205,12 +205,12 @@ def test_orderly_restarts_are_held_against_no_job(
                 dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(10)])
             hostel.wait_for(lambda hits, run=run: hits.total() > run)
             assert daemon.drain() == 0
-        crashed += [line for line in daemon.logged("job") if "crashes" in line]
+        crashed += [line for line in daemon.logged("job") if "strikes" in line]
         assert dispatcher.depth("jobs") == 10
     hostel.release()
     with Daemon(broker_url, prefix, **settings).ready() as daemon:
         results = dispatcher.results(10)
-    crashed += [line for line in daemon.logged("job") if "crashes" in line]
+    crashed += [line for line in daemon.logged("job") if "strikes" in line]
     assert {result["status"] for result in results} == {"ok"}
     assert crashed == []
 
@@ -240,7 +240,7 @@ def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
     with Daemon(broker_url, prefix, delivery_limit=3).ready() as daemon:
         job = {"url": hostel.url("/hold/1"), "id": "a"}
         headers = {"traceparent": "t"}
-        dispatcher.publish(job, queue="alone", reply_to=own, headers=headers)
+        dispatcher.publish(job, queue="quarantine.solo", reply_to=own, headers=headers)
         hostel.wait_for(lambda hits: len(hits) == 1)
         daemon.kill()
     with Daemon(broker_url, prefix, delivery_limit=3).ready():
@@ -251,8 +251,8 @@ def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
     assert properties.headers["x-scraperd-unroutable-reply-to"] == own
     assert (json.loads(untouched), dead.reply_to) == (job, None)
     assert dead.headers["x-scraperd-reply-to"] == own
-    [line] = daemon.logged("suspect")
-    assert (line["id"], line["host"], line["crashes"]) == ("a", "127.0.0.1", 2)
+    [line] = daemon.logged("solo_job")
+    assert (line["id"], line["host"], line["strikes"]) == ("a", "127.0.0.1", 2)
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(
@@ -399,7 +399,7 @@ def test_a_job_that_never_ends_is_dead_by_the_limit(
         dead, _ = dispatcher.take("dead")
     assert result["error"]["kind"] == "internal"
     assert dead.headers["x-scraperd-dead-reason"] == "internal"
-    assert dead.headers["x-scraperd-crashes"] == 3
+    assert dead.headers["x-scraperd-strikes"] == 3
     assert hostel.hits["/hold/1"] == 3
 
 

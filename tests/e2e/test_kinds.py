@@ -179,7 +179,9 @@ def settings(at: Strangers) -> dict[str, Any]:
 def taken_and_lost(dispatcher: Dispatcher) -> None:
     """Take the one job there is, as a process would that does not live to settle it."""
     channel = dispatcher.channel.connection.channel()
-    for method, _, _ in channel.consume(f"{dispatcher.prefix}.alone", inactivity_timeout=20):
+    for method, _, _ in channel.consume(
+        f"{dispatcher.prefix}.quarantine.solo", inactivity_timeout=20
+    ):
         assert method is not None
         break
     channel.close()
@@ -196,7 +198,7 @@ def test_every_kind_of_failure(
     with Daemon(broker_url, prefix, **settings(strangers)).ready() as daemon:
         assert daemon.drain() == 0
     job = {**table["takes processes down"].job, "id": "takes processes down"}
-    dispatcher.publish(job, queue="alone")
+    dispatcher.publish(job, queue="quarantine.solo")
     taken_and_lost(dispatcher)
     with Daemon(broker_url, prefix, **settings(strangers)).ready() as daemon:
         for ident, case in table.items():

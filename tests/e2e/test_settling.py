@@ -101,14 +101,14 @@ def test_dead_publishes_result_and_job_before_the_ack(
     assert properties.headers["x-scraperd-attempt"] == 1
 
 
-def test_park_moves_the_job_to_a_delay_tier_before_the_ack(
+def test_snooze_moves_the_job_to_a_delay_tier_before_the_ack(
     wire: Wire, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job whose turn is far off is published untouched, in the same attempt, to the tier below
     its wait; the ack follows the confirm. Nobody is told anything yet.
     """
     job = {"url": hostel.url("/page/2"), "id": "b"}
-    with Daemon(wire.url, prefix, per_host_delay=60, park_after=0.1).ready():
+    with Daemon(wire.url, prefix, per_host_delay=60, snooze_after=0.1).ready():
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
         done = len(wire.wait_for(settled()))
         dispatcher.publish(
@@ -123,7 +123,7 @@ def test_park_moves_the_job_to_a_delay_tier_before_the_ack(
     assert (json.loads(body), properties.delivery_mode) == (job, 2)
     assert (properties.correlation_id, properties.reply_to) == ("c", "r")
     assert (properties.priority, properties.headers["traceparent"]) == (3, "t")
-    assert properties.headers["x-scraperd-attempt"] == properties.headers["x-scraperd-parks"] == 1
+    assert properties.headers["x-scraperd-attempt"] == properties.headers["x-scraperd-snoozes"] == 1
     at, host, left = properties.headers["x-scraperd-turn"].split(" ")
     assert host == "127.0.0.1"
     assert int(tier) <= float(at) - time.time() + 20 <= 111  # at most 1.5 delays
@@ -134,10 +134,10 @@ def test_park_moves_the_job_to_a_delay_tier_before_the_ack(
 def test_a_full_delay_queue_holds_the_jobs_and_loses_none(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, node: Node
 ) -> None:
-    """Parked jobs are rejected (reject-publish): they stay unacked until those before them have
+    """Snoozed jobs are rejected (reject-publish): they stay unacked until those before them have
     left the queue. There are many, as a quorum queue tells a channel a moment late that it is full.
     """
-    with Daemon(broker_url, prefix, per_host_delay=0.05, park_after=0.3).ready() as daemon:
+    with Daemon(broker_url, prefix, per_host_delay=0.05, snooze_after=0.3).ready() as daemon:
         policy = f"{prefix}-full"
         definition = '{"max-length": 20}'
         node.ctl("set_policy", policy, rf"^{prefix}\.delay", definition, "--apply-to", "queues")
@@ -152,7 +152,7 @@ def test_a_full_delay_queue_holds_the_jobs_and_loses_none(
 def test_a_moved_job_is_not_known_by_a_name_of_ours(
     broker_url: str, prefix: str, dispatcher: Dispatcher
 ) -> None:
-    """A body without an id that came back is moved to the suspects, and travels there with a
+    """A body without an id that came back is moved to the quarantine, and travels there with a
     message id of ours: still nobody could be told of a result, so there is none.
     """
     with Daemon(broker_url, prefix).ready() as daemon:
@@ -166,19 +166,19 @@ def test_a_moved_job_is_not_known_by_a_name_of_ours(
         letters = [dispatcher.take("dead")[0].headers for _ in range(2)]
         assert daemon.drain() == 0
     assert sorted(letter["x-scraperd-job-id"] for letter in letters)[1] == "mine"
-    [moved, _] = [line for line in daemon.logged("job") if line["verdict"] == "aside"]
-    assert (moved["attempt"], moved["crashes"]) == (1, 1)
+    [moved, _] = [line for line in daemon.logged("job") if line["verdict"] == "requeue"]
+    assert (moved["attempt"], moved["strikes"]) == (1, 1)
     assert [result["id"] for result in dispatcher.results(1)] == ["mine"]
     assert dispatcher.depth("results") == 0
 
 
-def test_a_connection_that_breaks_while_a_job_is_parked_loses_nothing(
+def test_a_connection_that_breaks_while_a_job_is_snoozed_loses_nothing(
     wire: Wire, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Cut between publish and confirm: the job was not acked, so it comes again beside the one
-    that is parked; two results at most, under one id.
+    that is snoozed; two results at most, under one id.
     """
-    with Daemon(wire.url, prefix, per_host_delay=1.5, park_after=0.1).ready() as daemon:
+    with Daemon(wire.url, prefix, per_host_delay=1.5, snooze_after=0.1).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
         assert dispatcher.results(1)[0]["id"] == "a"
         wire.wait_for(settled())

@@ -49,14 +49,14 @@ def test_a_pause_that_one_port_asks_for_is_not_the_host_s(
         with Daemon(broker_url, prefix, autothrottle=True).ready() as daemon:
             dispatcher.publish({"url": hostile.url("/busy/900/a"), "id": "busy"})
             daemon.wait_for_line('"verdict":"retry"')
-            dispatcher.publish({"url": hostile.url("/page/1"), "id": "parked"})
+            dispatcher.publish({"url": hostile.url("/page/1"), "id": "snoozed"})
             dispatcher.publish_many([victim.url(f"/page/{number}") for number in range(20)])
             ends = dispatcher.results(20)
             assert daemon.drain() == 0
         assert {result["status"] for result in ends} == {"ok"}
         assert hostile.hits.total() == 1
-    assert not {"busy", "parked"} & {result["id"] for result in ends}
-    assert not any(line.get("parks") for line in daemon.logged("job"))
+    assert not {"busy", "snoozed"} & {result["id"] for result in ends}
+    assert not any(line.get("snoozes") for line in daemon.logged("job"))
 
 
 def test_pages_that_take_long_leave_room_for_others(
@@ -76,6 +76,6 @@ def test_pages_that_take_long_leave_room_for_others(
             ends = dispatcher.results(30)
             daemon.kill()  # a drain would wait for what takes a minute
         assert [result["status"] for result in ends] == ["ok"] * 30
-        put_off = [line for line in daemon.logged("job") if line["verdict"] == "park"]
+        put_off = [line for line in daemon.logged("job") if line["verdict"] == "snooze"]
         assert {line["attempt"] for line in put_off} == {1}
         assert {line["url"] for line in put_off} == {hostel.url("/deep/12000")}

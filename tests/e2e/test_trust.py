@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from tests.rig.hostel import Hostel
 
 FORGED: list[dict[str, Any]] = [
-    {"x-scraperd-crashes": 2},
-    {"x-scraperd-crashes": 1},
-    {"x-scraperd-crashes": 4, "x-delivery-count": 9, "x-acquired-count": 9},
-    {"x-scraperd-crashes": 1000},
+    {"x-scraperd-strikes": 2},
+    {"x-scraperd-strikes": 1},
+    {"x-scraperd-strikes": 4, "x-delivery-count": 9, "x-acquired-count": 9},
+    {"x-scraperd-strikes": 1000},
     {"x-scraperd-attempt": 4},
     {"x-scraperd-attempt": 1000},
-    {"x-scraperd-parks": 1000},
+    {"x-scraperd-snoozes": 1000},
     {"x-scraperd-turn": f"{time.time() + 900:.3f} 127.0.0.1"},
     {"x-scraperd-turn": f"{time.time() + 900:.3f} other.example 900.000"},
     {"x-scraperd-turn": "0.000 127.0.0.1"},
-    {"x-scraperd-signature": "1 1700000000 " + "0" * 64, "x-scraperd-crashes": 2},
-    {"x-scraperd-signature": ["1"], "x-scraperd-crashes": 2, "x-scraperd-attempt": 9},
-    {"X-Scraperd-Crashes": 2, "X-SCRAPERD-ATTEMPT": 9, "x-scraperd-crashes ": 2},
+    {"x-scraperd-signature": "1 1700000000 " + "0" * 64, "x-scraperd-strikes": 2},
+    {"x-scraperd-signature": ["1"], "x-scraperd-strikes": 2, "x-scraperd-attempt": 9},
+    {"X-Scraperd-Strikes": 2, "X-SCRAPERD-ATTEMPT": 9, "x-scraperd-strikes ": 2},
     {"x-scraperd-unroutable-reply-to": "you", "x-scraperd-status": "failed"},
-    {"x-death": [{"count": 500, "queue": "q", "reason": "expired"}], "x-scraperd-crashes": 3},
+    {"x-death": [{"count": 500, "queue": "q", "reason": "expired"}], "x-scraperd-strikes": 3},
 ]
 OURS = {"x-scraperd-job-id", "x-scraperd-attempt", "x-scraperd-status"}
 
@@ -72,8 +72,8 @@ def test_forged_marks_are_as_if_absent(
     names = {name for properties, _ in ends for name in properties.headers}
     assert {name for name in names if name.lower().startswith("x-scraperd")} <= OURS
     assert {line["verdict"] for line in daemon.logged("job")} == {"done"}
-    assert not any(line.get("crashes") or line.get("parks") for line in daemon.logged("job"))
-    assert not daemon.logged("alone_begun")
+    assert not any(line.get("strikes") or line.get("snoozes") for line in daemon.logged("job"))
+    assert not daemon.logged("solo_begun")
     assert 1 <= len(daemon.logged("marks_disbelieved")) <= 3
 
 
@@ -148,9 +148,9 @@ def test_a_forged_count_of_returns_is_not_the_broker_s(
         assert dispatcher.results(1)[0]["status"] == "ok"
         assert daemon.drain() == 0
     moved, done = daemon.logged("job")
-    assert (moved["queue"], moved["crashes"]) == ("quarantine", 1)
-    assert (done["verdict"], done["crashes"]) == ("done", 1)
-    assert not daemon.logged("alone_begun")
+    assert (moved["queue"], moved["strikes"]) == ("quarantine", 1)
+    assert (done["verdict"], done["strikes"]) == ("done", 1)
+    assert not daemon.logged("solo_begun")
 
 
 def test_marks_are_believed_by_whoever_has_the_key(
@@ -171,7 +171,7 @@ def test_marks_are_believed_by_whoever_has_the_key(
         assert daemon.drain() == 0
         text += daemon.stdout + daemon.stderr
     headers = properties.headers
-    assert (headers["x-scraperd-attempt"], headers["x-scraperd-tries"]) == (2, 1)
+    assert (headers["x-scraperd-attempt"], headers["x-scraperd-total-retries"]) == (2, 1)
     moved = json.dumps({**job, "id": "b"}).encode()
     for file, first in ((old, 2), (both, 2), (new, 1)):
         with Daemon(broker_url, prefix, marks_key_file=str(file)).ready() as daemon:
@@ -196,13 +196,13 @@ def test_processes_that_do_not_believe_each_other_end_a_job(
     with Daemon(broker_url, prefix).ready() as daemon:
         assert [line["marks"] for line in daemon.logged("start")] == ["broker_url"]
         job = {"url": hostel.url("/busy/900/a"), "id": "a"}
-        dispatcher.publish(job, headers={**headers, "x-scraperd-tries": 106})
+        dispatcher.publish(job, headers={**headers, "x-scraperd-total-retries": 106})
         one, _ = dispatcher.take("delay.1000")
-        dispatcher.publish(job, headers={**headers, "x-scraperd-tries": 108})
+        dispatcher.publish(job, headers={**headers, "x-scraperd-total-retries": 108})
         [result] = dispatcher.results(1)
         letter, _ = dispatcher.take("dead")
         assert daemon.drain() == 0
-    assert (one.headers["x-scraperd-attempt"], one.headers["x-scraperd-tries"]) == (2, 107)
+    assert (one.headers["x-scraperd-attempt"], one.headers["x-scraperd-total-retries"]) == (2, 107)
     assert (result["attempt"], result["error"]["kind"]) == (1, "internal")
     assert "marks_key_file" in result["error"]["message"]
     assert letter.headers["x-scraperd-dead-reason"] == "internal"

@@ -32,10 +32,10 @@ NOISE = 0.05  # seconds a request may take from its start to where the site's cl
 
 
 class Ended(NamedTuple):
-    """A result as it came, and how often its job had been parked."""
+    """A result as it came, and how often its job had been snoozed."""
 
     result: dict[str, Any]
-    parks: int
+    snoozes: int
 
     @property
     def kind(self) -> str:
@@ -57,13 +57,13 @@ def ends(dispatcher: Dispatcher, count: int, timeout: float = 60) -> dict[str, E
     for properties, body in dispatcher.stream("results", timeout):
         result = json.loads(body)
         assert result["id"] not in found
-        found[result["id"]] = Ended(result, properties.headers.get("x-scraperd-parks", 0))
+        found[result["id"]] = Ended(result, properties.headers.get("x-scraperd-snoozes", 0))
         if len(found) == count:
             return found
     raise AssertionError(f"{len(found)} of {count} results within {timeout} s")
 
 
-def parked(dispatcher: Dispatcher) -> int:
+def snoozed(dispatcher: Dispatcher) -> int:
     """Jobs in the delay queues."""
     return sum(dispatcher.depth(f"delay.{tier}") for tier in DELAYS)
 
@@ -81,24 +81,24 @@ def gaps(times: list[float]) -> list[float]:
 
 
 def nothing_left(dispatcher: Dispatcher) -> bool:
-    return parked(dispatcher) == dispatcher.depth("jobs") == dispatcher.depth("results") == 0
+    return snoozed(dispatcher) == dispatcher.depth("jobs") == dispatcher.depth("results") == 0
 
 
-def test_a_delay_is_kept_by_parking(
+def test_a_delay_is_kept_by_snoozing(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Jobs whose turn is far off wait in delay queues, come back and end well, once each and in
     their first attempt; the site sees them half a delay apart at least.
     """
-    with Daemon(broker_url, prefix, per_host_delay=0.3, park_after=0.4).ready() as daemon:
+    with Daemon(broker_url, prefix, per_host_delay=0.3, snooze_after=0.4).ready() as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(15)])
-        until(lambda: parked(dispatcher) > 5)
+        until(lambda: snoozed(dispatcher) > 5)
         found = ends(dispatcher, 15)
         assert daemon.drain() == 0
     assert sorted(found) == sorted(idents)
     assert {(end.result["status"], end.result["attempt"]) for end in found.values()} == {("ok", 1)}
-    assert sum(end.parks > 0 for end in found.values()) > 5
-    assert max(end.parks for end in found.values()) < 10
+    assert sum(end.snoozes > 0 for end in found.values()) > 5
+    assert max(end.snoozes for end in found.values()) < 10
     assert set(hostel.hits.values()) == {1}
     apart = gaps(hostel.times())
     assert min(apart) >= 0.15 - NOISE
@@ -144,7 +144,7 @@ def test_a_retry_after_holds_the_whole_host_back(
     """After a 429, no job of that host reaches it before the time it named. That spends an
     attempt of the job that was answered so, and of no other.
     """
-    with Daemon(broker_url, prefix, per_host_concurrency=1, park_after=0.5).ready() as daemon:
+    with Daemon(broker_url, prefix, per_host_concurrency=1, snooze_after=0.5).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/busy/2/x"), "id": "busy"})
         dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(5)])
         daemon.wait_for_line('"verdict":"retry"')
@@ -155,21 +155,21 @@ def test_a_retry_after_holds_the_whole_host_back(
     assert min(others) - first >= 2 - NOISE
     assert found.pop("busy").result["attempt"] == 2
     assert {(end.result["status"], end.result["attempt"]) for end in found.values()} == {("ok", 1)}
-    assert all(end.parks > 0 for end in found.values())
+    assert all(end.snoozes > 0 for end in found.values())
 
 
 def test_sigterm_gives_those_back_who_wait(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Jobs that wait in the daemon for their host's turn are not waited for: they go back."""
-    with Daemon(broker_url, prefix, per_host_delay=8, park_after=60).ready() as daemon:
+    with Daemon(broker_url, prefix, per_host_delay=8, snooze_after=60).ready() as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(6)])
         first = ends(dispatcher, 1)
         until(lambda: dispatcher.depth("jobs") == 0)
         assert daemon.drain() == 0
         assert daemon.logged("drain")[0]["in_flight"] == 5
         assert daemon.logged("drained")[0]["seconds"] < 2
-    assert (dispatcher.depth("jobs"), parked(dispatcher)) == (5, 0)
+    assert (dispatcher.depth("jobs"), snoozed(dispatcher)) == (5, 0)
     with Daemon(broker_url, prefix).ready():
         rest = ends(dispatcher, 5)
     assert sorted([*first, *rest]) == sorted(idents)
@@ -182,7 +182,7 @@ def test_sigterm_while_a_robots_txt_hangs(
     """Nor is a robots.txt waited for that nobody sends."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        Daemon(broker_url, prefix, robotstxt_obey=True, park_after=60).ready() as daemon,
+        Daemon(broker_url, prefix, robotstxt_obey=True, snooze_after=60).ready() as daemon,
     ):
         dispatcher.publish({"url": f"http://127.0.0.1:{silent.getsockname()[1]}/", "id": "a"})
         visitor, _ = silent.accept()
@@ -190,7 +190,7 @@ def test_sigterm_while_a_robots_txt_hangs(
             assert visitor.recv(1024).startswith(b"GET /robots.txt ")
             assert daemon.drain() == 0
         assert daemon.logged("drained")[0]["seconds"] < 2
-    assert (dispatcher.depth("jobs"), parked(dispatcher)) == (1, 0)
+    assert (dispatcher.depth("jobs"), snoozed(dispatcher)) == (1, 0)
 
 
 def test_those_who_wait_when_the_broker_is_lost(
@@ -199,7 +199,7 @@ def test_those_who_wait_when_the_broker_is_lost(
     """They leave their places, for they are delivered again: each page is fetched once."""
     with (
         Wire(node.port) as wire,
-        Daemon(wire.url, prefix, per_host_delay=0.6, park_after=60).ready() as daemon,
+        Daemon(wire.url, prefix, per_host_delay=0.6, snooze_after=60).ready() as daemon,
     ):
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(6)])
         found = ends(dispatcher, 1)
@@ -215,22 +215,22 @@ def test_those_who_wait_when_the_broker_is_lost(
     assert nothing_left(dispatcher)
 
 
-def test_parked_jobs_outlive_their_daemon(
+def test_snoozed_jobs_outlive_their_daemon(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, node: Node
 ) -> None:
     """Killed while jobs wait in delay queues, the daemon has a successor that serves them."""
-    with Daemon(broker_url, prefix, per_host_delay=2, park_after=0.1).ready() as daemon:
+    with Daemon(broker_url, prefix, per_host_delay=2, snooze_after=0.1).ready() as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(6)])
         first = ends(dispatcher, 1)
         # All are acked, or a kill would bring one back beside the copy that waits.
-        until(lambda: parked(dispatcher) == 5 and node.counts()[f"{prefix}.jobs"] == (0, 0, 1))
+        until(lambda: snoozed(dispatcher) == 5 and node.counts()[f"{prefix}.jobs"] == (0, 0, 1))
         daemon.kill()
     with Daemon(broker_url, prefix).ready():
         rest = ends(dispatcher, 5)
         until(lambda: nothing_left(dispatcher))
     assert sorted([*first, *rest]) == sorted(idents)
     assert {end.result["attempt"] for end in rest.values()} == {1}
-    assert all(end.parks == 1 for end in rest.values())
+    assert all(end.snoozes == 1 for end in rest.values())
 
 
 def test_a_job_that_expires_before_its_turn_says_so_then(
@@ -243,7 +243,7 @@ def test_a_job_that_expires_before_its_turn_says_so_then(
         soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
         dispatcher.publish({"url": hostel.url("/page/2"), "id": "b", "expires_at": soon})
         end = ends(dispatcher, 1, timeout=10)["b"]
-    assert (end.kind, end.result["attempt"], end.parks) == ("expired", 1, 1)
+    assert (end.kind, end.result["attempt"], end.snoozes) == ("expired", 1, 1)
     assert hostel.hits == {"/page/1": 1}
     assert nothing_left(dispatcher)
 
@@ -255,7 +255,7 @@ def test_robots_txt_is_obeyed(broker_url: str, prefix: str, dispatcher: Dispatch
     robots = "User-agent: *\nDisallow: /private\nCrawl-delay: 0.3\n"
     with (
         Hostel(robots=robots) as site,
-        Daemon(broker_url, prefix, robotstxt_obey=True, park_after=0.5).ready(),
+        Daemon(broker_url, prefix, robotstxt_obey=True, snooze_after=0.5).ready(),
     ):
         dispatcher.publish_many([site.url(f"/private/{n}") for n in range(50)])
         denied = ends(dispatcher, 50)
@@ -281,14 +281,14 @@ def test_a_redirect_to_a_host_whose_turn_is_far_off(  # noqa: PLR0917 - fixtures
     """
     hosts = {"127.0.0.2": {"per_host_delay": 3.0 if why == "delayed" else 0.0}}
     before = "/page/0" if why == "delayed" else "/busy/4/x"
-    with Daemon(broker_url, prefix, hosts=hosts, park_after=0.2).ready() as daemon:
+    with Daemon(broker_url, prefix, hosts=hosts, snooze_after=0.2).ready() as daemon:
         dispatcher.publish({"url": other.url(before), "id": "before", "max_retries": 0})
         assert list(ends(dispatcher, 1)) == ["before"]
         dispatcher.publish({"url": hostel.url(f"/to/{other.url('/page/1')}"), "id": "a"})
         end = ends(dispatcher, 1)["a"]
         assert daemon.drain() == 0
     assert (end.result["status"], end.result["attempt"]) == ("ok", 1)
-    assert end.parks > 0
+    assert end.snoozes > 0
     assert [hop["url"] for hop in end.result["redirects"]] == [other.url("/page/1")]
     first, last = other.times()
     assert last - first >= (1.5 if why == "delayed" else 4.0) - NOISE
@@ -299,10 +299,10 @@ def test_a_redirect_within_a_host_whose_turn_is_far_off(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job that its host has begun to serve waits out the host's delay here, once."""
-    with Daemon(broker_url, prefix, per_host_delay=2.0, park_after=0.2).ready():
+    with Daemon(broker_url, prefix, per_host_delay=2.0, snooze_after=0.2).ready():
         dispatcher.publish({"url": hostel.url(f"/to/{hostel.url('/page/1')}"), "id": "a"})
         end = ends(dispatcher, 1)["a"]
-    assert (end.result["status"], end.parks) == ("ok", 0)
+    assert (end.result["status"], end.snoozes) == ("ok", 0)
     first, last = hostel.times()
     assert last - first >= 1.0 - NOISE
 
@@ -388,8 +388,8 @@ def test_an_unknown_proxy_is_an_invalid_job(
 def test_two_daemons_share_a_slow_hosts_jobs(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
-    """Jobs that one daemon parked come back to either, and are done once in all."""
-    slow: dict[str, Any] = {"per_host_delay": 0.3, "park_after": 0.2}
+    """Jobs that one daemon snoozed come back to either, and are done once in all."""
+    slow: dict[str, Any] = {"per_host_delay": 0.3, "snooze_after": 0.2}
     with (
         Daemon(broker_url, prefix, **slow, worker_name="one").ready(),
         Daemon(broker_url, prefix, **slow, worker_name="two").ready(),

@@ -118,7 +118,7 @@ def test_queues_of_an_earlier_version_are_used_and_said(
     what they dead-letter goes where it went before.
     """
     queues = {queue.name: queue for queue in Topology(prefix).queues}
-    older = {f"{prefix}.{name}" for name in ("jobs", "suspects", "alone")}
+    older = {f"{prefix}.{name}" for name in ("jobs", "quarantine", "quarantine.solo")}
     for name in older:
         arguments = queues[name].arguments | queues[name].earlier
         dispatcher.channel.queue_declare(name, durable=True, arguments=arguments)

@@ -54,8 +54,8 @@ STRANGE: tuple[dict[str, Any], ...] = (
     {"headers": {"n" * 200: 1, "m" * 255: 2}},
     {"headers": {"x-scraperd-job-id": ["a", {"b": None}], "x-scraperd-attempt": "many"}},
     {"headers": {"x-scraperd-attempt": -1, "x-delivery-count": 99}},
-    {"headers": {"x-scraperd-turn": 7, "x-scraperd-parks": "1", "x-death": "never"}},
-    {"headers": {"x-scraperd-turn": "9999999999.000 127.0.0.1", "x-scraperd-parks": -5}},
+    {"headers": {"x-scraperd-turn": 7, "x-scraperd-snoozes": "1", "x-death": "never"}},
+    {"headers": {"x-scraperd-turn": "9999999999.000 127.0.0.1", "x-scraperd-snoozes": -5}},
     {"headers": {"a": Decimal("1.5"), "b": datetime(9999, 1, 1, tzinfo=UTC), "c": [None, b"\xff"]}},
     {"headers": {"CC": [], "cc": 7, "traceparent": b"\xff\xfe"}},
 )

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from tests.faults.scene import Scene
 
 MARKS = {
-    "x-scraperd-crashes": (2, 1, 1000),
+    "x-scraperd-strikes": (2, 1, 1000),
     "x-scraperd-attempt": (4, 1000),
-    "x-scraperd-parks": (1000,),
+    "x-scraperd-snoozes": (1000,),
     "x-scraperd-turn": (f"{time.time() + 900:.3f} 127.0.0.1", "9999999999.000 x 9000.000"),
     "x-scraperd-signature": ("1 1700000000 " + "0" * 64,),
     "x-delivery-count": (99,),
@@ -50,8 +50,8 @@ def forged_marks(scene: Scene) -> None:
     scene.start()
     scene.quiet()
     lines = [line for daemon in scene.daemons for line in daemon.logged()]
-    assert not [line for line in lines if line["event"] == "alone_begun"], "a job was to run alone"
+    assert not [line for line in lines if line["event"] == "solo_begun"], "a job was to run alone"
     verdicts = {(line["verdict"], line["attempt"]) for line in lines if line["event"] == "job"}
-    assert verdicts <= {("done", 1), ("aside", 1)}, verdicts
+    assert verdicts <= {("done", 1), ("requeue", 1)}, verdicts
     attempts = {result.attempt for result in scene.ledger.results}
     assert attempts == {1}, attempts

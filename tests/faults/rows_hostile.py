@@ -61,8 +61,8 @@ def _returned(scene: Scene, ident: str, url: str) -> None:
         _, properties, body = channel.basic_get(names.jobs, auto_ack=True)
         assert body is not None, "the job is not in its queue"
         channel.confirm_delivery()
-        channel.basic_publish("", names.alone, body, properties, mandatory=True)
+        channel.basic_publish("", names.solo, body, properties, mandatory=True)
         for _ in range(RETURNS):
-            got, _, _ = channel.basic_get(names.alone)
+            got, _, _ = channel.basic_get(names.solo)
             assert got is not None, "the job is not in quarantine"
             channel.basic_nack(got.delivery_tag or 0, requeue=True)

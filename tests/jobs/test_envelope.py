@@ -89,7 +89,7 @@ def test_the_attempt_is_a_small_number_or_the_first(value: Any, attempt: int) ->
 )
 def test_a_count_is_a_small_number_or_zero(value: Any, snoozes: int) -> None:
     """A header that we would not write means never snoozed, and raises nothing."""
-    assert unsigned("x-scraperd-parks", value).snoozes == snoozes
+    assert unsigned("x-scraperd-snoozes", value).snoozes == snoozes
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_result_tells_its_job_without_being_opened() -> None:
         "x-scraperd-attempt": 2,
         "x-scraperd-status": "ok",
     }
-    assert told(result, 4)["x-scraperd-parks"] == 4
+    assert told(result, 4)["x-scraperd-snoozes"] == 4
 
 
 def test_no_header_that_begins_like_ours_travels_on_as_the_publishers() -> None:

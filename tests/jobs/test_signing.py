@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from scraperd.jobs.signing import (
     ATTEMPT,
-    CRASHES,
     JOB_ID,
-    PARKS,
     REPLY_TO,
     SIGNATURE,
+    SNOOZES,
+    STRIKES,
     TRIES,
     TURN,
     WAITS,
@@ -30,11 +30,11 @@ from scraperd.jobs.signing import (
 )
 
 BODY = b'{"url": "http://a.example/"}'
-MARKS = {ATTEMPT: 3, JOB_ID: "id-1", PARKS: 2, TURN: "1700000000.125 a.b", CRASHES: 1}
+MARKS = {ATTEMPT: 3, JOB_ID: "id-1", SNOOZES: 2, TURN: "1700000000.125 a.b", STRIKES: 1}
 A, B = b"a" * 32, b"b" * 32
 KEYS = Keys([A], "team")
 SIGNED = KEYS.sign(BODY, MARKS)
-NAMES = (ATTEMPT, JOB_ID, PARKS, TURN, CRASHES, REPLY_TO)
+NAMES = (ATTEMPT, JOB_ID, SNOOZES, TURN, STRIKES, REPLY_TO)
 UNCLAIMED = {JOB_ID: "id-1"}
 
 
@@ -67,7 +67,7 @@ def test_no_mark_can_be_changed_added_or_taken_off(name: str) -> None:
             assert ATTEMPT not in believed({**SIGNED, name: value}), value
     if name in SIGNED:
         rest = {key: value for key, value in SIGNED.items() if key != name}
-        assert not {ATTEMPT, CRASHES, TURN, PARKS} & believed(rest).keys()
+        assert not {ATTEMPT, STRIKES, TURN, SNOOZES} & believed(rest).keys()
 
 
 def test_a_signature_is_of_one_job_one_prefix_and_one_key() -> None:

@@ -365,7 +365,7 @@ async def test_a_job_that_cannot_be_settled_ends_its_generation(step: str) -> No
 async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
     """Its body is not read here, and what else may raise ends it too."""
     steps = Steps(Fault(step), delivery_limit=3)
-    marks = {"x-scraperd-crashes": 3, "source": Source.SOLO}
+    marks = {"x-scraperd-strikes": 3, "source": Source.SOLO}
     await steps.run(lambda: (steps.deliver(EVIL, kind=Raising, **marks), steps.deliver("good")))
     [letter] = steps.dead
     assert letter.headers["x-scraperd-dead-reason"] == "internal"
@@ -375,7 +375,7 @@ async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
 async def test_the_body_of_a_job_past_its_limit_is_not_read() -> None:
     """A body that is no job at all ends like any other, with what the helper saw."""
     steps = Steps(Fault(), delivery_limit=3)
-    await steps.run(lambda: steps.deliver("", body=b"\xff{", **{"x-scraperd-crashes": 3}))
+    await steps.run(lambda: steps.deliver("", body=b"\xff{", **{"x-scraperd-strikes": 3}))
     [result] = steps.results(EVIL)
     assert "delivered 3 times before" in result["error"]["message"]
 
@@ -403,8 +403,8 @@ async def test_a_job_that_cannot_be_moved_fails_alone(lane: str) -> None:
 HEADERS = st.dictionaries(
     st.sampled_from(
         (
-            "x-scraperd-attempt x-scraperd-job-id x-scraperd-turn x-scraperd-parks "
-            "x-scraperd-crashes x-scraperd-reply-to x-delivery-count x-death CC other"
+            "x-scraperd-attempt x-scraperd-job-id x-scraperd-turn x-scraperd-snoozes "
+            "x-scraperd-strikes x-scraperd-reply-to x-delivery-count x-death CC other"
         ).split()
     ),
     st.none()

@@ -16,14 +16,14 @@ from msgspec import UNSET
 from scraperd.broker.ports import Delay, Into, Source
 from scraperd.contract import Failure, Kind
 from scraperd.jobs.verdict import (
-    Aside,
     Dead,
     Done,
     Misplaced,
     NotYet,
-    Park,
     Policy,
+    Requeue,
     Retry,
+    Snooze,
     Unrun,
     Verdict,
     decide,
@@ -42,9 +42,9 @@ def busy(retry_after: float) -> Failure:
 @pytest.mark.parametrize("attempt", [1, 4, 1_000_000])
 def test_what_was_not_tried_moves_or_ends(attempt: int) -> None:
     """Whatever the attempt: a job that waits keeps it, and one that is not run has no other."""
-    assert decide(NotYet("a.b", 12.5), attempt, POLICY, 0.5) == Park("a.b", 12.5)
+    assert decide(NotYet("a.b", 12.5), attempt, POLICY, 0.5) == Snooze("a.b", 12.5)
     for to in (Into(Source.SOLO), Delay(60.0)):
-        assert decide(Misplaced(to), attempt, POLICY, 0.5) == Aside(to)
+        assert decide(Misplaced(to), attempt, POLICY, 0.5) == Requeue(to)
     for tell in (True, False):
         unrun = Unrun(Failure("expired", "", retryable=True), tell)
         assert decide(unrun, attempt, POLICY, 0.5) == Dead("expired", tell=tell)

@@ -21,8 +21,8 @@ from scraperd.broker.rabbitmq.limits import learn
 from scraperd.config.settings import Config
 from scraperd.contract import Glimpse
 from scraperd.jobs.signing import Keys
-from scraperd.jobs.verdict import Aside, Dead, Done, Park, Retry
-from scraperd.jobs.worker import FURTHEST, MAX_PARKS, Worker
+from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
+from scraperd.jobs.worker import FURTHEST, MAX_SNOOZES, Worker
 from scraperd.ops.telemetry import Observer
 from scraperd.politeness.scheduler import Later
 from scraperd.scrape.pipeline import Page
@@ -195,30 +195,30 @@ async def test_an_error_of_ours_ends_one_job_only() -> None:
     assert ("internal_error", "boom") in [(e, f.get("id")) for e, f in house.log.lines]
 
 
-async def test_a_job_that_has_to_wait_for_its_turn_is_parked() -> None:
-    """It is settled as Park with the host and the time, whatever its attempt, and logged as such
+async def test_a_job_that_has_to_wait_for_its_turn_is_snoozed() -> None:
+    """It is settled as Snooze with the host and the time, whatever its attempt, and logged as such
     without a status, for it has no result yet.
     """
     async with House() as house:
         house.deliver("later", **{"x-scraperd-attempt": 3})
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
-    assert verdict == Park("x", 100.0)
+    assert verdict == Snooze("x", 100.0)
     assert outcome is None
     [fields] = [fields for event, fields in house.log.lines if event == "job"]
     assert fields["attempt"] == 3
-    assert (fields["verdict"], fields["turn_of"], fields["turn_in"]) == ("park", "x", 100.0)
+    assert (fields["verdict"], fields["turn_of"], fields["turn_in"]) == ("snooze", "x", 100.0)
     assert "status" not in fields
 
 
-async def test_a_parked_job_that_expires_first_comes_back_to_say_so() -> None:
-    """It is parked until its `expires_at` and no longer."""
+async def test_a_snoozed_job_that_expires_first_comes_back_to_say_so() -> None:
+    """It is snoozed until its `expires_at` and no longer."""
     async with House() as house:
         soon = (datetime.now(UTC) + timedelta(seconds=10)).isoformat()
         house.deliver("later", expires_at=soon)
         await house.idle()
     [(_, verdict)] = house.settles.settled
-    assert isinstance(verdict, Park)
+    assert isinstance(verdict, Snooze)
     assert 9 < verdict.delay <= 10
 
 
@@ -239,10 +239,10 @@ async def test_a_promised_turn_is_read_from_the_header() -> None:
 
 
 async def test_a_job_that_goes_in_circles_ends() -> None:
-    """Parked a thousand times, it is a failure and not fetched; a strange count is none."""
+    """Snoozed a thousand times, it is a failure and not fetched; a strange count is none."""
     async with House() as house:
-        house.deliver("circles", **{"x-scraperd-parks": MAX_PARKS})
-        house.deliver("good", **{"x-scraperd-parks": "many"})
+        house.deliver("circles", **{"x-scraperd-snoozes": MAX_SNOOZES})
+        house.deliver("good", **{"x-scraperd-snoozes": "many"})
         await house.idle()
     ends = {outcome.result.id: outcome.result for outcome, _ in house.settles.settled}
     assert ends["circles"].error.kind == "timeout"
@@ -306,7 +306,7 @@ async def test_nothing_starts_once_closed() -> None:
         house.deliver("late")
         house.scrapes.release.set()
         await turns_until(lambda: house.worker.in_flight == 2)
-    back = Aside(Into(Source.JOBS))
+    back = Requeue(Into(Source.JOBS))
     assert [verdict for _, verdict in house.settles.settled] == [Done(), back, back]
     assert house.scrapes.started == ["http://x/wait1"]
 
@@ -322,7 +322,7 @@ async def test_what_does_not_end_in_time_is_left() -> None:
         await turns_until(lambda: len(house.scrapes.started) == 2)
         gone.lost.set_result("cut")
         assert await house.worker.drain(0.01) == 2
-    assert [verdict for _, verdict in house.settles.settled] == [Aside(Into(Source.JOBS))]
+    assert [verdict for _, verdict in house.settles.settled] == [Requeue(Into(Source.JOBS))]
 
 
 async def test_what_waits_is_given_back_once() -> None:
@@ -333,9 +333,9 @@ async def test_what_waits_is_given_back_once() -> None:
         house.scrapes.release.set()
         house.worker.close()
         await house.worker.drain(1)
-    back = Aside(Into(Source.JOBS))
+    back = Requeue(Into(Source.JOBS))
     verdicts = [verdict for _, verdict in house.settles.settled]
-    assert sorted(verdicts, key=str) == [back, back, Done()]
+    assert sorted(verdicts, key=str) == [Done(), back, back]
 
 
 async def test_what_comes_after_the_end_of_its_generation_is_not_begun() -> None:
@@ -349,7 +349,7 @@ async def test_what_comes_after_the_end_of_its_generation_is_not_begun() -> None
         house.deliver("good", source=Source.SOLO, redeliveries=2)
         await house.idle()
     [line] = [fields for event, fields in house.log.lines if event == "job"]
-    assert line["crashes"] == 2
+    assert line["strikes"] == 2
 
 
 async def test_a_second_loss_does_not_blame_for_the_first() -> None:
@@ -362,17 +362,17 @@ async def test_a_second_loss_does_not_blame_for_the_first() -> None:
         house.worker.abandon(Owner())
         await house.idle()
         house.scrapes.release.set()
-        marks = {"x-scraperd-crashes": 2}
+        marks = {"x-scraperd-strikes": 2}
         house.deliver("wait", source=Source.SOLO, redeliveries=1, **marks)
         await house.idle()
     [line] = [fields for event, fields in house.log.lines if event == "job"]
-    assert line["crashes"] == 2
+    assert line["strikes"] == 2
 
 
 async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
     """A job that has been delivered too often is dead without a scrape, or a look at its body."""
     async with House(delivery_limit=3) as house:
-        house.deliver("good", redeliveries=7, **{"x-scraperd-crashes": 2})
+        house.deliver("good", redeliveries=7, **{"x-scraperd-strikes": 2})
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == Dead("internal")
@@ -400,11 +400,11 @@ async def test_a_redelivered_job_runs_among_few_then_alone(
     """Wherever it comes from, it is moved untouched, and runs only where few others do."""
     async with House() as house:
         noted, count = strikes // 2, strikes - strikes // 2
-        marks = {"x-scraperd-crashes": noted} if noted else {}
+        marks = {"x-scraperd-strikes": noted} if noted else {}
         house.deliver("good", source=source, redeliveries=count, **marks)
         await house.idle()
     [(_, verdict)] = house.settles.settled
-    assert verdict == (Done() if moved_to is None else Aside(Into(moved_to)))
+    assert verdict == (Done() if moved_to is None else Requeue(Into(moved_to)))
     assert len(house.scrapes.started) == (moved_to is None)
 
 
@@ -415,21 +415,21 @@ async def test_an_old_mark_alone_puts_no_job_beside_nothing() -> None:
     few, solo = Source.QUARANTINE, Source.SOLO
     for age, place in ((60, solo), (86400, few), (-86400, few)):
         async with House() as house:
-            house.deliver("good", signed_at=time.time() - age, **{"x-scraperd-crashes": 2})
+            house.deliver("good", signed_at=time.time() - age, **{"x-scraperd-strikes": 2})
             await house.idle()
         [(_, verdict)] = house.settles.settled
-        assert verdict == Aside(Into(place)), age
+        assert verdict == Requeue(Into(place)), age
 
 
 @pytest.mark.parametrize(
     ("marks", "ends"),
     [
-        ({"x-scraperd-tries": 106}, False),
-        ({"x-scraperd-tries": 108}, True),
-        ({"x-scraperd-tries": 108, "x-scraperd-attempt": 4}, False),
-        ({"x-scraperd-waits": 2 * MAX_PARKS}, False),
-        ({"x-scraperd-waits": 2 * MAX_PARKS + 1}, True),
-        ({"x-scraperd-waits": 2 * MAX_PARKS + 1, "x-scraperd-parks": 5}, False),
+        ({"x-scraperd-total-retries": 106}, False),
+        ({"x-scraperd-total-retries": 108}, True),
+        ({"x-scraperd-total-retries": 108, "x-scraperd-attempt": 4}, False),
+        ({"x-scraperd-total-snoozes": 2 * MAX_SNOOZES}, False),
+        ({"x-scraperd-total-snoozes": 2 * MAX_SNOOZES + 1}, True),
+        ({"x-scraperd-total-snoozes": 2 * MAX_SNOOZES + 1, "x-scraperd-snoozes": 5}, False),
     ],
 )
 async def test_a_job_whose_marks_get_lost_each_time_ends(
@@ -464,7 +464,7 @@ async def test_a_process_that_lives_suspects_none_of_its_jobs() -> None:
         await house.idle()
     assert [verdict for _, verdict in house.settles.settled] == [
         Done(),
-        Aside(Into(Source.QUARANTINE)),
+        Requeue(Into(Source.QUARANTINE)),
     ]
 
 
@@ -474,7 +474,7 @@ async def test_a_job_whose_outcome_no_queue_takes_is_let_go() -> None:
         house.settles.refused.append("rejected")
         house.deliver("good")
         await house.idle()
-    assert [verdict for _, verdict in house.settles.settled] == [Aside(Delay(60))]
+    assert [verdict for _, verdict in house.settles.settled] == [Requeue(Delay(60))]
 
 
 async def test_a_job_ends_before_the_broker_takes_it_back() -> None:

@@ -21,7 +21,7 @@ from scraperd.base.urls import check_url, without_credentials
 from scraperd.config.settings import Config
 from scraperd.contract import Failure, Result, Timings
 from scraperd.jobs.record import Record
-from scraperd.jobs.verdict import Dead, Done, Park, Retry, Verdict
+from scraperd.jobs.verdict import Dead, Done, Retry, Snooze, Verdict
 from scraperd.ops.log import configure
 from scraperd.ops.telemetry import Observer, Tally
 
@@ -129,30 +129,30 @@ def test_a_job_that_did_not_end_well_says_so(
     assert {name: line[name] for name in fields} == fields
 
 
-def test_a_parked_job_is_a_line_for_debugging_only(log: Log) -> None:
+def test_a_snoozed_job_is_a_line_for_debugging_only(log: Log) -> None:
     """It says whose turn is waited for and how long, and has no status: there is no result yet."""
-    verdict = Park("x.y", 12.34567)
-    parked = Record("7", "http://a.b/c", 2, None, verdict, True, 0.25, parks=3)
-    log.open(log_level="info").record(parked)
+    verdict = Snooze("x.y", 12.34567)
+    snoozed = Record("7", "http://a.b/c", 2, None, verdict, True, 0.25, snoozes=3)
+    log.open(log_level="info").record(snoozed)
     assert log.lines == []
     structlog.reset_defaults()
-    log.open(log_level="debug").record(parked)
+    log.open(log_level="debug").record(snoozed)
     [line] = log.lines
-    assert (line["level"], line["event"], line["verdict"]) == ("debug", "job", "park")
-    assert (line["turn_of"], line["turn_in"], line["parks"]) == ("x.y", 12.346, 3)
+    assert (line["level"], line["event"], line["verdict"]) == ("debug", "job", "snooze")
+    assert (line["turn_of"], line["turn_in"], line["snoozes"]) == ("x.y", 12.346, 3)
     assert (line["id"], line["attempt"]) == ("7", 2)
     assert "status" not in line
 
 
-def test_a_job_that_was_parked_before_says_how_often(log: Log) -> None:
+def test_a_job_that_was_snoozed_before_says_how_often(log: Log) -> None:
     """In its one line; a job that never was has no such field."""
     observer = log.open()
     result = Result(id="7", url="http://a.b/c", status="ok", attempt=1)
-    for parks in (2, 0):
-        observer.record(Record("7", result.url, 1, result, Done(), True, 0.25, parks=parks))
+    for snoozes in (2, 0):
+        observer.record(Record("7", result.url, 1, result, Done(), True, 0.25, snoozes=snoozes))
     first, other = log.lines
-    assert first["parks"] == 2
-    assert "parks" not in other
+    assert first["snoozes"] == 2
+    assert "snoozes" not in other
 
 
 def test_what_is_counted() -> None:
@@ -164,10 +164,10 @@ def test_what_is_counted() -> None:
     for entry in (
         *(record(), record(), record(**failed)),
         *(record(Retry(1.0), **failed), record(Dead("dns"), settled=False, **failed)),
-        *(record(Park("a.b", 1.0)), record(Park("a.b", 2.0), **failed)),
+        *(record(Snooze("a.b", 1.0)), record(Snooze("a.b", 2.0), **failed)),
     ):
         observer.record(entry)
-    assert observer.tally == Tally(done=3, failed=1, retried=1, parked=2, dead=1, lost=1)
+    assert observer.tally == Tally(done=3, failed=1, retried=1, snoozed=2, dead=1, lost=1)
 
 
 @pytest.mark.parametrize(

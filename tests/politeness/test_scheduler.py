@@ -78,7 +78,7 @@ def test_one_host_has_its_own_bound() -> None:
 
     async def main() -> list[str]:
         scheduler = host_scheduler(
-            concurrency=10, prefetch=100, per_host_concurrency=2, park_after=60
+            concurrency=10, prefetch=100, per_host_concurrency=2, snooze_after=60
         )
         ended: list[str] = []
 
@@ -101,7 +101,7 @@ def test_a_delay_is_kept(delay: float, count: int) -> None:
     """Starts are half a delay apart at least and one and a half at most, a delay in the mean."""
 
     async def main() -> list[float]:
-        scheduler = host_scheduler(hosts=slow(delay), prefetch=2000, park_after=60)
+        scheduler = host_scheduler(hosts=slow(delay), prefetch=2000, snooze_after=60)
         starts: list[float] = []
 
         async def fetch() -> None:
@@ -125,7 +125,7 @@ def test_a_crawl_delay_counts_like_a_delay_of_the_config() -> None:
     """The longer one of the two holds."""
 
     async def main() -> float:
-        scheduler = host_scheduler(hosts=slow(0.5), park_after=60)
+        scheduler = host_scheduler(hosts=slow(0.5), snooze_after=60)
         for _ in range(11):
             permit = await scheduler.acquire("slow", crawl_delay=2.0)
             assert isinstance(permit, Permit)
@@ -141,7 +141,7 @@ def test_another_port_does_not_set_the_pace_of_a_host() -> None:
     """
 
     async def main() -> None:
-        scheduler = host_scheduler(park_after=60)
+        scheduler = host_scheduler(snooze_after=60)
 
         async def take(delay: float, route: str) -> float:
             permit = await scheduler.acquire("shared", Wait(route=route), crawl_delay=delay)
@@ -269,7 +269,7 @@ def test_a_job_that_has_begun_goes_first() -> None:
     """The next hop of a redirect starts before all who wait for the same host."""
 
     async def main() -> list[str]:
-        scheduler = host_scheduler(hosts=slow(1.0), park_after=10)
+        scheduler = host_scheduler(hosts=slow(1.0), snooze_after=10)
         order: list[str] = []
 
         async def fetch(name: str, *, urgent: bool = False) -> None:
@@ -368,7 +368,7 @@ def test_those_that_have_begun_take_no_more_than_half() -> None:
     """
 
     async def main() -> Counter[str]:
-        scheduler = host_scheduler(hosts=slow(1.0), park_after=10)
+        scheduler = host_scheduler(hosts=slow(1.0), snooze_after=10)
         served: Counter[str] = Counter()
 
         async def again(name: str, first: Wait) -> None:
@@ -466,7 +466,7 @@ def test_names_of_one_address_share_its_places() -> None:
 
     async def main() -> list[str]:
         scheduler = host_scheduler(
-            per_address_concurrency=4, per_host_concurrency=2, prefetch=2000, park_after=60
+            per_address_concurrency=4, per_host_concurrency=2, prefetch=2000, snooze_after=60
         )
         order: list[str] = []
         running = 0
@@ -521,7 +521,7 @@ def test_a_host_that_may_have_more_than_an_address() -> None:
 
     async def main() -> None:
         hosts = {"big": HostSettings(per_host_concurrency=20)}
-        scheduler = host_scheduler(per_address_concurrency=4, hosts=hosts, park_after=60)
+        scheduler = host_scheduler(per_address_concurrency=4, hosts=hosts, snooze_after=60)
         big = [await scheduler.acquire("big", address="192.0.2.1") for _ in range(20)]
         small = asyncio.create_task(scheduler.acquire("small", address="192.0.2.1"))
         await asyncio.sleep(1)
@@ -581,7 +581,7 @@ def test_a_paced_host_does_not_go_before_others_by_hanging() -> None:
         scheduler = host_scheduler(
             concurrency=2,
             prefetch=400,
-            park_after=60,
+            snooze_after=60,
             hosts={"tiny": HostSettings(per_host_delay=0.001)},
         )
         order: list[str] = []
@@ -763,7 +763,7 @@ class Broker:
     held: int = 0
     processor: float = 0.0
     done: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    parks: Counter[int] = field(default_factory=Counter)
+    snoozes: Counter[int] = field(default_factory=Counter)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def work(self, hosts: list[str]) -> None:
@@ -782,8 +782,10 @@ class Broker:
             await self.news.wait()
         assert (len(scheduler), scheduler.ordinary_waiting) == (0, 0) or now() < 3600
 
-    async def job(self, scheduler: HostScheduler, host: str, at: float | None, parks: int) -> None:
-        """One delivery: decoded, its permit asked for, fetched or parked, published, acked."""
+    async def job(
+        self, scheduler: HostScheduler, host: str, at: float | None, snoozes: int
+    ) -> None:
+        """One delivery: decoded, its permit asked for, fetched or snoozed, published, acked."""
         await self.busy(HANDLING)
         permit = await scheduler.acquire(host, Wait(reserved_in=None if at is None else at - now()))
         if isinstance(permit, Permit):
@@ -792,12 +794,12 @@ class Broker:
             scheduler.release(permit)
             await asyncio.sleep(MOVE)
             self.done[host].append(now())
-            self.parks[parks] += 1
+            self.snoozes[snoozes] += 1
         else:
             await self.busy(HANDLING)
             await asyncio.sleep(MOVE)
             tier = DELAYS[max(0, bisect.bisect_right(DELAYS, permit.seconds) - 1)]
-            again = (host, now() + permit.seconds, parks + 1)
+            again = (host, now() + permit.seconds, snoozes + 1)
             asyncio.get_running_loop().call_later(tier, self.back, again)
         self.held -= 1
         self.news.set()
@@ -847,9 +849,9 @@ def test_a_strict_host_starves_nobody() -> None:
     ends = [at for host, times in both.done.items() if host != "slow" for at in times]
     assert max(ends) < 1.25 * max(at for times in alone.done.values() for at in times)
     assert len(both.done["slow"]) / max(both.done["slow"]) > 9.5
-    parks = sorted(both.parks.elements())
-    assert parks[len(parks) // 2] <= 5
-    assert parks[-1] <= 15
+    snoozes = sorted(both.snoozes.elements())
+    assert snoozes[len(snoozes) // 2] <= 5
+    assert snoozes[-1] <= 15
 
 
 def test_a_single_host_is_not_slowed_down_by_fairness() -> None:

@@ -50,9 +50,14 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.fixture
 def daemon(broker_url: str, prefix: str, dispatcher: Dispatcher, clock: Clock) -> Iterator[Daemon]:
-    """The daemon under that clock; PACED is fetched from slowly, and nothing is parked."""
+    """The daemon under that clock; PACED is fetched from slowly, and nothing is snoozed."""
     hosts = {PACED: {"per_host_concurrency": 1, "per_host_delay": DELAY}}
-    limits = {"download_timeout": 1, "connect_timeout": 1, "retry_after_max": 60, "park_after": 60}
+    limits = {
+        "download_timeout": 1,
+        "connect_timeout": 1,
+        "retry_after_max": 60,
+        "snooze_after": 60,
+    }
     with Daemon(broker_url, prefix, clock.env, hosts=hosts, **limits).ready() as daemon:
         yield daemon
 
@@ -124,19 +129,19 @@ def test_a_timeout_is_as_long_as_it_was(
         assert 1 - TICK <= time.monotonic() - began < 1 + 2 * SLACK
 
 
-def test_a_parked_job_comes_back_in_time(
+def test_a_snoozed_job_comes_back_in_time(
     broker_url: str, prefix: str, dispatcher: Dispatcher, clock: Clock
 ) -> None:
     """The turns that jobs were promised, which travel as times of day, are not an hour later
     though their host is busy when they come back, and its pace is kept.
     """
-    pace = {"per_host_delay": 0.5, "per_host_concurrency": 1, "park_after": 0.1}
+    pace = {"per_host_delay": 0.5, "per_host_concurrency": 1, "snooze_after": 0.1}
     with Daemon(broker_url, prefix, clock.env, log_level="debug", **pace).ready() as daemon:
         for number, seconds in enumerate((HOUR, -2 * HOUR)):
             start = len(daemon.lines)
             with Hostel(f"127.0.0.{20 + number}") as site:
                 dispatcher.publish_many([site.url(f"/page/{n}") for n in range(6)])
-                daemon.wait_for_line('"verdict":"park"', start=start)
+                daemon.wait_for_line('"verdict":"snooze"', start=start)
                 clock.jump(seconds)
                 dispatcher.results(6, 30)
                 times = site.times()

@@ -278,7 +278,7 @@ async def test_hanging_robots_txt_leave_slots_for_others(hosts: Site) -> None:
 
     hosts.at("/robots.txt", known_or_never)
     hosts.at("/page", page())
-    async with scraper(robotstxt_obey=True, concurrency=8, park_after=0.3) as run:
+    async with scraper(robotstxt_obey=True, concurrency=8, snooze_after=0.3) as run:
         fine(await run(hosts.url("/page")))
         silent = [f"http://127.0.1.{n}:{hosts.port}/page" for n in range(1, 31)]
         jobs = [asyncio.create_task(run(url)) for url in silent]
@@ -335,7 +335,7 @@ async def test_a_robots_txt_that_takes_its_time(site: Site) -> None:
 
     site.at("/robots.txt", slow)
     site.at("/a", page())
-    async with scraper(robotstxt_obey=True, park_after=0.1) as run:
+    async with scraper(robotstxt_obey=True, snooze_after=0.1) as run:
         laters = await asyncio.gather(*(run(site.url("/a")) for _ in range(3)))
         for later in laters:
             assert isinstance(later, Later)
@@ -350,7 +350,7 @@ async def test_a_robots_txt_that_takes_its_time(site: Site) -> None:
 async def test_a_robots_txt_that_never_comes_holds_no_end_up(site: Site) -> None:
     """The process can stop at once, though a fetch of one still runs."""
     site.at("/robots.txt", Visit.gone)
-    async with scraper(robotstxt_obey=True, park_after=0.1) as run:
+    async with scraper(robotstxt_obey=True, snooze_after=0.1) as run:
         assert isinstance(await run(site.url("/a")), Later)
         started = time.monotonic()
     assert time.monotonic() - started < 1
@@ -366,7 +366,7 @@ async def test_each_hop_takes_its_own_hosts_turn(hosts: Site) -> None:
     at_b: list[float] = []
     hosts.at("/page", timed(at_b, page()))
     hosts.at("/from", timed(at_a, redirect(second(hosts, "/page"))))
-    async with scraper(hosts={"127.0.0.2": _delay(2)}, park_after=5) as run:
+    async with scraper(hosts={"127.0.0.2": _delay(2)}, snooze_after=5) as run:
         fine(await run(second(hosts, "/page")))
         started = time.monotonic()
         result = fine(await run(hosts.url("/from")))
@@ -382,7 +382,7 @@ async def test_a_redirect_within_a_host_waits_too(site: Site) -> None:
     site.at("/a", timed(times, redirect("/b")))
     site.at("/b", timed(times, page()))
     site.at("/c", timed(times, page()))
-    async with scraper(per_host_delay=0.3, park_after=10) as run:
+    async with scraper(per_host_delay=0.3, snooze_after=10) as run:
         for result in await asyncio.gather(run(site.url("/a")), run(site.url("/c"))):
             fine(result)
     assert [visit.path for visit in site.visits] == ["/a", "/b", "/c"]
@@ -403,7 +403,7 @@ async def test_a_loop_of_redirects_ends(hosts: Site) -> None:
 async def test_waiting_is_not_held_against_a_job(site: Site) -> None:
     """What is waited for a turn counts as `wait`, and takes nothing of the job's timeout."""
     site.at("/", page())
-    async with scraper(per_host_delay=2, park_after=5) as run:
+    async with scraper(per_host_delay=2, snooze_after=5) as run:
         fine(await run(site.url()))
         result = fine(await run(site.url(), timeout=0.9))
     assert result.timings is not UNSET
@@ -415,7 +415,7 @@ async def test_waiting_is_not_held_against_a_job(site: Site) -> None:
 async def test_a_job_that_comes_back_is_served_in_its_place(site: Site) -> None:
     """One whose turn is too far off is told when; with that place, it is served then."""
     site.at("/", page())
-    async with scraper(per_host_delay=0.4, park_after=0.05) as run:
+    async with scraper(per_host_delay=0.4, snooze_after=0.05) as run:
         fine(await run(site.url()))
         later = await run(site.url())
         assert isinstance(later, Later)

@@ -28,15 +28,15 @@ SETTLING: Final = 10  # undelivered jobs at a time: each is only published, twic
 LOOK_EVERY: Final = 5.0  # seconds between two comparisons with the broker's own counts
 STARVED_AFTER: Final = 10.0  # seconds in which jobs were ready, there was room, and none came
 IDLE_AT_MOST: Final = 60.0  # seconds without any delivery, whatever is ready
-ALONE_AT_MOST: Final = 60.0  # seconds; then no further one is taken. Other jobs get as long as all
+SOLO_AT_MOST: Final = 60.0  # seconds; then no further one is taken. Other jobs get as long as all
 # of it took, so that whoever sends such jobs has half of the time at most
 
-Mode: TypeAlias = Literal["consuming", "paused", "emptying", "alone", "leaving", "closed"]
+Mode: TypeAlias = Literal["consuming", "paused", "emptying", "solo", "leaving", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """How many unacked deliveries a process holds of the jobs queue, and of the suspects."""
+    """How many unacked deliveries a process holds of the jobs queue, and of the quarantine."""
 
     prefetch: int
     few: int
@@ -45,9 +45,9 @@ class Lanes:
 class Intake:
     """The consumers of one generation. `tick` is called about once a second.
 
-    Suspects run a few at a time beside everything else. Those that came back again run alone: the
+    Jobs of the quarantine run a few at a time beside all others. Those of `solo` run alone: the
     process first empties itself of all it holds, because a crash counts against every delivery that
-    is unacked (docs/decisions/0016-suspicion.md).
+    is unacked (docs/decisions/0016-quarantine.md).
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Intake:
         self._changing = asyncio.Lock()
         self._since = self._looked = time.monotonic()
         self._emptied_from = 0.0  # when it last stopped to take all others
-        self._alone_from = 0.0  # not before this
+        self._solo_from = 0.0  # not before this
         self._paused: Mode = "consuming"  # what it was doing before
         self._closing = False
         self.paused_at: datetime | None = None
         self.mode: Mode = "consuming"
 
     async def open(self) -> None:
-        """Consume jobs, a few suspects, and what was dead-lettered; unless it was closed."""
+        """Consume jobs, a few of the quarantine, and what was dead-lettered, unless closed."""
         async with self._changing:
             if self.mode != "closed":
                 await self._open()
@@ -127,13 +127,13 @@ class Intake:
             case "consuming" if time.monotonic() - self._looked >= LOOK_EVERY:
                 await self._look()
             case "emptying" if not self._generation.unacked:
-                self._enter("alone")
+                self._enter("solo")
                 await self._consume(Source.SOLO, 1)
-            case "alone":
-                await self._leave_alone()
+            case "solo":
+                await self._leave_solo()
             case "leaving" if not self._generation.unacked:
-                self._alone_from = time.monotonic() + (time.monotonic() - self._emptied_from)
-                self._events("alone_ended")
+                self._solo_from = time.monotonic() + (time.monotonic() - self._emptied_from)
+                self._events("solo_ended")
                 await self._open()
 
     async def _pause(self) -> None:
@@ -145,7 +145,7 @@ class Intake:
 
     async def _resume(self) -> None:
         """What ran alone still does: nothing may be put beside it."""
-        if self._paused in ("alone", "leaving"):
+        if self._paused in ("solo", "leaving"):
             self._enter("leaving")
         else:
             await self._open()
@@ -162,11 +162,11 @@ class Intake:
                 processes = max(processes, count[1])
                 if self._looked - consumer.idle_from >= IDLE_AT_MOST:
                     self._consumers[place] = await self._again(consumer)
-        alone = await self._generation.count(self._topology.alone)
-        waiting = 0 if alone is None else alone[0]
+        solo = await self._generation.count(self._topology.solo)
+        waiting = 0 if solo is None else solo[0]
         # Of many processes about as many as there are such jobs: each empties itself for it.
-        if self._looked >= self._alone_from and random.random() * processes < waiting:  # noqa: S311
-            self._events("alone_begun", jobs=waiting, unacked=self._generation.unacked)
+        if self._looked >= self._solo_from and random.random() * processes < waiting:  # noqa: S311
+            self._events("solo_begun", jobs=waiting, unacked=self._generation.unacked)
             self._emptied_from = self._looked
             self._enter("emptying")
             await self._stop()
@@ -192,12 +192,12 @@ class Intake:
         await self._generation.cancel(consumer)
         return await self._register(consumer.source, consumer.prefetch)
 
-    async def _leave_alone(self) -> None:
+    async def _leave_solo(self) -> None:
         """End it once the queue is empty, or other jobs have waited for long enough."""
         count = None
         if not self._generation.unacked:
-            count = await self._generation.count(self._topology.alone)
-        if self._lasted() > ALONE_AT_MOST or (count is not None and not count[0]):
+            count = await self._generation.count(self._topology.solo)
+        if self._lasted() > SOLO_AT_MOST or (count is not None and not count[0]):
             self.mode = "leaving"  # it still counts as time alone
             await self._stop()
 
@@ -225,7 +225,7 @@ class Intake:
             case "paused" if self.paused_at is not None:
                 since = self.paused_at.isoformat(timespec="seconds").replace("+00:00", "Z")
                 return f"blocked by the broker since {since}, not consuming"
-            case "emptying" | "alone" | "leaving":
+            case "emptying" | "solo" | "leaving":
                 return "consuming jobs that came back, one at a time"
             case "closed":
                 return "not consuming"

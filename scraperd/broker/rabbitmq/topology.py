@@ -28,9 +28,9 @@ DELAYS: Final = (
     *(100, 150, 250, 400, 600, 1000, 1500, 2500, 3600),
 )
 # A crash counts against every unacked delivery, so the count that ends a job is ours, kept in a
-# header (docs/decisions/0016-suspicion.md). The broker's own is the net beneath: for a message that
-# ends each process before it can be looked at, and where a limit does harm, none that is ever met
-# (unset, RabbitMQ 4 drops a message at its 20th return; 3.10 does not take -1).
+# header (docs/decisions/0016-quarantine.md). The broker's own is the net beneath: for a message
+# that ends each process before it can be looked at, and where a limit does harm, none that is ever
+# met (unset, RabbitMQ 4 drops a message at its 20th return; 3.10 does not take -1).
 RETURNS: Final = 100
 ENDLESS: Final = 1_000_000_000
 _ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, or none
@@ -78,14 +78,14 @@ class Topology:
         return f"{self.prefix}.results"
 
     @property
-    def suspects(self) -> str:
+    def quarantine(self) -> str:
         """The queue of jobs that came back once: their process may have died of them."""
-        return f"{self.prefix}.suspects"
+        return f"{self.prefix}.quarantine"
 
     @property
-    def alone(self) -> str:
+    def solo(self) -> str:
         """The queue of jobs that came back more than once, each to be run beside no other."""
-        return f"{self.prefix}.alone"
+        return f"{self.prefix}.quarantine.solo"
 
     @property
     def undelivered(self) -> str:
@@ -114,8 +114,8 @@ class Topology:
         """The queue's name."""
         return {
             Source.JOBS: self.jobs,
-            Source.QUARANTINE: self.suspects,
-            Source.SOLO: self.alone,
+            Source.QUARANTINE: self.quarantine,
+            Source.SOLO: self.solo,
             Source.UNDELIVERED: self.undelivered,
             Source.DEAD: self.dead,
         }[source]
@@ -145,8 +145,8 @@ class Topology:
             Queue(self.undelivered, {**fed, _TARGET: self.dead}),
             Queue(self.results, endless, (self.results, "#")),
             Queue(self.jobs, work, (self.jobs, self.jobs), earlier=earlier),
-            Queue(self.suspects, work, earlier=earlier),
-            Queue(self.alone, work, earlier=earlier),
+            Queue(self.quarantine, work, earlier=earlier),
+            Queue(self.solo, work, earlier=earlier),
             *(Queue(self._tier(s), {**ladder, "x-message-ttl": s * 1000}) for s in DELAYS),
         )
 
