@@ -41,6 +41,7 @@ COMMANDS = [
     "check",
     "scrape http://x/",
     "publish http://x/",
+    "batch -",
     "results",
     "dead list",
     "dead show --all",

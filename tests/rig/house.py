@@ -10,6 +10,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ def main() -> int:
         for line, what in faults_of(path)
     ]
     faults += [f"scraperd/: {what}" for what in faults_of_the_tree(CHECKOUT / "scraperd")]
+    faults += [f"tests/: {what}" for what in faults_of_the_tests(CHECKOUT / "tests")]
     print(
         "\n".join(faults)
         or "house: every file opens with its rules, no function is too long, pure is pure"
@@ -68,6 +70,17 @@ def faults_of_the_tree(package: Path) -> Iterator[str]:
         modules = [path for path in folder.glob("*.py") if path.stem != "__init__"]
         if len(modules) > FULLEST:
             yield f"{folder.name}/ has {len(modules)} modules, more than {FULLEST}"
+
+
+def faults_of_the_tests(tests: Path) -> Iterator[str]:
+    """Two test files of one name: pytest takes the folder off, and refuses the second.
+
+    Those of public/ are collected by themselves.
+    """
+    names = Counter(path.name for path in tests.rglob("test_*.py") if path.parent.name != "public")
+    for name, count in names.items():
+        if count > 1:
+            yield f"{count} files are called {name}; give each a name of its own"
 
 
 def purity(pyproject: str) -> list[str]:
