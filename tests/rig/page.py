@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 
     Scrape: TypeAlias = Callable[..., Awaitable[Result]]
 
+__all__ = [  # what a conftest takes
+    "certificates",
+    "clock",
+    "config",
+    "fetcher",
+    "no_loose_ends",
+    "pytest_asyncio_loop_factories",
+    "scrape",
+    "site",
+    "trusted",
+]
 _RESULT = jsonschema.Draft202012Validator(schema(Result))
 
 
