@@ -64,10 +64,9 @@ class MemoryEpoch:
 class MemoryBroker:
     """Queues of one process.
 
-    `prefetch` is how many deliveries of jobs are unacked
-    at a time, and `latency` the seconds that a message, and its confirm, are under way. Jobs of the
-    quarantine run a few at a time; those of `solo` run last, one at a time,
-    with nothing beside them.
+    `prefetch` is how many deliveries of jobs are unacked at a time, and `latency` the seconds that
+    a message, and its confirm, are under way. Jobs of the quarantine run a few at a time; those of
+    `solo` run last, one at a time, with nothing beside them.
     """
 
     prefetch: int = 100

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"  # on a result that went elsewhere
+# Why a broker gives a job up: RabbitMQ's guide to dead letters, "Effects of dead-lettering".
+REASONS: Final = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})
+_MAX_COUNT: Final = 1_000_000  # above it a header is a joke or an attack
 _RELEASE: Final = 0.9  # of the longest hold, after which a delivery is let go in another way
 
 
@@ -64,6 +67,16 @@ class GivenUp:
     reason: str
     at: datetime | None = None
     times: int | None = None
+
+
+def reason_of(said: Any) -> str:
+    """Why a job was given up, as a header says it: one of REASONS, or `unknown`."""
+    return said if isinstance(said, str) and said in REASONS else "unknown"
+
+
+def count_of(value: Any) -> int:
+    """The count that a header holds; 0 if it is not an integer, negative, or above _MAX_COUNT."""
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
 
 
 @dataclass(eq=False, slots=True)

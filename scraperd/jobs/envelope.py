@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET
 
 from scraperd.base.text import printable
+from scraperd.broker.ports import count_of, reason_of
 from scraperd.jobs.signing import (
     ATTEMPT,
     JOB_ID,
@@ -36,9 +37,7 @@ if TYPE_CHECKING:
 OURS: Final = "x-scraperd-"
 STATUS: Final = "x-scraperd-status"
 UNDELIVERED: Final = "x-scraperd-undelivered"  # why the broker gave the job up
-REASONS: Final = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})  # UNDELIVERED's
 _DEAD: Final = "x-scraperd-dead-"
-_MAX_COUNT: Final = 1_000_000  # above it a header is a joke or an attack
 _MAX_ADDRESS: Final = 255  # bytes
 _MAX_MESSAGE: Final = 500  # characters of a failure's message
 _TURN = re.compile(
@@ -105,14 +104,14 @@ class Envelope:
             disbelieved = signed_at is None and claimed(headers)
         ident = headers.get(JOB_ID)
         return cls(
-            attempt=_count(claims, ATTEMPT) or 1,
-            snoozes=_count(claims, SNOOZES),
-            strikes=_count(claims, STRIKES),
+            attempt=count_of(claims.get(ATTEMPT)) or 1,
+            snoozes=count_of(claims.get(SNOOZES)),
+            strikes=count_of(claims.get(STRIKES)),
             turn=Turn.decode(claims.get(TURN)),
             ident=ident if isinstance(ident, str) else None,
             reply_to=_address(headers.get(REPLY_TO)),
-            tries=_count(headers, TRIES),
-            waits=_count(headers, WAITS),
+            tries=count_of(headers.get(TRIES)),
+            waits=count_of(headers.get(WAITS)),
             undelivered=_reason(headers),
             signed_at=signed_at,
             disbelieved=disbelieved,
@@ -120,23 +119,15 @@ class Envelope:
 
     def headers(self, keys: Keys, body: bytes) -> dict[str, Any]:
         """The headers that `of` reads, with a signature over the claims and the job's body."""
-        claims = {ATTEMPT: self.attempt, **self._counts()}
+        claims = {ATTEMPT: self.attempt, **_noted({SNOOZES: self.snoozes, STRIKES: self.strikes})}
         if self.turn is not None:
             claims[TURN] = self.turn.encode()
         if self.ident is not None:
             claims[JOB_ID] = self.ident
         if self.reply_to is not None:
             claims[REPLY_TO] = self.reply_to
-        counts = {TRIES: self.tries, WAITS: self.waits}
-        return {
-            **keys.sign(body, claims),
-            **{name: count for name, count in counts.items() if count},
-            **({UNDELIVERED: self.undelivered} if self.undelivered else {}),
-        }
-
-    def _counts(self) -> dict[str, Any]:
-        counts = {SNOOZES: self.snoozes, STRIKES: self.strikes}
-        return {name: count for name, count in counts.items() if count}
+        unsigned = {TRIES: self.tries, WAITS: self.waits, UNDELIVERED: self.undelivered}
+        return {**keys.sign(body, claims), **_noted(unsigned)}
 
     def retried(self) -> Envelope:
         """For the next attempt: nothing is held against it, and no turn is promised."""
@@ -173,9 +164,9 @@ class Obituary:
         return cls(
             kind if isinstance(kind, str) else None,
             message[:_MAX_MESSAGE] if isinstance(message, str) else "",
-            moment(headers.get(f"{_DEAD}at")),
-            _count(headers, STRIKES),
-            (_reason(headers) or "unknown") if UNDELIVERED in headers else None,
+            _moment(headers.get(f"{_DEAD}at")),
+            count_of(headers.get(STRIKES)),
+            _reason(headers),
         )
 
 
@@ -189,13 +180,14 @@ def obituary(
         f"{_DEAD}message": printable(failure.message, _MAX_MESSAGE),
         f"{_DEAD}at": now.isoformat(timespec="seconds"),
         "x-scraperd-worker": result.worker or "",
+        **_noted(
+            {
+                STRIKES: envelope.strikes,
+                UNDELIVERED: envelope.undelivered,
+                REPLY_TO: envelope.reply_to,
+            }
+        ),
     }
-    if envelope.strikes:
-        headers[STRIKES] = envelope.strikes
-    if envelope.undelivered:
-        headers[UNDELIVERED] = envelope.undelivered
-    if envelope.reply_to:
-        headers[REPLY_TO] = envelope.reply_to
     if failure.field is not UNSET:
         headers[f"{_DEAD}field"] = printable(failure.field)
     return headers
@@ -204,7 +196,12 @@ def obituary(
 def told(result: Result, snoozes: int = 0) -> dict[str, Any]:
     """The headers of a result: what a consumer can read without opening the body."""
     headers = {JOB_ID: result.id, ATTEMPT: result.attempt, STATUS: result.status}
-    return headers | ({SNOOZES: snoozes} if snoozes else {})
+    return headers | _noted({SNOOZES: snoozes})
+
+
+def _noted(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that say something: no count of 0, and no text that is empty or None."""
+    return {name: value for name, value in headers.items() if value}
 
 
 def foreign(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +209,7 @@ def foreign(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in headers.items() if not name.lower().startswith(OURS)}
 
 
-def moment(value: Any) -> datetime | None:
+def _moment(value: Any) -> datetime | None:
     """A time with its zone (UTC if it has none), of a datetime or of ISO 8601; or None."""
     try:
         found = datetime.fromisoformat(value) if isinstance(value, str) else value
@@ -223,12 +220,6 @@ def moment(value: Any) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _count(headers: Mapping[str, Any], name: str) -> int:
-    """The count in a header; 0 if it is missing, not an integer, or above _MAX_COUNT."""
-    value = headers.get(name, 0)
-    return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
-
-
 def _address(value: Any) -> str | None:
     if not isinstance(value, str) or len(value.encode(errors="replace")) > _MAX_ADDRESS:
         return None
@@ -236,8 +227,5 @@ def _address(value: Any) -> str | None:
 
 
 def _reason(headers: Mapping[str, Any]) -> str | None:
-    """Why the broker gave it up; `unknown` for a reason that is not one of REASONS."""
-    if UNDELIVERED not in headers:
-        return None
-    said = headers[UNDELIVERED]
-    return said if isinstance(said, str) and said in REASONS else "unknown"
+    """Why the broker gave it up; None if nothing is noted of that."""
+    return reason_of(headers[UNDELIVERED]) if UNDELIVERED in headers else None

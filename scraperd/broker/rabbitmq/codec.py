@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pamqp import commands as spec
 from pamqp.encode import field_table
 
-from scraperd.broker.ports import Delivery, GivenUp, Message, Source
+from scraperd.broker.ports import Delivery, GivenUp, Message, Source, count_of, reason_of
 from scraperd.broker.rabbitmq.topology import RETURNS
 from scraperd.broker.rabbitmq.wire import header_decoding
 
@@ -33,9 +33,6 @@ _MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
 MOST_HEADERS: Final = 100  # of a publisher; with ours and the broker's below header_decoding.WIDEST
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_OURS: Final = 1024  # bytes of one header of ours or the broker's
-_MAX_COUNT: Final = 1_000_000  # above it a header is a joke or an attack
-# RabbitMQ's guide to dead letters, "Effects of dead-lettering".
-REASONS: Final = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})
 _process: Final = uuid.uuid4().hex
 _serial = itertools.count(1)
 
@@ -90,7 +87,7 @@ def delivery_of(
         reply_to=_text(properties.reply_to),
         priority=properties.priority,
         content_type=_text(properties.content_type),
-        redeliveries=_count(headers.get(_COUNT, 0)),
+        redeliveries=count_of(headers.get(_COUNT)),
         given_up=given_up(headers),
         overfull=MOST_HEADERS if cut or _is_overfull(headers) else 0,
         tag=message.delivery_tag or 0,
@@ -103,8 +100,7 @@ def given_up(headers: Mapping[str, Any]) -> GivenUp | None:
     if not isinstance(found, list) or not found:
         return None
     last = found[0] if isinstance(found[0], dict) else {}
-    said, at = last.get("reason"), last.get("time")
-    reason = said if isinstance(said, str) and said in REASONS else "unknown"
+    reason, at = reason_of(last.get("reason")), last.get("time")
     when = _moment(at) if isinstance(at, datetime) else None
     return GivenUp(reason, when, RETURNS if reason == "delivery_limit" else None)
 
@@ -119,10 +115,6 @@ def _is_overfull(headers: Mapping[str, Any]) -> bool:
         return False
     theirs = [name for name in travelling(headers) if not name.lower().startswith(_OURS)]
     return len(theirs) > MOST_HEADERS
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
 
 
 def _sound(headers: Any) -> dict[str, Any]:
