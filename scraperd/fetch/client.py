@@ -32,6 +32,7 @@ from scraperd.fetch.guard import Blocked, Guard
 from scraperd.fetch.message import Response, location_of
 from scraperd.fetch.protocol import LAST
 from scraperd.fetch.proxies import UNAUTHORISED, ProxyFailed, Socks
+from scraperd.fetch.reading_time import ReadingTime
 from scraperd.fetch.resolver import LookupFailed, Resolver
 from scraperd.fetch.tls import Context
 
@@ -55,17 +56,19 @@ class Fetcher:
     """The sessions that all jobs share. Use it as an async context manager.
 
     `fetch` may run any number of times at once. `guard` refuses addresses (SSRF).
+    `reading_time` bounds how long the answers that come in one moment hold the loop.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reading_time: ReadingTime | None = None) -> None:
         self._config = config
+        self._reading_time = reading_time or ReadingTime()
         self.guard = Guard(config)
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._http_proxies: set[str] = set()
 
     async def __aenter__(self) -> Self:
         config = self._config
-        bound = Bound(config.max_connections or 2 * config.concurrency)
+        bound = Bound(config.max_connections or 2 * config.concurrency, self._reading_time)
         self._resolver = Resolver(config, self.guard)
         tls = Context.of(config)
         direct: dict[str, Any] = {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from scraperd.fetch.guard import Guard
     from scraperd.fetch.protocol import Connection, Idle
+    from scraperd.fetch.reading_time import ReadingTime
 
 _Made = TypeVar("_Made")  # a connection, or one with its transport
 
@@ -47,8 +48,9 @@ class Bound:
     fetches, and the worker bounds the number of those.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, reading_time: ReadingTime) -> None:
         self._limit = limit
+        self.reading_time = reading_time
         self._connectors: list[Connector] = []
         self.idle: Idle = {}
 
@@ -88,7 +90,7 @@ class Connector(HookedConnector):
     def __init__(self, bound: Bound, **options: Any) -> None:
         new = options.pop("socket_factory", _new)
         options["socket_factory"] = lambda info: _frugal(_reached(new, info))
-        super().__init__(bound.idle, **options)
+        super().__init__(bound.idle, bound.reading_time, **options)
         self._bound = bound
         bound.join(self)
 

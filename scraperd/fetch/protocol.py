@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiohttp import AddrInfoType
+
+    from scraperd.fetch.reading_time import ReadingTime
 
     # Each idle connection with its connector and the key it is kept under; the oldest comes first.
     Idle: TypeAlias = dict["Connection", tuple["HookedConnector", Any]]
@@ -35,13 +38,14 @@ HEAD: Final = 4  # times max_header_size: what may come in a row that is not bod
 class HookedConnector(aiohttp.TCPConnector):
     """aiohttp's connector, whose private methods call public hooks that a subclass overrides.
 
-    It keeps its idle connections in `idle`, which connectors can share. It has no limit
-    of its own and no cache of names.
+    It keeps its idle connections in `idle`, and its connections parse by `reading_time`; connectors
+    can share both. It has no limit of its own and no cache of names.
     """
 
-    def __init__(self, idle: Idle, **options: Any) -> None:
+    def __init__(self, idle: Idle, reading_time: ReadingTime, **options: Any) -> None:
         super().__init__(limit=0, use_dns_cache=False, **options)
-        make = functools.partial(Connection, loop=asyncio.get_running_loop(), idle=idle)
+        loop = asyncio.get_running_loop()
+        make = functools.partial(Connection, loop=loop, idle=idle, reading_time=reading_time)
         self._factory = make  # type: ignore[assignment]
         self._idle = idle
 
@@ -137,11 +141,19 @@ class HookedConnector(aiohttp.TCPConnector):
 
 
 class Connection(ResponseHandler):
-    """One connection to a site or a proxy; `idle` holds those that wait for a request."""
+    """One connection to a site or a proxy; `idle` holds those that wait for a request.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, idle: Idle) -> None:
+    What comes when the time of a turn is spent is held, and parsed in a later turn. It is not
+    read any further until then. A connection that holds data takes no other request.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, idle: Idle, reading_time: ReadingTime
+    ) -> None:
         super().__init__(loop)
         self._idle = idle
+        self._reading_time = reading_time
+        self._held: deque[bytes] = deque()
         self._head_limit = self._head_room = 0  # bytes; 0 before the first request
         self.peer = ""  # the IP address at its other end, perhaps a proxy's
 
@@ -159,15 +171,56 @@ class Connection(ResponseHandler):
         super().set_response_params(max_field_size=max_field_size, **others)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what comes, and bound the bytes that no budget counts.
+        """Parse what comes, now or in a later turn.
+
+        Empty `data` is not the site's: with it the parser is told to go on, by whoever reads the
+        body. What it holds itself comes before what is held here.
+        """
+        if not data:
+            super().data_received(data)
+        elif self._held:
+            self._held.append(data)
+        elif self._reading_time.over:
+            self._held.append(data)
+            self._pause_transport_reading()
+            self._reading_time.wait(self)
+        else:
+            self._reading_time.spend(functools.partial(self._parse, data))
+
+    def go_on(self) -> None:
+        """Parse a piece of what is held, unless the reader of the body is behind."""
+        if self._held and not self._reading_paused:
+            self._parse(self._held.popleft())
+            if self._held:
+                self._reading_time.wait(self)
+            else:
+                self._resume_transport_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
+        """Go on where the reader of the body was behind."""
+        super().resume_reading(resume_parser)
+        if self._held:
+            self._reading_time.wait(self)
+
+    def _resume_transport_reading(self) -> None:
+        if not (self._held or self._reading_paused or self._buffer_paused):
+            super()._resume_transport_reading()
+
+    def _flush(self) -> None:
+        """Parse all that is held: nothing more will come."""
+        while self._held:
+            self._parse(self._held.popleft())
+
+    def _parse(self, data: bytes) -> None:
+        """Parse it, and bound the bytes that no budget counts.
 
         Those are heads, 1xx responses, chunk extensions and trailers. `max_headers` and
         `max_header_size` bound each header; together they still allow megabytes. A body's
         own bytes are counted by the fetch, so each of them restores the room. What comes
         on an idle connection answers no request (RFC 9112 section 6.3), and ends the
-        connection. Empty `data` is not the site's: with it the parser is told to go on.
+        connection.
         """
-        if data and self in self._idle:
+        if self in self._idle:
             self.abort()
         elif not self._head_limit:  # no request has begun: aiohttp keeps a few bytes for it
             super().data_received(data)
@@ -203,12 +256,23 @@ class Connection(ResponseHandler):
         A response that came while the connection was idle answers no request; the
         next job would take it for its own (RFC 9112 section 6.3).
         """
-        return super().is_connected() and len(self) == 0
+        return super().is_connected() and len(self) == 0 and not self._held
+
+    def eof_received(self) -> None:
+        """Parse what is held before the end is known."""
+        self._flush()
+        super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop counting an idle connection that the site closed."""
+        self._flush()
         self._idle.pop(self, None)
         super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Close at once; what is held is nobody's any more."""
+        self._held.clear()
+        super().abort()
 
     def close(self) -> None:
         """Close at once. In order, a site could make us wait: for an upload, or the end of TLS."""
@@ -216,6 +280,7 @@ class Connection(ResponseHandler):
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Tell the body's reader too: of a broken chunk it would learn at its timeout only."""
+        self._held.clear()  # it comes behind the fault
         body = self._payload
         if isinstance(exc, HttpProcessingError) and body is not None and not body.is_eof():
             body.set_exception(aiohttp.ClientPayloadError(exc.message), exc)

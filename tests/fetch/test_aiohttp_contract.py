@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 FETCH = Path(protocol.__file__).parent
 # The names that our subclasses add: those of protocol.py, and those of connector.py.
-OURS = {"_idle", "_head_limit", "_head_room", "_feed", "_bound", "_socks", "_guard"}
+OURS = {"_idle", "_head_limit", "_head_room", "_feed", "_parse", "_bound", "_socks", "_guard"}
+OURS |= {"_reading_time", "_held", "_flush"}
 HOOKS = {"may_reuse", "connecting", "through_proxy", "before_tunnel_tls", "dial"}
 TWO_HEADS = head("Content-Length: 0") * 2
 MARK: ContextVar[str] = ContextVar("mark", default="")
@@ -534,6 +535,85 @@ async def _(_: Site) -> None:
     assert came[1:] == [b""], came
 
 
+class Paused(ResponseHandler):
+    """Notes when the transport is told to stop reading, and to go on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.told: list[str] = []
+
+    def _pause_transport_reading(self) -> None:
+        self.told.append("pause")
+        super()._pause_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        self.told.append("resume")
+        super()._resume_transport_reading()
+
+
+@promise(
+    "ResponseHandler._pause_transport_reading() and _resume_transport_reading()",
+    "Connection: the one way to the transport's, so that what is held keeps it paused",
+)
+async def _(_: Site) -> None:
+    handler = asking(Paused)
+    assert isinstance(handler, Paused)
+    handler.data_received(head("Content-Length: 5"))
+    handler.pause_reading()
+    handler.resume_reading()
+    assert handler.told == ["pause", "resume"]
+    source = inspect.getsource(inspect.getmodule(ResponseHandler.__mro__[1]))  # type: ignore[arg-type]
+    assert source.count("self.transport.pause_reading()") == 1, "there is another way"
+    assert source.count("self.transport.resume_reading()") == 1, "there is another way"
+
+
+@promise("ResponseHandler._reading_paused", "Connection.go_on: the reader of the body is behind")
+async def _(_: Site) -> None:
+    handler = asking()
+    handler.data_received(head("Content-Length: 5"))
+    states = [handler._reading_paused]
+    handler.pause_reading()
+    states.append(handler._reading_paused)
+    handler.resume_reading()
+    states.append(handler._reading_paused)
+    assert states == [False, True, False]
+
+
+@promise("ResponseHandler._buffer_paused", "Connection.go_on: aiohttp's own tail is full")
+async def _(_: Site) -> None:
+    handler = connected()
+    assert not handler._buffer_paused
+    handler.data_received(b"x" * 1_000_000)  # before a request
+    tail_is_full = handler._buffer_paused
+    assert tail_is_full
+
+
+@promise("ResponseHandler.resume_reading()", "Connection: called where the reader has caught up")
+async def _(_: Site) -> None:
+    assert parameters(ResponseHandler.resume_reading) == "(self, resume_parser)"
+    went_on: list[ResponseHandler] = []
+
+    class Handler(ResponseHandler):
+        def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002
+            went_on.append(self)
+            super().resume_reading(resume_parser)
+
+    handler = connected(Handler)
+    handler.set_response_params(read_bufsize=1_000)
+    handler.data_received(head("Content-Length: 1000000") + b"x" * 500_000)
+    body = handler._payload
+    assert body is not None
+    assert handler._reading_paused, "a body that nobody reads is read on"
+    await body.readany()
+    assert went_on == [handler]
+
+
+@promise("ResponseHandler.eof_received()", "Connection: parses what it holds before the end")
+async def _(_: Site) -> None:
+    assert parameters(ResponseHandler.eof_received) == "(self)"
+    assert connected().eof_received() is None  # type: ignore[func-returns-value]
+
+
 @promise("ResponseHandler._payload", "Connection._feed: the body that is being read")
 async def _(_: Site) -> None:
     handler = asking()
@@ -811,7 +891,7 @@ def test_our_names_are_free(kind: type) -> None:
     for part in kind.__mro__:
         if part.__module__.startswith("aiohttp."):
             taken |= private_names(ast.parse(inspect.getsource(part)))
-    assert (OURS | HOOKS | {"peer", "busy", "forget"}) & taken == set()
+    assert (OURS | HOOKS | {"peer", "busy", "forget", "go_on"}) & taken == set()
 
 
 def test_no_other_file_touches_internals() -> None:
