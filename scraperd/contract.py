@@ -303,7 +303,7 @@ class Invalid(Struct, frozen=True):
         return f"{self.field}: {self.reason}" if self.field else self.reason
 
 
-class Glimpse(Struct, frozen=True):
+class Peeked(Struct, frozen=True):
     """What can still be told of a body that is no job, or must not be worked on."""
 
     id: str | UnsetType = UNSET
@@ -311,7 +311,7 @@ class Glimpse(Struct, frozen=True):
     meta: Raw | UnsetType = UNSET
 
 
-class _Glimpse(Struct):
+class _Peeked(Struct):
     """The same, before it is known to be of use: it may be of any size."""
 
     id: Raw | UnsetType = UNSET
@@ -337,7 +337,7 @@ class _Maps(Struct):
 _ESCAPED: Final = 12  # bytes that one character may take in JSON, as two escapes of six
 _job_decoder = msgspec.json.Decoder(Job)
 _result_decoder = msgspec.json.Decoder(Result)
-_glimpse_decoder = msgspec.json.Decoder(_Glimpse)
+_peeked_decoder = msgspec.json.Decoder(_Peeked)
 _maps_decoder = msgspec.json.Decoder(_Maps)
 _values_decoder = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
@@ -428,23 +428,23 @@ def _why_not(raw: bytes, words: str) -> str | None:
 
 
 def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
-    seen = glimpse(raw)
+    seen = peek(raw)
     return Invalid(field, reason, id=seen.id, url=seen.url, meta=seen.meta)
 
 
-def glimpse(raw: bytes) -> Glimpse:
+def peek(raw: bytes) -> Peeked:
     """What can be read of a body that may be no job. Never raises."""
     try:
-        seen = _glimpse_decoder.decode(raw)
+        seen = _peeked_decoder.decode(raw)
         ident, url = seen.text(seen.id, MAX_ID), seen.text(seen.url, MAX_URL)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Glimpse()
+        return Peeked()
     if ident is not UNSET and not is_ident(ident):
         ident = UNSET
     if url is not UNSET and "@" in url:
         url = UNSET  # it may hold a password, and a result may be logged by whoever reads it
     meta = UNSET if seen.meta is UNSET or len(bytes(seen.meta)) > MAX_META else seen.meta
-    return Glimpse(ident, url, meta)
+    return Peeked(ident, url, meta)
 
 
 def is_ident(text: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from scraperd import __version__
-from scraperd.base.fd_limits import Exhausted, raise_limit
+from scraperd.base.fd_limits import OutOfDescriptors, raise_limit
 from scraperd.broker.ports import Limits
 from scraperd.broker.rabbitmq.consumers import Lanes
 from scraperd.broker.rabbitmq.generation import Settings
@@ -255,7 +255,7 @@ def _tell(put_off: Counter[type], told: Counter[type], observer: Observer) -> Co
     news = put_off - told
     if count := news[Crowded]:
         observer.event("helpers_busy", jobs=count)
-    if count := news[Exhausted]:
+    if count := news[OutOfDescriptors]:
         observer.event("descriptors_exhausted", jobs=count)
     return told + news
 

@@ -21,7 +21,7 @@ PAUSE: Final = (0.05, 0.5)  # seconds between two trials: the first, doubling, a
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Exhausted(Exception):  # noqa: N818 - a state of this machine, and aiohttp would wrap OSError
+class OutOfDescriptors(Exception):  # noqa: N818 - a state of this machine, and aiohttp would wrap OSError
     """No descriptor, or no memory for a socket, was left for PATIENCE seconds. str() says so."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ def is_short(error: Exception) -> bool:
     OpenSSL does not find its authorities' files then, c-ares "reaches no nameserver", and a
     proxy's library just fails. See socket(2), accept(2).
     """
-    if isinstance(error, Exhausted) or getattr(error, "errno", None) in _SHORT:
+    if isinstance(error, OutOfDescriptors) or getattr(error, "errno", None) in _SHORT:
         return True
     return none_left()
 
@@ -51,7 +51,7 @@ def none_left() -> bool:
 def pauses(patience: float = PATIENCE) -> Iterator[float]:
     """Yield the pauses between trials to get a descriptor, until `patience` seconds are waited.
 
-    Whoever has none left after the last pause and one more trial raises Exhausted.
+    Whoever has none left after the last pause and one more trial raises OutOfDescriptors.
     """
     return within(patience, backoff(*PAUSE))
 

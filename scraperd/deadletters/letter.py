@@ -103,12 +103,12 @@ class Letter:
         }
 
 
-class _Glimpse(msgspec.Struct):
+class _Peeked(msgspec.Struct):
     id: Any = UNSET
     url: Any = UNSET
 
 
-_glimpse = msgspec.json.Decoder(_Glimpse)
+_peeked = msgspec.json.Decoder(_Peeked)
 
 
 def read(delivery: Delivery) -> Letter:
@@ -118,9 +118,9 @@ def read(delivery: Delivery) -> Letter:
     the publisher's invention.
     """
     try:
-        seen = _glimpse.decode(delivery.body)
+        seen = _peeked.decode(delivery.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        seen = _Glimpse()
+        seen = _Peeked()
     url = seen.url if isinstance(seen.url, str) and len(seen.url) <= MAX_URL else None
     envelope = Envelope.of(delivery.headers, delivery.body, None)
     if delivery.given_up is None:

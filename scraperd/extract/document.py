@@ -18,7 +18,7 @@ from msgspec import UNSET, Struct
 
 from scraperd.base.text import printable
 from scraperd.base.urls import check_url
-from scraperd.contract import Failure, glimpse
+from scraperd.contract import Failure, peek
 from scraperd.extract import cost
 from scraperd.extract.apply import Allowance, Missing, Overrun, extract, extract_json, never
 from scraperd.extract.encoding import sniff
@@ -151,7 +151,7 @@ def names(body: bytes) -> Taken:
 
     Only a URL that is plain at first sight: it is not looked at again.
     """
-    seen = glimpse(body)
+    seen = peek(body)
     parts: dict[str, bytes] = {}
     if seen.id is not UNSET:
         parts["id"] = seen.id.encode()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import aiohttp
 from yarl import URL
 
-from scraperd.base.fd_limits import Exhausted
+from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.inflate import Inflater, inflater
 from scraperd.base.text import printable
 from scraperd.contract import Failure
@@ -136,13 +136,13 @@ class Fetcher:
         try:
             async with asyncio.timeout(config.snooze_after):
                 return (await self._resolver.resolve(host))[0]["host"]
-        except (Blocked, LookupFailed, Exhausted, TimeoutError):
+        except (Blocked, LookupFailed, OutOfDescriptors, TimeoutError):
             return ""
 
     async def fetch(self, request: Request) -> Response | Failure:
         """Send `request` and read the answer. All that goes wrong comes back as a Failure.
 
-        Raises Exhausted if this process has no file descriptor left: no site is to blame.
+        Raises OutOfDescriptors if this process has no file descriptor left: no site is to blame.
 
         aiohttp itself sends an idempotent request a second time if its connection
         was closed before any answer: a kept one may have been closed meanwhile.
@@ -164,7 +164,7 @@ class Fetcher:
     async def _look_up(self, request: Request) -> None:
         """Check that all addresses of the target's name are allowed; the proxy looks it up again.
 
-        Raises Blocked, LookupFailed or Exhausted, as the connector would.
+        Raises Blocked, LookupFailed or OutOfDescriptors, as the connector would.
         """
         host = request.url.raw_host or ""
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
 
-from scraperd.base.fd_limits import PATIENCE, Exhausted, is_short, pauses
+from scraperd.base.fd_limits import PATIENCE, OutOfDescriptors, is_short, pauses
 from scraperd.fetch.protocol import HookedConnector
 from scraperd.fetch.proxies import UNAUTHORISED, UNREACHABLE, ProxyFailed, Socks
 
@@ -101,7 +101,7 @@ class Connector(HookedConnector):
     async def connecting(
         self, connect: Callable[[], Awaitable[_Made]], limits: aiohttp.ClientTimeout
     ) -> _Made:
-        """Wait for a descriptor if none is left: other fetches end. Raises Exhausted too."""
+        """Wait for a descriptor if none is left: other fetches end. Raises OutOfDescriptors too."""
         await self._bound.make_room()
         # A timeout that fires first would be the site's fault.
         patience = min(PATIENCE, *(t / 2 for t in (limits.connect, limits.total) if t))
@@ -109,12 +109,12 @@ class Connector(HookedConnector):
         while True:
             try:
                 return await connect()
-            except (OSError, ProxyFailed, Exhausted) as error:
+            except (OSError, ProxyFailed, OutOfDescriptors) as error:
                 if not is_short(error):
                     raise
             pause = next(waits, None)
             if pause is None:
-                raise Exhausted
+                raise OutOfDescriptors
             self._bound.give_way()
             await asyncio.sleep(pause)
 

@@ -20,7 +20,7 @@ import aiodns
 import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from scraperd.base.fd_limits import Exhausted, none_left
+from scraperd.base.fd_limits import OutOfDescriptors, none_left
 from scraperd.fetch.guard import Blocked
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Resolver(AbstractResolver):
         """The addresses of `host` that may be connected to, IPv6 first (RFC 6724 section 2.1).
 
         `host` is absolute, in ASCII; a final dot changes nothing. Raises Blocked if
-        it has addresses and none is admitted, LookupFailed if it has none, Exhausted.
+        it has addresses and none is admitted, LookupFailed if it has none, OutOfDescriptors.
         """
         outcome = await self._outcome(host)
         wanted = [
@@ -198,7 +198,7 @@ class Resolver(AbstractResolver):
         """Ask c-ares. What goes wrong is an outcome too; a lack of descriptors is not kept."""
         outcome = await self._asked(name)
         if outcome.ttl == TROUBLE and none_left():
-            return _Outcome(0.0, error=Exhausted)
+            return _Outcome(0.0, error=OutOfDescriptors)
         return outcome
 
     async def _asked(self, name: str) -> _Outcome:

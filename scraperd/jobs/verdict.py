@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from msgspec import UNSET
 
 from scraperd.contract import Failure
+from scraperd.politeness.admission import NotYet
 
 if TYPE_CHECKING:
     from scraperd.broker.ports import Destination
@@ -53,14 +54,6 @@ class Dead:
 
 
 Verdict: TypeAlias = Done | Retry | Snooze | Requeue | Dead
-
-
-@dataclass(frozen=True, slots=True)
-class NotYet:
-    """The job was not tried: the turn of `host` is `seconds` away."""
-
-    host: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET
 
-from scraperd.base.fd_limits import Exhausted
+from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Delay, Into, Lost, Refused, Source
-from scraperd.contract import Failure, Glimpse, Invalid, Job, Result, decode_job, refused
+from scraperd.contract import Failure, Invalid, Job, Peeked, Result, decode_job, refused
 from scraperd.extract.rules import RuleError, Rules
 from scraperd.jobs import undelivered
 from scraperd.jobs.envelope import Envelope
@@ -28,8 +28,8 @@ from scraperd.jobs.quarantine import Discounts
 from scraperd.jobs.received import Received
 from scraperd.jobs.record import Observer, Record
 from scraperd.jobs.settle import Outcome
-from scraperd.jobs.verdict import Ended, Misplaced, NotYet, Policy, Unrun, Verdict, decide
-from scraperd.politeness.scheduler import Later
+from scraperd.jobs.verdict import Ended, Misplaced, Policy, Unrun, Verdict, decide
+from scraperd.politeness.admission import NotYet
 from scraperd.sandbox.extractor import Crowded, Unchecked
 from scraperd.scrape.content import unavailable
 from scraperd.scrape.pipeline import Page, Scraper, result_of, tightest
@@ -49,7 +49,7 @@ CROWDED_FOR: Final = (15.0, 60.0)  # seconds a large job waits for which there i
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
 
-Prepared: TypeAlias = "Rules | Failure | Exhausted | Crowded | None"
+Prepared: TypeAlias = "Rules | Failure | OutOfDescriptors | Crowded | None"
 Decoded: TypeAlias = "tuple[Job, Prepared] | Invalid"
 Work: TypeAlias = "Callable[[Received], Awaitable[None]]"
 
@@ -263,9 +263,9 @@ class Worker:
         It may be what ended its processes. A helper looks for what names the job; if that ends
         the helper too, the job ends without.
         """
-        seen = Glimpse()
+        seen = Peeked()
         if len(received.delivery.body) <= self._config.max_job_size:
-            seen = await self._scraper.glimpse(received.delivery.body)
+            seen = await self._scraper.peek(received.delivery.body)
         if given_up := received.given_up:
             told = received.delivery.given_up
             failure = undelivered.failure(received.undelivered, told.times if told else None)
@@ -282,7 +282,7 @@ class Worker:
         return Outcome.of(result, self._settler.limits.max_message)
 
     def _failed(
-        self, received: Received, failure: Failure, seen: Glimpse | Invalid | None = None
+        self, received: Received, failure: Failure, seen: Peeked | Invalid | None = None
     ) -> Result:
         """A failed result of what is known without a page; `seen` is what was read of the job."""
         return Result(
@@ -374,7 +374,7 @@ class Worker:
                 return job, await self._scraper.rules(raw)
         except RuleError as error:
             return refused(job, error.path, error.reason)
-        except (Exhausted, Crowded) as lack:
+        except (OutOfDescriptors, Crowded) as lack:
             return job, lack
         except Unchecked as lack:
             return job, lack.failure
@@ -392,7 +392,7 @@ class Worker:
         if (turn := received.envelope.turn) is None:
             return self._scraper.page(job[0])
         seconds = min(turn.at - time.time(), turn.left, FURTHEST)
-        return self._scraper.page(job[0], Later(turn.host, seconds))
+        return self._scraper.page(job[0], NotYet(turn.host, seconds))
 
     def _verdict(self, received: Received, ended: Ended, job: Decoded | None) -> Verdict:
         return decide(
@@ -431,7 +431,7 @@ class Worker:
         match found:
             case Failure():
                 page.failure = found
-            case Exhausted() | Crowded():
+            case OutOfDescriptors() | Crowded():
                 self._scraper.put_off(page, found)
             case _:
                 await self._scrape(page, found, seconds)

@@ -79,17 +79,33 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class NotYet:
+class Postpone:
     """The job has to come back in `seconds`. `reserves`: that is the host's next reservation."""
 
     seconds: float
     reserves: bool = False
 
 
-def admit(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> Start | Queue | NotYet:
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """What a job is answered that can't go on now: it has to come back in `seconds` for `host`."""
+
+    host: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The turn of `host` that a job was promised by an earlier NotYet, `seconds` from now."""
+
+    host: str
+    seconds: float
+
+
+def admit(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> Start | Queue | Postpone:
     """Decide what becomes of a fetch that asks now."""
     if pause := queue.route_pause(wait.route, now):
-        return NotYet(pause)
+        return Postpone(pause)
     if capacity.free_slots and not queue.waiting and queue.may_start(now):
         return Start()
     if queue.lacks_only_a_slot(now):
@@ -97,7 +113,7 @@ def admit(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> Start
     if wait.priority and (place := _priority_place(queue, wait, capacity, now)) is not None:
         return place
     if wait.never_expires:
-        return NotYet(queue.expected_start(now, queue.ahead()) - now)
+        return Postpone(queue.expected_start(now, queue.ahead()) - now)
     return _ordinary_place(queue, wait, capacity, now)
 
 
@@ -113,7 +129,9 @@ def _priority_place(queue: HostQueue, wait: Wait, capacity: Capacity, now: float
     return Queue(due_at, _expiry(queue, due_at, capacity), priority=True) if near else None
 
 
-def _ordinary_place(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> Queue | NotYet:
+def _ordinary_place(
+    queue: HostQueue, wait: Wait, capacity: Capacity, now: float
+) -> Queue | Postpone:
     """A place here, if the start is near and a place is free; else when to come back."""
     expected = queue.expected_start(now, queue.ahead())
     soon = expected - now <= capacity.max_wait
@@ -128,7 +146,7 @@ def _ordinary_place(queue: HostQueue, wait: Wait, capacity: Capacity, now: float
     else:
         due_at, reserves = queue.reservation(now), True
     if no_place or max(due_at, expected) - now > capacity.max_wait:
-        return NotYet(due_at - now, reserves)
+        return Postpone(due_at - now, reserves)
     return Queue(due_at, _expiry(queue, due_at, capacity), reserves=reserves)
 
 
@@ -136,7 +154,7 @@ def _expiry(queue: HostQueue, due_at: float, capacity: Capacity) -> float:
     return due_at + capacity.max_wait + MAX_JITTER * queue.delay
 
 
-def too_early(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> NotYet | None:
+def too_early(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> Postpone | None:
     """Say when to come back, if it is too early to ask; None if the fetch may ask.
 
     It is too early where the route is paused; or where the host is not free, and the
@@ -145,18 +163,18 @@ def too_early(queue: HostQueue, wait: Wait, capacity: Capacity, now: float) -> N
     if wait.priority:
         return None
     if pause := queue.route_pause(wait.route, now):
-        return NotYet(pause)
+        return Postpone(pause)
     if queue.may_start(now) and not queue.waiting:
         return None
     if wait.reserved_in is not None and wait.reserved_in > capacity.max_wait:
-        return NotYet(wait.reserved_in)
+        return Postpone(wait.reserved_in)
     if queue.paused_until - now > capacity.max_wait:
         return postponed(queue, now)
     return None
 
 
-def postponed(queue: HostQueue, now: float, route: str = "") -> NotYet:
+def postponed(queue: HostQueue, now: float, route: str = "") -> Postpone:
     """Say when a job comes back that waited in vain: after its route's pause, or as the last."""
     if pause := queue.route_pause(route, now):
-        return NotYet(pause)
-    return NotYet(queue.reservation(now) - now, reserves=True)
+        return Postpone(pause)
+    return Postpone(queue.reservation(now) - now, reserves=True)

@@ -18,6 +18,7 @@ from scraperd.politeness.addresses import Addresses
 from scraperd.politeness.admission import (
     Capacity,
     NotYet,
+    Postpone,
     Queue,
     Start,
     admit,
@@ -58,14 +59,6 @@ class Permit:
     address_refused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Later:
-    """No permit yet: come back in `seconds`, with this reservation in the host's queue."""
-
-    host: str
-    seconds: float
-
-
 class HostScheduler:
     """Gives each fetch its permit. One for the process.
 
@@ -102,12 +95,12 @@ class HostScheduler:
         *,
         crawl_delay: float | None = None,
         address: str = "",
-    ) -> Permit | Later:
-        """Wait for a permit; Later if that would take longer than `snooze_after`.
+    ) -> Permit | NotYet:
+        """Wait for a permit; NotYet if that would take longer than `snooze_after`.
 
         `crawl_delay` is what robots.txt asks by the route of `wait`, in seconds. `address`
         is what will be dialled, empty if that is not known. To a job that never expires,
-        Later means that no place is free to wait in, or that its start is not expected
+        NotYet means that no place is free to wait in, or that its start is not expected
         within `job_timeout`.
         """
         now = self._clock()
@@ -123,10 +116,10 @@ class HostScheduler:
                 if place.reserves:
                     queue.reserve(now)
                 return await self._wait(queue, wait, place)
-            case NotYet() as answer:
-                later = _later(queue, answer, now)
+            case Postpone() as answer:
+                not_yet = _not_yet(queue, answer, now)
                 self._settle(queue, now)
-                return later
+                return not_yet
 
     def add_address(self, permit: Permit, address: str) -> bool:
         """Count the permit's fetch at this address too; False if that is full: don't connect."""
@@ -140,12 +133,12 @@ class HostScheduler:
         permit.addresses.append(found)
         return True
 
-    def too_early(self, host: str, wait: Wait) -> Later | None:
+    def too_early(self, host: str, wait: Wait) -> NotYet | None:
         """Say when to come back, if it is too early even to look at robots.txt."""
         queue, now = self._queues.get(host), self._clock()
         if queue is None or (answer := too_early(queue, wait, self._capacity, now)) is None:
             return None
-        return _later(queue, answer, now)
+        return _not_yet(queue, answer, now)
 
     def release(
         self, permit: Permit, *, load: Load | None = "fine", penalty: float | None = None
@@ -171,7 +164,7 @@ class HostScheduler:
 
     async def prepare(
         self, host: str, work: Callable[[], Awaitable[T]], wait: Wait = ORDINARY
-    ) -> T | Later:
+    ) -> T | NotYet:
         """Wait for work that must come before the permit, no longer than for the permit itself.
 
         `work` is begun in any case, and must go on by itself when it is cancelled here. For a
@@ -190,16 +183,16 @@ class HostScheduler:
         finally:
             capacity.count(-1, priority=False)
         if wait.reserved_in is not None and wait.reserved_in > 0:
-            return Later(host, wait.reserved_in)
+            return NotYet(host, wait.reserved_in)
         now = self._clock()
         queue = self._queue_of(host)
-        later = _later(queue, postponed(queue, now), now)
+        not_yet = _not_yet(queue, postponed(queue, now), now)
         self._settle(queue, now)
-        return later
+        return not_yet
 
-    async def _prepare_unlimited(self, host: str, work: Callable[[], Awaitable[T]]) -> T | Later:
+    async def _prepare_unlimited(self, host: str, work: Callable[[], Awaitable[T]]) -> T | NotYet:
         if self._capacity.priority_full:
-            return Later(host, self._capacity.max_wait)
+            return NotYet(host, self._capacity.max_wait)
         self._capacity.count(1, priority=True)
         try:
             return await work()
@@ -229,9 +222,9 @@ class HostScheduler:
             queue = self._queues[host] = HostQueue(host, rules, throttle)
         return queue
 
-    async def _wait(self, queue: HostQueue, wait: Wait, place: Queue) -> Permit | Later:
+    async def _wait(self, queue: HostQueue, wait: Wait, place: Queue) -> Permit | NotYet:
         """Wait in the host's queue, until a slot comes or the job is sent away."""
-        future: asyncio.Future[Permit | Later] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Permit | NotYet] = asyncio.get_running_loop().create_future()
         self._idle.pop(queue.host, None)
         waiter = queue.join(
             wait,
@@ -355,7 +348,7 @@ class HostScheduler:
         for waiter in queue.pop_expired(now, self._capacity.max_wait):
             if not waiter.future.done():
                 answer = postponed(queue, now, waiter.wait.route)
-                waiter.future.set_result(_later(queue, answer, now))
+                waiter.future.set_result(_not_yet(queue, answer, now))
 
     def _settle(self, queue: HostQueue, now: float) -> None:
         """Forget the host of a queue that is not in use, now or once too many are remembered."""
@@ -389,8 +382,8 @@ class HostScheduler:
                 timer.cancel()
 
 
-def _later(queue: HostQueue, answer: NotYet, now: float) -> Later:
+def _not_yet(queue: HostQueue, answer: Postpone, now: float) -> NotYet:
     """Carry out `answer`: the reservation is made, if it is a new one."""
     if answer.reserves:
         queue.reserve(now)
-    return Later(queue.host, answer.seconds)
+    return NotYet(queue.host, answer.seconds)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from scraperd.base.fd_limits import Exhausted
-from scraperd.contract import Failure, Glimpse
+from scraperd.base.fd_limits import OutOfDescriptors
+from scraperd.contract import Failure, Peeked
 from scraperd.extract.apply import Foreseen, Overrun
 from scraperd.extract.document import Asked, Taken, take, worst
 from scraperd.extract.limits import limits_of
@@ -120,7 +120,8 @@ class Extractor:
         """The compiled rules, once for all jobs that have the same; ELSEWHERE if they are dear.
 
         Those of several jobs are compiled in turns. Cancelled by all who wait for it, it ends.
-        Raises RuleError; and Crowded, Exhausted or Unchecked if no helper could look at dear ones.
+        Raises RuleError; and Crowded, OutOfDescriptors or Unchecked if no helper could look at
+        dear ones.
         """
         if (known := CACHE.known(raw, self._limits.bounds)) is not None:
             return known
@@ -227,20 +228,20 @@ class Extractor:
             return self._times[lane]
         return min(SHORT[1], SHORT[0] + SHORT_EACH * size)
 
-    async def glimpse(self, body: bytes) -> Glimpse:
+    async def peek(self, body: bytes) -> Peeked:
         """What names the job whose body this is; read by a helper, for it may end its reader.
 
         If no helper can be started nothing is known: the job ends without a name.
         """
         lane, answer = self._first(_NAMES, b"", 0.0), None
         async with self._lanes.turn(lane, ""):
-            with suppress(Exhausted, HelperError):
+            with suppress(OutOfDescriptors, HelperError):
                 answer = await self._helpers.ask(_NAMES, body, QUICK, NICE[lane])
         if not isinstance(answer, Taken):
-            return Glimpse()
+            return Peeked()
         parts = answer.parts
         texts = {name: parts[name].decode() for name in ("id", "url") if name in parts}
-        return Glimpse(**texts, meta=Raw(parts["meta"]) if "meta" in parts else UNSET)
+        return Peeked(**texts, meta=Raw(parts["meta"]) if "meta" in parts else UNSET)
 
     async def _in(self, lane: int, asked: Asked, body: bytes, host: str, kind: int) -> Found | None:
         """What a helper found in this lane; None if the page needs more time than it has there."""

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from scraperd.base.fd_limits import Exhausted, is_short, pauses
+from scraperd.base.fd_limits import OutOfDescriptors, is_short, pauses
 from scraperd.sandbox.child import REPLY, REQUEST, Reply, Start
 from scraperd.sandbox.nursery import FAREWELL, Nursery
 
@@ -46,8 +46,8 @@ class Helpers:
         """What a helper of this nice took of `body` within so many seconds of CPU.
 
         Or its exit code (minus a signal's number) if it did not live to tell; None if its
-        memory did not suffice. Raises HelperError for an error of ours, Exhausted if there were
-        no descriptors to start one with.
+        memory did not suffice. Raises HelperError for an error of ours, OutOfDescriptors if none
+        was left to start one with.
         """
         self._asked += 1
         try:
@@ -115,7 +115,7 @@ class Helpers:
         return None
 
     async def _begin(self, nice: int, *, readable: bool) -> _Helper:
-        """Start one, and wait for what that takes if it is not there (or Exhausted)."""
+        """Start one, and wait for what that takes if it is not there (or OutOfDescriptors)."""
         waits = pauses()
         while True:
             parent_lost: str | None = None
@@ -128,7 +128,7 @@ class Helpers:
                     raise
             pause = next(waits, None)
             if pause is None:
-                raise Exhausted if parent_lost is None else HelperError(parent_lost)
+                raise OutOfDescriptors if parent_lost is None else HelperError(parent_lost)
             await asyncio.sleep(pause)
 
     def _started(self, starting: asyncio.Future[_Helper]) -> None:

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from msgspec import UNSET, UnsetType
 
-from scraperd.base.fd_limits import Exhausted
+from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.text import printable
 from scraperd.base.urls import MAX_URL, exact, host_of, origin_of, resolve
 from scraperd.contract import Failure, Redirect, Result, Timings
 from scraperd.fetch.errors import failure_of
 from scraperd.fetch.memory import Budget
 from scraperd.fetch.message import Request, Response, location_of, retry_after
+from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import Wait
 from scraperd.politeness.host_rules import HostTable
 from scraperd.politeness.robots import MAX_BYTES, Robots
 from scraperd.politeness.robots import Rules as RobotRules
-from scraperd.politeness.scheduler import HostScheduler, Later, Load, Permit
+from scraperd.politeness.scheduler import HostScheduler, Load, Permit
 from scraperd.sandbox.extractor import Crowded, Extractor
 from scraperd.scrape.content import asked_of, described, media_of, unchanged
 from scraperd.scrape.cookies import Cookies, given
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from scraperd.config.settings import Config
-    from scraperd.contract import Glimpse, Job
+    from scraperd.contract import Job, Peeked
     from scraperd.extract.rules import Rules
     from scraperd.fetch.client import Fetcher
     from scraperd.fetch.memory import Claim
@@ -70,8 +71,8 @@ class Page:
 
     job: Job
     claim: Claim | None = None
-    place: Later | None = None
-    later: Later | None = None
+    place: NotYet | None = None
+    later: NotYet | None = None
     begun: bool = False
     hosts: set[str] = field(default_factory=set)
     redirects: list[Redirect] = field(default_factory=list)
@@ -109,7 +110,7 @@ class Scraper:
         self._robots = Robots(config, self._table, self._fetch_robots)
         self._budget = Budget(config.memory_budget)
         self._extractor = Extractor(config)
-        self.put_off_for: Counter[type[Exhausted | Crowded]] = Counter()
+        self.put_off_for: Counter[type[OutOfDescriptors | Crowded]] = Counter()
 
     async def __aenter__(self) -> Self:
         await self._extractor.__aenter__()
@@ -119,7 +120,7 @@ class Scraper:
         await self._robots.close()
         await self._extractor.__aexit__(*error)
 
-    def page(self, job: Job, place: Later | None = None) -> Page:
+    def page(self, job: Job, place: NotYet | None = None) -> Page:
         """Begin with `job`. The page is to be closed once nothing of it is needed any more."""
         return Page(job, self._budget.open(), place)
 
@@ -134,9 +135,9 @@ class Scraper:
         """
         return await self._extractor.rules(raw)
 
-    async def glimpse(self, body: bytes) -> Glimpse:
+    async def peek(self, body: bytes) -> Peeked:
         """What names the job whose body this is, without reading it in this process."""
-        return await self._extractor.glimpse(body)
+        return await self._extractor.peek(body)
 
     async def scrape(self, page: Page, rules: Rules | None) -> None:
         """Fetch the job's page and take from it what was asked for."""
@@ -151,16 +152,16 @@ class Scraper:
                 )
             answer = await self._follow(page)
             match answer:
-                case Later():
+                case NotYet():
                     page.later = answer
                 case Failure():
                     page.failure = answer
                 case Response():
                     await self._take(page, answer, rules)
-        except (Exhausted, Crowded) as lack:
+        except (OutOfDescriptors, Crowded) as lack:
             self.put_off(page, lack)
 
-    def put_off(self, page: Page, lack: Exhausted | Crowded) -> None:
+    def put_off(self, page: Page, lack: OutOfDescriptors | Crowded) -> None:
         """Let the job come back in a while, unless what it asked of the site can't be repeated.
 
         It is no attempt, and nobody is told but the operator: nobody has done anything wrong.
@@ -173,7 +174,7 @@ class Scraper:
             message = f"the page was fetched, but can't be searched now: {lack}"
             page.failure = Failure("timeout", message, retryable=True, retry_after=seconds)
         else:
-            page.later = Later(_host(exact(page.job.url)), seconds)
+            page.later = NotYet(_host(exact(page.job.url)), seconds)
 
     async def _take(self, page: Page, answer: Response, rules: Rules | None) -> None:
         """What was asked for, out of the final response."""
@@ -192,7 +193,7 @@ class Scraper:
         page.failure = page.failure or found.taken.failure
         page.hits, page.extract_time = found.taken.hits, found.seconds
 
-    async def _follow(self, page: Page) -> Response | Failure | Later:
+    async def _follow(self, page: Page) -> Response | Failure | NotYet:
         """Fetch hop by hop, each by a permit. Waiting for one is not held against the job."""
         config, job = self._config, page.job
         limit = tightest(config.max_redirects, job.max_redirects)
@@ -219,11 +220,11 @@ class Scraper:
             cookies.learn(request.url, set_cookies, answer.headers)
             _redirect(request, answer.status, target)
 
-    async def _hop(self, page: Page, request: Request) -> Response | Failure | Later:
+    async def _hop(self, page: Page, request: Request) -> Response | Failure | NotYet:
         """One hop. A job that must not begin again fails where others would come back later."""
         patient = bool(page.redirects) and page.job.verb not in _REPEATABLE
         answer = await self._step(page, request, patient=patient)
-        if not patient or not isinstance(answer, Later):
+        if not patient or not isinstance(answer, NotYet):
             return answer
         wait = (
             f"{answer.host}: its turn is too far off, or too many wait, to go on after a redirect"
@@ -233,7 +234,7 @@ class Scraper:
 
     async def _step(
         self, page: Page, request: Request, *, patient: bool
-    ) -> Response | Failure | Later:
+    ) -> Response | Failure | NotYet:
         """May we, may we now, fetch.
 
         Where a redirect leads is up to whose site it is. So only on a host that
@@ -259,7 +260,7 @@ class Scraper:
         address = await self._fetcher.located(request)
         delay = rules.crawl_delay or 0.0
         permit = await self._scheduler.acquire(host, wait, crawl_delay=delay, address=address)
-        if isinstance(permit, Later):
+        if isinstance(permit, NotYet):
             return permit
         page.hosts.add(host)
         if not page.begun:
@@ -269,7 +270,7 @@ class Scraper:
         answer = await self._fetch(request, permit)
         page.fetch_time += time.monotonic() - started
         if permit.address_refused and isinstance(answer, Failure) and answer.kind == "connect":
-            return Later(host, random.uniform(*SHORT_REST))  # noqa: S311 - jitter
+            return NotYet(host, random.uniform(*SHORT_REST))  # noqa: S311 - jitter
         return answer
 
     def _route(self, url: URL, proxy: str) -> str:
@@ -280,17 +281,17 @@ class Scraper:
 
     async def _permission(
         self, request: Request, host: str, wait: Wait
-    ) -> RobotRules | Failure | Later:
-        """The rules of the URL's origin; Later if they take longer than a permit may."""
+    ) -> RobotRules | Failure | NotYet:
+        """The rules of the URL's origin; NotYet if they take longer than a permit may."""
         url, proxy = request.url, request.proxy
         known = self._robots.known(url, proxy)
         if known is not None:
             return known
         rules = await self._scheduler.prepare(host, lambda: self._robots.rules(url, proxy), wait)
-        if isinstance(rules, Later) and self._robots.full:
+        if isinstance(rules, NotYet) and self._robots.full:
             # Many hosts are slow to show theirs: come back in a while, not all at once.
             seconds = random.uniform(*ROBOTS_RUSH)  # noqa: S311 - jitter
-            return Later(host, max(rules.seconds, seconds))
+            return NotYet(host, max(rules.seconds, seconds))
         return rules
 
     async def _fetch(self, request: Request, permit: Permit) -> Response | Failure:
@@ -331,7 +332,7 @@ class Scraper:
         address = await self._fetcher.located(request)
         wait = Wait(urgent=own, route=self._route(url, proxy))
         permit = await self._scheduler.acquire(host, wait, crawl_delay=delay, address=address)
-        if isinstance(permit, Later):
+        if isinstance(permit, NotYet):
             seconds = round(permit.seconds, 3)
             return Failure("robots_denied", "the host is busy", retryable=True, retry_after=seconds)
         try:

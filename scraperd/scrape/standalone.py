@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from scraperd.contract import Result, Timings
 from scraperd.fetch.client import Fetcher
-from scraperd.politeness.scheduler import Later
+from scraperd.politeness.admission import NotYet
 from scraperd.sandbox.extractor import Extractor
 from scraperd.scrape.content import asked_of
 from scraperd.scrape.pipeline import Scraper, result_of
@@ -47,7 +47,7 @@ async def scrape(config: Config, job: Job, rules: Rules | None) -> Once:
         while page.later is not None:  # here is no queue to wait in
             await asyncio.sleep(page.later.seconds)
             page.close()
-            page = scraper.page(job, Later(page.later.host, 0.0))
+            page = scraper.page(job, NotYet(page.later.host, 0.0))
             await scraper.scrape(page, rules)
     total = time.monotonic() - started
     result = result_of(page, ident=_ident(job), attempt=1, worker=WORKER, total=total)

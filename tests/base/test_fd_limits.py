@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from yarl import URL
 
-from scraperd.base.fd_limits import PATIENCE, Exhausted, is_short, none_left, raise_limit
+from scraperd.base.fd_limits import PATIENCE, OutOfDescriptors, is_short, none_left, raise_limit
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
 from scraperd.extract.document import Asked
@@ -91,10 +91,10 @@ def get(url: str, proxy: str = "") -> Request:
 
 
 async def test_a_fetch_without_a_descriptor_is_no_failure_of_the_site(site: Site) -> None:
-    """It raises Exhausted, whose words name the remedy, and the next one is as good as ever."""
+    """OutOfDescriptors is raised, its words name the remedy, and the next fetch is fine."""
     url = site.at("/", page(b"here"))
     async with Fetcher(loopback(**HURRY)) as fetcher:
-        with none_here(), pytest.raises(Exhausted, match="LimitNOFILE"):
+        with none_here(), pytest.raises(OutOfDescriptors, match="LimitNOFILE"):
             await fetcher.fetch(get(url))
         assert isinstance(await fetcher.fetch(get(url)), Response)
 
@@ -106,7 +106,7 @@ async def test_a_name_without_a_descriptor_is_no_failure_of_the_nameserver(site:
         Nameserver({"a.test": [("A", "127.0.0.1", 60)]}) as server,
         Fetcher(loopback(**HURRY, nameservers=(server.address,))) as fetcher,
     ):
-        with none_here(), pytest.raises(Exhausted):
+        with none_here(), pytest.raises(OutOfDescriptors):
             await fetcher.fetch(get(url))
         assert isinstance(await fetcher.fetch(get(url)), Response)
 
@@ -116,7 +116,7 @@ async def test_a_proxy_is_not_blamed_either(scheme: str, site: Site) -> None:
     """Its library hides the errno, so it is tried whether a socket can be had."""
     proxies = {"exit": f"{scheme}://127.0.0.1:{site.port}"}
     async with Fetcher(loopback(**HURRY, proxies=proxies)) as fetcher:
-        with none_here(), pytest.raises(Exhausted):
+        with none_here(), pytest.raises(OutOfDescriptors):
             await fetcher.fetch(get(site.url(), "exit"))
 
 
@@ -165,7 +165,7 @@ async def test_a_helper_is_waited_for() -> None:
     """A page that needs a helper waits for the pipes of one, or comes back: no error of ours."""
     async with Extractor(Config()) as extractor:
         with none_here():
-            with pytest.raises(Exhausted):
+            with pytest.raises(OutOfDescriptors):
                 await extractor.take(QUESTION, LARGE, None, "h")
             taking = asyncio.create_task(extractor.take(QUESTION, LARGE, None, "h"))
             await asyncio.sleep(0.2)

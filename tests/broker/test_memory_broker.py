@@ -18,13 +18,13 @@ import pytest
 from scraperd.broker.memory import MemoryBroker
 from scraperd.broker.ports import Delivery, Limits, Message, Source
 from scraperd.config.settings import Config
-from scraperd.contract import Failure, Glimpse
+from scraperd.contract import Failure, Peeked
 from scraperd.jobs.settle import Outcome, Settler
 from scraperd.jobs.signing import Keys
 from scraperd.jobs.verdict import Dead, Done, Verdict
 from scraperd.jobs.worker import Worker
 from scraperd.ops.telemetry import Observer
-from scraperd.politeness.scheduler import Later
+from scraperd.politeness.admission import NotYet
 from scraperd.scrape.pipeline import Page
 from tests.rig import hours
 
@@ -56,17 +56,17 @@ class Scrapes:
 
     tries: Counter[str] = field(default_factory=Counter)
 
-    def page(self, job: Job, place: Later | None = None) -> Page:
+    def page(self, job: Job, place: NotYet | None = None) -> Page:
         return Page(job, place=place)
 
-    async def glimpse(self, body: bytes) -> Glimpse:
-        return Glimpse(json.loads(body)["id"])
+    async def peek(self, body: bytes) -> Peeked:
+        return Peeked(json.loads(body)["id"])
 
     async def scrape(self, page: Page, _rules: object) -> None:
         sort, ident = page.job.url.split("/")[3:5]
         self.tries[ident] += 1
         if sort == "snooze" and page.place is None:
-            page.later = Later("x", 90.0)
+            page.later = NotYet("x", 90.0)
             return
         page.begun = True
         await asyncio.sleep(30 if sort == "slow" else 0.2)

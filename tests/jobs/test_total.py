@@ -26,7 +26,7 @@ from scraperd.broker.ports import (
     Source,
 )
 from scraperd.config.settings import Config
-from scraperd.contract import Glimpse
+from scraperd.contract import Peeked
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys
 from scraperd.jobs.worker import Worker
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from scraperd.contract import Job
     from scraperd.extract.rules import Rules
     from scraperd.jobs.record import Record
-    from scraperd.politeness.scheduler import Later
+    from scraperd.politeness.admission import NotYet
 
 EVIL = "evil"
 
@@ -176,7 +176,7 @@ class Scrapes:
     fault: Fault
     closed: int = 0
 
-    def page(self, job: Job, place: Later | None = None) -> Page:
+    def page(self, job: Job, place: NotYet | None = None) -> Page:
         self.fault.at("begin", evil=EVIL in job.url)
         return Page(job, place=place)
 
@@ -184,9 +184,9 @@ class Scrapes:
         self.fault.at("rules", evil=EVIL.encode() in raw)
         raise NotImplementedError
 
-    async def glimpse(self, _body: bytes) -> Glimpse:
-        self.fault.at("glimpse")
-        return Glimpse(EVIL)
+    async def peek(self, _body: bytes) -> Peeked:
+        self.fault.at("peek")
+        return Peeked(EVIL)
 
     async def scrape(self, page: Page, _rules: Rules | None) -> None:
         page.begun = True
@@ -361,7 +361,7 @@ async def test_a_job_that_cannot_be_settled_ends_its_generation(step: str) -> No
     assert [to for to, _ in again.sent.messages] == [Into(Source.QUARANTINE)]
 
 
-@pytest.mark.parametrize("step", ["glimpse", "headers", "publish to the dead"])
+@pytest.mark.parametrize("step", ["peek", "headers", "publish to the dead"])
 async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
     """Its body is not read here, and what else may raise ends it too."""
     steps = Steps(Fault(step), delivery_limit=3)

@@ -19,7 +19,6 @@ from scraperd.jobs.verdict import (
     Dead,
     Done,
     Misplaced,
-    NotYet,
     Policy,
     Requeue,
     Retry,
@@ -28,6 +27,7 @@ from scraperd.jobs.verdict import (
     Verdict,
     decide,
 )
+from scraperd.politeness.admission import NotYet
 
 POLICY = Policy(max_retries=3, backoff=5.0, backoff_max=600.0, retry_after_max=3600.0)
 NEVER_RETRIED = ("invalid_job", "internal")

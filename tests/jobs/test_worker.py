@@ -19,12 +19,12 @@ import pytest
 from scraperd.broker.ports import Delay, Delivery, Into, Limits, Lost, Refused, Source
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.config.settings import Config
-from scraperd.contract import Glimpse
+from scraperd.contract import Peeked
 from scraperd.jobs.signing import Keys
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
 from scraperd.jobs.worker import FURTHEST, MAX_SNOOZES, Worker
 from scraperd.ops.telemetry import Observer
-from scraperd.politeness.scheduler import Later
+from scraperd.politeness.admission import NotYet
 from scraperd.scrape.pipeline import Page
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ class Scrapes:
 
     slots: asyncio.Semaphore
     started: list[str] = field(default_factory=list)
-    places: list[Later | None] = field(default_factory=list)
+    places: list[NotYet | None] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def page(self, job: Job, place: Later | None = None) -> Page:
+    def page(self, job: Job, place: NotYet | None = None) -> Page:
         self.places.append(place)
         return Page(job, place=place)
 
-    async def glimpse(self, _body: bytes) -> Glimpse:
-        return Glimpse("glimpsed", meta=msgspec.Raw(b"7"))
+    async def peek(self, _body: bytes) -> Peeked:
+        return Peeked("peeked", meta=msgspec.Raw(b"7"))
 
     async def rules(self, _raw: bytes) -> object:
         """Rules whose turn to be compiled never comes."""
@@ -58,7 +58,7 @@ class Scrapes:
 
     async def scrape(self, page: Page, _rules: object) -> None:
         if "later" in page.job.url:
-            page.later = Later("x", 100.0)
+            page.later = NotYet("x", 100.0)
             return
         async with self.slots:
             page.begun = True
@@ -235,7 +235,7 @@ async def test_a_promised_turn_is_read_from_the_header() -> None:
     assert first is not None
     assert (first.host, round(first.seconds, 1)) == ("x", 60.0)
     assert others == [None, None, None]
-    assert far == Later("x", FURTHEST)
+    assert far == NotYet("x", FURTHEST)
 
 
 async def test_a_job_that_goes_in_circles_ends() -> None:
@@ -376,7 +376,7 @@ async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == Dead("internal")
-    assert (outcome.result.id, bytes(outcome.result.meta)) == ("glimpsed", b"7")
+    assert (outcome.result.id, bytes(outcome.result.meta)) == ("peeked", b"7")
     assert "delivered 3 times before" in outcome.result.error.message
     assert house.scrapes.started == []
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scraperd.politeness.addresses import Address
 from scraperd.politeness.admission import (
     Capacity,
-    NotYet,
+    Postpone,
     Queue,
     Start,
     admit,
@@ -82,7 +82,7 @@ def test_a_paused_route_is_told_first() -> None:
     queue.pause(NOW + 7, "8080 ")
     for urgent, never_expires in [(False, False), (True, False), (False, True)]:
         wait = Wait(urgent, never_expires, reserved_in=1.0, route="8080 ")
-        assert admit(queue, wait, room(), NOW) == NotYet(7.0)
+        assert admit(queue, wait, room(), NOW) == Postpone(7.0)
         assert admit(queue, wait, room(), NOW + 7) == Start()
     assert admit(queue, Wait(), room(), NOW) == Start()
 
@@ -113,9 +113,9 @@ def test_a_job_that_never_expires_waits_as_long_as_a_job_may_take() -> None:
     assert admit(host(opens_in=60.0), POST, room(), NOW) == Queue(
         NOW + 60.0, NO_EXPIRY, priority=True
     )
-    assert admit(host(opens_in=60.1), POST, room(), NOW) == NotYet(pytest.approx(60.1))
+    assert admit(host(opens_in=60.1), POST, room(), NOW) == Postpone(pytest.approx(60.1))
     crowded = waiting(host(opens_in=10.0), ordinary=2, priority=4)
-    assert admit(crowded, POST, room(), NOW) == NotYet(10.0 + 5 * 2.0)
+    assert admit(crowded, POST, room(), NOW) == Postpone(10.0 + 5 * 2.0)
 
 
 def test_priority_jobs_have_so_many_places() -> None:
@@ -148,10 +148,10 @@ def test_a_job_whose_start_is_near_waits_here_and_makes_a_reservation() -> None:
 
 def test_a_job_whose_start_is_far_is_sent_away_with_a_reservation() -> None:
     """Counted behind all that were promised before."""
-    assert admit(host(opens_in=5.5), Wait(), room(), NOW) == NotYet(5.5, reserves=True)
+    assert admit(host(opens_in=5.5), Wait(), room(), NOW) == Postpone(5.5, reserves=True)
     promised = host(opens_in=1.0)
     promised.next_reservation_at = NOW + 300
-    assert admit(promised, Wait(), room(), NOW) == NotYet(300.0, reserves=True)
+    assert admit(promised, Wait(), room(), NOW) == Postpone(300.0, reserves=True)
 
 
 def test_a_reservation_that_is_not_due_is_kept() -> None:
@@ -159,11 +159,11 @@ def test_a_reservation_that_is_not_due_is_kept() -> None:
     want = Queue(NOW + 4.0, NOW + 4.0 + MAX_WAIT + LONGER, reserves=False)
     assert admit(host(opens_in=1.0), Wait(reserved_in=4.0), room(), NOW) == want
     far = admit(host(opens_in=1.0), Wait(reserved_in=5.5), room(), NOW)
-    assert far == NotYet(5.5, reserves=False)
-    assert admit(host(opens_in=9.0), Wait(reserved_in=4.0), room(), NOW) == NotYet(4.0)
+    assert far == Postpone(5.5, reserves=False)
+    assert admit(host(opens_in=9.0), Wait(reserved_in=4.0), room(), NOW) == Postpone(4.0)
     paused = host()
     paused.pause(NOW + 30)
-    assert admit(paused, Wait(reserved_in=4.0), room(), NOW) == NotYet(30.0)
+    assert admit(paused, Wait(reserved_in=4.0), room(), NOW) == Postpone(30.0)
 
 
 @pytest.mark.parametrize("reserved_in", [0.0, -9.0])
@@ -175,10 +175,10 @@ def test_an_overdue_reservation_waits_here_where_it_may(reserved_in: float) -> N
     want = Queue(NOW + MAX_WAIT, NOW + 2 * MAX_WAIT + LONGER)
     assert admit(queue, wait, room(), NOW) == want
     queue.next_start_at = NOW + MAX_WAIT + 0.5
-    assert admit(queue, wait, room(), NOW) == NotYet(300.0, reserves=True)
+    assert admit(queue, wait, room(), NOW) == Postpone(300.0, reserves=True)
     crowded = room(ordinary_waiting=4)
     queue.next_start_at = NOW + 1
-    assert admit(queue, wait, crowded, NOW) == NotYet(300.0, reserves=True)
+    assert admit(queue, wait, crowded, NOW) == Postpone(300.0, reserves=True)
 
 
 def test_where_all_places_are_taken_a_job_is_sent_away() -> None:
@@ -190,15 +190,15 @@ def test_where_all_places_are_taken_a_job_is_sent_away() -> None:
         answer = admit(near, Wait(), room(ordinary_waiting=taken), NOW)
         assert isinstance(answer, Queue) is stays
     answer = admit(near, Wait(), room(free_slots=0, ordinary_waiting=4), NOW)
-    assert answer == NotYet(1.0, reserves=True)
+    assert answer == Postpone(1.0, reserves=True)
     promised = Wait(reserved_in=0.5)
-    assert admit(near, promised, room(ordinary_waiting=4), NOW) == NotYet(0.5)
+    assert admit(near, promised, room(ordinary_waiting=4), NOW) == Postpone(0.5)
     busy = host(limit=1)
     busy.active, busy.progress_at = 1, NOW
     assert isinstance(admit(busy, Wait(), room(free_slots=0, ordinary_waiting=4), NOW), Queue)
-    assert isinstance(admit(busy, Wait(), room(free_slots=1, ordinary_waiting=4), NOW), NotYet)
+    assert isinstance(admit(busy, Wait(), room(free_slots=1, ordinary_waiting=4), NOW), Postpone)
     at = host(limit=1, opens_in=0.001)
-    assert isinstance(admit(at, Wait(), room(free_slots=0, ordinary_waiting=4), NOW), NotYet)
+    assert isinstance(admit(at, Wait(), room(free_slots=0, ordinary_waiting=4), NOW), Postpone)
 
 
 def test_a_fast_queue_is_not_worth_leaving() -> None:
@@ -209,9 +209,9 @@ def test_a_fast_queue_is_not_worth_leaving() -> None:
         if stays:
             assert answer == Queue(NOW + 1, NOW + 1 + MAX_WAIT + MAX_JITTER * delay)
         else:
-            assert answer == NotYet(400.0)
+            assert answer == Postpone(400.0)
     far = host(limit=1000, delay=0.0, opens_in=MAX_WAIT + 1)
-    assert isinstance(admit(far, Wait(), room(), NOW), NotYet)
+    assert isinstance(admit(far, Wait(), room(), NOW), Postpone)
     edge = host(limit=1000, delay=0.0, opens_in=MAX_WAIT)
     assert isinstance(admit(edge, Wait(), room(ordinary_waiting=4), NOW), Queue)
 
@@ -225,25 +225,25 @@ def test_who_is_too_early_to_ask() -> None:
     busy = host(opens_in=1.0)
     assert too_early(busy, Wait(), room(), NOW) is None
     assert too_early(busy, Wait(reserved_in=MAX_WAIT), room(), NOW) is None
-    assert too_early(busy, Wait(reserved_in=5.1), room(), NOW) == NotYet(5.1)
-    assert too_early(waiting(host(), 1), Wait(reserved_in=60.0), room(), NOW) == NotYet(60.0)
+    assert too_early(busy, Wait(reserved_in=5.1), room(), NOW) == Postpone(5.1)
+    assert too_early(waiting(host(), 1), Wait(reserved_in=60.0), room(), NOW) == Postpone(60.0)
     busy.pause(NOW + MAX_WAIT)
     assert too_early(busy, Wait(), room(), NOW) is None
     busy.pause(NOW + 5.1)
-    assert too_early(busy, Wait(), room(), NOW) == NotYet(pytest.approx(5.1), reserves=True)
+    assert too_early(busy, Wait(), room(), NOW) == Postpone(pytest.approx(5.1), reserves=True)
     for wait in (URGENT, POST):
         assert too_early(busy, wait, room(), NOW) is None
     busy.pause(NOW + 9, "8080 ")
-    assert too_early(busy, Wait(route="8080 "), room(), NOW) == NotYet(9.0)
+    assert too_early(busy, Wait(route="8080 "), room(), NOW) == Postpone(9.0)
 
 
 def test_who_waited_in_vain_is_the_last_or_waits_for_its_route() -> None:
     """A new reservation, behind all who wait; of a paused route, none."""
     queue = waiting(host(opens_in=1.0), 3)
     queue.pause(NOW + 9, "8080 ")
-    assert postponed(queue, NOW) == NotYet(1.0 + 3 * 2.0, reserves=True)
-    assert postponed(queue, NOW, "8080 ") == NotYet(9.0)
-    assert postponed(queue, NOW + 9, "8080 ") == NotYet(3 * 2.0, reserves=True)
+    assert postponed(queue, NOW) == Postpone(1.0 + 3 * 2.0, reserves=True)
+    assert postponed(queue, NOW, "8080 ") == Postpone(9.0)
+    assert postponed(queue, NOW + 9, "8080 ") == Postpone(3 * 2.0, reserves=True)
 
 
 def test_capacity_counts_both_kinds_apart() -> None:
@@ -319,5 +319,5 @@ def test_a_decision_changes_nothing_and_promises_nothing_past(
             assert NOW <= answer.due_at <= answer.expires_at
             assert answer.due_at - NOW <= 60 + 1e-9
             assert wait.priority or not answer.priority
-        case NotYet():
+        case Postpone():
             assert answer.seconds >= 0

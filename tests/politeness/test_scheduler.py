@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from scraperd.broker.rabbitmq.topology import DELAYS
 from scraperd.config.settings import Config, HostSettings
+from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import Wait
 from scraperd.politeness.host_rules import HostTable
-from scraperd.politeness.scheduler import MAX_IDLE_HOSTS, HostScheduler, Later, Load, Permit
+from scraperd.politeness.scheduler import MAX_IDLE_HOSTS, HostScheduler, Load, Permit
 from tests.rig.hours import run
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def test_what_another_route_to_a_host_says_holds_for_that_route_only() -> None:
     async def main() -> None:
         scheduler = host_scheduler(autothrottle=True, per_host_concurrency=4)
 
-        async def take(route: str = "", *, never_expires: bool = False) -> Permit | Later:
+        async def take(route: str = "", *, never_expires: bool = False) -> Permit | NotYet:
             wait = Wait(route=route, never_expires=never_expires)
             return await scheduler.acquire("shared", wait, crawl_delay=0.0)
 
@@ -182,8 +183,8 @@ def test_what_another_route_to_a_host_says_holds_for_that_route_only() -> None:
             assert isinstance(permit, Permit)
             scheduler.release(permit, load="busy", penalty=3600)
         told = [await task for task in waiting]
-        assert [type(answer) for answer in told] == [Later] * 4
-        assert all(3599 < answer.seconds <= 3600 for answer in told if isinstance(answer, Later))
+        assert [type(answer) for answer in told] == [NotYet] * 4
+        assert all(3599 < answer.seconds <= 3600 for answer in told if isinstance(answer, NotYet))
         assert scheduler.too_early("shared", Wait(route="8080 ")) == told[0]
         assert scheduler.too_early("shared", Wait()) is None
         for permit in (*ours, *[await take() for _ in range(3)]):
@@ -199,7 +200,7 @@ def test_what_another_route_to_a_host_says_holds_for_that_route_only() -> None:
                     assert permit.queue.delay == 0
                 else:
                     scheduler.release(permit)
-            assert isinstance(await take(route), Later if route else Permit)
+            assert isinstance(await take(route), NotYet if route else Permit)
 
     run(main())
 
@@ -213,7 +214,7 @@ def test_who_would_wait_too_long_is_sent_away_with_a_reservation() -> None:
         scheduler = host_scheduler(hosts=slow(1.0), concurrency=10)
         asked = [asyncio.create_task(scheduler.acquire("slow")) for _ in range(30)]
         await asyncio.sleep(20)
-        return [task.result().seconds for task in asked if isinstance(task.result(), Later)]
+        return [task.result().seconds for task in asked if isinstance(task.result(), NotYet)]
 
     later = run(main())
     assert len(later) >= 25
@@ -233,10 +234,10 @@ def test_a_penalty_sends_those_away_who_wait() -> None:
         scheduler.release(first, load="busy", penalty=60)
         told = await asyncio.gather(*waiting)
         assert now() < 0.1
-        assert [type(answer) for answer in told] == [Later] * 3
-        assert all(59 < answer.seconds < 65 for answer in told if isinstance(answer, Later))
+        assert [type(answer) for answer in told] == [NotYet] * 3
+        assert all(59 < answer.seconds < 65 for answer in told if isinstance(answer, NotYet))
         another = await scheduler.acquire("slow")
-        assert isinstance(another, Later)
+        assert isinstance(another, NotYet)
         assert isinstance(await scheduler.acquire("other"), Permit)
         await asyncio.sleep(61)
         assert isinstance(await scheduler.acquire("slow", Wait(reserved_in=-1.0)), Permit)
@@ -257,7 +258,7 @@ def test_a_penalty_reaches_those_who_want_only_a_slot() -> None:
         await asyncio.sleep(0)
         scheduler.release(first, load="busy", penalty=60)
         told = await waiting
-        assert isinstance(told, Later)
+        assert isinstance(told, NotYet)
         assert told.seconds > 59
         await asyncio.sleep(61)
         assert isinstance(post.result(), Permit)
@@ -334,10 +335,10 @@ def test_a_host_that_falls_silent_keeps_nobody() -> None:
         asked = [asyncio.create_task(scheduler.acquire("silent")) for _ in range(150)]
         await asyncio.sleep(6)
         ends = Counter(type(task.result()).__name__ for task in asked if task.done())
-        assert ends == {"Permit": 8, "Later": 142}
+        assert ends == {"Permit": 8, "NotYet": 142}
         assert scheduler.ordinary_waiting == 0
         assert isinstance(await scheduler.acquire("other"), Permit)
-        late = [task.result().seconds for task in asked if isinstance(task.result(), Later)]
+        late = [task.result().seconds for task in asked if isinstance(task.result(), NotYet)]
         assert max(late) - min(late) > 3  # they do not come back all at once
 
     run(main())
@@ -354,7 +355,7 @@ def test_few_begun_jobs_wait_for_a_slow_host() -> None:
             asyncio.create_task(scheduler.acquire("slow", Wait(urgent=True))) for _ in range(20)
         ]
         await asyncio.sleep(0.1)
-        assert sum(isinstance(hop.result(), Later) for hop in hops if hop.done()) >= 17
+        assert sum(isinstance(hop.result(), NotYet) for hop in hops if hop.done()) >= 17
         post = asyncio.create_task(scheduler.acquire("slow", Wait(urgent=True, never_expires=True)))
         await asyncio.sleep(200)
         assert isinstance(post.result(), Permit)
@@ -452,7 +453,7 @@ def test_those_that_must_not_begin_again_leave_places() -> None:
         assert sum(not post.done() for post in posts) <= 2 * room
         assert sum(not post.done() for post in posts[:100]) <= room
         assert scheduler.ordinary_waiting == 0
-        assert all(isinstance(post.result(), Later) for post in posts if post.done())
+        assert all(isinstance(post.result(), NotYet) for post in posts if post.done())
         for post in posts:
             post.cancel()
 
@@ -506,9 +507,9 @@ def test_a_full_address_keeps_nobody_here() -> None:
         ]
         await asyncio.sleep(10)
         ends = Counter(type(job.result()).__name__ for job in jobs if job.done())
-        assert ends == {"Permit": 10, "Later": 80}
+        assert ends == {"Permit": 10, "NotYet": 80}
         same = await scheduler.acquire("h90", address="2001:db8::2:0")  # the same /64
-        assert isinstance(same, Later)
+        assert isinstance(same, NotYet)
         assert isinstance(await scheduler.acquire("other", address="2001:db8:0:1::1"), Permit)
 
     run(main())
@@ -564,7 +565,7 @@ def test_who_is_too_early_is_told_so_before_anything_else() -> None:
         )  # nothing is known of the host: it may go first
         permit = await scheduler.acquire("slow")
         assert isinstance(permit, Permit)
-        assert scheduler.too_early("slow", Wait(reserved_in=60.0)) == Later("slow", 60.0)
+        assert scheduler.too_early("slow", Wait(reserved_in=60.0)) == NotYet("slow", 60.0)
         assert scheduler.too_early("slow", Wait(reserved_in=1.0)) is None
         scheduler.release(permit, load="busy", penalty=100)
         punished = scheduler.too_early("slow", Wait())
@@ -656,7 +657,7 @@ def test_a_punished_host_is_not_forgotten_for_the_sake_of_many_names() -> None:
             permit = await scheduler.acquire(f"host-{n}.example")
             assert isinstance(permit, Permit)
             scheduler.release(permit, load="busy")
-        assert isinstance(await scheduler.acquire("victim"), Later)
+        assert isinstance(await scheduler.acquire("victim"), NotYet)
         assert len(scheduler) <= MAX_IDLE_HOSTS + 1
 
     run(main())
@@ -705,7 +706,7 @@ def test_what_comes_before_the_turn_is_waited_for_no_longer_than_the_turn() -> N
 
         assert await scheduler.prepare("a", quick) == "rules"
         later = await scheduler.prepare("a", endless)
-        assert isinstance(later, Later)
+        assert isinstance(later, NotYet)
         assert now() == pytest.approx(2.0)
         assert scheduler.ordinary_waiting == 0
 
@@ -887,7 +888,7 @@ async def chaos(jobs: list[tuple[str, float, str]], concurrency: int, at_once: i
 
     async def one(host: str, took: float, end: str) -> None:
         permit = await scheduler.acquire(host, Wait(urgent=end == "urgent"), address=ADDRESS[host])
-        if isinstance(permit, Later):
+        if isinstance(permit, NotYet):
             return
         running[host] += 1
         assert running.total() <= concurrency

@@ -23,9 +23,9 @@ from msgspec import UNSET
 from scraperd.config.settings import HostSettings
 from scraperd.contract import Failure, Job, Result, decode_job
 from scraperd.fetch.client import Fetcher
+from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import HostQueue
 from scraperd.politeness.host_rules import HostRules
-from scraperd.politeness.scheduler import Later
 from scraperd.politeness.throttle import Throttle
 from scraperd.scrape.pipeline import Scraper, result_of
 from tests.rig.nginx import Nginx
@@ -52,7 +52,9 @@ class Run:
     def __init__(self, scraper: Scraper) -> None:
         self._scraper = scraper
 
-    async def __call__(self, url: str, place: Later | None = None, **fields: Any) -> Result | Later:
+    async def __call__(
+        self, url: str, place: NotYet | None = None, **fields: Any
+    ) -> Result | NotYet:
         """What becomes of a job: its result, or when it is to come back."""
         job = decode_job(msgspec.json.encode({"url": url, **fields}))
         assert isinstance(job, Job), job
@@ -102,13 +104,13 @@ def timed(times: list[float], answer: bytes) -> Handler:
     return send
 
 
-def fine(result: Result | Later) -> Result:
+def fine(result: Result | NotYet) -> Result:
     assert isinstance(result, Result), result
     assert (result.status, result.error) == ("ok", UNSET)
     return result
 
 
-def failed(result: Result | Later) -> Failure:
+def failed(result: Result | NotYet) -> Failure:
     assert isinstance(result, Result), result
     assert result.status == "failed"
     assert result.error is not UNSET
@@ -287,7 +289,7 @@ async def test_hanging_robots_txt_leave_slots_for_others(hosts: Site) -> None:
             fine(await run(hosts.url("/page")))
         told = await asyncio.gather(*jobs)
         assert len(hosts.seen("/robots.txt")) == 1 + 4
-    waits = [later.seconds for later in told if isinstance(later, Later)]
+    waits = [later.seconds for later in told if isinstance(later, NotYet)]
     assert len(waits) == 30
     assert min(waits) >= 5
     assert max(waits) - min(waits) > 3
@@ -338,10 +340,10 @@ async def test_a_robots_txt_that_takes_its_time(site: Site) -> None:
     async with scraper(robotstxt_obey=True, snooze_after=0.1) as run:
         laters = await asyncio.gather(*(run(site.url("/a")) for _ in range(3)))
         for later in laters:
-            assert isinstance(later, Later)
+            assert isinstance(later, NotYet)
             assert later.host == "127.0.0.1"
         come.set()
-        assert isinstance(laters[0], Later)
+        assert isinstance(laters[0], NotYet)
         fine(await run(site.url("/a"), place=laters[0]))
         assert failed(await run(site.url("/b"))).kind == "robots_denied"
     assert [visit.path for visit in site.visits] == ["/robots.txt", "/a"]
@@ -351,7 +353,7 @@ async def test_a_robots_txt_that_never_comes_holds_no_end_up(site: Site) -> None
     """The process can stop at once, though a fetch of one still runs."""
     site.at("/robots.txt", Visit.gone)
     async with scraper(robotstxt_obey=True, snooze_after=0.1) as run:
-        assert isinstance(await run(site.url("/a")), Later)
+        assert isinstance(await run(site.url("/a")), NotYet)
         started = time.monotonic()
     assert time.monotonic() - started < 1
     await site.until(lambda site: site.open == 0)
@@ -418,10 +420,10 @@ async def test_a_job_that_comes_back_is_served_in_its_place(site: Site) -> None:
     async with scraper(per_host_delay=0.4, snooze_after=0.05) as run:
         fine(await run(site.url()))
         later = await run(site.url())
-        assert isinstance(later, Later)
+        assert isinstance(later, NotYet)
         assert 0 < later.seconds <= 0.6
         await asyncio.sleep(later.seconds)
-        fine(await run(site.url(), place=Later(later.host, 0.0)))
+        fine(await run(site.url(), place=NotYet(later.host, 0.0)))
 
 
 @given(moments=st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1, exclude_max=True)), max_size=20))
