@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.base.text import printable
 from scraperd.broker.memory import MemoryBroker
 from scraperd.broker.ports import Limits, Message
@@ -151,13 +152,14 @@ async def run(
     """
     async with (
         Fetcher(config) as fetcher,
-        Scraper(config, fetcher) as scraper,
+        Scraper(config, fetcher, SYSTEM) as scraper,
         asyncio.TaskGroup() as group,
     ):
         broker = MemoryBroker(prefetch=config.prefetch_count)
         limits = Limits(config.max_result_size, config.ack_timeout)
-        keys = Keys((secrets.token_bytes(32),), config.prefix)
-        worker = Worker(config, scraper, Settler(broker, limits, keys), observer, WORKER)
+        keys = Keys((secrets.token_bytes(32),), config.prefix, SYSTEM.wall)
+        settler = Settler(broker, limits, keys, SYSTEM)
+        worker = Worker(config, scraper, settler, observer, WORKER, clocks=SYSTEM)
         batch = _Batch(broker, lines, write, tell)
         working = group.create_task(worker.run(), name="worker")
         await asyncio.sleep(0)  # the worker owns its jobs' tasks from now on

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from scraperd import __version__
+from scraperd.base.clocks import SYSTEM
 from scraperd.base.fd_limits import OutOfDescriptors, raise_limit
 from scraperd.broker.ports import Limits
 from scraperd.broker.rabbitmq.consumers import Lanes
@@ -127,7 +128,7 @@ async def _live(config: Config, keys: Keys, notifier: Notifier, observer: Observ
     )
     async with (
         Fetcher(config) as fetcher,
-        Scraper(config, fetcher) as scraper,
+        Scraper(config, fetcher, SYSTEM) as scraper,
         asyncio.TaskGroup() as group,
     ):
         services = _wire(config, keys, scraper, observer, name)
@@ -155,8 +156,8 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
         passive=config.passive_declare,
         confirm_timeout=config.confirm_timeout,
     )
-    settler = Settler(publisher, limits, keys)
-    worker = Worker(config, scraper, settler, observer, name)
+    settler = Settler(publisher, limits, keys, SYSTEM)
+    worker = Worker(config, scraper, settler, observer, name, clocks=SYSTEM)
     link = Link(
         link_settings(config, name),
         topology,
@@ -175,7 +176,8 @@ def keys_of(config: Config) -> Keys:
 
     Raises ConfigError.
     """
-    return Keys(marks_keys(config) or (secret_of(config.broker_urls[0]),), config.prefix)
+    secrets = marks_keys(config) or (secret_of(config.broker_urls[0]),)
+    return Keys(secrets, config.prefix, SYSTEM.wall)
 
 
 def link_settings(config: Config, name: str) -> Settings:

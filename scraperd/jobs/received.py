@@ -1,12 +1,11 @@
 """A delivery as the jobs understand it: with its envelope, its strikes, and what names its job.
 
-May touch: a delivery, the keys of the fleet, the discounts of this process; the wall clock.
+May touch: a delivery, the keys of the fleet, the discounts of this process.
 Must never: look into a body, or raise for what a publisher sent.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,16 +37,27 @@ class Received:
     discounted: int = 0
     strikes: int = 0
     stripped: bool = False
+    fresh: bool = False  # its envelope is not old
     name: str = ""  # the job's id, once it is known
     url: str | UnsetType = UNSET  # the same
 
     @classmethod
     def of(
-        cls, delivery: Delivery, keys: Keys, discounts: Discounts, delivery_limit: int
+        cls,
+        delivery: Delivery,
+        keys: Keys,
+        discounts: Discounts,
+        delivery_limit: int,
+        *,
+        now: float,
     ) -> Received:
-        """Read `delivery`. At `delivery_limit` strikes the job is not run any more."""
+        """Read `delivery`. At `delivery_limit` strikes the job is not run any more.
+
+        `now` is in seconds since 1970, as the signature of an envelope is.
+        """
         envelope = Envelope.of(delivery.headers, delivery.body, keys)
         job = cls(delivery, envelope)
+        job.fresh = -_FRESH < now - (envelope.signed_at or 0) < _FRESH
         source, count = delivery.source, delivery.redeliveries
         job.discounted = discounts.of(job.fingerprint, source, count) if count else 0
         job.strikes = strikes(source, envelope.strikes, count, job.discounted)
@@ -82,8 +92,7 @@ class Received:
 
         An old one may be a copy that someone kept, and what it leads to is paid by all others.
         """
-        age = time.time() - (self.envelope.signed_at or 0)
-        return self.delivery.redeliveries > 0 or -_FRESH < age < _FRESH
+        return self.delivery.redeliveries > 0 or self.fresh
 
     @property
     def fingerprint(self) -> int:

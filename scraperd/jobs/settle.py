@@ -1,6 +1,6 @@
 """The one place that settles a delivery: publish what the verdict says, confirmed, then ack.
 
-May touch: the ports of a broker, the contract's encoding, the wall clock.
+May touch: the ports of a broker, the contract's encoding, the wall clock it is given.
 Must never: ack before the confirm, settle twice, or know which broker it is.
 """
 
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +21,9 @@ from scraperd.jobs.envelope import Envelope, Turn, obituary, told
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Destination, Limits, Publisher
     from scraperd.jobs.received import Received
     from scraperd.jobs.signing import Keys
@@ -57,6 +58,7 @@ class Settler:
     publisher: Publisher
     limits: Limits
     keys: Keys
+    clocks: Clocks
 
     async def settle(self, job: Received, outcome: Outcome | None, verdict: Verdict) -> bool:
         """Publish, confirmed, then ack. A job that only moves has no outcome.
@@ -78,7 +80,8 @@ class Settler:
                 await self._move(job, _untouched(job), to, math.inf)
             case Dead(kind, tell):
                 assert outcome is not None
-                letter = _letter(job, outcome.result, kind)  # first: if it raises, nothing is out
+                # First: if it raises, nothing is out.
+                letter = _letter(job, outcome.result, kind, self.clocks.now())
                 if tell:
                     await self._result(job, outcome)
                 await self._publish(job, Into(Source.DEAD), letter)
@@ -103,7 +106,7 @@ class Settler:
     async def _snooze(self, job: Received, host: str, delay: float) -> None:
         """Rather back too early than too late: then it is snoozed again, for the rest."""
         wait = self.publisher.wait_within(delay)
-        turn = Turn(host, time.time() + delay, max(0.0, delay - wait))
+        turn = Turn(host, self.clocks.wall() + delay, max(0.0, delay - wait))
         envelope = replace(job.envelope.snoozed(turn), ident=job.name, strikes=job.strikes)
         await self._move(job, envelope, Delay(wait))
 
@@ -126,12 +129,11 @@ def _untouched(job: Received) -> Envelope:
     )
 
 
-def _letter(job: Received, result: Result, kind: str) -> Message:
+def _letter(job: Received, result: Result, kind: str, now: datetime) -> Message:
     """The dead letter: the whole job, and why it ended."""
     failure = result.error or Failure("internal", "no reason given")
     undelivered = job.undelivered or None
     envelope = replace(job.envelope, strikes=job.strikes, undelivered=undelivered, reply_to=None)
-    now = datetime.now(UTC)
     return _message(job, obituary(result, kind, failure, _stripped(job, envelope), now))
 
 

@@ -1,6 +1,6 @@
 """The names of our headers on a job that travels, and the signature that vouches for them.
 
-May touch: headers, the bytes of a body, the wall clock.
+May touch: headers, the bytes of a body, the wall clock it is given.
 Must never: raise over a header, show a key, or believe a mark whose signature does not fit.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -42,9 +41,7 @@ _SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}  # 16 MiB, some 50 ms
 class Keys:
     """The keys of a fleet, for one prefix: the first one signs, each of them is believed."""
 
-    def __init__(
-        self, secrets: Iterable[bytes], prefix: str, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, secrets: Iterable[bytes], prefix: str, clock: Callable[[], float]) -> None:
         self._clock = clock
         scope = _DOMAIN + b"\0" + prefix.encode()
         derived = [hmac.digest(secret, scope, "sha256") for secret in secrets]

@@ -1,17 +1,14 @@
 """Decode, scrape, decide, settle, record. Owns the jobs in flight.
 
-May touch: scrape, the ports of a broker, contract, verdict; the loop's clock.
+May touch: scrape, the ports of a broker, contract, verdict; the clocks it is given.
 Must never: settle anywhere but in Settler, or let one job's failure reach another.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET
@@ -36,7 +33,9 @@ from scraperd.scrape.pipeline import Page, Scraper, result_of, tightest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
+    from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Destination, Epoch
     from scraperd.config.settings import Config
     from scraperd.jobs.settle import Settler
@@ -75,13 +74,21 @@ class Worker:
     """Runs every delivery it is given; the scraper bounds how many are fetched at once."""
 
     def __init__(
-        self, config: Config, scraper: Scraper, settler: Settler, observer: Observer, name: str
+        self,
+        config: Config,
+        scraper: Scraper,
+        settler: Settler,
+        observer: Observer,
+        name: str,
+        *,
+        clocks: Clocks,
     ) -> None:
         self._config = config
         self._scraper = scraper
         self._settler = settler
         self._observer = observer
         self._name = name
+        self._clocks = clocks
         self._flights: dict[Received, Flight] = {}
         self._discounts = Discounts()
         self._unbegun: list[Received] = []  # taken over, and to be given back
@@ -111,7 +118,9 @@ class Worker:
         """The delivery, read, and what to do with it. An error of ours ends this job only."""
         limit = self._config.delivery_limit
         try:
-            received = Received.of(delivery, self._settler.keys, self._discounts, limit)
+            received = Received.of(
+                delivery, self._settler.keys, self._discounts, limit, now=self._clocks.wall()
+            )
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - raised again where a job's errors are told
@@ -171,7 +180,7 @@ class Worker:
             await self._move(received, Into(place))
             return
         if self._is_crowded_out(received):
-            await self._move(received, Delay(random.uniform(*CROWDED_FOR)))  # noqa: S311 - jitter
+            await self._move(received, Delay(self._clocks.between(*CROWDED_FOR)))
             return
         job = await self._decode(received)
         received.name = _known(received, job) or uuid.uuid4().hex
@@ -198,7 +207,7 @@ class Worker:
     ) -> None:
         flight = self._flights[received]
         flight.settling = True
-        started = time.monotonic()
+        started = self._clocks.monotonic()
         verdict = self._verdict(received, ended, job)
         try:
             try:
@@ -219,7 +228,7 @@ class Worker:
                 outcome.result if outcome else None,
                 verdict,
                 settled,
-                time.monotonic() - started,
+                self._clocks.monotonic() - started,
                 received.envelope.snoozes,
                 received.strikes,
             )
@@ -391,7 +400,7 @@ class Worker:
             return None
         if (turn := received.envelope.turn) is None:
             return self._scraper.page(job[0])
-        seconds = min(turn.at - time.time(), turn.left, FURTHEST)
+        seconds = min(turn.at - self._clocks.wall(), turn.left, FURTHEST)
         return self._scraper.page(job[0], NotYet(turn.host, seconds))
 
     def _verdict(self, received: Received, ended: Ended, job: Decoded | None) -> Verdict:
@@ -399,7 +408,7 @@ class Worker:
             ended,
             received.envelope.attempt,
             self._policy(job),
-            random.random(),  # noqa: S311 - jitter
+            self._clocks.roll(),
             anonymous=_known(received, job) is None and received.delivery.reply_to is None,
         )
 
@@ -407,7 +416,7 @@ class Worker:
         self, received: Received, job: Decoded, page: Page | None
     ) -> tuple[Ended, Outcome | None]:
         """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
-        started = time.monotonic()
+        started = self._clocks.monotonic()
         if isinstance(job, Invalid) or page is None:
             assert isinstance(job, Invalid)
             failure = Failure("invalid_job", job.message, field=job.field)
@@ -418,12 +427,18 @@ class Worker:
                 await self._begin(page, job[1], self._time_for(received))
             if page.later is not None:
                 page.became(0)
-                return NotYet(page.later.host, _until(page.job, page.later.seconds)), None
-            outcome = self._encoded(self._result(received, page, time.monotonic() - started))
+                return NotYet(
+                    page.later.host, _until(page.job, page.later.seconds, self._clocks.now())
+                ), None
+            outcome = self._encoded(
+                self._result(received, page, self._clocks.monotonic() - started)
+            )
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
             self._observer.trouble("internal_error", error, id=received.name)
             bare = Page(page.job, failure=self._internal(error))
-            outcome = self._encoded(self._result(received, bare, time.monotonic() - started))
+            outcome = self._encoded(
+                self._result(received, bare, self._clocks.monotonic() - started)
+            )
         page.became(len(outcome.body))
         return outcome.result.error or None, outcome
 
@@ -442,7 +457,7 @@ class Worker:
 
     def _time_for(self, received: Received) -> float:
         """Seconds that are left to the job of job_timeout, and of what the broker waits."""
-        held = time.monotonic() - received.delivery.arrived
+        held = self._clocks.monotonic() - received.delivery.arrived
         return max(0.0, min(self._config.job_timeout, self._settler.limits.job) - held)
 
     async def _scrape(self, page: Page, rules: Rules | None, seconds: float) -> None:
@@ -455,7 +470,7 @@ class Worker:
 
     def _reason_not_to(self, received: Received, job: Job) -> Failure | None:
         """Expired, or goes in circles."""
-        if job.expires_at is not UNSET and job.expires_at <= datetime.now(UTC):
+        if job.expires_at is not UNSET and job.expires_at <= self._clocks.now():
             return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
         if (snoozes := received.envelope.snoozes) >= MAX_SNOOZES:
             waited = f"it was put off {snoozes} times, for its host's turn or for a helper"
@@ -488,11 +503,11 @@ class Worker:
         )
 
 
-def _until(job: Job, seconds: float) -> float:
+def _until(job: Job, seconds: float, now: datetime) -> float:
     """A job that expires before its turn comes back then, to say so."""
     if job.expires_at is UNSET:
         return seconds
-    return max(0.0, min(seconds, (job.expires_at - datetime.now(UTC)).total_seconds()))
+    return max(0.0, min(seconds, (job.expires_at - now).total_seconds()))
 
 
 def _known(received: Received, job: Decoded | None) -> str | None:

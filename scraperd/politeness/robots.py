@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, unquote
@@ -177,7 +176,7 @@ class Robots:
         config: Config,
         table: HostTable,
         get: Callable[[URL, str], Awaitable[Response | Failure]],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._table = table

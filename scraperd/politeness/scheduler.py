@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
-import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
@@ -71,8 +69,8 @@ class HostScheduler:
         self,
         config: Config,
         table: HostTable,
-        clock: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
     ) -> None:
         self._config = config
         self._table = table

@@ -1,6 +1,6 @@
 """The cookies of one job, from its first request through all its redirects (RFC 6265).
 
-May touch: the wall clock, for the `Expires` of an answer that has no Date.
+May touch: the time it is given, for the `Expires` of an answer that has no Date.
 Must never: outlive its job, or send the job's own cookies to another origin.
 """
 
@@ -17,6 +17,7 @@ from scraperd.fetch.message import http_date, sent_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from yarl import URL
 
@@ -70,11 +71,14 @@ class Cookies:
             pairs += [cookie.pair for cookie in fitting]
         return "; ".join(pairs)
 
-    def learn(self, url: URL, lines: Iterable[str], headers: Mapping[str, str]) -> None:
+    def learn(
+        self, url: URL, lines: Iterable[str], headers: Mapping[str, str], now: datetime
+    ) -> None:
         """Keep what `url` sets (section 5.2): the next hop may depend on it.
 
         `headers` are those of the same answer. Its Date is what `Expires` is taken against:
         with a clock of ours that is ahead, a cookie for minutes would be over as it comes.
+        Without a Date it is taken against `now`.
         """
         names: set[str] = set()
         for line in lines:
@@ -90,7 +94,7 @@ class Cookies:
                 continue
             names.add(name)
             key = (name, cookie.domain, cookie.path)
-            if _is_over(attributes, headers):
+            if _is_over(attributes, headers, now):
                 self._set.pop(key, None)
             else:
                 self._set[key] = cookie
@@ -137,10 +141,10 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _is_over(attributes: dict[str, str], headers: Mapping[str, str]) -> bool:
+def _is_over(attributes: dict[str, str], headers: Mapping[str, str], now: datetime) -> bool:
     """Whether the cookie is being deleted; a job is too short for any other lifetime to matter."""
     age = attributes.get("max-age", "")
     if re.fullmatch(r"-?[0-9]+", age):
         return age.startswith("-") or not age.strip("0")
     expires = http_date(attributes.get("expires", ""))
-    return expires is not None and expires <= sent_at(headers)
+    return expires is not None and expires <= sent_at(headers, now)

@@ -1,17 +1,14 @@
 """The straight line of a page: robots, permit, fetch one hop, (redirect: again), extract.
 
-May touch: everything else in page/, the clocks.
+May touch: everything else in scrape/, the clocks it is given.
 Must never: know AMQP, log, or raise for what a site does.
 """
 
 from __future__ import annotations
 
-import random
 import re
-import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
+    from scraperd.base.clocks import Clocks
     from scraperd.config.settings import Config
     from scraperd.contract import Job, Peeked
     from scraperd.extract.rules import Rules
@@ -102,12 +100,13 @@ class Scraper:
     `put_off_for` counts jobs that have to come back for this process's sake, by what it lacked.
     """
 
-    def __init__(self, config: Config, fetcher: Fetcher) -> None:
+    def __init__(self, config: Config, fetcher: Fetcher, clocks: Clocks) -> None:
         self._config = config
         self._fetcher = fetcher
+        self._clocks = clocks
         self._table = HostTable(config)
-        self._scheduler = HostScheduler(config, self._table)
-        self._robots = Robots(config, self._table, self._fetch_robots)
+        self._scheduler = HostScheduler(config, self._table, clocks.monotonic, clocks.roll)
+        self._robots = Robots(config, self._table, self._fetch_robots, clocks.monotonic)
         self._budget = Budget(config.memory_budget)
         self._extractor = Extractor(config)
         self.put_off_for: Counter[type[OutOfDescriptors | Crowded]] = Counter()
@@ -167,7 +166,7 @@ class Scraper:
         It is no attempt, and nobody is told but the operator: nobody has done anything wrong.
         """
         crowded = isinstance(lack, Crowded)
-        seconds = random.uniform(*(LONG_REST if crowded else SHORT_REST))  # noqa: S311 - jitter
+        seconds = self._clocks.between(*(LONG_REST if crowded else SHORT_REST))
         self.put_off_for[type(lack)] += 1
         sent, page.response, page.content = page.response, None, {}
         if sent is not None and page.job.verb not in _REPEATABLE:
@@ -198,7 +197,9 @@ class Scraper:
         config, job = self._config, page.job
         limit = tightest(config.max_redirects, job.max_redirects)
         timeout = tightest(config.download_timeout, job.timeout)
-        request, cookies = await _first(job, tightest(config.download_maxsize, job.max_body_size))
+        request, cookies = await _first(
+            job, tightest(config.download_maxsize, job.max_body_size), self._clocks.monotonic
+        )
         request.claim = page.claim
         while True:
             request.spent, request.timeout = page.fetch_time, timeout - page.fetch_time
@@ -217,7 +218,7 @@ class Scraper:
                 return target
             page.redirects.append(Redirect(answer.status, str(target)))
             set_cookies = answer.headers.getall("Set-Cookie", ())
-            cookies.learn(request.url, set_cookies, answer.headers)
+            cookies.learn(request.url, set_cookies, answer.headers, self._clocks.now())
             _redirect(request, answer.status, target)
 
     async def _hop(self, page: Page, request: Request) -> Response | Failure | NotYet:
@@ -265,12 +266,12 @@ class Scraper:
         page.hosts.add(host)
         if not page.begun:
             page.begun = True
-            page.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        started = time.monotonic()
+            page.fetched_at = self._clocks.now().isoformat(timespec="milliseconds")
+        started = self._clocks.monotonic()
         answer = await self._fetch(request, permit)
-        page.fetch_time += time.monotonic() - started
+        page.fetch_time += self._clocks.monotonic() - started
         if permit.address_refused and isinstance(answer, Failure) and answer.kind == "connect":
-            return NotYet(host, random.uniform(*SHORT_REST))  # noqa: S311 - jitter
+            return NotYet(host, self._clocks.between(*SHORT_REST))
         return answer
 
     def _route(self, url: URL, proxy: str) -> str:
@@ -290,7 +291,7 @@ class Scraper:
         rules = await self._scheduler.prepare(host, lambda: self._robots.rules(url, proxy), wait)
         if isinstance(rules, NotYet) and self._robots.full:
             # Many hosts are slow to show theirs: come back in a while, not all at once.
-            seconds = random.uniform(*ROBOTS_RUSH)  # noqa: S311 - jitter
+            seconds = self._clocks.between(*ROBOTS_RUSH)
             return NotYet(host, max(rules.seconds, seconds))
         return rules
 
@@ -305,7 +306,7 @@ class Scraper:
                 patient = request.timeout >= self._config.connect_timeout
                 load = "hung" if answer.kind == "timeout" and patient else None
             elif answer.status in _BUSY:
-                load, penalty = "busy", retry_after(answer.headers)
+                load, penalty = "busy", retry_after(answer.headers, self._clocks.now())
             else:
                 load = "fine"
         finally:
@@ -402,7 +403,7 @@ def _final(response: Response | None) -> str | UnsetType:
     return url if 0 < len(url) <= MAX_URL else UNSET
 
 
-async def _first(job: Job, max_body: int) -> tuple[Request, Cookies]:
+async def _first(job: Job, max_body: int, clock: Callable[[], float]) -> tuple[Request, Cookies]:
     """The job's request, and its cookies, which travel apart from the other headers."""
     headers = dict(job.headers or ())
     named = {name.lower(): name for name in headers}
@@ -413,7 +414,7 @@ async def _first(job: Job, max_body: int) -> tuple[Request, Cookies]:
     elif job.json is not UNSET:
         body, kind = bytes(job.json), "application/json"
     elif job.form is not UNSET:
-        body, kind = await encoded(job.form), "application/x-www-form-urlencoded"
+        body, kind = await encoded(job.form, clock), "application/x-www-form-urlencoded"
     if kind and "content-type" not in named:
         headers["Content-Type"] = kind
     if job.etag is not UNSET:

@@ -1,6 +1,6 @@
 """One page without a broker: fetched, or read from a file; for writing and trying rules.
 
-May touch: page/, the clocks.
+May touch: scrape/, the clocks: it is a composition root.
 Must never: print, or exit.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
-import time
 import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import UNSET
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.contract import Result, Timings
 from scraperd.fetch.client import Fetcher
 from scraperd.politeness.admission import NotYet
@@ -40,8 +40,8 @@ class Once(NamedTuple):
 
 async def scrape(config: Config, job: Job, rules: Rules | None) -> Once:
     """Fetch the job's page, waiting here for its host's permit, and take what was asked for."""
-    started = time.monotonic()
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher) as scraper:
+    started = SYSTEM.monotonic()
+    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as scraper:
         page = scraper.page(job)
         await scraper.scrape(page, rules)
         while page.later is not None:  # here is no queue to wait in
@@ -49,7 +49,7 @@ async def scrape(config: Config, job: Job, rules: Rules | None) -> Once:
             page.close()
             page = scraper.page(job, NotYet(page.later.host, 0.0))
             await scraper.scrape(page, rules)
-    total = time.monotonic() - started
+    total = SYSTEM.monotonic() - started
     result = result_of(page, ident=_ident(job), attempt=1, worker=WORKER, total=total)
     return Once(result, _matches(rules, page.hits))
 

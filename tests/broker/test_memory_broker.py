@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.broker.memory import MemoryBroker
 from scraperd.broker.ports import Delivery, Limits, Message, Source
 from scraperd.config.settings import Config
@@ -86,11 +88,11 @@ class House:
     ) -> None:
         self.broker = broker(prefetch=200, latency=0.2)
         self.broker.replies["mine"] = deque()
-        keys = Keys([b"k"], "team")
-        made = settler(self.broker, Limits(2**20, 1800), keys)
+        keys = Keys([b"k"], "team", time.time)
+        made = settler(self.broker, Limits(2**20, 1800), keys, SYSTEM)
         config = Config(max_retries=3, retry_backoff=1)
         scraper: Any = Scrapes()
-        self.worker = Worker(config, scraper, made, Observer(log=Quiet()), "w")
+        self.worker = Worker(config, scraper, made, Observer(log=Quiet()), "w", clocks=SYSTEM)
 
     def publish(self, count: int) -> dict[str, str]:
         """Jobs of all sorts; their ids, with the sort of each."""

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from scraperd import __version__
+from scraperd.base.clocks import SYSTEM
 from scraperd.config.settings import Config
 from scraperd.contract import Failure, decode_job
 from scraperd.fetch.client import Fetcher
@@ -812,7 +813,7 @@ async def test_a_cancelled_scrape_leaves_nothing_open(
     before = sockets()
     job = decode_job(f'{{"url": "{site.at("/", handler)}"}}'.encode())
     async with Fetcher(config) as fetcher:
-        scraper = Scraper(replace(config, per_host_concurrency=10), fetcher)
+        scraper = Scraper(replace(config, per_host_concurrency=10), fetcher, SYSTEM)
         pages = [scraper.page(job) for _ in range(10)]
         tasks = [asyncio.create_task(scraper.scrape(page, None)) for page in pages]
         await site.until(lambda s: len(s.visits) == 10)

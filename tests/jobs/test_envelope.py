@@ -21,7 +21,7 @@ from scraperd.jobs.envelope import Envelope, Obituary, Turn, foreign, obituary, 
 from scraperd.jobs.signing import Keys
 
 BODY = b'{"url": "http://a.example/"}'
-KEYS = Keys([b"k" * 32], "team")
+KEYS = Keys([b"k" * 32], "team", time.time)
 COUNTS = st.integers(0, 1_000_000)
 HOSTS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
 MILLISECONDS = st.integers(0, 9_999_999_999).map(lambda ms: ms / 1000)
@@ -59,7 +59,7 @@ def test_what_is_written_is_read_again(envelope: Envelope, theirs: dict[str, Any
 @given(envelope=ENVELOPES)
 def test_claims_of_another_key_are_not_believed(envelope: Envelope) -> None:
     """Id, reply address and the counts that end the job itself are read all the same."""
-    headers = envelope.headers(Keys([b"x" * 32], "team"), BODY)
+    headers = envelope.headers(Keys([b"x" * 32], "team", time.time), BODY)
     read = Envelope.of(headers, BODY, KEYS)
     assert read.disbelieved
     claims = {"attempt": 1, "snoozes": 0, "strikes": 0, "turn": None}

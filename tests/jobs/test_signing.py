@@ -32,7 +32,7 @@ from scraperd.jobs.signing import (
 BODY = b'{"url": "http://a.example/"}'
 MARKS = {ATTEMPT: 3, JOB_ID: "id-1", SNOOZES: 2, TURN: "1700000000.125 a.b", STRIKES: 1}
 A, B = b"a" * 32, b"b" * 32
-KEYS = Keys([A], "team")
+KEYS = Keys([A], "team", time.time)
 SIGNED = KEYS.sign(BODY, MARKS)
 NAMES = (ATTEMPT, JOB_ID, SNOOZES, TURN, STRIKES, REPLY_TO)
 UNCLAIMED = {JOB_ID: "id-1"}
@@ -74,13 +74,13 @@ def test_a_signature_is_of_one_job_one_prefix_and_one_key() -> None:
     """Moved to another body, another prefix, or by someone with another key it is worth nothing."""
     assert believed(SIGNED, BODY + b" ") == UNCLAIMED
     assert believed(SIGNED, b"") == UNCLAIMED
-    assert believed(SIGNED, keys=Keys([A], "teams")) == UNCLAIMED
-    assert believed(SIGNED, keys=Keys([B], "team")) == UNCLAIMED
+    assert believed(SIGNED, keys=Keys([A], "teams", time.time)) == UNCLAIMED
+    assert believed(SIGNED, keys=Keys([B], "team", time.time)) == UNCLAIMED
 
 
 def test_a_new_key_signs_and_an_old_one_is_believed() -> None:
     """How a fleet changes its key: first all believe it, then all sign by it."""
-    old, both, new = (Keys(secrets, "team") for secrets in ([A], [B, A], [B]))
+    old, both, new = (Keys(secrets, "team", time.time) for secrets in ([A], [B, A], [B]))
     assert believed(old.sign(BODY, MARKS), keys=both) == MARKS
     assert believed(both.sign(BODY, MARKS), keys=new) == MARKS
     assert believed(both.sign(BODY, MARKS), keys=old) == UNCLAIMED

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import (
     Delivery,
     Destination,
@@ -219,12 +221,12 @@ class Steps:
     def __init__(self, fault: Fault, **config: Any) -> None:
         self.fault, self.epoch = fault, Kept()
         self.sent, self.log = Sent(fault), Log(fault)
-        self.keys = Keys([b"k"], "team")
-        settler = Settler(self.sent, Limits(2**20, 1800), self.keys)
+        self.keys = Keys([b"k"], "team", time.time)
+        settler = Settler(self.sent, Limits(2**20, 1800), self.keys, SYSTEM)
         self.observer = Told(log=self.log)
         self.observer.fault = fault
         scraper: Any = Scrapes(fault)
-        self.worker = Worker(Config(**config), scraper, settler, self.observer, "w")
+        self.worker = Worker(Config(**config), scraper, settler, self.observer, "w", clocks=SYSTEM)
         self.tag = 0
 
     def deliver(

@@ -10,12 +10,13 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import pytest
 
+from scraperd.base.clocks import Clocks
 from scraperd.broker.ports import Delay, Delivery, Into, Limits, Lost, Refused, Source
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.config.settings import Config
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from scraperd.jobs.received import Received
     from scraperd.jobs.settle import Outcome
     from scraperd.jobs.verdict import Verdict
+
+
+NOW = 1_800_000_000.0  # seconds since 1970: what the worker's wall clock shows all the time
+ROLL = 0.25
+CLOCKS = Clocks(time.monotonic, lambda: NOW, lambda: ROLL)
 
 
 @dataclass
@@ -76,7 +82,7 @@ class Settles:
     settled: list[tuple[Outcome | None, Verdict]] = field(default_factory=list)
     lost: bool = False
     refused: list[str] = field(default_factory=list)
-    keys: Keys = field(default_factory=lambda: Keys([b"k"], "team"))
+    keys: Keys = field(default_factory=lambda: Keys([b"k"], "team", CLOCKS.wall))
     limits: Limits = field(default_factory=lambda: Limits(2**20, 1800))
 
     async def settle(self, _job: Received, outcome: Outcome | None, verdict: Verdict) -> bool:
@@ -137,6 +143,7 @@ class House:
             self.settles,  # type: ignore[arg-type]
             Observer(log=self.log),
             "w",
+            clocks=CLOCKS,
         )
         self.running: asyncio.Task[None] | None = None
         self.epoch = Owner()
@@ -166,7 +173,7 @@ class House:
         """
         headers = {name: value for name, value in more.items() if name.startswith("x-")}
         fields = {name: value for name, value in more.items() if name not in headers}
-        keys = Keys([b"k"], "team", lambda: time.time() if signed_at is None else signed_at)
+        keys = Keys([b"k"], "team", lambda: NOW if signed_at is None else signed_at)
         for path in paths:
             body = json.dumps({"url": f"http://x/{path}", "id": path, **fields}).encode()
             signed = keys.sign(body, headers) if headers else {}
@@ -214,26 +221,23 @@ async def test_a_job_that_has_to_wait_for_its_turn_is_snoozed() -> None:
 async def test_a_snoozed_job_that_expires_first_comes_back_to_say_so() -> None:
     """It is snoozed until its `expires_at` and no longer."""
     async with House() as house:
-        soon = (datetime.now(UTC) + timedelta(seconds=10)).isoformat()
+        soon = (CLOCKS.now() + timedelta(seconds=10)).isoformat()
         house.deliver("later", expires_at=soon)
         await house.idle()
     [(_, verdict)] = house.settles.settled
-    assert isinstance(verdict, Snooze)
-    assert 9 < verdict.delay <= 10
+    assert verdict == Snooze("x", 10.0)
 
 
 async def test_a_promised_turn_is_read_from_the_header() -> None:
     """The scraper gets the host and the seconds left; what is no such header is no promise, and
     one that is too far off to be ours is cut.
     """
-    now = time.time()
     async with House() as house:
-        for turn in (f"{now + 60:.3f} x", "soon x", f"{now:.3f}", 7, "9999999999.000 x"):
+        for turn in (f"{NOW + 60:.3f} x", "soon x", f"{NOW:.3f}", 7, "9999999999.000 x"):
             house.deliver("good", **{"x-scraperd-turn": turn})
         await house.idle()
     first, *others, far = house.scrapes.places
-    assert first is not None
-    assert (first.host, round(first.seconds, 1)) == ("x", 60.0)
+    assert first == NotYet("x", 60.0)
     assert others == [None, None, None]
     assert far == NotYet("x", FURTHEST)
 
@@ -415,7 +419,7 @@ async def test_an_old_mark_alone_puts_no_job_beside_nothing() -> None:
     few, solo = Source.QUARANTINE, Source.SOLO
     for age, place in ((60, solo), (86400, few), (-86400, few)):
         async with House() as house:
-            house.deliver("good", signed_at=time.time() - age, **{"x-scraperd-strikes": 2})
+            house.deliver("good", signed_at=NOW - age, **{"x-scraperd-strikes": 2})
             await house.idle()
         [(_, verdict)] = house.settles.settled
         assert verdict == Requeue(Into(place)), age
@@ -498,6 +502,27 @@ async def test_compiling_rules_is_a_part_of_a_jobs_time() -> None:
     assert "to be compiled (job_timeout)" in outcome.result.error.message
     assert verdict == Retry(verdict.delay)
     assert house.scrapes.started == []
+
+
+async def test_a_crowded_out_job_waits_by_the_die() -> None:
+    """A large job without room waits in a delay queue for 15 to 60 s, as the die falls."""
+    async with House() as house:
+        body = b'{"url": "http://x/good", "id": "good"}'
+        house.worker.accept(Delivery(body, {}, Source.JOBS, house.epoch, acked, crowded=True))
+        await house.idle()
+    [(outcome, verdict)] = house.settles.settled
+    assert (outcome, verdict) == (None, Requeue(Delay(15 + ROLL * 45)))
+
+
+async def test_the_backoff_is_jittered_by_the_die() -> None:
+    """The wait before a retry is a share of the backoff, as the die falls: jobs that failed
+    together do not come back together.
+    """
+    async with House(job_timeout=0.01, download_timeout=0.01, connect_timeout=0.01) as house:
+        house.deliver("wait", **{"x-scraperd-attempt": 2})
+        await house.idle()
+    [(_, verdict)] = house.settles.settled
+    assert verdict == Retry(ROLL * 2 * Config().retry_backoff)
 
 
 async def test_a_job_over_its_time_is_retried() -> None:

@@ -555,7 +555,7 @@ async def test_not_asked(site: Site, fetcher: Fetcher) -> None:
         asked.append(url)
         return Failure("dns", "no address")
 
-    robots = Robots(config, HostTable(config), get)
+    robots = Robots(config, HostTable(config), get, time.monotonic)
     assert await robots.rules(URL(site.url("/x"))) is EVERYTHING
     assert await robots.rules(URL("http://other.example/x")) == Failure(
         "dns", "robots.txt: no address"
@@ -664,7 +664,7 @@ async def test_a_mistake_of_ours(no_loose_ends: None, config: Config, leaves: bo
         await release.wait()
         raise RuntimeError(str(url))
 
-    robots = Robots(config, HostTable(config), get)
+    robots = Robots(config, HostTable(config), get, time.monotonic)
     caller = asyncio.create_task(refusal(robots, "http://h/"))
     await begun.wait()
     if leaves:
@@ -712,7 +712,7 @@ async def test_how_many_are_fetched(config: Config) -> None:
         await release.wait()
         return answered(url, NOTHING.encode())
 
-    robots = Robots(replace(config, concurrency=4), HostTable(config), get)
+    robots = Robots(replace(config, concurrency=4), HostTable(config), get, time.monotonic)
     urls = [URL(f"http://h{number}.example/") for number in range(2)]
     full = [robots.full]
     callers = [asyncio.create_task(robots.rules(url)) for url in (*urls, *urls)]
@@ -738,7 +738,9 @@ async def test_how_many_are_fetched(config: Config) -> None:
 async def test_one_is_always_fetched(config: Config) -> None:
     """Half of one is one."""
     get, asked = serving(b"")
-    await rules(Robots(replace(config, concurrency=1), HostTable(config), get), "http://h/")
+    await rules(
+        Robots(replace(config, concurrency=1), HostTable(config), get, time.monotonic), "http://h/"
+    )
     assert len(asked) == 1
 
 
@@ -752,7 +754,7 @@ async def test_close_gives_the_places_back(config: Config, turns: int) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    robots = Robots(replace(config, concurrency=2), HostTable(config), get)
+    robots = Robots(replace(config, concurrency=2), HostTable(config), get, time.monotonic)
     caller = asyncio.create_task(refusal(robots, "http://h/"))
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -848,7 +850,7 @@ def serving(body: bytes) -> tuple[Get, list[URL]]:
 async def test_twenty_thousand_origins(config: Config) -> None:
     """The number of files kept is bounded; those used last stay."""
     get, asked = serving(b"")
-    robots = Robots(config, HostTable(config), get)
+    robots = Robots(config, HostTable(config), get, time.monotonic)
     favourite = URL("http://favourite.example/")
     for number in range(20_000):
         await robots.rules(URL.build(scheme="http", host=f"h{number}.example", path="/"))
@@ -868,7 +870,7 @@ async def test_large_files_are_bounded_by_memory(config: Config) -> None:
     async def get(url: URL, _proxy: str) -> Response:
         return answered(url, NOTHING.encode() if url.raw_host == "usual.example" else body)
 
-    robots = Robots(config, HostTable(config), get)
+    robots = Robots(config, HostTable(config), get, time.monotonic)
     each = rules_of(body).size
     assert each > LARGE_BYTES
     count = MAX_CACHED_BYTES // each
@@ -1090,7 +1092,7 @@ def test_no_file_is_malformed(pieces: list[str], noise: bytes) -> None:
 async def test_the_loop_runs_while_a_large_file_is_parsed(config: Config) -> None:
     """512 KiB take a tenth of a second; meanwhile other tasks get their turns."""
     get, _ = serving(filled(numbered("allow:/directory-N/page-N.html")))
-    robots = Robots(config, HostTable(config), get)
+    robots = Robots(config, HostTable(config), get, time.monotonic)
     parsing = asyncio.create_task(robots.rules(URL("http://h/")))
     turns = 0
     while not parsing.done():

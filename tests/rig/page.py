@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import uvloop
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.config.settings import Config
 from scraperd.contract import Job, Result, decode_job, decode_result, encode, schema
 from scraperd.extract.rules import compile_rules
@@ -135,7 +136,7 @@ def scraping(config: Config, fetcher: Fetcher) -> Scrape:
         job = decode_job(msgspec.json.encode({"url": url, **fields}))
         assert isinstance(job, Job), job
         rules = compile_rules(bytes(job.extract)) if isinstance(job.extract, msgspec.Raw) else None
-        async with Scraper(config, fetcher) as scraper:
+        async with Scraper(config, fetcher, SYSTEM) as scraper:
             page = scraper.page(job)
             await scraper.scrape(page, rules)
         assert page.later is None

@@ -7,6 +7,7 @@ Must never: need a network.
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from email.utils import formatdate
 
 import pytest
@@ -15,13 +16,14 @@ from yarl import URL
 from scraperd.contract import MAX_COOKIES
 from scraperd.scrape.cookies import MAX_ATTRIBUTE, MAX_PAIR, Cookies, given
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SITE = URL("https://www.site.example/shop/cart")
 
 
 def after(*lines: str, at: URL = SITE, own: dict[str, str] | None = None) -> Cookies:
     """A job's cookies after `at` has set these."""
     cookies = Cookies(SITE, given(own or {}, ""))
-    cookies.learn(at, lines, {})
+    cookies.learn(at, lines, {}, NOW)
     return cookies
 
 
@@ -136,7 +138,7 @@ def test_a_cookie_set_anew_replaces_the_old_one() -> None:
     """The same name, domain and path is the same cookie; deleted means gone."""
     cookies = after("s=1; Path=/", "t=1; Path=/", "s=2; Path=/")
     assert cookies.header(SITE) == "s=2; t=1"
-    cookies.learn(SITE, ["s=; Path=/; Max-Age=0"], {})
+    cookies.learn(SITE, ["s=; Path=/; Max-Age=0"], {}, NOW)
     assert cookies.header(SITE) == "t=1"
 
 
@@ -150,7 +152,7 @@ def test_the_site_knows_better_than_the_job() -> None:
 def test_another_site_cannot_touch_the_jobs_cookies() -> None:
     """A refused cookie leaves the job's own of that name where it is."""
     cookies = Cookies(SITE, given({"sid": "mine"}, ""))
-    cookies.learn(URL("https://evil.example/"), ["sid=x; Domain=www.site.example; Path=/"], {})
+    cookies.learn(URL("https://evil.example/"), ["sid=x; Domain=www.site.example; Path=/"], {}, NOW)
     assert cookies.header(SITE) == "sid=mine"
     assert cookies.header(URL("https://evil.example/")) == ""
 
@@ -166,7 +168,7 @@ def test_an_address_has_no_domains(host: str, part: str) -> None:
     """Section 5.1.3: only the whole address matches, and ports make no difference."""
     url = URL(f"http://{host}:8001/")
     cookies = after("a=1; Path=/", f"b=2; Path=/; Domain={url.raw_host}", at=url)
-    cookies.learn(url, [f"c=3; Path=/; Domain={part}"], {})
+    cookies.learn(url, [f"c=3; Path=/; Domain={part}"], {}, NOW)
     assert cookies.header(URL(f"http://{host}:8002/")) == "a=1; b=2"
 
 
@@ -174,7 +176,7 @@ def test_a_cookie_header_counts_as_the_jobs_cookies() -> None:
     """Given as a header they are told apart all the same, to be replaced and held back."""
     cookies = Cookies(SITE, given({}, "a=1;b=2;  c=x=y ; d"))
     assert cookies.header(SITE) == "a=1; b=2; c=x=y; d"
-    cookies.learn(SITE, ["b=3; Path=/"], {})
+    cookies.learn(SITE, ["b=3; Path=/"], {}, NOW)
     assert cookies.header(SITE) == "a=1; c=x=y; d; b=3"
     assert cookies.header(URL("https://evil.example/")) == ""
 
@@ -182,7 +184,7 @@ def test_a_cookie_header_counts_as_the_jobs_cookies() -> None:
 def test_how_many_are_learnt() -> None:
     """The oldest go first, and one set anew is not older for it."""
     cookies = after(*[f"c{n}={n}; Path=/" for n in range(MAX_COOKIES + 2)])
-    cookies.learn(SITE, ["c2=new; Path=/", "more=1; Path=/", "gone=1; Path=/; Max-Age=0"], {})
+    cookies.learn(SITE, ["c2=new; Path=/", "more=1; Path=/", "gone=1; Path=/; Max-Age=0"], {}, NOW)
     pairs = cookies.header(SITE).split("; ")
     assert len(pairs) == MAX_COOKIES
     assert (pairs[0], pairs[-1]) == ("c3=3", "more=1")
@@ -195,7 +197,7 @@ def test_many_cookies_take_little_time() -> None:
     def taken(count: int) -> float:
         cookies = Cookies(SITE, given({f"c{n}": "" for n in range(count)}, ""))
         started = time.process_time()
-        cookies.learn(SITE, lines, {})
+        cookies.learn(SITE, lines, {}, NOW)
         return time.process_time() - started
 
     assert taken(50_000) < 20 * taken(300) + 0.05
@@ -204,12 +206,12 @@ def test_many_cookies_take_little_time() -> None:
 @pytest.mark.parametrize("ahead", [-3600, 0, 3600])
 def test_expires_is_taken_against_the_date_of_its_answer(ahead: int) -> None:
     """Whatever our clock says, a cookie for five minutes is set, and one in the past deleted."""
-    date = time.time() + ahead  # of a site with a right clock, where ours is wrong
+    date = NOW.timestamp() + ahead  # of a site with a right clock, where ours is wrong
     cookies = Cookies(SITE, [])
     lines = [
         f"{name}=1; Path=/; Expires={formatdate(date + seconds, usegmt=True)}"
         for name, seconds in (("kept", 300), ("over", -300))
     ]
-    cookies.learn(SITE, ["over=0; Path=/"], {})
-    cookies.learn(SITE, lines, {"Date": formatdate(date, usegmt=True)})
+    cookies.learn(SITE, ["over=0; Path=/"], {}, NOW)
+    cookies.learn(SITE, lines, {"Date": formatdate(date, usegmt=True)}, NOW)
     assert cookies.header(SITE) == "kept=1"

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.contract import Failure, Redirect, Result, decode_job, encode
 from scraperd.fetch.client import REDIRECT_BODY, REDIRECT_WAIT, Fetcher
 from scraperd.scrape.pipeline import Scraper
@@ -536,7 +537,7 @@ async def test_bodies(
 ) -> None:
     """Each kind of body with its type; JSON as it was written, not as it was understood."""
     job = decode_job(f'{{"url": "{site.at("/", page())}", {fields}}}'.encode())
-    scraper = Scraper(config, fetcher)
+    scraper = Scraper(config, fetcher, SYSTEM)
     page_ = scraper.page(job)
     await scraper.scrape(page_, None)
     assert page_.failure is None

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.config.settings import HostSettings
 from scraperd.contract import Failure, Job, Result, decode_job
 from scraperd.fetch.client import Fetcher
@@ -74,7 +75,7 @@ class Run:
 async def scraper(**settings: Any) -> AsyncIterator[Run]:
     """One that may reach these sites, with these settings."""
     config = loopback(**settings)
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher) as one:
+    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
         yield Run(one)
 
 
@@ -461,7 +462,7 @@ async def test_a_fetch_does_not_begin_without_memory(site: Site) -> None:
     site.at("/a", page(b"x" * 1_100_000))
     site.at("/b", page())
     config = loopback(memory_budget=1024 * 1024)
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher) as one:
+    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
         held = one.page(Job(url=site.url("/a")))
         await one.scrape(held, None)
         assert held.failure is None
