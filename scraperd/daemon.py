@@ -234,7 +234,7 @@ async def _pulse(services: _Services, notifier: Notifier, observer: Observer) ->
     interval = min(STATUS_EVERY, notifier.watchdog_interval or STATUS_EVERY)
     ready, told = False, Counter[type]()
     while True:
-        told = _tell(services.scraper.put_off_for, told, observer)
+        told = _tell(services.scraper.snoozed_for, told, observer)
         consuming = services.link.consuming.is_set()
         status = _status(services, observer)
         if ready:
@@ -252,9 +252,9 @@ async def _pulse(services: _Services, notifier: Notifier, observer: Observer) ->
             await _first_of(services.link.consuming, interval)
 
 
-def _tell(put_off: Counter[type], told: Counter[type], observer: Observer) -> Counter[type]:
-    """Say how many jobs were put off since then, and why; returns what is said by now."""
-    news = put_off - told
+def _tell(snoozed: Counter[type], told: Counter[type], observer: Observer) -> Counter[type]:
+    """Say how many jobs were snoozed since then, and why; returns what is said by now."""
+    news = snoozed - told
     if count := news[Crowded]:
         observer.event("helpers_busy", jobs=count)
     if count := news[OutOfDescriptors]:

@@ -20,7 +20,7 @@ from scraperd.config.settings import Config, HostSettings
 from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.extract.rules import Bounds
 from scraperd.fetch import connector, resolver
-from scraperd.jobs.worker import MAX_SNOOZES
+from scraperd.jobs.unrun import MAX_SNOOZES
 from scraperd.politeness import robots, throttle
 from scraperd.politeness.host_rules import HostTable
 from scraperd.sandbox import extractor, pool

@@ -120,6 +120,11 @@ def host_of(url: str | UnsetType) -> str | None:
         return None
 
 
+def host_name(url: URL) -> str:
+    """Return the host of `url` without a final dot: with it, it is the same host."""
+    return (url.raw_host or "").rstrip(".")
+
+
 def exact(text: str) -> URL:
     """`text` as a URL whose path and query are sent as they are written, without its fragment.
 

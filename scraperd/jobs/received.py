@@ -6,6 +6,7 @@ Must never: look into a body, or raise for what a publisher sent.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +41,7 @@ class Received:
     fresh: bool = False  # its envelope is not old
     name: str = ""  # the job's id, once it is known
     url: str | UnsetType = UNSET  # the same
+    anonymous: bool = False  # nothing that a dispatcher would know its result by
 
     @classmethod
     def of(
@@ -103,6 +105,22 @@ class Received:
     def ident(self, own: Any = None) -> str | None:
         """The job's id: its `own`, else the envelope's, the message id, or the correlation id."""
         return ident_of(self.delivery, self.envelope, own)
+
+    def named(self, own: Any, url: str | UnsetType) -> bool:
+        """Keep what names the job, for all that is told of it; it gets a name if it has none.
+
+        `own` is the id that its body says. False if nothing named it.
+        """
+        known = self.ident(own)
+        self.name = known or uuid.uuid4().hex
+        self.url = url
+        self.anonymous = known is None and self.delivery.reply_to is None
+        return known is not None
+
+    @property
+    def over(self) -> bool:
+        """True if the job is not to be run any more: at its delivery limit, or given up."""
+        return self.stripped or self.given_up
 
     @property
     def reply_to(self) -> str | None:

@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import UNSET, structs
-
 from scraperd.base.urls import host_of
 from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Message, Reply, Results, Source
-from scraperd.contract import Failure, Result, encode
+from scraperd.contract import Failure
 from scraperd.jobs.envelope import Envelope, Turn, obituary, told
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
 
@@ -25,30 +23,12 @@ if TYPE_CHECKING:
 
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Destination, Limits, Publisher
+    from scraperd.contract import Result
+    from scraperd.jobs.outcome import Outcome
     from scraperd.jobs.received import Received
     from scraperd.jobs.signing import Keys
 
-LARGE: Final = 16 * 1024  # bytes of a result whose parts are not kept beside its JSON
 _MAX_KEY: Final = 255  # bytes of an AMQP short string
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A result and its JSON: what is decided on, logged and published is one and the same."""
-
-    result: Result
-    body: bytes = b""
-
-    @classmethod
-    def of(cls, result: Result, limit: int) -> Outcome:
-        """Encode `result`; one of more than `limit` bytes becomes a failed one that says so."""
-        body = encode(result)
-        if len(body) > limit:
-            result = too_large(result, len(body), limit)
-            body = encode(result)
-        if len(body) > LARGE:
-            result = _light(result)
-        return cls(result, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,26 +151,3 @@ def _reversed(host: str) -> list[str]:
     except ValueError:
         return [label for label in reversed(host.split(".")) if label]
     return [host.replace(".", "-")]
-
-
-def too_large(result: Result, size: int, limit: int) -> Result:
-    """The failed result that stands for one the broker would not take."""
-    return structs.replace(
-        _light(result),
-        status="failed",
-        error=Failure("too_large", f"the result has {size} bytes, more than {limit}"),
-        meta=result.meta if result.meta is UNSET or len(bytes(result.meta)) < limit // 2 else UNSET,
-    )
-
-
-def _light(result: Result) -> Result:
-    """`result` without what can be large."""
-    return structs.replace(
-        result,
-        body=UNSET,
-        body_encoding=UNSET,
-        data=UNSET,
-        links=UNSET,
-        metadata=UNSET,
-        headers=UNSET,
-    )

@@ -1,4 +1,4 @@
-"""Decode, scrape, decide, settle, record. Owns the jobs in flight.
+"""Decode, scrape, decide, settle, record: what becomes of each delivery.
 
 May touch: scrape, the ports of a broker, contract, verdict; the clocks it is given.
 Must never: settle anywhere but in Settler, or let one job's failure reach another.
@@ -7,67 +7,50 @@ Must never: settle anywhere but in Settler, or let one job's failure reach anoth
 from __future__ import annotations
 
 import asyncio
-import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from contextlib import closing
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import UNSET
 
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.tasks import reraise_own_cancel
-from scraperd.base.text import printable
 from scraperd.broker.ports import Delay, Into, Lost, Refused, Source
-from scraperd.contract import Failure, Invalid, Job, Peeked, Result, decode_job, refused
-from scraperd.extract.rules import RuleError, Rules
-from scraperd.jobs import undelivered
+from scraperd.contract import Failure, Peeked
+from scraperd.jobs import unrun
+from scraperd.jobs.decode import Decoder, Undecoded
 from scraperd.jobs.envelope import Envelope
+from scraperd.jobs.flights import Flights
+from scraperd.jobs.outcome import Outcome
 from scraperd.jobs.quarantine import Discounts
 from scraperd.jobs.received import Received
 from scraperd.jobs.record import Observer, Record
-from scraperd.jobs.settle import Outcome
 from scraperd.jobs.verdict import Ended, Misplaced, Policy, Unrun, Verdict, decide
-from scraperd.politeness.admission import NotYet
-from scraperd.sandbox.extractor import Crowded, Unchecked
-from scraperd.scrape.content import unavailable
-from scraperd.scrape.pipeline import Page, Scraper, result_of, tightest
+from scraperd.politeness.admission import NotYet, Reservation
+from scraperd.sandbox.extractor import Crowded
+from scraperd.scrape.request import tightest
+from scraperd.scrape.result import Failed, Label, Scraped, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
+    from msgspec import UnsetType
+
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Destination, Epoch
     from scraperd.config.settings import Config
+    from scraperd.contract import Invalid, Job, Timings
+    from scraperd.fetch.memory import Claim
+    from scraperd.jobs.decode import Decoded, Prepared
     from scraperd.jobs.settle import Settler
+    from scraperd.scrape.pipeline import Scraper
 
-MAX_SNOOZES: Final = 1000  # a job that was snoozed this often goes in circles
-SPARE_TRIES: Final = 100  # forgotten ones, beyond twice max_retries, that end a job
 FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
 REFUSED_FOR: Final = 60.0  # seconds a job waits whose outcome no queue takes
 CROWDED_FOR: Final = (15.0, 60.0)  # seconds a large job waits for which there is no room
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
-
-Prepared: TypeAlias = "Rules | Failure | OutOfDescriptors | Crowded | None"
-Decoded: TypeAlias = "tuple[Job, Prepared] | Invalid"
 Work: TypeAlias = "Callable[[Received], Awaitable[None]]"
-
-
-@dataclass(slots=True)
-class Flight:
-    """One delivery being worked on, and how far it is."""
-
-    task: asyncio.Task[None]
-    page: Page | None = None
-    settling: bool = False
-    settled: bool = False  # acked, or too late for that: nothing more may be published of it
-
-    @property
-    def phase(self) -> str:
-        """`waiting` until its first fetch, then `scraping`, then `settling`."""
-        if self.settling:
-            return "settling"
-        return "scraping" if self.page is not None and self.page.begun else "waiting"
 
 
 class Worker:
@@ -89,9 +72,9 @@ class Worker:
         self._observer = observer
         self._name = name
         self._clocks = clocks
-        self._flights: dict[Received, Flight] = {}
+        self._decoder = Decoder(config, scraper, self._error)
+        self._flights = Flights()
         self._discounts = Discounts()
-        self._unbegun: list[Received] = []  # taken over, and to be given back
         self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
         self.draining = False  # no further delivery is started
@@ -110,17 +93,15 @@ class Worker:
             self._discount(received)  # on its way when the epoch ended: it will come again
             return
         if self.draining:
-            self._unbegun.append(received)
+            self._flights.unbegun.append(received)
         else:
             self._start(received, work)
 
     def _received(self, delivery: Delivery) -> tuple[Received, Work]:
         """The delivery, read, and what to do with it. An error of ours ends this job only."""
-        limit = self._config.delivery_limit
+        limit, now = self._config.delivery_limit, self._clocks.wall()
         try:
-            received = Received.of(
-                delivery, self._settler.keys, self._discounts, limit, now=self._clocks.wall()
-            )
+            received = Received.of(delivery, self._settler.keys, self._discounts, limit, now=now)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - raised again where a job's errors are told
@@ -132,12 +113,174 @@ class Worker:
         task = self._group.create_task(
             self._total(received, work), name=f"job {received.delivery.tag}"
         )
-        flight = self._flights[received] = Flight(task, settling=settling)
-        task.add_done_callback(lambda _: self._landed(received, flight))
+        self._flights.start(received, task, "settling" if settling else "waiting")
 
-    def _landed(self, received: Received, flight: Flight) -> None:
-        if self._flights.get(received) is flight:
-            del self._flights[received]
+    async def handle(self, received: Received) -> None:
+        """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
+        if received.over:
+            await self._settle(received, *await self._unrun(received))
+            return
+        if (elsewhere := self._elsewhere(received)) is not None:
+            await self._move(received, elsewhere)
+            return
+        job = await self._decoder.decode(received, self._time_for(received))
+        received.named(*job.names)
+        if received.delivery.source is Source.SOLO:
+            self._observer.solo(received.name, received.url, received.strikes)
+        with closing(self._scraper.claim()) as claim:
+            ended, outcome = await self._outcome(received, job, claim)
+            verdict = self._decide(received, ended, job.max_retries)
+            await self._settle(received, outcome, verdict)
+
+    def _elsewhere(self, received: Received) -> Destination | None:
+        """Where the job must be moved to before it is looked at, if anywhere.
+
+        A large one waits until there are fewer of its kind here. One that is over max_job_size
+        can't become a job: it is settled at once.
+        """
+        if (place := received.quarantine) is not None:
+            return Into(place)
+        oversized = len(received.delivery.body) > self._config.max_job_size
+        if received.delivery.crowded and not oversized:
+            return Delay(self._clocks.between(*CROWDED_FOR))
+        return None
+
+    async def _unrun(self, received: Received) -> tuple[Outcome, Verdict]:
+        """The end of a job that is not run. This process does not read its body.
+
+        It may be what ended its processes. A helper looks for what names the job; if that ends
+        the helper too, the job ends without.
+        """
+        seen = Peeked()
+        if len(received.delivery.body) <= self._config.max_job_size:
+            seen = await self._scraper.peek(received.delivery.body)
+        if given_up := received.given_up:
+            told = received.delivery.given_up
+            failure = unrun.given_up(received.undelivered, told.times if told else None)
+        else:
+            failure = unrun.at_its_limit(received.strikes)
+        known = received.named(seen.id, seen.url)
+        tell = bool(known or seen.url or received.delivery.reply_to or not given_up)
+        verdict = self._decide(received, Unrun(failure, tell))
+        return self._result(received, Failed(failure), seen), verdict
+
+    async def _outcome(
+        self, received: Received, job: Decoded, claim: Claim
+    ) -> tuple[Ended, Outcome | None]:
+        """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
+        if isinstance(job, Undecoded):
+            return job.failure, self._result(received, Failed(job.failure), job.seen)
+        seen, started = job.target.job, self._clocks.monotonic()
+        try:
+            ended = await self._scraped(received, job, claim)
+            if isinstance(ended, NotYet):
+                claim.resize(0)
+                return _until_expiry(ended, seen, self._clocks.now()), None
+            outcome = self._result(received, ended, seen, started)
+        except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
+            failed = Failed(self._error(error, received.name))
+            outcome = self._result(received, failed, seen, started)
+        claim.resize(len(outcome.body))
+        return outcome.result.error or None, outcome
+
+    async def _scraped(
+        self, received: Received, job: Prepared, claim: Claim
+    ) -> Scraped | Failed | NotYet:
+        max_retries, now = self._config.max_retries, self._clocks.now()
+        why = unrun.reason_not_to(job.target.job, received.envelope, max_retries, now)
+        if why is not None:
+            return Failed(why)
+        match job.rules:
+            case Failure() as failure:
+                return Failed(failure)
+            case OutOfDescriptors() | Crowded() as lack:
+                return self._scraper.snooze(job.target.host, lack)
+            case rules:
+                return await self._scraper.scrape(
+                    job.target,
+                    rules,
+                    claim,
+                    reservation=self._reservation(received),
+                    within=self._time_for(received),
+                    on_fetch=self._flights[received].fetching,
+                )
+
+    def _reservation(self, received: Received) -> Reservation | None:
+        """The turn that the job was promised, if it comes back for one."""
+        if (turn := received.envelope.turn) is None:
+            return None
+        seconds = min(turn.at - self._clocks.wall(), turn.left, FURTHEST)
+        return Reservation(turn.host, seconds)
+
+    def _time_for(self, received: Received) -> float:
+        """Seconds that are left to the job of job_timeout, and of what the broker waits."""
+        held = self._clocks.monotonic() - received.delivery.arrived
+        return max(0.0, min(self._config.job_timeout, self._settler.limits.job) - held)
+
+    def _result(
+        self,
+        received: Received,
+        ended: Scraped | Failed,
+        seen: Job | Invalid | Peeked,
+        started: float | None = None,
+    ) -> Outcome:
+        """The result of a job of which `seen` is known; it began at `started`, if it was run."""
+        attempt = received.envelope.attempt
+        label = Label(received.name, attempt, self._name, seen.url, seen.meta)
+        timings: Timings | UnsetType = UNSET
+        if started is not None:
+            timings = ended.facts.timings(self._clocks.monotonic() - started)
+        return Outcome.of(result_of(label, ended, timings), self._settler.limits.max_message)
+
+    def _decide(
+        self, received: Received, ended: Ended, max_retries: int | UnsetType = UNSET
+    ) -> Verdict:
+        config = self._config
+        policy = Policy(
+            max_retries=tightest(config.max_retries, max_retries),
+            backoff=config.retry_backoff,
+            backoff_max=config.retry_backoff_max,
+            retry_after_max=config.retry_after_max,
+        )
+        attempt, roll = received.envelope.attempt, self._clocks.roll()
+        return decide(ended, attempt, policy, roll, anonymous=received.anonymous)
+
+    async def _settle(self, received: Received, outcome: Outcome | None, verdict: Verdict) -> None:
+        """Publish what the verdict says, then ack, and record it."""
+        flight = self._flights[received]
+        flight.phase = "settling"
+        started = self._clocks.monotonic()
+        try:
+            try:
+                settled = await self._settler.settle(received, outcome, verdict)
+            except Refused:  # longer, and the broker would take every delivery away
+                own = Into(received.delivery.source)  # a job that was given up is not to be run
+                elsewhere = Misplaced(own if received.given_up else Delay(REFUSED_FOR))
+                verdict, outcome = self._decide(received, elsewhere), None
+                settled = await self._settler.settle(received, None, verdict)
+        except Lost:
+            settled = False
+        flight.settled = True
+        record = Record(
+            received.name,
+            received.url,
+            received.envelope.attempt,
+            outcome.result if outcome else None,
+            verdict,
+            settled,
+            self._clocks.monotonic() - started,
+            received.envelope.snoozes,
+            received.strikes,
+        )
+        self._observer.record(record)
+
+    async def _move(self, received: Received, to: Destination) -> None:
+        """To another queue, as it came."""
+        received.name = received.name or received.ident() or ""
+        await self._settle(received, None, self._decide(received, Misplaced(to)))
+
+    async def _back(self, received: Received) -> None:
+        await self._move(received, Into(received.delivery.source))
 
     async def _total(self, received: Received, work: Work) -> None:
         """Do `work` on a delivery. Whatever it raises ends this job, never the process.
@@ -157,82 +300,26 @@ class Worker:
             if not received.delivery.settled:  # else the ack itself failed
                 cause = await _raised(self._bury(received, ident, cause))
         if cause is not None:
-            self._flights.pop(received, None)  # or it would be excused
+            self._flights.drop(received)  # or it would be excused
             received.delivery.epoch.end(f"a job could not be settled: {type(cause).__name__}")
 
     async def _bury(self, received: Received, ident: str, cause: BaseException) -> None:
         """Settle a job that raised `cause`, an error of ours, which is told without its details."""
         failure = self._internal(cause)
-        received.name = ident or _known(received, None) or uuid.uuid4().hex
-        result = self._failed(received, failure)
-        await self._settle(received, failure, self._encoded(result))
+        received.name = ident
+        if not ident:
+            received.named(UNSET, received.url)
+        outcome = self._result(received, Failed(failure), Peeked())
+        await self._settle(received, outcome, self._decide(received, failure))
+
+    def _error(self, error: Exception, ident: str | None) -> Failure:
+        """An error of ours that one job meets: logged, and what it ends the job as."""
+        self._observer.trouble("internal_error", error, id=ident)
+        return self._internal(error)
 
     def _internal(self, cause: BaseException) -> Failure:
         """An error of ours, told without its details: those are in the log."""
         return Failure("internal", f"{type(cause).__name__} in {self._name}; see its log")
-
-    async def handle(self, received: Received) -> None:
-        """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
-        if self._over(received):
-            await self._settle(received, *await self._unrun(received))
-            return
-        if (place := received.quarantine) is not None:
-            await self._move(received, Into(place))
-            return
-        if self._is_crowded_out(received):
-            await self._move(received, Delay(self._clocks.between(*CROWDED_FOR)))
-            return
-        job = await self._decode(received)
-        received.name = _known(received, job) or uuid.uuid4().hex
-        received.url = job.url if isinstance(job, Invalid) else job[0].url
-        page = self._flights[received].page = self._page(received, job)
-        try:
-            if received.delivery.source is Source.SOLO:
-                self._observer.solo(received.name, received.url, received.strikes)
-            ended, outcome = await self._outcome(received, job, page)
-            await self._settle(received, ended, outcome, job)
-        finally:
-            if page is not None:
-                page.close()
-
-    async def _back(self, received: Received) -> None:
-        await self._move(received, Into(received.delivery.source))
-
-    async def _move(self, received: Received, to: Destination) -> None:
-        received.name = received.name or _known(received, None) or ""
-        await self._settle(received, Misplaced(to), None)
-
-    async def _settle(
-        self, received: Received, ended: Ended, outcome: Outcome | None, job: Decoded | None = None
-    ) -> None:
-        flight = self._flights[received]
-        flight.settling = True
-        started = self._clocks.monotonic()
-        verdict = self._verdict(received, ended, job)
-        try:
-            try:
-                settled = await self._settler.settle(received, outcome, verdict)
-            except Refused:  # longer, and the broker would take every delivery away
-                own = Into(received.delivery.source)  # a job that was given up is not to be run
-                elsewhere = Misplaced(own if received.given_up else Delay(REFUSED_FOR))
-                verdict, outcome = self._verdict(received, elsewhere, job), None
-                settled = await self._settler.settle(received, None, verdict)
-        except Lost:
-            settled = False
-        flight.settled = True
-        self._observer.record(
-            Record(
-                received.name,
-                received.url,
-                received.envelope.attempt,
-                outcome.result if outcome else None,
-                verdict,
-                settled,
-                self._clocks.monotonic() - started,
-                received.envelope.snoozes,
-                received.strikes,
-            )
-        )
 
     def abandon(self, epoch: Epoch) -> None:
         """The epoch has ended: its jobs will be delivered again, so stop working on them.
@@ -242,72 +329,21 @@ class Worker:
         connection over something that was sent.
         """
         suspicious = epoch.blames_a_publish
-        for received, flight in list(self._flights.items()):
-            if received.delivery.epoch is not epoch:
-                continue
-            if flight.phase != "settling" or not suspicious:
-                self._discount(received)
-            if flight.phase != "settling":
+        for flight in self._flights.of(epoch):
+            settling = flight.phase == "settling"
+            if not settling or not suspicious:
+                self._discount(flight.received)
+            if not settling:
                 flight.task.cancel()
 
     def _discount(self, received: Received) -> None:
         """The next redelivery of this job is not its fault."""
         self._discounts.add(received.fingerprint, received.discounted)
 
-    def _is_crowded_out(self, received: Received) -> bool:
-        """True for a large job that must wait until there are fewer of its kind here.
-
-        One that is over max_job_size can't become a job: it is settled at once.
-        """
-        oversized = len(received.delivery.body) > self._config.max_job_size
-        return received.delivery.crowded and not received.stripped and not oversized
-
-    def _over(self, received: Received) -> bool:
-        """Whether the job is not to be run any more: at its delivery limit, or given up."""
-        return received.stripped or received.given_up
-
-    async def _unrun(self, received: Received) -> tuple[Ended, Outcome]:
-        """The end of a job that is not run. This process does not read its body.
-
-        It may be what ended its processes. A helper looks for what names the job; if that ends
-        the helper too, the job ends without.
-        """
-        seen = Peeked()
-        if len(received.delivery.body) <= self._config.max_job_size:
-            seen = await self._scraper.peek(received.delivery.body)
-        if given_up := received.given_up:
-            told = received.delivery.given_up
-            failure = undelivered.failure(received.undelivered, told.times if told else None)
-        else:
-            times = received.strikes
-            why = f"delivered {times} times before, and no outcome each time"
-            failure = Failure("internal", why)
-        known = seen.id or _known(received, None)
-        received.name, received.url = known or uuid.uuid4().hex, seen.url
-        tell = bool(known or seen.url or received.delivery.reply_to or not given_up)
-        return Unrun(failure, tell), self._encoded(self._failed(received, failure, seen))
-
-    def _encoded(self, result: Result) -> Outcome:
-        return Outcome.of(result, self._settler.limits.max_message)
-
-    def _failed(
-        self, received: Received, failure: Failure, seen: Peeked | Invalid | None = None
-    ) -> Result:
-        """A failed result of what is known without a page; `seen` is what was read of the job."""
-        return Result(
-            id=received.name,
-            url=seen.url if seen else UNSET,
-            status="failed",
-            error=failure,
-            attempt=received.envelope.attempt,
-            worker=self._name,
-            meta=seen.meta if seen else UNSET,
-        )
-
     def close(self) -> None:
         """Start nothing more: what has not begun is for another worker."""
         self.draining = True
-        self._interrupt("waiting")
+        self._flights.interrupt("waiting")
 
     async def drain(self, within: float) -> int:
         """Finish what is in flight within `within` seconds; returns how many jobs were left.
@@ -319,203 +355,34 @@ class Worker:
         self.close()
         self._give_back()
         left = 0
-        if self._flights:
-            await asyncio.wait(self._tasks(), timeout=within)
-            left = self._interrupt("waiting", "scraping")
+        if tasks := self._flights.tasks:
+            await asyncio.wait(tasks, timeout=within)
+            left = self._flights.interrupt("waiting", "scraping")
             self._give_back()
-            if self._flights:
-                await asyncio.wait(self._tasks(), timeout=SETTLE_GRACE)
-                left += self._interrupt("settling")
+            if tasks := self._flights.tasks:
+                await asyncio.wait(tasks, timeout=SETTLE_GRACE)
+                left += self._flights.interrupt("settling")
         self._stop.set()
         return left
 
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [flight.task for flight in self._flights.values()]
-
-    def _interrupt(self, *phases: str) -> int:
-        """End the work on these; returns how many there are."""
-        chosen = [
-            (received, flight)
-            for received, flight in self._flights.items()
-            if flight.phase in phases and not flight.task.done()
-        ]
-        for received, flight in chosen:
-            flight.task.cancel()
-            if flight.phase != "settling":  # its task is not waited for any more
-                self._unbegun.append(received)
-                del self._flights[received]
-        return len(chosen)
-
     def _give_back(self) -> None:
         """As it came, and with nothing held against it."""
-        for received in self._unbegun:
+        for received in self._flights.take_unbegun():
             if not received.delivery.epoch.lost.done():
                 self._start(received, self._back, settling=True)
-        self._unbegun = []
 
     @property
     def in_flight(self) -> int:
         """Deliveries taken over and not yet settled."""
-        return len(self._flights) + len(self._unbegun)
-
-    async def _decode(self, received: Received) -> Decoded:
-        """The job with its rules compiled, or why it is none."""
-        job = decode_job(received.delivery.body, self._config.max_job_size)
-        if isinstance(job, Invalid):
-            return job
-        if received.delivery.overfull:
-            return refused(
-                job, "", f"the message has more than {received.delivery.overfull} headers"
-            )
-        if job.proxy and job.proxy not in self._config.proxies:
-            return refused(job, "proxy", f"no proxy is named {printable(job.proxy)} here")
-        if fault := unavailable(job):
-            return refused(job, "include", fault)
-        if job.extract is UNSET:
-            return job, None
-        return await self._compiled(received, job, bytes(job.extract))
-
-    async def _compiled(self, received: Received, job: Job, raw: bytes) -> Decoded:
-        """The job with its rules, or with why they could not be had."""
-        seconds = self._time_for(received)
-        try:
-            async with asyncio.timeout(seconds):
-                return job, await self._scraper.rules(raw)
-        except RuleError as error:
-            return refused(job, error.path, error.reason)
-        except (OutOfDescriptors, Crowded) as lack:
-            return job, lack
-        except Unchecked as lack:
-            return job, lack.failure
-        except TimeoutError:
-            over = f"extract took over {seconds:.3g} s to be compiled (job_timeout)"
-            return job, Failure("timeout", over, retryable=True)
-        except Exception as error:  # noqa: BLE001 - an error of ours ends this job, by its name
-            self._observer.trouble("internal_error", error, id=_known(received, (job, None)))
-            return job, self._internal(error)
-
-    def _page(self, received: Received, job: Decoded) -> Page | None:
-        """What the job begins with, and the turn it was promised if it comes back for one."""
-        if isinstance(job, Invalid):
-            return None
-        if (turn := received.envelope.turn) is None:
-            return self._scraper.page(job[0])
-        seconds = min(turn.at - self._clocks.wall(), turn.left, FURTHEST)
-        return self._scraper.page(job[0], NotYet(turn.host, seconds))
-
-    def _verdict(self, received: Received, ended: Ended, job: Decoded | None) -> Verdict:
-        return decide(
-            ended,
-            received.envelope.attempt,
-            self._policy(job),
-            self._clocks.roll(),
-            anonymous=_known(received, job) is None and received.delivery.reply_to is None,
-        )
-
-    async def _outcome(
-        self, received: Received, job: Decoded, page: Page | None
-    ) -> tuple[Ended, Outcome | None]:
-        """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
-        started = self._clocks.monotonic()
-        if isinstance(job, Invalid) or page is None:
-            assert isinstance(job, Invalid)
-            failure = Failure("invalid_job", job.message, field=job.field)
-            return failure, self._encoded(self._failed(received, failure, job))
-        try:
-            page.failure = self._reason_not_to(received, job[0])
-            if page.failure is None:
-                await self._begin(page, job[1], self._time_for(received))
-            if page.later is not None:
-                page.became(0)
-                return NotYet(
-                    page.later.host, _until(page.job, page.later.seconds, self._clocks.now())
-                ), None
-            outcome = self._encoded(
-                self._result(received, page, self._clocks.monotonic() - started)
-            )
-        except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
-            self._observer.trouble("internal_error", error, id=received.name)
-            bare = Page(page.job, failure=self._internal(error))
-            outcome = self._encoded(
-                self._result(received, bare, self._clocks.monotonic() - started)
-            )
-        page.became(len(outcome.body))
-        return outcome.result.error or None, outcome
-
-    async def _begin(self, page: Page, found: Prepared, seconds: float) -> None:
-        match found:
-            case Failure():
-                page.failure = found
-            case OutOfDescriptors() | Crowded():
-                self._scraper.put_off(page, found)
-            case _:
-                await self._scrape(page, found, seconds)
-
-    def _result(self, received: Received, page: Page, total: float) -> Result:
-        ident, attempt = received.name, received.envelope.attempt
-        return result_of(page, ident=ident, attempt=attempt, worker=self._name, total=total)
-
-    def _time_for(self, received: Received) -> float:
-        """Seconds that are left to the job of job_timeout, and of what the broker waits."""
-        held = self._clocks.monotonic() - received.delivery.arrived
-        return max(0.0, min(self._config.job_timeout, self._settler.limits.job) - held)
-
-    async def _scrape(self, page: Page, rules: Rules | None, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._scraper.scrape(page, rules)
-        except TimeoutError:
-            over = f"the job took over {seconds:.3g} s"
-            page.failure = Failure("timeout", over, retryable=True)
-
-    def _reason_not_to(self, received: Received, job: Job) -> Failure | None:
-        """Expired, or goes in circles."""
-        if job.expires_at is not UNSET and job.expires_at <= self._clocks.now():
-            return Failure("expired", f"expires_at was {job.expires_at.isoformat()}")
-        if (snoozes := received.envelope.snoozes) >= MAX_SNOOZES:
-            waited = f"it was put off {snoozes} times, for its host's turn or for a helper"
-            return Failure("timeout", waited)
-        return self._forgotten(received.envelope)
-
-    def _forgotten(self, envelope: Envelope) -> Failure | None:
-        """Its envelope is not believed again and again: else it would have come to an end by it.
-
-        So it is where processes don't believe each other's. A change of the key costs a job no more
-        than what it had by then: room for two of them.
-        """
-        tries, waits = envelope.tries - envelope.attempt, envelope.waits - envelope.snoozes
-        if tries <= 2 * self._config.max_retries + SPARE_TRIES and waits <= 2 * MAX_SNOOZES:
-            return None
-        return Failure(
-            "internal",
-            f"it was tried {envelope.tries} times and waited {envelope.waits} times, and its marks "
-            "were not believed; give all processes the same marks_key_file",
-        )
-
-    def _policy(self, job: Decoded | None) -> Policy:
-        config = self._config
-        own = UNSET if job is None or isinstance(job, Invalid) else job[0].max_retries
-        return Policy(
-            max_retries=tightest(config.max_retries, own),
-            backoff=config.retry_backoff,
-            backoff_max=config.retry_backoff_max,
-            retry_after_max=config.retry_after_max,
-        )
+        return len(self._flights)
 
 
-def _until(job: Job, seconds: float, now: datetime) -> float:
+def _until_expiry(not_yet: NotYet, job: Job, now: datetime) -> NotYet:
     """A job that expires before its turn comes back then, to say so."""
     if job.expires_at is UNSET:
-        return seconds
-    return max(0.0, min(seconds, (job.expires_at - now).total_seconds()))
-
-
-def _known(received: Received, job: Decoded | None) -> str | None:
-    """The job's id, if anything names it."""
-    own: Any = UNSET
-    if job is not None:
-        own = job.id if isinstance(job, Invalid) else job[0].id
-    return received.ident(own)
+        return not_yet
+    left = (job.expires_at - now).total_seconds()
+    return NotYet(not_yet.host, max(0.0, min(not_yet.seconds, left)))
 
 
 def _raising(error: BaseException) -> Work:

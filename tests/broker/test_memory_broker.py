@@ -21,20 +21,22 @@ from scraperd.broker.memory import MemoryBroker
 from scraperd.broker.ports import Delivery, Limits, Message, Source
 from scraperd.config.settings import Config
 from scraperd.contract import Failure, Peeked
-from scraperd.jobs.settle import Outcome, Settler
+from scraperd.fetch.memory import Budget, Claim
+from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys
 from scraperd.jobs.verdict import Dead, Done, Verdict
 from scraperd.jobs.worker import Worker
 from scraperd.ops.telemetry import Observer
-from scraperd.politeness.admission import NotYet
-from scraperd.scrape.pipeline import Page
+from scraperd.politeness.admission import NotYet, Reservation
+from scraperd.scrape.result import Facts, Failed, Scraped
 from tests.rig import hours
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from scraperd.contract import Job
+    from scraperd.jobs.outcome import Outcome
     from scraperd.jobs.received import Received
+    from scraperd.scrape.request import Target
 
 JOBS = 10_000
 SORTS = ("ok", "gone", "flaky", "down", "snooze", "boom", "invalid", "reply", "slow")
@@ -58,26 +60,35 @@ class Scrapes:
 
     tries: Counter[str] = field(default_factory=Counter)
 
-    def page(self, job: Job, place: NotYet | None = None) -> Page:
-        return Page(job, place=place)
+    def claim(self) -> Claim:
+        return Budget(2**20).open()
 
     async def peek(self, body: bytes) -> Peeked:
         return Peeked(json.loads(body)["id"])
 
-    async def scrape(self, page: Page, _rules: object) -> None:
-        sort, ident = page.job.url.split("/")[3:5]
+    async def scrape(
+        self,
+        target: Target,
+        _rules: object,
+        _claim: Claim,
+        *,
+        reservation: Reservation | None,
+        on_fetch: Callable[[], object],
+        **_: Any,
+    ) -> Scraped | Failed | NotYet:
+        sort, ident = target.job.url.split("/")[3:5]
         self.tries[ident] += 1
-        if sort == "snooze" and page.place is None:
-            page.later = NotYet("x", 90.0)
-            return
-        page.begun = True
+        if sort == "snooze" and reservation is None:
+            return NotYet("x", 90.0)
+        on_fetch()
         await asyncio.sleep(30 if sort == "slow" else 0.2)
         if sort == "gone":
-            page.failure = Failure("http_status", "410")
+            return Failed(Failure("http_status", "410"))
         if sort == "down" or (sort == "flaky" and self.tries[ident] < 3):
-            page.failure = Failure("connect", "refused", retryable=True)
+            return Failed(Failure("connect", "refused", retryable=True))
         if sort == "boom":
             raise ZeroDivisionError
+        return Scraped(Facts())
 
 
 class House:

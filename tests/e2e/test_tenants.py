@@ -63,7 +63,7 @@ def test_pages_that_take_long_leave_room_for_others(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Thrice as many pages as may be in flight, each of which takes a minute: those that would wait
-    for the others are put off, so jobs that come after them are taken and done.
+    for the others are snoozed, so jobs that come after them are taken and done.
     """
     settings = {"concurrency": 10, "extract_timeout": 60, "log_level": "debug"}
     with Hostel("127.0.0.2") as victim:
@@ -76,6 +76,6 @@ def test_pages_that_take_long_leave_room_for_others(
             ends = dispatcher.results(30)
             daemon.kill()  # a drain would wait for what takes a minute
         assert [result["status"] for result in ends] == ["ok"] * 30
-        put_off = [line for line in daemon.logged("job") if line["verdict"] == "snooze"]
-        assert {line["attempt"] for line in put_off} == {1}
-        assert {line["url"] for line in put_off} == {hostel.url("/deep/12000")}
+        snoozed = [line for line in daemon.logged("job") if line["verdict"] == "snooze"]
+        assert {line["attempt"] for line in snoozed} == {1}
+        assert {line["url"] for line in snoozed} == {hostel.url("/deep/12000")}

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from scraperd import daemon
 from scraperd.broker.ports import Delivery
@@ -23,8 +22,7 @@ from scraperd.ops.systemd import Notifier
 from scraperd.scrape.pipeline import Scraper
 
 if TYPE_CHECKING:
-    from scraperd.extract.rules import Rules
-    from scraperd.scrape.pipeline import Page
+    from scraperd.scrape.request import Target
 
 TASKS = "X_TASKS"  # sd_notify(3) leaves names that begin so to whoever wants them
 
@@ -61,10 +59,10 @@ def die_of_poison() -> None:
     """Some pages kill whoever touches them."""
     scrape = Scraper.scrape
 
-    async def touch(self: Scraper, page: Page, rules: Rules | None) -> Any:
-        if urlsplit(str(page.job.url)).path.startswith("/poison"):
+    async def touch(self: Scraper, target: Target, *more: Any, **named: Any) -> Any:
+        if target.url.path.startswith("/poison"):
             die()
-        return await scrape(self, page, rules)
+        return await scrape(self, target, *more, **named)
 
     Scraper.scrape = touch  # type: ignore[method-assign]
 

@@ -32,6 +32,7 @@ from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Request, Response
 from scraperd.fetch.protocol import MAX_QUEUED
 from scraperd.scrape.pipeline import Scraper
+from scraperd.scrape.request import Target
 from tests.rig.page import loopback
 from tests.rig.site import Site, Visit, chunk, full_backlog, head, page
 
@@ -814,8 +815,8 @@ async def test_a_cancelled_scrape_leaves_nothing_open(
     job = decode_job(f'{{"url": "{site.at("/", handler)}"}}'.encode())
     async with Fetcher(config) as fetcher:
         scraper = Scraper(replace(config, per_host_concurrency=10), fetcher, SYSTEM)
-        pages = [scraper.page(job) for _ in range(10)]
-        tasks = [asyncio.create_task(scraper.scrape(page, None)) for page in pages]
+        scrapes = [scraper.scrape(Target.of(job), None, scraper.claim()) for _ in range(10)]
+        tasks = [asyncio.create_task(one) for one in scrapes]
         await site.until(lambda s: len(s.visits) == 10)
         await asyncio.sleep(0.05)  # let what was sent arrive, so that each is in the midst of it
         for task in tasks:

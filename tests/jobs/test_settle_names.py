@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from scraperd.contract import Failure, Link, Metadata, Redirect, Result, decode_result, encode
-from scraperd.jobs.settle import Outcome, routing_key, too_large
+from scraperd.jobs.outcome import Outcome, too_large
+from scraperd.jobs.settle import routing_key
 
 OK: dict[str, Any] = {"id": "1", "status": "ok", "attempt": 1, "http_status": 200}
 FAILED: dict[str, Any] = {"id": "1", "status": "failed", "attempt": 1}

@@ -29,20 +29,20 @@ from scraperd.broker.ports import (
 )
 from scraperd.config.settings import Config
 from scraperd.contract import Peeked
+from scraperd.fetch.memory import Budget, Claim
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys
 from scraperd.jobs.worker import Worker
 from scraperd.ops.telemetry import Observer
-from scraperd.scrape.pipeline import Page
+from scraperd.scrape.result import Facts, Scraped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scraperd.broker.ports import Epoch
-    from scraperd.contract import Job
     from scraperd.extract.rules import Rules
     from scraperd.jobs.record import Record
-    from scraperd.politeness.admission import NotYet
+    from scraperd.scrape.request import Target
 
 EVIL = "evil"
 
@@ -176,11 +176,12 @@ class Scrapes:
     """A scraper that raises where the fault says so."""
 
     fault: Fault
-    closed: int = 0
+    evil: int = 0  # the tag of its delivery, which the task that works on it is named by
 
-    def page(self, job: Job, place: NotYet | None = None) -> Page:
-        self.fault.at("begin", evil=EVIL in job.url)
-        return Page(job, place=place)
+    def claim(self) -> Claim:
+        task = asyncio.current_task()
+        self.fault.at("begin", evil=task is not None and task.get_name() == f"job {self.evil}")
+        return Budget(2**20).open()
 
     async def rules(self, raw: bytes) -> Rules:
         self.fault.at("rules", evil=EVIL.encode() in raw)
@@ -190,12 +191,13 @@ class Scrapes:
         self.fault.at("peek")
         return Peeked(EVIL)
 
-    async def scrape(self, page: Page, _rules: Rules | None) -> None:
-        page.begun = True
-        evil = EVIL in page.job.url
+    async def scrape(
+        self, target: Target, _rules: Rules | None, _claim: Claim, **_: Any
+    ) -> Scraped:
+        evil = EVIL in target.job.url
         self.fault.at("scrape", evil=evil)
-        if self.fault.step == "encode" and evil:
-            page.content = {"data": {"x": object()}}
+        unwritable = self.fault.step == "encode" and evil
+        return Scraped(Facts(content={"data": {"x": object()}} if unwritable else {}))
 
 
 @dataclass
@@ -225,8 +227,10 @@ class Steps:
         settler = Settler(self.sent, Limits(2**20, 1800), self.keys, SYSTEM)
         self.observer = Told(log=self.log)
         self.observer.fault = fault
-        scraper: Any = Scrapes(fault)
-        self.worker = Worker(Config(**config), scraper, settler, self.observer, "w", clocks=SYSTEM)
+        self.scrapes: Any = Scrapes(fault)
+        self.worker = Worker(
+            Config(**config), self.scrapes, settler, self.observer, "w", clocks=SYSTEM
+        )
         self.tag = 0
 
     def deliver(
@@ -244,6 +248,8 @@ class Steps:
         extract = {"extract": {EVIL: EVIL}} if self.fault.step == "rules" and ident == EVIL else {}
         body = body or json.dumps({"url": f"http://x/{ident}", "id": ident, **extract}).encode()
         self.tag += 1
+        if ident == EVIL:
+            self.scrapes.evil = self.tag
         ours = {name: value for name, value in marks.items() if type(value) in (int, str)}
         headers = Headers({**marks, **self.keys.sign(body, ours)} if signed else marks)
         headers.fault = self.fault if kind is Raising else Fault()

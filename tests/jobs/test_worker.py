@@ -20,21 +20,23 @@ from scraperd.base.clocks import Clocks
 from scraperd.broker.ports import Delay, Delivery, Into, Limits, Lost, Refused, Source
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.config.settings import Config
-from scraperd.contract import Peeked
+from scraperd.contract import Failure, Peeked
+from scraperd.fetch.memory import Budget, Claim
 from scraperd.jobs.signing import Keys
+from scraperd.jobs.unrun import MAX_SNOOZES
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
-from scraperd.jobs.worker import FURTHEST, MAX_SNOOZES, Worker
+from scraperd.jobs.worker import FURTHEST, Worker
 from scraperd.ops.telemetry import Observer
-from scraperd.politeness.admission import NotYet
-from scraperd.scrape.pipeline import Page
+from scraperd.politeness.admission import NotYet, Reservation
+from scraperd.scrape.result import Facts, Failed, Scraped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scraperd.contract import Job
+    from scraperd.jobs.outcome import Outcome
     from scraperd.jobs.received import Received
-    from scraperd.jobs.settle import Outcome
     from scraperd.jobs.verdict import Verdict
+    from scraperd.scrape.request import Target
 
 
 NOW = 1_800_000_000.0  # seconds since 1970: what the worker's wall clock shows all the time
@@ -48,12 +50,11 @@ class Scrapes:
 
     slots: asyncio.Semaphore
     started: list[str] = field(default_factory=list)
-    places: list[NotYet | None] = field(default_factory=list)
+    reservations: list[Reservation | None] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def page(self, job: Job, place: NotYet | None = None) -> Page:
-        self.places.append(place)
-        return Page(job, place=place)
+    def claim(self) -> Claim:
+        return Budget(2**20).open()
 
     async def peek(self, _body: bytes) -> Peeked:
         return Peeked("peeked", meta=msgspec.Raw(b"7"))
@@ -62,17 +63,31 @@ class Scrapes:
         """Rules whose turn to be compiled never comes."""
         return await asyncio.Future[object]()
 
-    async def scrape(self, page: Page, _rules: object) -> None:
-        if "later" in page.job.url:
-            page.later = NotYet("x", 100.0)
-            return
-        async with self.slots:
-            page.begun = True
-            self.started.append(page.job.url)
-            if "boom" in page.job.url:
-                raise ZeroDivisionError
-            if "wait" in page.job.url:
-                await self.release.wait()
+    async def scrape(
+        self,
+        target: Target,
+        _rules: object,
+        _claim: Claim,
+        *,
+        reservation: Reservation | None,
+        within: float,
+        on_fetch: Callable[[], object],
+    ) -> Scraped | Failed | NotYet:
+        self.reservations.append(reservation)
+        url = target.job.url
+        if "later" in url:
+            return NotYet("x", 100.0)
+        try:
+            async with asyncio.timeout(within), self.slots:
+                on_fetch()
+                self.started.append(url)
+                if "boom" in url:
+                    raise ZeroDivisionError
+                if "wait" in url:
+                    await self.release.wait()
+        except TimeoutError:
+            return Failed(Failure("timeout", f"within {within:.3g} s", retryable=True))
+        return Scraped(Facts())
 
 
 @dataclass
@@ -236,10 +251,10 @@ async def test_a_promised_turn_is_read_from_the_header() -> None:
         for turn in (f"{NOW + 60:.3f} x", "soon x", f"{NOW:.3f}", 7, "9999999999.000 x"):
             house.deliver("good", **{"x-scraperd-turn": turn})
         await house.idle()
-    first, *others, far = house.scrapes.places
-    assert first == NotYet("x", 60.0)
+    first, *others, far = house.scrapes.reservations
+    assert first == Reservation("x", 60.0)
     assert others == [None, None, None]
-    assert far == NotYet("x", FURTHEST)
+    assert far == Reservation("x", FURTHEST)
 
 
 async def test_a_job_that_goes_in_circles_ends() -> None:
@@ -488,7 +503,7 @@ async def test_a_job_ends_before_the_broker_takes_it_back() -> None:
         house.deliver("wait")
         await house.idle()
     [(outcome, _)] = house.settles.settled
-    assert outcome.result.error.message.startswith("the job took over 0.01")
+    assert outcome.result.error.message.startswith("within 0.01")
 
 
 async def test_compiling_rules_is_a_part_of_a_jobs_time() -> None:
@@ -526,7 +541,7 @@ async def test_the_backoff_is_jittered_by_the_die() -> None:
 
 
 async def test_a_job_over_its_time_is_retried() -> None:
-    """job_timeout ends a scrape as a retryable timeout."""
+    """The scraper is given `job_timeout`; a timeout that it reports is retried."""
     async with House(job_timeout=0.01, download_timeout=0.01, connect_timeout=0.01) as house:
         house.deliver("wait")
         await house.idle()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jsonschema
@@ -20,7 +21,10 @@ from scraperd.config.settings import Config
 from scraperd.contract import Job, Result, decode_job, decode_result, encode, schema
 from scraperd.extract.rules import compile_rules
 from scraperd.fetch.client import Fetcher
-from scraperd.scrape.pipeline import Scraper, result_of
+from scraperd.politeness.admission import NotYet
+from scraperd.scrape.pipeline import Scraper
+from scraperd.scrape.request import Target
+from scraperd.scrape.result import Label, result_of
 from tests.rig.certificates import Certificates
 from tests.rig.site import Site
 
@@ -126,6 +130,11 @@ def scrape(config: Config, fetcher: Fetcher) -> Scrape:
     return scraping(config, fetcher)
 
 
+def label(job: Job) -> Label:
+    """Whose result it is, in these tests."""
+    return Label("job", 1, "test", job.url, job.meta)
+
+
 def scraping(config: Config, fetcher: Fetcher) -> Scrape:
     """Run jobs as the daemon does, from their JSON to the result's, which is checked each time.
 
@@ -137,18 +146,11 @@ def scraping(config: Config, fetcher: Fetcher) -> Scrape:
         assert isinstance(job, Job), job
         rules = compile_rules(bytes(job.extract)) if isinstance(job.extract, msgspec.Raw) else None
         async with Scraper(config, fetcher, SYSTEM) as scraper:
-            page = scraper.page(job)
-            await scraper.scrape(page, rules)
-        assert page.later is None
-        encoded = encode(
-            result_of(
-                page,
-                ident="job",
-                attempt=1,
-                worker="test",
-                total=page.fetch_time + page.extract_time,
-            )
-        )
+            with closing(scraper.claim()) as claim:
+                ended = await scraper.scrape(Target.of(job), rules, claim)
+        assert not isinstance(ended, NotYet)
+        total = ended.facts.fetch_time + ended.facts.extract_time
+        encoded = encode(result_of(label(job), ended, ended.facts.timings(total)))
         _RESULT.validate(msgspec.json.decode(encoded))
         return decode_result(encoded)
 

@@ -21,9 +21,11 @@ import pytest
 from msgspec import UNSET
 
 from scraperd.base.clocks import SYSTEM
-from scraperd.contract import Failure, Redirect, Result, decode_job, encode
+from scraperd.contract import Failure, Job, Redirect, Result, decode_job, encode
 from scraperd.fetch.client import REDIRECT_BODY, REDIRECT_WAIT, Fetcher
 from scraperd.scrape.pipeline import Scraper
+from scraperd.scrape.request import Target
+from scraperd.scrape.result import Scraped
 from tests.rig.page import loopback, scraping
 from tests.rig.site import Site, Visit, chunk, head, page, redirect
 
@@ -538,9 +540,9 @@ async def test_bodies(
     """Each kind of body with its type; JSON as it was written, not as it was understood."""
     job = decode_job(f'{{"url": "{site.at("/", page())}", {fields}}}'.encode())
     scraper = Scraper(config, fetcher, SYSTEM)
-    page_ = scraper.page(job)
-    await scraper.scrape(page_, None)
-    assert page_.failure is None
+    assert isinstance(job, Job)
+    ended = await scraper.scrape(Target.of(job), None, scraper.claim())
+    assert isinstance(ended, Scraped)
     [visit] = site.visits
     assert (visit.method, visit.body) == ("POST", sent)
     assert visit.header("Content-Type") == content_type

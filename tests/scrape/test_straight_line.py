@@ -20,17 +20,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from scraperd.base.clocks import SYSTEM
+from scraperd.base.clocks import SYSTEM, Clocks
+from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.config.settings import HostSettings
-from scraperd.contract import Failure, Job, Result, decode_job
+from scraperd.contract import Failure, Job, Redirect, Result, decode_job
+from scraperd.extract.rules import compile_rules
 from scraperd.fetch.client import Fetcher
-from scraperd.politeness.admission import NotYet
+from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.politeness.host_queue import HostQueue
 from scraperd.politeness.host_rules import HostRules
 from scraperd.politeness.throttle import Throttle
-from scraperd.scrape.pipeline import Scraper, result_of
+from scraperd.sandbox.extractor import Crowded
+from scraperd.scrape.pipeline import Scraper
+from scraperd.scrape.request import Target
+from scraperd.scrape.result import Failed, Scraped, result_of
 from tests.rig.nginx import Nginx
-from tests.rig.page import loopback
+from tests.rig.page import label, loopback
 from tests.rig.site import Site, Visit, page, redirect
 
 if TYPE_CHECKING:
@@ -54,21 +59,19 @@ class Run:
         self._scraper = scraper
 
     async def __call__(
-        self, url: str, place: NotYet | None = None, **fields: Any
+        self, url: str, reservation: Reservation | None = None, **fields: Any
     ) -> Result | NotYet:
         """What becomes of a job: its result, or when it is to come back."""
         job = decode_job(msgspec.json.encode({"url": url, **fields}))
         assert isinstance(job, Job), job
-        page = self._scraper.page(job, place)
         started = time.monotonic()
-        try:
-            await self._scraper.scrape(page, None)
-            total = time.monotonic() - started
-            if page.later:
-                return page.later
-            return result_of(page, ident="job", attempt=1, worker="test", total=total)
-        finally:
-            page.close()
+        with contextlib.closing(self._scraper.claim()) as claim:
+            target = Target.of(job)
+            ended = await self._scraper.scrape(target, None, claim, reservation=reservation)
+        if isinstance(ended, NotYet):
+            return ended
+        timings = ended.facts.timings(time.monotonic() - started)
+        return result_of(label(job), ended, timings)
 
 
 @contextlib.asynccontextmanager
@@ -339,13 +342,14 @@ async def test_a_robots_txt_that_takes_its_time(site: Site) -> None:
     site.at("/robots.txt", slow)
     site.at("/a", page())
     async with scraper(robotstxt_obey=True, snooze_after=0.1) as run:
-        laters = await asyncio.gather(*(run(site.url("/a")) for _ in range(3)))
-        for later in laters:
-            assert isinstance(later, NotYet)
-            assert later.host == "127.0.0.1"
+        told = await asyncio.gather(*(run(site.url("/a")) for _ in range(3)))
+        for not_yet in told:
+            assert isinstance(not_yet, NotYet)
+            assert not_yet.host == "127.0.0.1"
         come.set()
-        assert isinstance(laters[0], NotYet)
-        fine(await run(site.url("/a"), place=laters[0]))
+        assert isinstance(told[0], NotYet)
+        promised = Reservation(told[0].host, told[0].seconds)
+        fine(await run(site.url("/a"), reservation=promised))
         assert failed(await run(site.url("/b"))).kind == "robots_denied"
     assert [visit.path for visit in site.visits] == ["/robots.txt", "/a"]
 
@@ -416,7 +420,7 @@ async def test_waiting_is_not_held_against_a_job(site: Site) -> None:
 
 
 async def test_a_job_that_comes_back_is_served_in_its_place(site: Site) -> None:
-    """One whose turn is too far off is told when; with that place, it is served then."""
+    """One whose turn is too far off is told when; with that reservation, it is served then."""
     site.at("/", page())
     async with scraper(per_host_delay=0.4, snooze_after=0.05) as run:
         fine(await run(site.url()))
@@ -424,7 +428,7 @@ async def test_a_job_that_comes_back_is_served_in_its_place(site: Site) -> None:
         assert isinstance(later, NotYet)
         assert 0 < later.seconds <= 0.6
         await asyncio.sleep(later.seconds)
-        fine(await run(site.url(), place=NotYet(later.host, 0.0)))
+        fine(await run(site.url(), reservation=Reservation(later.host, 0.0)))
 
 
 @given(moments=st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1, exclude_max=True)), max_size=20))
@@ -442,6 +446,78 @@ def test_no_dice_bring_two_starts_closer_than_half_a_delay(
         queue.start(now, jitter)
     for earlier, later in itertools.pairwise([*starts, max(now, queue.opens_at)]):
         assert not starts or later - earlier >= 0.5 - 1e-9
+
+
+# --- what is known of a job that is cut off
+
+
+async def test_a_job_that_is_cut_off_at_a_hop_tells_of_its_way(site: Site) -> None:
+    """A redirect, and then silence until the job's time is over: a timeout that may be retried,
+    with the redirect, the time of the first fetch, and the seconds that it took.
+    """
+    target = Target.of(Job(url=site.at("/a", redirect("/b"))))
+    site.at("/b", Visit.gone)
+    begun: list[str] = []
+    config = loopback()
+    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
+        with contextlib.closing(one.claim()) as claim:
+            ended = await one.scrape(
+                target, None, claim, within=0.5, on_fetch=lambda: begun.append("a")
+            )
+    assert isinstance(ended, Failed)
+    assert ended.failure == Failure("timeout", "the job took over 0.5 s", retryable=True)
+    result = result_of(label(target.job), ended, ended.facts.timings(0.5))
+    assert result.redirects == [Redirect(302, site.url("/b"))]
+    assert (result.status, result.final_url, result.http_status) == ("failed", UNSET, UNSET)
+    assert result.fetched_at is not UNSET
+    assert result.timings is not UNSET
+    assert 0 < (result.timings.fetch or 0) < 0.5
+    assert begun == ["a"]
+
+
+async def test_a_job_that_is_cut_off_at_its_page_tells_of_the_page(site: Site) -> None:
+    """The page has come, and looking through it takes hours: what needs no look is told."""
+    body = b"<b>" * 3_000
+    url, raw = site.at("/", page(body, content_type="text/html")), b'{"t": "x b b b"}'
+    target, rules = Target.of(Job(url=url, extract=msgspec.Raw(raw))), compile_rules(raw)
+    config = loopback(extract_timeout=60)
+    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
+        with contextlib.closing(one.claim()) as claim:
+            ended = await one.scrape(target, rules, claim, within=3)
+    assert isinstance(ended, Failed)
+    assert ended.failure.message == "the job took over 3 s"
+    result = result_of(label(target.job), ended)
+    assert (result.http_status, result.final_url) == (200, site.url("/"))
+    assert (result.size, result.content_type) == (len(body), "text/html")
+
+
+async def test_a_job_that_is_told_to_come_back_has_begun_nothing(site: Site) -> None:
+    """`on_fetch` is not called: until it is, a process that ends may give the job to another."""
+    site.at("/", page())
+    begun: list[str] = []
+    config = loopback(per_host_delay=60, snooze_after=0.05)
+    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
+        for name, expected in (("first", Scraped), ("second", NotYet)):
+            with contextlib.closing(one.claim()) as claim:
+                ended = await one.scrape(
+                    Target.of(Job(url=site.url())),
+                    None,
+                    claim,
+                    on_fetch=lambda name=name: begun.append(name),
+                )
+            assert isinstance(ended, expected)
+    assert begun == ["first"]
+
+
+async def test_how_long_a_job_rests_is_for_the_die_to_say() -> None:
+    """Without descriptors some seconds, beside too many long pages more, spread by the die."""
+    config = loopback()
+    for roll, rests in ((0.0, (2.0, 15.0)), (0.5, (4.0, 37.5))):
+        clocks = Clocks(time.monotonic, time.time, lambda roll=roll: roll)
+        async with Fetcher(config) as fetcher, Scraper(config, fetcher, clocks) as one:
+            told = [one.snooze("h", lack) for lack in (OutOfDescriptors(), Crowded())]
+            assert told == [NotYet("h", rest) for rest in rests]
+            assert one.snoozed_for == {OutOfDescriptors: 1, Crowded: 1}
 
 
 # --- memory
@@ -463,9 +539,9 @@ async def test_a_fetch_does_not_begin_without_memory(site: Site) -> None:
     site.at("/b", page())
     config = loopback(memory_budget=1024 * 1024)
     async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
-        held = one.page(Job(url=site.url("/a")))
-        await one.scrape(held, None)
-        assert held.failure is None
+        held = one.claim()
+        ended = await one.scrape(Target.of(Job(url=site.url("/a"))), None, held)
+        assert isinstance(ended, Scraped)
         waiting = asyncio.create_task(Run(one)(site.url("/b"), timeout=0.5))
         async with scraper() as other:  # whose memory is its own
             fine(await other(site.at("/c", page())))

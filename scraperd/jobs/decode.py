@@ -1,0 +1,131 @@
+"""A delivery's body as a job that can be run: decoded, its URL parsed, its rules compiled.
+
+May touch: the contract, the scraper's compiler of rules.
+Must never: fetch a page, or raise for what a publisher sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec import UNSET
+
+from scraperd.base.fd_limits import OutOfDescriptors
+from scraperd.base.text import printable
+from scraperd.contract import Failure, Invalid, decode_job, refused
+from scraperd.extract.rules import RuleError
+from scraperd.sandbox.extractor import Crowded, Unchecked
+from scraperd.scrape.content import unavailable
+from scraperd.scrape.request import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from msgspec import UnsetType
+
+    from scraperd.broker.ports import Delivery
+    from scraperd.config.settings import Config
+    from scraperd.contract import Job
+    from scraperd.extract.rules import Rules
+    from scraperd.jobs.received import Received
+    from scraperd.scrape.pipeline import Scraper
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job with its rules, or with why they could not be had."""
+
+    target: Target
+    rules: Rules | Failure | OutOfDescriptors | Crowded | None = None
+
+    @property
+    def names(self) -> tuple[Any, str | UnsetType]:
+        """What names the job: its own id, and its URL."""
+        job = self.target.job
+        return job.id, job.url
+
+    @property
+    def max_retries(self) -> int | UnsetType:
+        """How often the job itself wants to be retried at most."""
+        return self.target.job.max_retries
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """A body that is no job; `seen` is what could be read of it."""
+
+    seen: Invalid
+
+    @property
+    def failure(self) -> Failure:
+        """Why, as the result says it."""
+        return Failure("invalid_job", self.seen.message, field=self.seen.field)
+
+    @property
+    def names(self) -> tuple[Any, str | UnsetType]:
+        """What names it: an id and a URL, as far as they could be read."""
+        return self.seen.id, self.seen.url
+
+    @property
+    def max_retries(self) -> int | UnsetType:
+        """It is not retried."""
+        return UNSET
+
+
+Decoded: TypeAlias = Prepared | Undecoded
+
+
+class Decoder:
+    """Reads jobs. One for the process.
+
+    `on_error` is told of an error of ours with the job's id, and says how it ends the job.
+    """
+
+    def __init__(
+        self, config: Config, scraper: Scraper, on_error: Callable[[Exception, str | None], Failure]
+    ) -> None:
+        self._config = config
+        self._scraper = scraper
+        self._on_error = on_error
+
+    async def decode(self, received: Received, seconds: float) -> Decoded:
+        """Return the job with its rules, or why it is none. Compiling may take `seconds`."""
+        job = decode_job(received.delivery.body, self._config.max_job_size)
+        if isinstance(job, Invalid):
+            return Undecoded(job)
+        if fault := self._fault(received.delivery, job):
+            return Undecoded(refused(job, *fault))
+        target = Target.of(job)
+        if job.extract is UNSET:
+            return Prepared(target)
+        return await self._compiled(received, target, bytes(job.extract), seconds)
+
+    def _fault(self, delivery: Delivery, job: Job) -> tuple[str, str] | None:
+        """What this process can't do for the job: the field, and why."""
+        if delivery.overfull:
+            return "", f"the message has more than {delivery.overfull} headers"
+        if job.proxy and job.proxy not in self._config.proxies:
+            return "proxy", f"no proxy is named {printable(job.proxy)} here"
+        if fault := unavailable(job):
+            return "include", fault
+        return None
+
+    async def _compiled(
+        self, received: Received, target: Target, raw: bytes, seconds: float
+    ) -> Decoded:
+        try:
+            async with asyncio.timeout(seconds):
+                return Prepared(target, await self._scraper.rules(raw))
+        except RuleError as error:
+            return Undecoded(refused(target.job, error.path, error.reason))
+        except (OutOfDescriptors, Crowded) as lack:
+            return Prepared(target, lack)
+        except Unchecked as lack:
+            return Prepared(target, lack.failure)
+        except TimeoutError:
+            over = f"extract took over {seconds:.3g} s to be compiled (job_timeout)"
+            return Prepared(target, Failure("timeout", over, retryable=True))
+        except Exception as error:  # noqa: BLE001 - an error of ours ends this job, by its name
+            return Prepared(target, self._on_error(error, received.ident(target.job.id)))

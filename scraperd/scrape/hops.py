@@ -1,0 +1,73 @@
+"""One hop by the permit of its host, for pages and for robots.txt: acquire, fetch, release.
+
+May touch: the scheduler, the fetcher, the clocks it is given.
+Must never: fetch without a permit, or keep one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from scraperd.base.urls import host_name
+from scraperd.contract import Failure
+from scraperd.fetch.message import retry_after
+from scraperd.politeness.host_rules import HostTable
+from scraperd.politeness.scheduler import HostScheduler
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+    from scraperd.base.clocks import Clocks
+    from scraperd.config.settings import Config
+    from scraperd.fetch.client import Fetcher
+    from scraperd.fetch.message import Request, Response
+    from scraperd.politeness.admission import NotYet
+    from scraperd.politeness.host_queue import Wait
+    from scraperd.politeness.scheduler import Load, Permit
+
+_BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.6.4
+
+
+class Hops:
+    """Fetches hop by hop, each by a permit of its host. One for the process."""
+
+    def __init__(self, config: Config, fetcher: Fetcher, clocks: Clocks) -> None:
+        self._config = config
+        self._fetcher = fetcher
+        self._clocks = clocks
+        self.table = HostTable(config)
+        self.scheduler = HostScheduler(config, self.table, clocks.monotonic, clocks.roll)
+
+    def route(self, url: URL, proxy: str) -> str:
+        """How the host is reached, if not as usual: at another port, or through another proxy."""
+        if url.is_default_port() and proxy == self.table.of(host_name(url)).proxy:
+            return ""
+        return f"{url.port} {proxy}"
+
+    async def permit(
+        self, request: Request, wait: Wait, crawl_delay: float | None
+    ) -> Permit | NotYet:
+        """Wait for the permit of the request's host; NotYet if that would take too long."""
+        address = await self._fetcher.located(request)
+        host = host_name(request.url)
+        return await self.scheduler.acquire(host, wait, crawl_delay=crawl_delay, address=address)
+
+    async def fetch(self, request: Request, permit: Permit) -> Response | Failure:
+        """Fetch, and release the permit with what the answer says about the host's load."""
+        load: Load | None = None
+        penalty: float | None = None
+        request.reach = None if request.proxy else partial(self.scheduler.add_address, permit)
+        try:
+            answer = await self._fetcher.fetch(request)
+            if isinstance(answer, Failure):
+                patient = request.timeout >= self._config.connect_timeout
+                load = "hung" if answer.kind == "timeout" and patient else None
+            elif answer.status in _BUSY:
+                load, penalty = "busy", retry_after(answer.headers, self._clocks.now())
+            else:
+                load = "fine"
+        finally:
+            limit = self._config.retry_after_max
+            self.scheduler.release(permit, load=load, penalty=penalty and min(penalty, limit))
+        return answer

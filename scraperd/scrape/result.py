@@ -1,0 +1,100 @@
+"""What came of a job's page, and the one place where a Result is made of that. Pure.
+
+May touch: the contract's values.
+Must never: read a clock, or look into a body.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from scraperd.base.urls import MAX_URL
+from scraperd.contract import Failure, Redirect, Result, Timings
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+
+class Facts(Struct, frozen=True):
+    """What is known of a page, however far its job has come. Times in seconds.
+
+    `content` are fields of the Result that were taken from the response; `hits` says how
+    often each rule matched, by its path.
+    """
+
+    redirects: tuple[Redirect, ...] = ()
+    fetched_at: str = ""
+    fetch_time: float = 0.0
+    extract_time: float = 0.0
+    http_status: int | UnsetType = UNSET
+    final_url: str | UnsetType = UNSET
+    content: dict[str, Any] = {}  # msgspec copies an empty default
+    hits: dict[str, int] = {}
+
+    def timings(self, total: float) -> Timings:
+        """Return the times of a job that was here for `total` seconds."""
+        wait = max(0.0, total - self.fetch_time - self.extract_time)
+        return Timings(
+            total=round(total, 6),
+            wait=round(wait, 6),
+            fetch=round(self.fetch_time, 6),
+            extract=round(self.extract_time, 6),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scraped:
+    """The page was fetched, and what was asked for was taken from it."""
+
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job failed; `facts` are what was known of its page by then."""
+
+    failure: Failure
+    facts: Facts = field(default_factory=Facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Whose result it is, as far as anything names the job, and who made it."""
+
+    ident: str
+    attempt: int
+    worker: str
+    url: str | UnsetType = UNSET
+    meta: Raw | UnsetType = UNSET
+
+
+def result_of(
+    label: Label, ended: Scraped | Failed, timings: Timings | UnsetType = UNSET
+) -> Result:
+    """Return the Result of a job that has ended so."""
+    facts = ended.facts
+    failure = ended.failure if isinstance(ended, Failed) else UNSET
+    return Result(
+        id=label.ident,
+        url=label.url,
+        status="failed" if failure else "ok",
+        error=failure,
+        final_url=facts.final_url,
+        http_status=facts.http_status,
+        redirects=list(facts.redirects) or UNSET,
+        attempt=label.attempt,
+        timings=timings,
+        fetched_at=facts.fetched_at or UNSET,
+        worker=label.worker,
+        meta=label.meta,
+        **facts.content,
+    )
+
+
+def final_url(url: URL) -> str | UnsetType:
+    """Return where a response came from, unless that is longer than a job's URL may be."""
+    text = str(url)
+    return text if 0 < len(text) <= MAX_URL else UNSET
