@@ -37,6 +37,7 @@ _NO_HOST_NAME: Final = "names neither a host nor an address"
 _KEPT: Final = "!#$%&'()*+,-./:;=?@[]_~"  # what quote() leaves alone, besides letters and digits
 _TOUCHED = re.compile(r"[%\[\]]")  # what yarl would change though it may be sent
 _USERINFO_OF = re.compile("(https?://)[^/?#]*@", re.IGNORECASE)
+_NO_USERINFO = re.compile(r"https?://[^/?#@\\]+(?:[/?#]|$)", re.IGNORECASE)
 _DOTS = re.compile(r"/(\.|%2e)", re.IGNORECASE)
 _ODD = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 
@@ -176,6 +177,6 @@ def _percent(match: re.Match[str]) -> str:
 
 def without_credentials(url: str) -> str:
     """`url` without userinfo."""
-    if "@" not in url:
+    if "@" not in url or _NO_USERINFO.match(url):
         return url
     return str(URL(url).with_user(None)) if host_of(url) else "(not a URL)"

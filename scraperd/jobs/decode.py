@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.text import printable
+from scraperd.base.urls import host_of
 from scraperd.contract import Failure, Invalid, decode_job, refused
 from scraperd.extract.rules import RuleError
 from scraperd.sandbox.extractor import Crowded, Unchecked
@@ -41,10 +42,10 @@ class Prepared:
     rules: Rules | Failure | OutOfDescriptors | Crowded | None = None
 
     @property
-    def names(self) -> tuple[Any, str | UnsetType]:
-        """What names the job: its own id, and its URL."""
+    def names(self) -> tuple[Any, str | UnsetType, str | None]:
+        """What names the job: its own id, its URL, and the host of that."""
         job = self.target.job
-        return job.id, job.url
+        return job.id, job.url, self.target.url.raw_host
 
     @property
     def max_retries(self) -> int | UnsetType:
@@ -64,9 +65,9 @@ class Undecoded:
         return Failure("invalid_job", self.seen.message, field=self.seen.field)
 
     @property
-    def names(self) -> tuple[Any, str | UnsetType]:
-        """What names it: an id and a URL, as far as they could be read."""
-        return self.seen.id, self.seen.url
+    def names(self) -> tuple[Any, str | UnsetType, str | None]:
+        """What names it: an id, a URL, and the host of that, as far as they could be read."""
+        return self.seen.id, self.seen.url, host_of(self.seen.url)
 
     @property
     def max_retries(self) -> int | UnsetType:

@@ -40,7 +40,8 @@ class Received:
     stripped: bool = False
     fresh: bool = False  # its envelope is not old
     name: str = ""  # the job's id, once it is known
-    url: str | UnsetType = UNSET  # the same
+    url: str | UnsetType = UNSET  # the same,
+    host: str | None = None  # and its host
     anonymous: bool = False  # nothing that a dispatcher would know its result by
 
     @classmethod
@@ -106,14 +107,14 @@ class Received:
         """The job's id: its `own`, else the envelope's, the message id, or the correlation id."""
         return ident_of(self.delivery, self.envelope, own)
 
-    def named(self, own: Any, url: str | UnsetType) -> bool:
+    def named(self, own: Any, url: str | UnsetType, host: str | None) -> bool:
         """Keep what names the job, for all that is told of it; it gets a name if it has none.
 
         `own` is the id that its body says. False if nothing named it.
         """
         known = self.ident(own)
         self.name = known or uuid.uuid4().hex
-        self.url = url
+        self.url, self.host = url, host
         self.anonymous = known is None and self.delivery.reply_to is None
         return known is not None
 

@@ -7,12 +7,13 @@ Must never: know how it is told.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from msgspec import UnsetType
 
     from scraperd.contract import Result
+    from scraperd.jobs.received import Received
     from scraperd.jobs.verdict import Verdict
 
 
@@ -25,6 +26,7 @@ class Record:
 
     ident: str
     url: str | UnsetType
+    host: str | None
     attempt: int
     result: Result | None
     verdict: Verdict
@@ -32,6 +34,30 @@ class Record:
     publish_time: float
     snoozes: int = 0
     strikes: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        received: Received,
+        result: Result | None,
+        verdict: Verdict,
+        *,
+        settled: bool,
+        publish_time: float,
+    ) -> Self:
+        """Say how the delivery ended: `settled` or not, after a publish of `publish_time`."""
+        return cls(
+            received.name,
+            received.url,
+            received.host,
+            received.envelope.attempt,
+            result,
+            verdict,
+            settled,
+            publish_time,
+            received.envelope.snoozes,
+            received.strikes,
+        )
 
 
 class Observer(Protocol):
@@ -43,7 +69,7 @@ class Observer(Protocol):
     def record(self, record: Record) -> None:
         """One delivery came to its end."""
 
-    def solo(self, ident: str, url: Any, strikes: int) -> None:
+    def solo(self, received: Received) -> None:
         """A job begins to run alone."""
 
     def disbelieved(self) -> None:

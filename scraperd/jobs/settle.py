@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.base.urls import host_of
 from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Message, Reply, Results, Source
 from scraperd.contract import Failure
 from scraperd.jobs.envelope import Envelope, Turn, obituary, told
@@ -74,7 +73,7 @@ class Settler:
         await self.publisher.publish(job.delivery.epoch, to, message, until)
 
     async def _result(self, job: Received, outcome: Outcome) -> None:
-        key = routing_key(outcome.result)
+        key = routing_key(outcome.result, job.host if outcome.result.url else None)
         address = job.delivery.reply_to
         headers = {**job.foreign(), **told(outcome.result, job.envelope.snoozes)}
         if job.stripped and job.reply_to:
@@ -134,11 +133,14 @@ def _stripped(job: Received, envelope: Envelope) -> Envelope:
     return replace(envelope, reply_to=job.reply_to if job.stripped else None)
 
 
-def routing_key(result: Result) -> str:
-    """`ok.200.com.example.www`, `failed.dns.com.example.www`: bind `failed.#`, or one domain."""
+def routing_key(result: Result, host: str | None) -> str:
+    """`ok.200.com.example.www`, `failed.dns.com.example.www`: bind `failed.#`, or one domain.
+
+    `host` is what the job's URL names.
+    """
     what = str(result.http_status) if not result.error else result.error.kind
     words = [result.status, what]
-    if host := host_of(result.url):
+    if host:
         words += _reversed(host)
     return ".".join(words).encode()[:_MAX_KEY].decode(errors="ignore")
 

@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.tasks import reraise_own_cancel
+from scraperd.base.urls import host_of
 from scraperd.broker.ports import Delay, Into, Lost, Refused, Source
 from scraperd.contract import Failure, Peeked
 from scraperd.jobs import unrun
@@ -126,7 +127,7 @@ class Worker:
         job = await self._decoder.decode(received, self._time_for(received))
         received.named(*job.names)
         if received.delivery.source is Source.SOLO:
-            self._observer.solo(received.name, received.url, received.strikes)
+            self._observer.solo(received)
         with closing(self._scraper.claim()) as claim:
             ended, outcome = await self._outcome(received, job, claim)
             verdict = self._decide(received, ended, job.max_retries)
@@ -159,7 +160,7 @@ class Worker:
             failure = unrun.given_up(received.undelivered, told.times if told else None)
         else:
             failure = unrun.at_its_limit(received.strikes)
-        known = received.named(seen.id, seen.url)
+        known = received.named(seen.id, seen.url, host_of(seen.url))
         tell = bool(known or seen.url or received.delivery.reply_to or not given_up)
         verdict = self._decide(received, Unrun(failure, tell))
         return self._result(received, Failed(failure), seen), verdict
@@ -261,16 +262,12 @@ class Worker:
         except Lost:
             settled = False
         flight.settled = True
-        record = Record(
-            received.name,
-            received.url,
-            received.envelope.attempt,
+        record = Record.of(
+            received,
             outcome.result if outcome else None,
             verdict,
-            settled,
-            self._clocks.monotonic() - started,
-            received.envelope.snoozes,
-            received.strikes,
+            settled=settled,
+            publish_time=self._clocks.monotonic() - started,
         )
         self._observer.record(record)
 
@@ -308,7 +305,7 @@ class Worker:
         failure = self._internal(cause)
         received.name = ident
         if not ident:
-            received.named(UNSET, received.url)
+            received.named(UNSET, received.url, received.host)
         outcome = self._result(received, Failed(failure), Peeked())
         await self._settle(received, outcome, self._decide(received, failure))
 

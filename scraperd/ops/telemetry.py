@@ -16,13 +16,16 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
-from scraperd.base.urls import host_of, without_credentials
+from scraperd.base.urls import without_credentials
 from scraperd.broker.ports import Into
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
 
 if TYPE_CHECKING:
+    from msgspec import UnsetType
+
     from scraperd.broker.ports import Destination
     from scraperd.contract import Result
+    from scraperd.jobs.received import Received
     from scraperd.jobs.record import Record
     from scraperd.jobs.verdict import Verdict
 
@@ -79,10 +82,10 @@ class Observer:
         if self.log.is_enabled_for(level):
             self._write(logging.getLevelName(level).lower(), "job", _line(record))
 
-    def solo(self, ident: str, url: Any, strikes: int) -> None:
+    def solo(self, received: Received) -> None:
         """A job begins to run alone. If the process ends now, this is the last that is said."""
-        told = {"id": ident, "url": without_credentials(url) if url else None, "host": host_of(url)}
-        self.event("solo_job", **told, strikes=strikes)
+        told = {"id": received.name, "url": _shown(received.url), "host": received.host}
+        self.event("solo_job", **told, strikes=received.strikes)
 
     def disbelieved(self) -> None:
         """A job came with marks that nobody vouches for. Said once a minute at most, with a count.
@@ -157,11 +160,15 @@ def _place(to: Destination) -> str:
     return to.source.value if isinstance(to, Into) else type(to).__name__.lower()
 
 
+def _shown(url: str | UnsetType) -> str | None:
+    return None if url is UNSET else without_credentials(url)
+
+
 def _line(record: Record) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "id": record.ident,
-        "url": without_credentials(record.url) if record.url is not UNSET else None,
-        "host": host_of(record.url),
+        "url": _shown(record.url),
+        "host": record.host,
         "status": UNSET if record.result is None else record.result.status,
         "verdict": type(record.verdict).__name__.lower(),
         "attempt": record.attempt,

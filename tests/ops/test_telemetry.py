@@ -17,7 +17,7 @@ import structlog
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scraperd.base.urls import check_url, without_credentials
+from scraperd.base.urls import check_url, host_of, without_credentials
 from scraperd.config.settings import Config
 from scraperd.contract import Failure, Result, Timings
 from scraperd.jobs.record import Record
@@ -65,7 +65,8 @@ def log() -> Iterator[Log]:
 def record(verdict: Verdict | None = None, *, settled: bool = True, **fields: Any) -> Record:
     """A record of a job that ended well, but for what is given."""
     found = Result(**{"id": "7", "url": "http://a.b/c", "status": "ok", "attempt": 1, **fields})
-    return Record(found.id, found.url, found.attempt, found, verdict or Done(), settled, 0.25)
+    host = host_of(found.url)
+    return Record(found.id, found.url, host, found.attempt, found, verdict or Done(), settled, 0.25)
 
 
 def test_a_job_is_one_line(log: Log) -> None:
@@ -132,7 +133,7 @@ def test_a_job_that_did_not_end_well_says_so(
 def test_a_snoozed_job_is_a_line_for_debugging_only(log: Log) -> None:
     """It says whose turn is waited for and how long, and has no status: there is no result yet."""
     verdict = Snooze("x.y", 12.34567)
-    snoozed = Record("7", "http://a.b/c", 2, None, verdict, True, 0.25, snoozes=3)
+    snoozed = Record("7", "http://a.b/c", "a.b", 2, None, verdict, True, 0.25, snoozes=3)
     log.open(log_level="info").record(snoozed)
     assert log.lines == []
     structlog.reset_defaults()
@@ -149,7 +150,9 @@ def test_a_job_that_was_snoozed_before_says_how_often(log: Log) -> None:
     observer = log.open()
     result = Result(id="7", url="http://a.b/c", status="ok", attempt=1)
     for snoozes in (2, 0):
-        observer.record(Record("7", result.url, 1, result, Done(), True, 0.25, snoozes=snoozes))
+        observer.record(
+            Record("7", result.url, "a.b", 1, result, Done(), True, 0.25, snoozes=snoozes)
+        )
     first, other = log.lines
     assert first["snoozes"] == 2
     assert "snoozes" not in other
