@@ -165,6 +165,7 @@ def test_sigterm_gives_those_back_who_wait(
     with Daemon(broker_url, prefix, per_host_delay=8, snooze_after=60).ready() as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(6)])
         first = ends(dispatcher, 1)
+        daemon.wait_for_line('"verdict":"done"')  # acked: its result is here a moment before
         until(lambda: dispatcher.depth("jobs") == 0)
         assert daemon.drain() == 0
         assert daemon.logged("drain")[0]["in_flight"] == 5
