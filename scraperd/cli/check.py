@@ -13,9 +13,9 @@ import click
 
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq import client
-from scraperd.broker.rabbitmq.link import censored
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError
+from scraperd.broker.rabbitmq.wire.dial import endpoint
 from scraperd.broker.rabbitmq.wire.versions import weakness
 from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_FAILED, fail, say
 from scraperd.cli.shared.client import run_client
@@ -104,7 +104,7 @@ async def _reach(config: Config) -> None:
     for url in config.broker_urls:
         try:
             async with client.connected((url,), config.connect_timeout) as channel:
-                say(f"broker: reached {censored(url)}")
+                say(f"broker: reached {endpoint(url)}")
                 if words := weakness(await client.server(channel), config.prefix):
                     say(f"scraperd: {words}", err=True)
         except Lost as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from yarl import URL
 
-from scraperd.base.urls import check_url, exact, origin_of, resolve
+from scraperd.base.urls import check_url, exact, origin_of, resolve, text_without_credentials
 
 BASE = URL("http://site.example/dir/page?q=1")
 
@@ -133,3 +133,17 @@ def test_locations_that_lead_nowhere(location: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         resolve(BASE, location)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("can't reach amqp://user:hunter2@h/vhost", "can't reach amqp://h/vhost"),
+        ("'http://u:a/b?c#d@h/' and //u:p@h", "'http://h/' and //h"),
+        ("a@b // c@d", "a@b // c@d"),
+        ("", ""),
+    ],
+)
+def test_a_text_that_quotes_urls_is_shown_without_credentials(text: str, shown: str) -> None:
+    """Whatever a password holds but white space, no text that quotes its URL shows it."""
+    assert text_without_credentials(text) == shown

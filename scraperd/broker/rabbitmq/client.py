@@ -20,9 +20,8 @@ from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.generation import LOST
-from scraperd.broker.rabbitmq.link import censored
 from scraperd.broker.rabbitmq.topology import TopologyError, settle_on
-from scraperd.broker.rabbitmq.wire.dial import in_words
+from scraperd.broker.rabbitmq.wire.dial import endpoint, in_words
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -44,7 +43,7 @@ async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConn
         try:
             return url, await aio_pika.connect(URL(url), timeout=within)
         except (amqp.AMQPError, OSError, TimeoutError) as error:
-            faults.append(f"no broker at {censored(url)}: {in_words(error)}")
+            faults.append(f"no broker at {endpoint(url)}: {in_words(error)}")
     raise Lost("\n".join(faults))
 
 
@@ -62,11 +61,11 @@ async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[Abstr
         raise  # the second is about our own output
     except amqp.ChannelAccessRefused as error:
         raise TopologyError(
-            f"this user may not do that at {censored(url)}: {printable(str(error), 500)}"
+            f"this user may not do that at {endpoint(url)}: {printable(str(error), 500)}"
         ) from error
     except LOST as error:
         reraise_own_cancel(error)
-        raise Lost(f"lost the broker at {censored(url)}: {error!r}") from error
+        raise Lost(f"lost the broker at {endpoint(url)}: {error!r}") from error
 
 
 async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:

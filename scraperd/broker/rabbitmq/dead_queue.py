@@ -19,9 +19,8 @@ from scraperd.broker.ports import Lost, Source
 from scraperd.broker.rabbitmq.client import delivering
 from scraperd.broker.rabbitmq.codec import delivery_of, properties_of
 from scraperd.broker.rabbitmq.generation import LOST, Generation
-from scraperd.broker.rabbitmq.link import censored
 from scraperd.broker.rabbitmq.topology import TopologyError
-from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
 from scraperd.broker.rabbitmq.wire.gate import Gate
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ async def _first(settings: Settings, gate: Gate) -> tuple[Generation, Channel]:
         except (*LOST, BrokerRefused) as error:
             await generation.close()
             reraise_own_cancel(error)
-            faults.append(f"no broker at {censored(url)}: {str(error) or repr(error)}")
+            faults.append(f"no broker at {endpoint(url)}: {str(error) or repr(error)}")
     raise Lost("\n".join(faults))
 
 

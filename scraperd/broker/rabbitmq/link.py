@@ -12,14 +12,12 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from yarl import URL
-
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.rabbitmq.consumers import Intake, Lanes
 from scraperd.broker.rabbitmq.generation import LOST, Generation
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
-from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
 from scraperd.broker.rabbitmq.wire.versions import weakness
 
 if TYPE_CHECKING:
@@ -193,18 +191,9 @@ class Link:
 
     @property
     def where(self) -> str:
-        """The URL of the broker it talks to, or tries to, without its credentials."""
-        return censored(self._url)
+        """The endpoint of the broker that it is connected to, or tries to reach."""
+        return endpoint(self._url)
 
     @property
     def _url(self) -> str:
         return self._settings.urls[self._dials % len(self._settings.urls)]
-
-
-def censored(url: str) -> str:
-    """`url` without user name and password."""
-    try:
-        parsed = URL(url)
-        return str(parsed.with_user(None).with_query(None))
-    except ValueError:
-        return "(not a URL)"

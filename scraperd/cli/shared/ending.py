@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from scraperd.base.text import printable
+from scraperd.base.urls import text_without_credentials
 from scraperd.cli.console import EXIT_FAILED, EXIT_INTERNAL, WIDEST, fail, say
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _NO_OUTPUT: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no s
 _ROOT: Final = Path(__file__).parents[3]  # the folder that scraperd is installed in
 _PACKAGE: Final = str(_ROOT / "scraperd") + os.sep
 _SHARED: Final = str(Path(__file__).parent) + os.sep  # every command's errors pass through here
-_USERINFO = re.compile(r"//\S*@")  # a password can hold anything: rather too much than too little
 
 
 def end_if_full(error: BaseException | None) -> None:
@@ -50,7 +49,7 @@ def end_unexpected(error: BaseException) -> NoReturn:
     with contextlib.suppress(Exception):  # standard error can be full or closed too
         if sys.flags.dev_mode:
             for line in "".join(traceback.format_exception(error)).splitlines():
-                say(_without_secrets(line), err=True)
+                say(text_without_credentials(line), err=True)
         say(f"scraperd: internal error: {in_words(error)}", err=True)
         if not sys.flags.dev_mode:
             say("scraperd: PYTHONDEVMODE=1 shows the traceback; please report it", err=True)
@@ -61,18 +60,13 @@ def in_words(error: BaseException) -> str:
     """What an unexpected error is, what it says, and at which line of ours it was raised."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    said = _without_secrets(str(error))
+    said = text_without_credentials(str(error))
     ours = [
         f" ({Path(frame.filename).relative_to(_ROOT)}:{frame.lineno})"
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename.startswith(_PACKAGE) and not frame.filename.startswith(_SHARED)
     ]
     return type(error).__name__ + (said and f": {said}") + (ours[-1] if ours else "")
-
-
-def _without_secrets(text: str) -> str:
-    """Libraries quote URLs in what they raise, and the broker's has a password."""
-    return _USERINFO.sub("//", text)
 
 
 @contextlib.contextmanager

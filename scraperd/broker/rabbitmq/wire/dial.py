@@ -20,6 +20,7 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory
 from yarl import URL
 
 from scraperd.base.text import printable
+from scraperd.base.urls import without_credentials
 from scraperd.broker.rabbitmq.wire.gate import GatedReader
 
 if TYPE_CHECKING:
@@ -94,6 +95,14 @@ async def dial(
         raise in_words(error) from error
     assert kept.writer is not None
     return Line(wire, kept.writer)
+
+
+def endpoint(url: str) -> str:
+    """Return where `url` leads, for logs and messages: no credentials, and no query.
+
+    The query of a broker's URL can hold the password of a key file.
+    """
+    return without_credentials(url).partition("?")[0]
 
 
 def in_words(error: Exception) -> BrokerRefused | OSError:
