@@ -6,10 +6,18 @@ Must never: sleep, or draw a random number of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_MAX_DOUBLINGS: Final = 32  # 2**32 seconds are a century; a float could hold 1023
+
+
+def pause_after(failures: int, first: float, longest: float) -> float:
+    """Return the exact pause in seconds after that many failures (from 1), without jitter."""
+    return min(longest, first * 2.0 ** min(failures - 1, _MAX_DOUBLINGS))
 
 
 def backoff(
@@ -20,10 +28,9 @@ def backoff(
     Each is multiplied by what `jitter()` returns, which is asked once a pause. Without
     `jitter` the pauses are exact. `random.random` makes it full jitter.
     """
-    pause = min(first, longest)
-    while True:
+    for failures in count(1):
+        pause = pause_after(failures, first, longest)
         yield pause if jitter is None else pause * jitter()
-        pause = min(2 * pause, longest)
 
 
 def within(patience: float, pauses: Iterator[float]) -> Iterator[float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import UNSET
 
+from scraperd.base.backoff import pause_after
 from scraperd.contract import Failure
 from scraperd.politeness.admission import NotYet
 
@@ -119,8 +120,7 @@ def _of_failure(
         return Done()
     if attempt > policy.max_retries:
         return Dead(failure.kind)
-    bound = min(policy.backoff_max, policy.backoff * 2 ** min(attempt - 1, 32))
-    delay = bound * roll
+    delay = roll * pause_after(attempt, policy.backoff, policy.backoff_max)
     if failure.retry_after is not UNSET:
         delay = max(delay, min(failure.retry_after, policy.retry_after_max))
     return Retry(delay)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.base.backoff import backoff, within
+from scraperd.base.backoff import backoff, pause_after, within
 from scraperd.base.fd_limits import PATIENCE, PAUSE, pauses
 
 SECONDS = st.floats(0.001, 100.0)
@@ -47,6 +47,18 @@ def test_no_pause_is_longer_than_the_longest(first: float, longest: float, roll:
     assert all(
         0.0 <= pause <= longest for pause in islice(backoff(first, longest, lambda: roll), 40)
     )
+
+
+@given(failures=st.integers(1, 60), first=SECONDS, longest=SECONDS)
+def test_the_pause_after_so_many_failures(failures: int, first: float, longest: float) -> None:
+    """It is the one that an iterator comes to in that place, so there is one arithmetic."""
+    pauses_ = list(islice(backoff(first, longest), failures))
+    assert pause_after(failures, first, longest) == pauses_[-1]
+
+
+def test_a_pause_after_very_many_failures_is_a_number() -> None:
+    """A counter that runs for years does not end in an overflow."""
+    assert pause_after(10**6, 1.0, 30.0) == 30.0
 
 
 @given(patience=st.floats(0.0, 100.0), first=SECONDS, longest=SECONDS)

@@ -12,6 +12,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
+from scraperd.base.backoff import backoff
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.rabbitmq.consumers import Intake, Lanes
 from scraperd.broker.rabbitmq.generation import LOST, Generation
@@ -21,7 +22,7 @@ from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
 from scraperd.broker.rabbitmq.wire.versions import weakness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from scraperd.broker.ports import Delivery, Limits
     from scraperd.broker.rabbitmq.generation import Events, Settings
@@ -45,8 +46,10 @@ class Link:
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[Generation], None],
         events: Events,
+        roll: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
+        self._roll = roll
         self._topology = topology
         self._limits = limits
         self._gate = gate
@@ -67,7 +70,7 @@ class Link:
         Raises BrokerRefused and TopologyError if the very first generation meets them: then the
         configuration is wrong, and an operator is looking.
         """
-        failures, first = 0, True
+        failures, first, pauses = 0, True, self._pauses()
         while not self._stopping:
             generation = Generation(self._settings, self._url, self._gate())
             started = time.monotonic()
@@ -75,8 +78,10 @@ class Link:
             try:
                 await self._live(generation)
                 first = False
-                lasted = time.monotonic() - started >= self._settings.reconnect_max
-                failures = 0 if lasted else failures + 1  # one that ends at once is no success
+                if time.monotonic() - started >= self._settings.reconnect_max:
+                    failures, pauses = 0, self._pauses()
+                else:
+                    failures += 1  # a generation that ends at once is not a success
             except OSError as error:
                 failures += 1
                 wait = failures % len(self._settings.urls) == 0  # each is tried before that
@@ -90,7 +95,7 @@ class Link:
                 await generation.close()
             self._dials += 1
             if wait and not self._stopping:
-                await asyncio.sleep(self._backoff(failures))
+                await asyncio.sleep(next(pauses))
 
     async def _live(self, generation: Generation) -> None:
         """One generation from connect to loss. Raises OSError if it is lost before it is ready."""
@@ -169,11 +174,11 @@ class Link:
             self._said[self._url] = now
             self._events("broker_unreachable", broker=self.where, error=str(error))
 
-    def _backoff(self, failures: int) -> float:
+    def _pauses(self) -> Iterator[float]:
+        """Yield the pauses before the next connections, with full jitter but never quite none."""
         settings = self._settings
-        rounds = failures // len(settings.urls)
-        bound = min(settings.reconnect_max, settings.reconnect_min * 2 ** min(rounds, 16))
-        return random.uniform(settings.reconnect_min / 2, bound)  # noqa: S311 - jitter
+        for pause in backoff(settings.reconnect_min, settings.reconnect_max, self._roll):
+            yield max(settings.reconnect_min / 2, pause)
 
     async def cancel(self) -> None:
         """Stop consuming and do not reconnect; in-flight deliveries can still be settled."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiormq import exceptions as amqp
 
+from scraperd.base.backoff import backoff
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Lost, Refused, Reply, Results
@@ -23,6 +24,8 @@ from scraperd.broker.rabbitmq.replies import Replies, Unconfirmed
 from scraperd.broker.rabbitmq.topology import TopologyError, declare, wait_within
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scraperd.broker.ports import Destination, Epoch, Message
     from scraperd.broker.rabbitmq.generation import Events
     from scraperd.broker.rabbitmq.reply_patterns import Addresses
@@ -36,7 +39,13 @@ class RabbitPublisher:
     """Publishes, and returns once the broker has confirmed. See ports.Publisher."""
 
     def __init__(
-        self, addresses: Addresses, events: Events, *, passive: bool, confirm_timeout: float
+        self,
+        addresses: Addresses,
+        events: Events,
+        *,
+        passive: bool,
+        confirm_timeout: float,
+        roll: Callable[[], float] = random.random,
     ) -> None:
         self._topology = addresses.topology
         self._addresses = addresses
@@ -45,6 +54,7 @@ class RabbitPublisher:
         self._replies: Replies | None = None
         self._events = events
         self._passive = passive
+        self._jitter = lambda: 0.5 + roll() / 2
 
     async def publish(
         self, epoch: Epoch, destination: Destination, message: Message, until: float
@@ -74,8 +84,7 @@ class RabbitPublisher:
         down and loses nothing.
         """
         exchange, key = to
-        wait = RETRY_MIN
-        while True:
+        for wait in backoff(RETRY_MIN, RETRY_MAX, self._jitter):
             try:
                 await generation.publish(exchange, key, message.body, properties_of(message))
             except amqp.PublishError:
@@ -95,8 +104,7 @@ class RabbitPublisher:
             )
             if time.monotonic() + wait > until:
                 raise Refused(problem)
-            await self._pause(generation, wait)
-            wait = min(RETRY_MAX, wait * 2)
+            await asyncio.wait([generation.lost], timeout=wait)
 
     async def _reply(
         self, generation: Generation, message: Message, address: str, key: str, until: float
@@ -140,8 +148,3 @@ class RabbitPublisher:
         except (*LOST, TopologyError) as error:
             reraise_own_cancel(error)
             generation.end(f"declaring again failed: {error!r}")
-
-    @staticmethod
-    async def _pause(generation: Generation, seconds: float) -> None:
-        """Wait, with jitter, but no longer than the generation lives."""
-        await asyncio.wait([generation.lost], timeout=seconds * random.uniform(0.5, 1.0))  # noqa: S311
