@@ -1,21 +1,23 @@
 """File descriptors: how many a configuration needs, and what it is to have none left.
 
-May touch: this process's own limit of them, a socket to try with.
+May touch: this process's own limit of them, a socket to try with, the loop to wait on.
 Must never: blame a site for what this machine lacks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import resource
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from scraperd.base.backoff import backoff, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
+T = TypeVar("T")
 PATIENCE: Final = 3.0  # seconds that a fetch or a page waits here until one is free
 PAUSE: Final = (0.05, 0.5)  # seconds between two trials: the first, doubling, and the longest
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -49,11 +51,33 @@ def none_left() -> bool:
 
 
 def pauses(patience: float = PATIENCE) -> Iterator[float]:
-    """Yield the pauses between trials to get a descriptor, until `patience` seconds are waited.
-
-    Whoever has none left after the last pause and one more trial raises OutOfDescriptors.
-    """
+    """Yield the pauses between trials to get a descriptor, until `patience` seconds are waited."""
     return within(patience, backoff(*PAUSE))
+
+
+async def with_descriptor(
+    attempt: Callable[[], Awaitable[T]],
+    patience: float = PATIENCE,
+    *,
+    lacks: Callable[[Exception], bool] = is_short,
+    make_room: Callable[[], None] = lambda: None,
+) -> T:
+    """Return what `attempt()` returns; try again while it fails as `lacks` says.
+
+    Between two trials `make_room` is called, and there is a pause. Once `patience` seconds are
+    waited it raises OutOfDescriptors, caused by the last error; any other error as it comes.
+    """
+    waits = pauses(patience)
+    while True:
+        try:
+            return await attempt()
+        except Exception as error:
+            if not lacks(error):
+                raise
+            if (pause := next(waits, None)) is None:
+                raise OutOfDescriptors from error
+        make_room()
+        await asyncio.sleep(pause)
 
 
 def raise_limit() -> int:

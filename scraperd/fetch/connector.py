@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
 
-from scraperd.base.fd_limits import PATIENCE, OutOfDescriptors, is_short, pauses
+from scraperd.base.fd_limits import PATIENCE, OutOfDescriptors, is_short, with_descriptor
 from scraperd.fetch.protocol import HookedConnector
 from scraperd.fetch.proxies import UNAUTHORISED, UNREACHABLE, ProxyFailed, Socks
 
@@ -105,18 +105,14 @@ class Connector(HookedConnector):
         await self._bound.make_room()
         # A timeout that fires first would be the site's fault.
         patience = min(PATIENCE, *(t / 2 for t in (limits.connect, limits.total) if t))
-        waits = pauses(patience)
-        while True:
-            try:
-                return await connect()
-            except (OSError, ProxyFailed, OutOfDescriptors) as error:
-                if not is_short(error):
-                    raise
-            pause = next(waits, None)
-            if pause is None:
-                raise OutOfDescriptors
-            self._bound.give_way()
-            await asyncio.sleep(pause)
+        return await with_descriptor(
+            connect,
+            patience,
+            lacks=lambda error: (
+                isinstance(error, OSError | ProxyFailed | OutOfDescriptors) and is_short(error)
+            ),
+            make_room=self._bound.give_way,
+        )
 
 
 def _reaches(address: str) -> bool:

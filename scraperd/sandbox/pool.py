@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from scraperd.base.fd_limits import OutOfDescriptors, is_short, pauses
+from scraperd.base.fd_limits import OutOfDescriptors, is_short, with_descriptor
 from scraperd.sandbox.child import REPLY, REQUEST, Reply, Start
 from scraperd.sandbox.nursery import FAREWELL, Nursery
 
@@ -116,20 +116,14 @@ class Helpers:
 
     async def _begin(self, nice: int, *, readable: bool) -> _Helper:
         """Start one, and wait for what that takes if it is not there (or OutOfDescriptors)."""
-        waits = pauses()
-        while True:
-            parent_lost: str | None = None
-            try:
-                return await _Helper.begin(self._nursery, nice, readable=readable)
-            except ChildProcessError as error:  # the parent was killed; start another one
-                parent_lost = str(error)
-            except OSError as error:
-                if not (is_short(error) or error.errno == errno.EAGAIN):  # fork(2): too many tasks
-                    raise
-            pause = next(waits, None)
-            if pause is None:
-                raise OutOfDescriptors if parent_lost is None else HelperError(parent_lost)
-            await asyncio.sleep(pause)
+        try:
+            return await with_descriptor(
+                lambda: _Helper.begin(self._nursery, nice, readable=readable), lacks=_may_pass
+            )
+        except OutOfDescriptors as lack:
+            if isinstance(lack.__cause__, ChildProcessError):
+                raise HelperError(str(lack.__cause__)) from None
+            raise
 
     def _started(self, starting: asyncio.Future[_Helper]) -> None:
         """A helper whose job was cancelled meanwhile is for the next one."""
@@ -213,3 +207,13 @@ class _Helper:
         finally:
             self._ends.close()
             self._sink.close()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the next trial may start a helper: the nursery was killed, or resources are short.
+
+    EAGAIN of fork(2) means too many tasks.
+    """
+    if isinstance(error, ChildProcessError):
+        return True
+    return isinstance(error, OSError) and (is_short(error) or error.errno == errno.EAGAIN)

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 import pytest
 from yarl import URL
 
-from scraperd.base.fd_limits import PATIENCE, OutOfDescriptors, is_short, none_left, raise_limit
+from scraperd.base.fd_limits import (
+    PATIENCE,
+    OutOfDescriptors,
+    is_short,
+    none_left,
+    pauses,
+    raise_limit,
+    with_descriptor,
+)
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
 from scraperd.extract.document import Asked
@@ -85,6 +93,49 @@ def cpu(pid: int) -> float:
 
 def get(url: str, proxy: str = "") -> Request:
     return Request("GET", URL(url), {}, None, 5.0, 1000, proxy=proxy)
+
+
+# --- the wait itself
+
+
+async def test_the_wait_ends_with_the_first_trial_that_works() -> None:
+    """Each trial that lacks a descriptor makes room first; the answer of the next is returned."""
+    errors, told = [OSError(errno.EMFILE, "no"), OSError(errno.ENFILE, "no")], []
+
+    async def attempt() -> str:
+        if errors:
+            raise errors.pop(0)
+        return "made"
+
+    assert await with_descriptor(attempt, make_room=lambda: told.append("room")) == "made"
+    assert told == ["room", "room"]
+
+
+async def test_an_error_of_another_kind_is_raised_at_once() -> None:
+    """What is not a lack of descriptors is not tried again."""
+    trials = []
+
+    async def attempt() -> None:
+        trials.append(1)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    with pytest.raises(ConnectionRefusedError):
+        await with_descriptor(attempt)
+    assert len(trials) == 1
+
+
+async def test_the_wait_ends_when_its_patience_does() -> None:
+    """OutOfDescriptors names its cause, and there was a trial after the last pause."""
+    trials = []
+
+    async def attempt() -> None:
+        trials.append(1)
+        raise OSError(errno.EMFILE, "no")
+
+    with pytest.raises(OutOfDescriptors) as raised:
+        await with_descriptor(attempt, 0.1)
+    assert isinstance(raised.value.__cause__, OSError)
+    assert len(trials) == 1 + len(list(pauses(0.1)))
 
 
 # --- one fetch, one page
