@@ -23,7 +23,9 @@ from pamqp.header import ContentHeader
 from scraperd.broker.ports import Delivery, Epoch, GivenUp, Message, Source
 from scraperd.broker.rabbitmq.codec import MOST_HEADERS, _sound, delivery_of, properties_of
 from scraperd.broker.rabbitmq.topology import RETURNS
+from scraperd.broker.rabbitmq.wire import header_decoding
 
+header_decoding.install()  # as each connection does
 EPOCH = cast("Epoch", None)  # what settles a delivery; nothing here does
 
 

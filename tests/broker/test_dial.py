@@ -1,10 +1,13 @@
-"""Tests of the dial: what is shown of the URL of a broker.
+"""Tests of the dial: what is shown of the URL of a broker, and what a connection begins with.
 
-May touch: strings.
-Must never: connect.
+May touch: strings, a process of its own, a port where nobody listens.
+Must never: need a broker.
 """
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 
@@ -26,3 +29,31 @@ from scraperd.broker.rabbitmq.wire.dial import endpoint
 def test_a_broker_is_named_without_secrets(url: str, shown: str) -> None:
     """No password reaches a log line or a message, whether it stands before the host or behind."""
     assert endpoint(url) == shown
+
+
+@pytest.mark.parametrize(
+    "connect",
+    [
+        "dial('amqp://127.0.0.1:1/', 'test', 10, 5)",
+        "_dial(('amqp://127.0.0.1:1/',), 5)",
+    ],
+    ids=["daemon", "client"],
+)
+def test_decoders_are_installed_by_a_connection_and_not_by_an_import(connect: str) -> None:
+    """An import changes nothing in the library; a connection does, before it reads a byte."""
+    code = f"""
+import asyncio, contextlib
+from pamqp import decode
+before = dict(decode.METHODS)
+from scraperd.broker.rabbitmq import codec, dead_queue, link
+from scraperd.broker.rabbitmq.client import _dial
+from scraperd.broker.rabbitmq.wire.dial import dial
+assert decode.METHODS == before, "an import installed decoders"
+async def main():
+    with contextlib.suppress(Exception):
+        await {connect}
+asyncio.run(main())
+changed = sorted(name for name in before if decode.METHODS[name] is not before[name])
+assert changed == ["shortstr", "table", "timestamp"], changed
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

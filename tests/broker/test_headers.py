@@ -15,10 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import decode, encode
 
-from scraperd.broker.rabbitmq import codec
 from scraperd.broker.rabbitmq.wire import header_decoding
 
-assert codec  # it registers the decoders of `header_decoding`
+header_decoding.install()  # as each connection does
 COUNT = b"\x10x-delivery-countl" + (7).to_bytes(8, "big")
 PLAIN = (
     st.integers(-(2**63), 2**63 - 1)

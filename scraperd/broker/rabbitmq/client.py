@@ -21,6 +21,7 @@ from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.generation import LOST
 from scraperd.broker.rabbitmq.topology import TopologyError, settle_on
+from scraperd.broker.rabbitmq.wire import header_decoding
 from scraperd.broker.rabbitmq.wire.dial import endpoint, in_words
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConnection]:
     """The first broker that answers, and a connection to it. Raises Lost, in words."""
+    header_decoding.install()
     faults = []
     for url in urls:
         try:

@@ -145,6 +145,3 @@ def _size(headers: Any) -> int:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-header_decoding.install()

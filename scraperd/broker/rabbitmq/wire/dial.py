@@ -21,6 +21,7 @@ from yarl import URL
 
 from scraperd.base.text import printable
 from scraperd.base.urls import without_credentials
+from scraperd.broker.rabbitmq.wire import header_decoding
 from scraperd.broker.rabbitmq.wire.gate import GatedReader
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ async def dial(
     url: str, name: str, heartbeat: int, within: float, gate: Gate | None = None
 ) -> Line:
     """Connect; what is delivered comes through the gate. Raises BrokerRefused, OSError in words."""
+    header_decoding.install()
     target = URL(url).update_query(heartbeat=heartbeat)
     kept = _Kept(target, gate)
     try:

@@ -122,12 +122,12 @@ def _tolerant(decoder: Decoder, size: Callable[[bytes], int]) -> Decoder:
 
 
 def install() -> None:
-    """Register our decoders.
+    """Register our decoders with the library. Whoever makes a connection calls this first.
 
-    The library lets one property that it can't read (a correlation id that is not UTF-8, a
-    timestamp beyond the year 9999) end the connection: the job comes back, ends it again, and takes
-    every job in flight along until the delivery limit kills them all. Such a property is as good
-    as absent.
+    The decoders belong to the process, so a second call changes nothing. The library lets one
+    property that it cannot read (a correlation id that is not UTF-8, a timestamp beyond the year
+    9999) end the connection. The job comes back and ends the connection again. It takes every job
+    in flight along, until the delivery limit ends them all. Ours treat such a property as absent.
     """
     decode.METHODS["shortstr"] = _tolerant(decode.short_str, lambda value: 1 + value[0])
     decode.METHODS["table"] = _tolerant(
