@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -20,6 +19,7 @@ from jmespath.functions import Functions
 from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
+from scraperd.base.cache import Cache
 from scraperd.base.text import printable
 from scraperd.extract.cost import HEAVY, Cost, cost_of_expression, cost_of_selector
 from scraperd.extract.selectors import fault, mended
@@ -141,33 +141,20 @@ class _Cache:
     """The rules used last, by their bytes: a bounded number of bytes of them."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._rules: OrderedDict[tuple[bytes, Bounds], tuple[Rules, int]] = OrderedDict()
+        self.kept: Cache[tuple[bytes, Bounds], Rules] = Cache(max_size=limit)
         self.compiled = 0
-
-    def forget(self) -> None:
-        """Drop all of them."""
-        self._rules.clear()
-        self._used = 0
 
     def known(self, raw: bytes, bounds: Bounds) -> Rules | None:
         """The compiled rules, if they are still here."""
-        if entry := self._rules.get((raw, bounds)):
-            self._rules.move_to_end((raw, bounds))
-            return entry[0]
-        return None
+        return self.kept.get((raw, bounds))
 
     def compiling(self, raw: bytes, bounds: Bounds) -> Generator[None, None, Rules]:
         """Compile them in steps of some milliseconds, and keep them. Raises RuleError."""
         compiler = _Compiler(bounds)
         rules = yield from compiler.compile(raw)
         self.compiled += 1
-        if self.known(raw, bounds) is None:
-            self._rules[raw, bounds] = rules, compiler.weight
-            self._used += compiler.weight
-        while self._used > self._limit:
-            self._used -= self._rules.popitem(last=False)[1][1]
+        if self.known(raw, bounds) is None:  # another job can have been faster
+            self.kept.put((raw, bounds), rules, size=compiler.weight)
         return rules
 
     def get(self, raw: bytes, bounds: Bounds) -> Rules:

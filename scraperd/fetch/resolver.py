@@ -11,7 +11,6 @@ import re
 import socket
 import time
 import weakref
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -20,6 +19,7 @@ import aiodns
 import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from scraperd.base.cache import Cache
 from scraperd.base.fd_limits import OutOfDescriptors, none_left
 from scraperd.fetch.guard import Blocked
 
@@ -113,7 +113,7 @@ class Resolver(AbstractResolver):
         self._guard = guard
         self._clock = clock
         self._patience = patience
-        self._cache: OrderedDict[str, tuple[float, _Outcome]] = OrderedDict()
+        self._cache: Cache[str, _Outcome] = Cache(KEPT)
         self._lookups: dict[str, asyncio.Task[_Outcome]] = {}
         self._current: aiodns.DNSResolver | None = None
         self._open: weakref.WeakSet[aiodns.DNSResolver] = weakref.WeakSet()
@@ -162,19 +162,12 @@ class Resolver(AbstractResolver):
         name = host.lower().removesuffix(".")
         if not _NAME.fullmatch(name):
             raise _failure(pycares.errno.ARES_EBADNAME)
-        outcome = self._cached(name)
+        outcome = self._cache.get(name, self._clock())
         if outcome is None:
             # A caller that leaves must not take the answer away from the others.
             outcome = await asyncio.shield(self._lookup(name))
         if outcome.error is not None:
             raise outcome.error()
-        return outcome
-
-    def _cached(self, name: str) -> _Outcome | None:
-        expires, outcome = self._cache.get(name, (0.0, None))
-        if outcome is None or expires <= self._clock():
-            return None
-        self._cache.move_to_end(name)
         return outcome
 
     def _lookup(self, name: str) -> asyncio.Task[_Outcome]:
@@ -188,10 +181,7 @@ class Resolver(AbstractResolver):
     async def _look_up(self, name: str) -> _Outcome:
         outcome = await self._ask(name)
         ttl = min(outcome.ttl, self._config.dns_cache_ttl)
-        self._cache[name] = (self._clock() + ttl, outcome)
-        self._cache.move_to_end(name)
-        if len(self._cache) > KEPT:
-            self._cache.popitem(last=False)
+        self._cache.put(name, outcome, until=self._clock() + ttl)
         return outcome
 
     async def _ask(self, name: str) -> _Outcome:

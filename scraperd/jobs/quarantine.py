@@ -21,9 +21,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from scraperd.base.cache import Cache
 from scraperd.broker.ports import Source
 
-MAX_DISCOUNTS: Final = 50_000  # redeliveries that are remembered as nobody's fault; some MB
+MAX_DISCOUNTS: Final = 50_000  # redeliveries that are remembered as nobody's fault; 14 MB
 _LEAST: Final = {Source.QUARANTINE: 1, Source.SOLO: 2}  # nobody else writes there
 
 
@@ -53,10 +54,10 @@ def quarantine_for(source: Source, count: int, *, witnessed: bool) -> Source | N
 class Discounts:
     """Which redeliveries this process knows not to be the job's fault: it lives, so it did not die.
 
-    By a job's fingerprint. Of too many the oldest is forgotten.
+    By a job's fingerprint. Of too many the one that was not used for longest is forgotten.
     """
 
-    _known: dict[int, int] = field(default_factory=dict)
+    _known: Cache[int, int] = field(default_factory=lambda: Cache(MAX_DISCOUNTS))
 
     def of(self, fingerprint: int, source: Source, redeliveries: int) -> int:
         """How many of its redeliveries are not held against it.
@@ -65,11 +66,8 @@ class Discounts:
         of many, all its redeliveries are no more than one.
         """
         least = 0 if source is Source.SOLO else redeliveries - 1
-        return min(redeliveries, max(self._known.get(fingerprint, 0), least))
+        return min(redeliveries, max(self._known.get(fingerprint) or 0, least))
 
     def add(self, fingerprint: int, so_far: int) -> None:
         """Its next redelivery is not its fault, as `so_far` were not."""
-        self._known.pop(fingerprint, None)
-        self._known[fingerprint] = so_far + 1
-        if len(self._known) > MAX_DISCOUNTS:
-            del self._known[next(iter(self._known))]
+        self._known.put(fingerprint, so_far + 1)

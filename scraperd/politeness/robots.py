@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from msgspec.structs import replace
 from protego import Protego
 
+from scraperd.base.cache import Cache
 from scraperd.base.urls import origin_of, resolve
 from scraperd.contract import Failure
 from scraperd.fetch.message import Response, location_of, retry_after
@@ -145,24 +145,6 @@ class _Kept(NamedTuple):
         return replace(self.answer, retry_after=wait)
 
 
-class _Cache:
-    """The answers used last: as many as MAX_CACHED_ORIGINS, and as fit into MAX_CACHED_BYTES."""
-
-    def __init__(self) -> None:
-        self.kept: OrderedDict[object, _Kept] = OrderedDict()  # the one used last comes last
-        self.size = 0
-
-    def put(self, origin: object, kept: _Kept) -> None:
-        self.kept[origin] = kept
-        self.size += kept.size
-        while len(self.kept) > MAX_CACHED_ORIGINS or self.size > MAX_CACHED_BYTES:
-            self.size -= self.kept.popitem(last=False)[1].size
-
-    def drop(self, origin: object) -> None:
-        if origin in self.kept:
-            self.size -= self.kept.pop(origin).size
-
-
 class Robots:
     """The rules of all origins: each file is fetched once, and kept for `robots_cache_ttl`.
 
@@ -182,8 +164,9 @@ class Robots:
         self._table = table
         self._get = get
         self._clock = clock
-        self._small = _Cache()
-        self._large = _Cache()  # a few large files, which cost nothing to write, evict no other's
+        self._small: Cache[object, _Kept] = Cache(MAX_CACHED_ORIGINS, MAX_CACHED_BYTES)
+        # A few large files cost nothing to write, so they must not evict those of others.
+        self._large: Cache[object, _Kept] = Cache(MAX_CACHED_ORIGINS, MAX_CACHED_BYTES)
         self._running: dict[object, asyncio.Task[_Kept]] = {}
         self._fetching: set[object] = set()  # those of them whose answer is not here yet
         self._slots = asyncio.Semaphore(max(1, config.concurrency // 2))
@@ -204,12 +187,9 @@ class Robots:
         if not self._table.of(url.raw_host or "").obey_robots:
             return EVERYTHING
         origin = (origin_of(url), proxy)
-        cache = self._small if origin in self._small.kept else self._large
-        kept = cache.kept.get(origin)
-        if kept is None or self._clock() >= kept.until:
-            return None
-        cache.kept.move_to_end(origin)
-        return kept.at(self._clock())
+        now = self._clock()
+        kept = self._small.get(origin, now) or self._large.get(origin, now)
+        return None if kept is None else kept.at(now)
 
     async def rules(self, url: URL, proxy: str = "") -> Rules | Failure:
         """What holds for the origin of `url`; a Failure if that can't be known for now.
@@ -264,9 +244,10 @@ class Robots:
         self._answered(origin)
         answer, lifetime = await self._judge(found)
         kept = _Kept(answer, self._clock() + lifetime)
-        self._small.drop(origin)
-        self._large.drop(origin)
-        (self._large if kept.size > LARGE_BYTES else self._small).put(origin, kept)
+        self._small.pop(origin)
+        self._large.pop(origin)
+        cache = self._large if kept.size > LARGE_BYTES else self._small
+        cache.put(origin, kept, size=kept.size, until=kept.until)
         return kept
 
     async def _follow(self, url: URL, proxy: str) -> Response | Failure | None:

@@ -10,7 +10,6 @@ import asyncio
 import math
 import signal
 import time
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
+from scraperd.base.cache import Cache
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.contract import Failure, Peeked
 from scraperd.extract.apply import Foreseen, Overrun
@@ -106,7 +106,7 @@ class Extractor:
         self._leave = Leave(AWAY)
         self._share = Share(SLICE)
         self._slices = Slices(COMPILING, EASY)
-        self._elsewhere: OrderedDict[bytes, None] = OrderedDict()
+        self._elsewhere: Cache[bytes, bool] = Cache(REMEMBERED)
         self._compiling: dict[bytes, _Shared] = {}
         self._helpers = Helpers(Start(self._memory, self._limits), config.extract_processes)
 
@@ -125,7 +125,7 @@ class Extractor:
         """
         if (known := CACHE.known(raw, self._limits.bounds)) is not None:
             return known
-        if self._elsewhere and sha256(raw).digest() in self._elsewhere:
+        if self._elsewhere and self._elsewhere.get(sha256(raw).digest()):
             return ELSEWHERE
         if (shared := self._compiling.get(raw)) is None:
             shared = self._compiling[raw] = _Shared(asyncio.ensure_future(self._compile(raw)))
@@ -148,9 +148,7 @@ class Extractor:
             raise RuleError(failure.field or "extract", failure.message)
         if failure is not None:
             raise Unchecked(failure)
-        self._elsewhere[sha256(raw).digest()] = None
-        if len(self._elsewhere) > REMEMBERED:
-            self._elsewhere.popitem(last=False)
+        self._elsewhere.put(sha256(raw).digest(), value=True)
         return ELSEWHERE
 
     def _compiled(self, raw: bytes, shared: _Shared) -> None:

@@ -6,8 +6,9 @@ Must never: let one page speak for all of its kind, or remember more than so man
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final
+
+from scraperd.base.cache import Cache
 
 LONG: Final = 4  # what a long page counts; a short one takes back 1
 OFTEN: Final = 6  # from here on its kind is known to be long: two pages
@@ -19,7 +20,7 @@ class Habits:
     """In which lane the pages of a kind end, if a fifth of them or more do not in the first."""
 
     def __init__(self) -> None:
-        self._long: OrderedDict[int, tuple[int, int]] = OrderedDict()  # the count, the last lane
+        self._long: Cache[int, tuple[int, int]] = Cache(KNOWN)  # the count, the last lane
 
     def __bool__(self) -> bool:
         """Whether any page was long."""
@@ -27,16 +28,14 @@ class Habits:
 
     def note(self, kind: int, lane: int) -> None:
         """A page of this kind ended in this lane."""
-        count, last = self._long.pop(kind, (0, 0))
+        count, last = self._long.pop(kind) or (0, 0)
         count = min(MOST, count + LONG) if lane else count - 1
         if count > 0:
-            self._long[kind] = count, lane or last
-            if len(self._long) > KNOWN:
-                self._long.popitem(last=False)
+            self._long.put(kind, (count, lane or last))
 
     def lane(self, kind: int) -> int:
         """The lane in which the last long page of this kind ended, if many were long; else 0."""
-        count, lane = self._long.get(kind, (0, 0))
+        count, lane = self._long.get(kind) or (0, 0)
         return lane if count >= OFTEN else 0
 
 

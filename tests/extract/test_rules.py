@@ -273,13 +273,13 @@ def test_the_cache_of_rules_is_bounded(kind: str) -> None:
     limit = 8 * 1024 * 1024
     cache, number = _Cache(limit), 0
     before = resident()
-    while len(cache._rules) > number or not number:  # until one is dropped
+    while len(cache.kept) > number or not number:  # until one is dropped
         cache.get(json.dumps(KINDS[kind](number)).encode(), Bounds())
         cache.get(b'{"kept": "b"}', Bounds())
         number += 1
-    assert len(cache._rules) <= number
+    assert len(cache.kept) <= number
     assert cache.compiled == number + 1  # the one in use was never dropped
-    assert cache._used <= limit
+    assert cache.kept.size <= limit
     assert resident() - before < 1.5 * limit
 
 

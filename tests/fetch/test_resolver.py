@@ -512,13 +512,13 @@ async def test_no_cache(server: Nameserver, clock: Clock) -> None:
 async def test_the_cache_is_bounded(server: Nameserver, resolver: Resolver) -> None:
     """Of more names than it holds, those used last are kept."""
     await resolver.resolve("n0.localhost")
-    first = resolver._cache["n0.localhost"]
+    first = resolver._cache.get("n0.localhost")
     for start in range(0, KEPT + 100, 100):
         names = [f"n{number}.localhost" for number in range(start, start + 100)]
         await asyncio.gather(*(resolver.resolve(name) for name in names))
         await resolver.resolve("n0.localhost")
     assert len(resolver._cache) == KEPT
-    assert resolver._cache["n0.localhost"] is first
+    assert resolver._cache.get("n0.localhost") is first
     assert f"n{KEPT + 99}.localhost" in resolver._cache
     assert "n1.localhost" not in resolver._cache
 

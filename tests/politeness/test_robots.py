@@ -810,7 +810,7 @@ async def test_time_to_live(site: Site, robots: Robots, clock: Clock) -> None:
     clock.now += 1
     assert (await rules(robots, site.url())).allows(URL(site.url()))
     assert len(site.visits) == 2
-    assert len(robots._small.kept) == 1
+    assert len(robots._small) == 1
     assert robots._small.size == EVERYTHING.size
 
 
@@ -826,7 +826,7 @@ async def test_a_file_that_grew(config: Config, clock: Clock) -> None:
     while bodies:
         found = await rules(robots, "http://h/")
         assert robots.known(URL("http://h/")) is found
-        sizes.append((len(robots._small.kept), len(robots._large.kept)))
+        sizes.append((len(robots._small), len(robots._large)))
         assert robots._small.size + robots._large.size == found.size
         clock.now += 3600
     assert sizes == [(1, 0), (0, 1), (1, 0)]
@@ -856,9 +856,8 @@ async def test_twenty_thousand_origins(config: Config) -> None:
         await robots.rules(URL.build(scheme="http", host=f"h{number}.example", path="/"))
         if number % 1000 == 0:
             await robots.rules(favourite)
-    kept = robots._small.kept
-    assert len(kept) == MAX_CACHED_ORIGINS
-    assert robots._small.size == sum(one.size for one in kept.values()) <= MAX_CACHED_BYTES
+    assert len(robots._small) == MAX_CACHED_ORIGINS
+    assert robots._small.size == MAX_CACHED_ORIGINS * rules_of(b"").size <= MAX_CACHED_BYTES
     assert len(asked) == 20_001
     assert robots._running == {}
 
@@ -877,7 +876,7 @@ async def test_large_files_are_bounded_by_memory(config: Config) -> None:
     usual = await rules(robots, "http://usual.example/")
     for number in range(count + 4):
         await robots.rules(URL(f"http://h{number}.example/"))
-    assert len(robots._large.kept) == count
+    assert len(robots._large) == count
     assert robots._large.size == each * count
     assert robots.known(URL("http://usual.example/")) is usual
     assert robots.known(URL("http://h3.example/")) is None

@@ -567,7 +567,7 @@ async def test_dear_rules_are_compiled_by_helpers_alone() -> None:
     with pytest.raises(RuleError) as expected:
         compile_rules(bad)
     compiled = compile_rules(good)
-    CACHE.forget()
+    CACHE.kept.clear()
     question = asked(dear | {"t": "h1"})
     async with extracting() as extractor, free_loop():
         with pytest.raises(RuleError) as refused:
