@@ -24,7 +24,7 @@ from benchmarks.hostile import MIB, NEIGHBOURS, Goals
 from benchmarks.stage import Child, Stage
 from benchmarks.watched import holds
 from scraperd.config.settings import Config
-from scraperd.extract.document import Asked, Taken
+from scraperd.extract.document import Extracted, ExtractRequest
 from scraperd.extract.limits import limits_of
 from scraperd.extract.rules import compile_rules
 from scraperd.sandbox.extractor import at_once, for_the_loop
@@ -397,10 +397,10 @@ def until(ready: Any, seconds: float) -> None:
 def _where(page: bytes, rules: dict[str, Any]) -> str:
     """Where the daemon should search it."""
     raw = json.dumps(rules).encode()
-    asked = Asked("", "text/html", True, False, False, False, False, False, raw)
+    asked = ExtractRequest("", "text/html", True, False, False, False, False, False, raw)
     limits = for_the_loop(limits_of(Config()))
     found = at_once(asked, page, compile_rules(raw), limits)
-    return "loop" if isinstance(found, Taken) else "helper"
+    return "loop" if isinstance(found, Extracted) else "helper"
 
 
 def ending(result: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ import msgspec
 
 from benchmarks import selectors_truth
 from scraperd.config.settings import Config
-from scraperd.extract.document import Asked, take
+from scraperd.extract.document import ExtractRequest, extract_document
 from scraperd.extract.limits import limits_of
 from scraperd.extract.rules import compile_rules
 from scraperd.sandbox.extractor import Extractor, at_once, for_the_loop
@@ -266,10 +266,10 @@ async def _compare(extractor: Extractor, body: bytes, url: str, tally: Tally) ->
     """Take what the rules find, here and in a helper, and hold it against the other parser."""
     raw = json.dumps(RULES).encode()
     rules = compile_rules(raw)
-    asked = Asked(url, "text/html", True, False, True, True, False, False, raw)
-    here = take(asked, body, rules, limits_of(Config()))
+    asked = ExtractRequest(url, "text/html", True, False, True, True, False, False, raw)
+    here = extract_document(asked, body, rules, limits_of(Config()))
     assert at_once(asked, body, rules, for_the_loop(limits_of(Config()))) == 0
-    there = (await extractor.take(asked, body, rules, "host")).taken
+    there = (await extractor.extract(asked, body, rules, "host")).extracted
     tally.compared["the same in a helper"] += 1
     if msgspec.json.encode(here) != msgspec.json.encode(there):
         tally.differences.append(Difference("the same in a helper", url, here, there))

@@ -23,13 +23,13 @@ from scraperd.cli.scrape import command as scrape
 from scraperd.config.settings import Config
 from scraperd.contract import Include, Job, Metadata, decode_job, schema
 from scraperd.extract import rules
-from scraperd.extract.document import Taken, take
+from scraperd.extract.document import Extracted, extract_document
 from scraperd.extract.limits import limits_of
 from scraperd.extract.rules import RuleError, compile_rules
 from scraperd.extract.values import dates
 from scraperd.extract.values.casts import cast
 from scraperd.sandbox.extractor import Extractor
-from scraperd.scrape.content import asked_of
+from scraperd.scrape.content import extract_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,14 +114,14 @@ def line_of(example: Example) -> str:
     return f"line {example.answer.line}"
 
 
-def taken(job: dict[str, Any], body: bytes, media: str) -> Taken:
+def taken(job: dict[str, Any], body: bytes, media: str) -> Extracted:
     """What a helper process makes of a job's page, by the same functions."""
     decoded = decode_job(json.dumps(job).encode())
     assert isinstance(decoded, Job), decoded
-    asked = asked_of(decoded, decoded.url, media)
+    asked = extract_request(decoded, decoded.url, media)
     limits = limits_of(Config())
     compiled = None if asked.rules is None else compile_rules(asked.rules, limits.bounds)
-    return take(asked, body, compiled, limits)
+    return extract_document(asked, body, compiled, limits)
 
 
 def result(job: dict[str, Any], body: bytes, media: str) -> dict[str, Any]:

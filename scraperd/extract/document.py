@@ -1,4 +1,4 @@
-"""A body -> what was asked of it. The one function that the loop and the helpers share.
+"""A body -> what was requested of it. The one function that the loop and the helpers share.
 
 May touch: charset, extract, feeds, readable. Pure.
 Must never: know a response or a job, read a clock, or raise for what a page holds (but Overrun).
@@ -60,8 +60,8 @@ class Limits(Struct, frozen=True):
     searching: float | None = None
 
 
-class Asked(Struct, frozen=True, array_like=True):
-    """What is wanted of a body, and what must be known of its response. Travels to a helper.
+class ExtractRequest(Struct, frozen=True, array_like=True):
+    """What to extract from a body, and what must be known of its response. Travels to a helper.
 
     With `job` the body is a job's own, and only what names the job is wanted. With `check` the
     body is empty, and the only question is whether the rules are valid.
@@ -90,8 +90,8 @@ class Asked(Struct, frozen=True, array_like=True):
         return self.media.partition(";")[0].strip().lower()
 
 
-class Taken(Struct, frozen=True, array_like=True):
-    """What was found. `parts` are fields of the Result as JSON, `hits` the matches by rule."""
+class Extracted(Struct, frozen=True, array_like=True):
+    """What was extracted. `parts` are fields of the Result as JSON, `hits` the matches by rule."""
 
     parts: dict[str, bytes]
     charset: str = ""
@@ -109,30 +109,30 @@ class Taken(Struct, frozen=True, array_like=True):
         return found
 
 
-def take(
-    asked: Asked,
+def extract_document(
+    request: ExtractRequest,
     body: bytes,
     rules: Rules | None,
     limits: Limits,
     overdue: Callable[[], bool] = never,
-) -> Taken:
-    """All that is asked of `body`.
+) -> Extracted:
+    """Return all that `request` names, out of `body`.
 
     Raises Overrun past `limits.work` and `limits.searching`, or once `overdue`, which is asked
     before each selector.
     """
-    digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if asked.digest else ""
-    kind = _kind(asked, body)
+    digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if request.digest else ""
+    kind = _kind(request, body)
     name = ""
     if kind != "binary" and not (kind == "feed" and body.startswith(GZIP)):
-        name = sniff.sniff(body, asked.media, markup=kind != "json")
+        name = sniff.sniff(body, request.media, markup=kind != "json")
     parts: dict[str, bytes] = {}
-    if asked.body:
+    if request.body:
         parts = _body(body, name)
-    if not asked.parsed:
-        return Taken(parts, name, digest)
+    if not request.parsed:
+        return Extracted(parts, name, digest)
     allowance = Allowance(limits.matches, limits.output, limits.work, limits.searching, overdue)
-    reader = _Reader(asked, body, rules, limits, allowance)
+    reader = _Reader(request, body, rules, limits, allowance)
     failure: Failure | None = None
     try:
         parts |= reader.read(kind, name)
@@ -143,13 +143,13 @@ def take(
             raise
         large = overrun.bound == "extract_max_output"
         failure = Failure("too_large" if large else "extract", str(overrun))
-    return Taken(parts, name, digest, failure, allowance.hits)
+    return Extracted(parts, name, digest, failure, allowance.hits)
 
 
-def names(body: bytes) -> Taken:
-    """What names the job whose body this is: id and URL in UTF-8, meta as JSON.
+def names(body: bytes) -> Extracted:
+    """Return what names the job whose body this is: id and URL in UTF-8, meta as JSON.
 
-    Only a URL that is plain at first sight: it is not looked at again.
+    A URL that is not plain ASCII and valid is left out: nobody checks it again.
     """
     seen = peek(body)
     parts: dict[str, bytes] = {}
@@ -159,55 +159,57 @@ def names(body: bytes) -> Taken:
         parts["url"] = seen.url.encode()
     if seen.meta is not UNSET:
         parts["meta"] = bytes(seen.meta)
-    return Taken(parts)
+    return Extracted(parts)
 
 
-def worst(asked: Asked, body: bytes, rules: Rules | None, enough: float = 0.0) -> float:
-    """Seconds that `take` can take at worst before rules are applied to a page.
+def worst_case_seconds(
+    request: ExtractRequest, body: bytes, rules: Rules | None, enough: float = 0.0
+) -> float:
+    """Return the seconds that `extract_document` takes in the worst case, before rules run.
 
-    Infinite where that can't be told or is large. What rules can take on the page as it was
-    parsed is bounded by `Limits.searching`; JSON and its rules are counted here. What is not over
-    `enough` seconds is not looked at more closely.
+    Infinite where that is unknown or large. The time of rules on a parsed page is bounded by
+    `Limits.searching`; JSON and its rules are counted here. A sum of no more than `enough` seconds
+    is not looked at more closely.
     """
-    if not asked.parsed:
-        return 0.0 if _is_light(asked, body) else math.inf
-    if asked.text or len(body) > LIGHT_PAGE:
+    if not request.parsed:
+        return 0.0 if _is_light(request, body) else math.inf
+    if request.text or len(body) > LIGHT_PAGE:
         return math.inf
     if b"\0" in body or b"\x1b" in body:  # UTF-16, ISO-2022: it says other than it seems to
         return math.inf
-    kind = _kind(asked, body)
+    kind = _kind(request, body)
     if kind == "feed":
         return math.inf
     if rules is not None and kind == "html" and rules.cost.once >= cost.HEAVY.once:
         return math.inf
-    each = cost.LINKS_AND_METADATA if asked.links or asked.metadata else 0.0
+    each = cost.LINKS_AND_METADATA if request.links or request.metadata else 0.0
     took = cost.of_html(body, each, enough * 1e9) if kind == "html" else 0.0
     if rules is not None and (kind != "html" or "json" in rules.reads):
         took += cost.of_json(body, rules.cost)  # whatever it is called, it may be JSON
     decoded = 0.0 if body.isascii() else cost.DECODED * len(body)
-    if took + decoded > enough * 1e9 and decoded and sniff.sniff(body, asked.media) in _EASY:
+    if took + decoded > enough * 1e9 and decoded and sniff.sniff(body, request.media) in _EASY:
         decoded = 0.0
     return (took + decoded) / 1e9
 
 
-def _is_light(asked: Asked, body: bytes) -> bool:
+def _is_light(request: ExtractRequest, body: bytes) -> bool:
     """Whether a body is hashed and decoded in a moment: small, or large and easily decoded."""
     if len(body) > LIGHT_BODY:
         return False
-    if not asked.body or len(body) <= LIGHT_PAGE:
+    if not request.body or len(body) <= LIGHT_PAGE:
         return True
-    return _kind(asked, body) == "binary" or sniff.sniff(body, asked.media) in _EASY
+    return _kind(request, body) == "binary" or sniff.sniff(body, request.media) in _EASY
 
 
-class _Unfit(Exception):  # noqa: N818 - a page that is not what was asked for
+class _Unfit(Exception):  # noqa: N818 - a page that is not of the requested kind
     """The document is of another kind."""
 
 
-def _kind(asked: Asked, body: bytes) -> _Kind:
+def _kind(request: ExtractRequest, body: bytes) -> _Kind:
     """What the body is, by its media type; without one, by its first bytes."""
-    mime = asked.mime
+    mime = request.mime
     start = body[:_SNIFFED].removeprefix(codecs.BOM_UTF8)
-    if (asked.feed or asked.rules is not None) and is_feed(body, asked.media):
+    if (request.feed or request.rules is not None) and is_feed(body, request.media):
         return "feed"
     if mime in _HTML or (not mime and start.lstrip()[:1] == b"<"):
         return "html"
@@ -243,12 +245,17 @@ def _json_of(text: bytes) -> Any:
 
 
 class _Reader:
-    """Reads one body for what was asked."""
+    """Reads one body for what was requested."""
 
     def __init__(
-        self, asked: Asked, body: bytes, rules: Rules | None, limits: Limits, allowance: Allowance
+        self,
+        request: ExtractRequest,
+        body: bytes,
+        rules: Rules | None,
+        limits: Limits,
+        allowance: Allowance,
     ) -> None:
-        self._asked = asked
+        self._request = request
         self._body = body
         self._rules = rules
         self._limits = limits
@@ -256,10 +263,10 @@ class _Reader:
 
     def read(self, kind: _Kind, name: str) -> dict[str, bytes]:
         """The parts, each as JSON. Raises _Unfit, Missing, Overrun and FeedError."""
-        asked, rules = self._asked, self._rules
-        if (asked.links or asked.metadata or asked.text) and kind != "html":
+        request, rules = self._request, self._rules
+        if (request.links or request.metadata or request.text) and kind != "html":
             raise _Unfit(self._is_not("HTML"))
-        if asked.feed and kind != "feed":
+        if request.feed and kind != "feed":
             raise _Unfit(self._is_not("a feed or a sitemap"))
         found: dict[str, Any] = {}
         if kind == "feed" or (self._json_only and self._is_xml(kind)):
@@ -271,14 +278,14 @@ class _Reader:
             found["data"] = self._json(name)
         elif rules is not None and kind != "html":
             raise _Unfit(self._is_not(" or ".join(sorted(map(str.upper, rules.reads or ["html"])))))
-        if kind == "html" and (rules is not None or asked.links or asked.metadata):
+        if kind == "html" and (rules is not None or request.links or request.metadata):
             found |= self._html(rules, name)
-        if asked.text:
+        if request.text:
             found["text"] = readable(sniff.to_utf8(self._body, name))
         return self._encoded(found)
 
     def _is_xml(self, kind: _Kind) -> bool:
-        xml = kind == "text" and self._asked.mime.endswith("xml")
+        xml = kind == "text" and self._request.mime.endswith("xml")
         return xml and self._body[:_SNIFFED].lstrip()[:1] == b"<"
 
     @property
@@ -286,15 +293,15 @@ class _Reader:
         return self._rules is not None and self._rules.reads == {"json"}
 
     def _is_not(self, what: str) -> str:
-        return f"the response is {printable(self._asked.mime) or 'of no type'}, not {what}"
+        return f"the response is {printable(self._request.mime) or 'of no type'}, not {what}"
 
     def _html(self, rules: Rules | None, name: str) -> dict[str, Any]:
         taken = extract(
             sniff.to_utf8(self._body, name),
-            self._asked.url,
+            self._request.url,
             rules=rules,
-            links=self._asked.links,
-            metadata=self._asked.metadata,
+            links=self._request.links,
+            metadata=self._request.metadata,
             allowance=self._allowance,
         )
         found = {"data": taken.data, "links": taken.links, "metadata": taken.metadata}
@@ -316,17 +323,17 @@ class _Reader:
             raise _Unfit(self._is_not("HTML"))
         document = feed(
             self._body,
-            media=self._asked.media,
-            base=self._asked.url,
+            media=self._request.media,
+            base=self._request.url,
             max_size=self._limits.inflated,
             max_entries=self._limits.matches,
         )
-        found = {"feed": document} if self._asked.feed else {}
+        found = {"feed": document} if self._request.feed else {}
         return found | ({} if rules is None else {"data": self._searched(document)})
 
     def _searched(self, document: Any) -> Any:
         assert self._rules is not None
-        return extract_json(document, self._asked.url, self._rules, self._allowance)
+        return extract_json(document, self._request.url, self._rules, self._allowance)
 
     def _encoded(self, found: dict[str, Any]) -> dict[str, bytes]:
         parts = {}

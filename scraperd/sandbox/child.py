@@ -1,4 +1,4 @@
-"""A helper process: reads bodies from its input, writes what was taken to its output.
+"""A helper process: reads bodies from its input, writes what was extracted to its output.
 
 May touch: its own limits, timers, signals, standard streams and memory figures. The process that
 it is forked from (`main`) only the socket to the daemon.
@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from scraperd.contract import Failure
-from scraperd.extract.document import Asked, Limits, Taken, names, take
+from scraperd.extract.document import Extracted, ExtractRequest, Limits, extract_document, names
 from scraperd.extract.readable import warm_up
 from scraperd.extract.rules import RuleError, compile_rules
 from scraperd.sandbox.confine import confine, die_with_parent, keep_secrets
@@ -48,10 +48,10 @@ class Start(Struct, frozen=True):
 class Reply(Struct, frozen=True, array_like=True):
     """What became of a request; `memory` is what the helper still holds after it, in bytes.
 
-    `taken` is None if the memory did not suffice, or if `error` holds a traceback of ours.
+    `extracted` is None if the memory did not suffice, or if `error` holds a traceback of ours.
     """
 
-    taken: Taken | None
+    extracted: Extracted | None
     memory: int
     error: str = ""
 
@@ -174,39 +174,43 @@ def live(nice: int, start: Start) -> None:
 
 def serve(source: io.BufferedReader, sink: io.FileIO, statm: io.FileIO, start: Start) -> None:
     """Answer one request after the other."""
-    questions = msgspec.msgpack.Decoder(Asked)
+    questions = msgspec.msgpack.Decoder(ExtractRequest)
     while len(frame := source.read(REQUEST.size)) == REQUEST.size:
         length, size, seconds = REQUEST.unpack(frame)
-        asked = questions.decode(source.read(length))
-        taken, error = _answer(asked, source.read(size), seconds, start.limits)
-        answer = msgspec.msgpack.encode(Reply(taken, _resident(statm), error))
+        request = questions.decode(source.read(length))
+        extracted, error = _answer(request, source.read(size), seconds, start.limits)
+        answer = msgspec.msgpack.encode(Reply(extracted, _resident(statm), error))
         _write(sink, REPLY.pack(len(answer)))
         _write(sink, answer)
 
 
-def _answer(asked: Asked, body: bytes, seconds: float, limits: Limits) -> tuple[Taken | None, str]:
-    """What was taken, or the traceback of an error of ours."""
-    taken, error = None, ""
-    if asked.text:
+def _answer(
+    request: ExtractRequest, body: bytes, seconds: float, limits: Limits
+) -> tuple[Extracted | None, str]:
+    """What was extracted, or the traceback of an error of ours."""
+    extracted, error = None, ""
+    if request.text:
         warm_up()  # if its parent has not; no page should be charged with it
     signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF, not caught, ends the process
     try:
         rules = None
-        if asked.rules is not None:
-            rules = compile_rules(asked.rules, limits.bounds)
-        if asked.job:
-            taken = names(body)
+        if request.rules is not None:
+            rules = compile_rules(request.rules, limits.bounds)
+        if request.job:
+            extracted = names(body)
         else:
-            taken = Taken({}) if asked.check else take(asked, body, rules, limits)
+            extracted = (
+                Extracted({}) if request.check else extract_document(request, body, rules, limits)
+            )
     except RuleError as fault:
-        taken = Taken({}, failure=Failure("invalid_job", fault.reason, field=fault.path))
+        extracted = Extracted({}, failure=Failure("invalid_job", fault.reason, field=fault.path))
     except MemoryError:
         pass
     except Exception:  # noqa: BLE001 - an error of ours is the parent's to report
         error = traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    return taken, error
+    return extracted, error
 
 
 def _resident(statm: io.FileIO) -> int:

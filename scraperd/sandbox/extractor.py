@@ -1,4 +1,4 @@
-"""Where a body is searched: on the event loop if that is cheap for sure, else in a helper process.
+"""Where a body is searched: on the event loop if that is provably cheap, else in a helper process.
 
 May touch: the helpers, the clocks.
 Must never: run anything on the loop that could hold it, or let one host have all helpers.
@@ -22,12 +22,17 @@ from scraperd.base.cache import Cache
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.contract import Failure, Peeked
 from scraperd.extract.apply import Foreseen, Overrun
-from scraperd.extract.document import Asked, Taken, take, worst
+from scraperd.extract.document import (
+    Extracted,
+    ExtractRequest,
+    extract_document,
+    worst_case_seconds,
+)
 from scraperd.extract.limits import limits_of
 from scraperd.extract.rules import CACHE, ELSEWHERE, RuleError
 from scraperd.sandbox.child import Start
-from scraperd.sandbox.habits import Habits, Leave
-from scraperd.sandbox.lanes import Lanes, Share, Slices, TooLong
+from scraperd.sandbox.fair_queue import HostFairQueue, TimeSharing, TimeSlice, TooLong
+from scraperd.sandbox.habits import Habits, TokenBucket
 from scraperd.sandbox.pool import HelperError, Helpers
 
 if TYPE_CHECKING:
@@ -44,34 +49,36 @@ SLICE: Final = 0.005  # seconds; after so much of it the loop does something els
 COMPILING: Final = 0.002  # seconds; after so much of it the rules of another job are compiled
 EASY: Final = 0.01  # seconds in all; rules that take longer are compiled by helpers alone
 REMEMBERED: Final = 4096  # such rules, by their hash
-SEATED: Final = 30.0  # seconds of CPU that those who wait for a helper have before them at most
-AWAY: Final = 50.0  # pages a second that are sent away rather than that they wait
-SHORT: Final = (0.01, 0.05)  # seconds of CPU in the first lane: of an empty page, and at most
+MAX_BACKLOG: Final = (
+    30.0  # seconds of CPU that those who wait for a helper have before them at most
+)
+MAX_SENT_AWAY: Final = 50.0  # pages a second that may be sent away instead of waiting
+SHORT: Final = (0.01, 0.05)  # seconds of CPU in the first level: of an empty page, and at most
 SHORT_EACH: Final = 1e-7  # seconds more for each byte
-QUICK: Final = 0.3  # seconds of CPU in the second lane
+QUICK: Final = 0.3  # seconds of CPU in the second level
 QUICK_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger does not even try there
-NICE: Final = (3, 12, 17)  # of helpers in each lane: the event loop goes first, then what is short
+NICE: Final = (3, 12, 17)  # of helpers in each level: the event loop goes first, then what is short
 _OUT_OF_TIME: Final = -signal.SIGPROF
-_NAMES: Final = Asked("", "", False, False, False, False, False, False, None, job=True)
-_RULES: Final = Asked("", "", False, False, False, False, False, False, None, check=True)
+_NAMES: Final = ExtractRequest("", "", False, False, False, False, False, False, None, job=True)
+_RULES: Final = ExtractRequest("", "", False, False, False, False, False, False, None, check=True)
 
 
-class Found(NamedTuple):
-    """What was taken of a body, and how many seconds that took, without any waiting."""
+class Answer(NamedTuple):
+    """What was extracted of a body, and how many seconds that took, without any waiting."""
 
-    taken: Taken
+    extracted: Extracted
     seconds: float
 
 
 class Crowded(Exception):  # noqa: N818 - a state of this process
-    """So many pages wait for a helper already that this one should come back later."""
+    """Too many pages wait for a helper, so this one should come back later."""
 
     def __init__(self) -> None:
         super().__init__("too many pages that take long wait already (extract_processes)")
 
 
 class Unchecked(Exception):  # noqa: N818 - nothing is known of the rules
-    """No helper lived to say whether rules are good; `failure` says why."""
+    """No helper could say whether rules are valid; `failure` says why."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -87,11 +94,12 @@ class _Shared:
 
 
 class Extractor:
-    """Takes from bodies what is asked of them. One for the process; an async context manager.
+    """Extracts from bodies what is requested. One for the process; an async context manager.
 
-    Helpers work in three lanes. In the first a page has little time, in the second more; one that
-    needs more than that begins again in the next. So pages that take long wait for each other,
-    and not the others for them. Of two helpers there are two lanes, of one there is one.
+    Helpers work in three levels, as in a multilevel feedback queue. In the first a page has little
+    time, in the second more. A page that needs more time begins again in the next level. So slow
+    pages wait for each other, and fast pages do not wait for them. With two helpers there are two
+    levels, with one helper there is one.
     """
 
     def __init__(self, config: Config) -> None:
@@ -100,12 +108,12 @@ class Extractor:
         self._memory = config.extract_memory
         self._on_loop = for_the_loop(self._limits)
         self._times = times(config.extract_processes, config.extract_timeout)
-        most = shares(config.extract_processes, len(self._times))
-        self._lanes = Lanes(most, seats(self._times, most, config.waiting_room))
+        most = slots_of(config.extract_processes, len(self._times))
+        self._queue = HostFairQueue(most, max_waiting(self._times, most, config.waiting_room))
         self._habits = Habits()
-        self._leave = Leave(AWAY)
-        self._share = Share(SLICE)
-        self._slices = Slices(COMPILING, EASY)
+        self._sent_away = TokenBucket(MAX_SENT_AWAY)
+        self._time_slice = TimeSlice(SLICE)
+        self._compile_time = TimeSharing(COMPILING, EASY)
         self._elsewhere: Cache[bytes, bool] = Cache(REMEMBERED)
         self._compiling: dict[bytes, _Shared] = {}
         self._helpers = Helpers(Start(self._memory, self._limits), config.extract_processes)
@@ -117,11 +125,11 @@ class Extractor:
         await self._helpers.close()
 
     async def rules(self, raw: bytes) -> Rules:
-        """The compiled rules, once for all jobs that have the same; ELSEWHERE if they are dear.
+        """Return the compiled rules, once for all jobs with the same; ELSEWHERE if they are costly.
 
-        Those of several jobs are compiled in turns. Cancelled by all who wait for it, it ends.
-        Raises RuleError; and Crowded, OutOfDescriptors or Unchecked if no helper could look at
-        dear ones.
+        Rules of several jobs share the loop's time. A compilation ends when nobody waits for it.
+        Raises RuleError; and Crowded, OutOfDescriptors or Unchecked if no helper could check costly
+        rules.
         """
         if (known := CACHE.known(raw, self._limits.bounds)) is not None:
             return known
@@ -141,9 +149,9 @@ class Extractor:
 
     async def _compile(self, raw: bytes) -> Rules:
         with suppress(TooLong):
-            return await self._slices.run(CACHE.compiling(raw, self._limits.bounds))
-        asked = replace(_RULES, rules=raw)
-        failure = (await self.take(asked, b"", ELSEWHERE, "", patience=1)).taken.failure
+            return await self._compile_time.run(CACHE.compiling(raw, self._limits.bounds))
+        request = replace(_RULES, rules=raw)
+        failure = (await self.extract(request, b"", ELSEWHERE, "", patience=1)).extracted.failure
         if failure is not None and failure.kind == "invalid_job":
             raise RuleError(failure.field or "extract", failure.message)
         if failure is not None:
@@ -152,114 +160,125 @@ class Extractor:
         return ELSEWHERE
 
     def _compiled(self, raw: bytes, shared: _Shared) -> None:
-        """Done, or given up: who asks now begins again."""
+        """Forget a compilation that is done or cancelled: the next caller begins again."""
         if self._compiling.get(raw) is shared:
             del self._compiling[raw]
 
     @property
     def crowded(self) -> bool:
-        """Whether too many pages wait for a helper, in any lane."""
-        return any(map(self._lanes.crowded, range(len(self._times))))
+        """Whether too many pages wait for a helper, in any level."""
+        return any(map(self._queue.crowded, range(len(self._times))))
 
-    def look(self, asked: Asked, host: str) -> None:
-        """Raise Crowded if pages of which this is asked take long, and too many wait that do.
+    def look(self, request: ExtractRequest, host: str) -> None:
+        """Raise Crowded if pages of this kind take long and too many such pages wait.
 
-        To be asked before the page is fetched.
+        Call it before the page is fetched.
         """
-        self._check(self._habits.lane(_kind(asked, host)), host, 1)
+        self._check(self._habits.level(_kind(request, host)), host, 1)
 
-    def _check(self, lane: int, host: str, patience: int) -> None:
-        """Raise Crowded if too many wait in this lane, and not too many were sent away just now."""
-        if self._lanes.crowded(lane, host, patience) and self._leave.take(time.monotonic()):
+    def _check(self, level: int, host: str, patience: int) -> None:
+        """Raise Crowded if too many wait in this level and the bucket lets one be sent away."""
+        if self._queue.crowded(level, host, patience) and self._sent_away.take(time.monotonic()):
             raise Crowded
 
-    async def take(
+    async def extract(
         self,
-        asked: Asked,
+        request: ExtractRequest,
         body: bytes,
         rules: Rules | None,
         host: str,
         *,
         patience: int = 0,
-    ) -> Found:
-        """All that is asked of `body`, a page of `host`.
+    ) -> Answer:
+        """Return all that `request` names, out of `body`, a page of `host`.
 
-        Raises HelperError for an error of ours. With `patience` it raises Crowded if that many
-        times the pages that should are waiting. Cancelled, it ends the helper that was at it.
+        Raises HelperError for an error of ours. With `patience` it raises Crowded if `patience`
+        times as many pages wait as should. If it is cancelled, its helper is ended.
         """
-        kind = _kind(asked, host)
+        kind = _kind(request, host)
         foreseen = math.inf
         if rules is not ELSEWHERE:
-            async with self._share:
+            async with self._time_slice:
                 began = time.monotonic()
-                taken = at_once(asked, body, rules, self._on_loop)
-                if isinstance(taken, Taken):
+                extracted = at_once(request, body, rules, self._on_loop)
+                if isinstance(extracted, Extracted):
                     if self._habits:
                         self._habits.note(kind, 0)
-                    return Found(taken, time.monotonic() - began)
-                foreseen = taken
-        lane, found = self._first(asked, body, foreseen, known=self._habits.lane(kind) > 0), None
+                    return Answer(extracted, time.monotonic() - began)
+                foreseen = extracted
+        level, found = (
+            self._first(request, body, foreseen, known=self._habits.level(kind) > 0),
+            None,
+        )
         try:
             while found is None:
-                if patience and not self._lanes.ready(lane, host):
-                    self._check(lane, host, patience)
-                found = await self._in(lane, asked, body, host, kind)
-                lane += found is None
+                if patience and not self._queue.ready(level, host):
+                    self._check(level, host, patience)
+                found = await self._in(level, request, body, host, kind)
+                level += found is None
         finally:
             short = found is not None and found.seconds < SHORT[0]
-            self._habits.note(kind, 0 if short else lane)
+            self._habits.note(kind, 0 if short else level)
         return found
 
-    def _first(self, asked: Asked, body: bytes, foreseen: float, *, known: bool = False) -> int:
-        """The lane in which it is worth a try; the page's kind is `known` to be long."""
-        if len(body) > QUICK_SIZE and asked.parsed:
+    def _first(
+        self, request: ExtractRequest, body: bytes, foreseen: float, *, known: bool = False
+    ) -> int:
+        """Return the first level worth a try; `known` says that pages of this kind are long."""
+        if len(body) > QUICK_SIZE and request.parsed:
             return len(self._times) - 1
-        return int(self._is_short(0) and (known or _is_longer(asked, body, foreseen)))
+        return int(self._is_short(0) and (known or _is_longer(request, body, foreseen)))
 
-    def _is_short(self, lane: int) -> bool:
-        """Whether pages have only some milliseconds there."""
-        return self._times[lane] <= SHORT[1] and lane < len(self._times) - 1
+    def _is_short(self, level: int) -> bool:
+        """Whether pages have only some milliseconds in this level."""
+        return self._times[level] <= SHORT[1] and level < len(self._times) - 1
 
-    def _time(self, lane: int, size: int) -> float:
-        """Seconds of CPU that a page of so many bytes has in a lane."""
-        if not self._is_short(lane):
-            return self._times[lane]
+    def _time(self, level: int, size: int) -> float:
+        """Return the seconds of CPU that a page of `size` bytes has in a level."""
+        if not self._is_short(level):
+            return self._times[level]
         return min(SHORT[1], SHORT[0] + SHORT_EACH * size)
 
     async def peek(self, body: bytes) -> Peeked:
-        """What names the job whose body this is; read by a helper, for it may end its reader.
+        """Return what names the job whose body this is. A helper reads it: it may end its reader.
 
-        If no helper can be started nothing is known: the job ends without a name.
+        If no helper can be started the result is empty, and the job ends without a name.
         """
-        lane, answer = self._first(_NAMES, b"", 0.0), None
-        async with self._lanes.turn(lane, ""):
+        level, answer = self._first(_NAMES, b"", 0.0), None
+        async with self._queue.slot(level, ""):
             with suppress(OutOfDescriptors, HelperError):
-                answer = await self._helpers.ask(_NAMES, body, QUICK, NICE[lane])
-        if not isinstance(answer, Taken):
+                answer = await self._helpers.ask(_NAMES, body, QUICK, NICE[level])
+        if not isinstance(answer, Extracted):
             return Peeked()
         parts = answer.parts
         texts = {name: parts[name].decode() for name in ("id", "url") if name in parts}
         return Peeked(**texts, meta=Raw(parts["meta"]) if "meta" in parts else UNSET)
 
-    async def _in(self, lane: int, asked: Asked, body: bytes, host: str, kind: int) -> Found | None:
-        """What a helper found in this lane; None if the page needs more time than it has there."""
-        async with self._lanes.turn(lane, host):
-            if self._is_short(lane) and self._habits.lane(kind):
+    async def _in(
+        self, level: int, request: ExtractRequest, body: bytes, host: str, kind: int
+    ) -> Answer | None:
+        """Return what a helper found in this level; None if the page needs more time than that."""
+        async with self._queue.slot(level, host):
+            if self._is_short(level) and self._habits.level(kind):
                 return None  # its kind became known to be long while it waited
             began = time.monotonic()
-            answer = await self._helpers.ask(asked, body, self._time(lane, len(body)), NICE[lane])
-            if answer == _OUT_OF_TIME and lane < len(self._times) - 1:
+            answer = await self._helpers.ask(
+                request, body, self._time(level, len(body)), NICE[level]
+            )
+            if answer == _OUT_OF_TIME and level < len(self._times) - 1:
                 return None
-            if isinstance(answer, Taken):
-                return Found(answer, time.monotonic() - began)
+            if isinstance(answer, Extracted):
+                return Answer(answer, time.monotonic() - began)
             failure = Failure("extract", self._cause(answer))
             # What needs no parsing can still be had; a body that was asked for is not lost.
-            rest = await self._helpers.ask(_unparsed(asked), body, self._timeout, NICE[lane])
-            taken = replace(rest if isinstance(rest, Taken) else Taken({}), failure=failure)
-            return Found(taken, time.monotonic() - began)
+            rest = await self._helpers.ask(_unparsed(request), body, self._timeout, NICE[level])
+            extracted = replace(
+                rest if isinstance(rest, Extracted) else Extracted({}), failure=failure
+            )
+            return Answer(extracted, time.monotonic() - began)
 
     def _cause(self, code: int | None) -> str:
-        """Why a helper gave no answer: its exit code, or None if its memory did not suffice."""
+        """Say why a helper gave no answer: its exit code, or None if its memory was too small."""
         if code == _OUT_OF_TIME:
             return f"the page took over {self._timeout:g} s of CPU (extract_timeout)"
         memory = f"over {self._memory} bytes of memory (extract_memory)"
@@ -279,16 +298,18 @@ def for_the_loop(limits: Limits) -> Limits:
     )
 
 
-def at_once(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> Taken | float:
-    """What is taken of a body within bounds `for_the_loop`.
+def at_once(
+    request: ExtractRequest, body: bytes, rules: Rules | None, limits: Limits
+) -> Extracted | float:
+    """Return what `request` names, within the bounds `for_the_loop`.
 
-    Or, if that is for a helper, how many seconds the rules take at worst; 0 if that is not told.
-    It takes less than 0.1 s of CPU, whatever the body holds and the rules are.
+    If the page is for a helper, return the worst case of its rules in seconds, or 0 if that is not
+    known. It takes less than 0.1 s of CPU, whatever the body holds and the rules are.
     """
     end = time.thread_time() + ON_LOOP_TIME  # a busy machine takes none of it
-    if worst(asked, body, rules, ON_LOOP) <= ON_LOOP:
+    if worst_case_seconds(request, body, rules, ON_LOOP) <= ON_LOOP:
         try:
-            return take(asked, body, rules, limits, lambda: time.thread_time() > end)
+            return extract_document(request, body, rules, limits, lambda: time.thread_time() > end)
         except Foreseen as foreseen:
             return foreseen.seconds
         except Overrun:
@@ -297,39 +318,39 @@ def at_once(asked: Asked, body: bytes, rules: Rules | None, limits: Limits) -> T
 
 
 def times(processes: int, timeout: float) -> list[float]:
-    """Seconds of CPU that a page has in each lane at most."""
+    """Return the most seconds of CPU that a page has in each level."""
     return [*(it for it in (SHORT[1], QUICK) if it < timeout), timeout][-processes:]
 
 
-def shares(processes: int, lanes: int) -> list[int]:
-    """How many helpers each lane and those behind it have: all, half, and a quarter of them."""
+def slots_of(processes: int, levels: int) -> list[int]:
+    """Return the helpers of each level and those behind it: all, a half, a quarter."""
     behind = processes - max(1, processes // 2)
     most = [processes, behind, max(1, behind // 2)]
-    return [most[0], most[-1]] if lanes == 2 else most[:lanes]  # noqa: PLR2004
+    return [most[0], most[-1]] if levels == 2 else most[:levels]  # noqa: PLR2004
 
 
-def seats(times: list[float], most: list[int], room: int) -> list[float]:
-    """How many pages should wait for a helper in each lane: in the first, any number.
+def max_waiting(times: list[float], most: list[int], room: int) -> list[float]:
+    """Return how many pages should wait for a helper in each level: in the first, any number.
 
-    Those of other lanes hold memory, and places among the jobs in flight, that others need.
+    Pages of the other levels hold memory and prefetch slots that other jobs need.
     """
-    longest = [int(SEATED * many / each) for each, many in zip(times, most, strict=True)]
+    longest = [int(MAX_BACKLOG * many / each) for each, many in zip(times, most, strict=True)]
     return [math.inf, *(max(1, min(room, it)) for it in longest[1:])]
 
 
-def _is_longer(asked: Asked, body: bytes, foreseen: float) -> bool:
-    """Whether most such pages take longer than the first lane has."""
-    return asked.text or asked.job or len(body) * SHORT_EACH > SHORT[1] or foreseen > QUICK
+def _is_longer(request: ExtractRequest, body: bytes, foreseen: float) -> bool:
+    """Whether most such pages need more time than the first level has."""
+    return request.text or request.job or len(body) * SHORT_EACH > SHORT[1] or foreseen > QUICK
 
 
-def _kind(asked: Asked, host: str) -> int:
-    """What is asked of a page, whatever the page is.
+def _kind(request: ExtractRequest, host: str) -> int:
+    """Return what tells kinds of pages apart: what is requested of them.
 
-    Rules are a publisher's own. Without any the same is asked by many: then the host counts.
+    Rules are a publisher's own. Without rules many request the same, so the host counts too.
     """
-    whose = host if asked.rules is None else ""
-    return hash((asked.rules, asked.links, asked.metadata, asked.text, asked.feed, whose))
+    whose = host if request.rules is None else ""
+    return hash((request.rules, request.links, request.metadata, request.text, request.feed, whose))
 
 
-def _unparsed(asked: Asked) -> Asked:
-    return replace(asked, links=False, metadata=False, text=False, feed=False, rules=None)
+def _unparsed(request: ExtractRequest) -> ExtractRequest:
+    return replace(request, links=False, metadata=False, text=False, feed=False, rules=None)

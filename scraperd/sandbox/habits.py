@@ -1,4 +1,4 @@
-"""What is known of how long pages take, by what is asked of them; and how many may be sent away.
+"""How long pages of each kind take, as observed; and a token bucket for jobs that are sent away.
 
 May touch: numbers. Pure.
 Must never: let one page speak for all of its kind, or remember more than so many kinds.
@@ -17,30 +17,30 @@ KNOWN: Final = 1024  # kinds
 
 
 class Habits:
-    """In which lane the pages of a kind end, if a fifth of them or more do not in the first."""
+    """The level in which the pages of a kind end, if a fifth of them or more pass the first."""
 
     def __init__(self) -> None:
-        self._long: Cache[int, tuple[int, int]] = Cache(KNOWN)  # the count, the last lane
+        self._long: Cache[int, tuple[int, int]] = Cache(KNOWN)  # the count, the last level
 
     def __bool__(self) -> bool:
-        """Whether any page was long."""
+        """Whether any kind of page is known to be long."""
         return bool(self._long)
 
-    def note(self, kind: int, lane: int) -> None:
-        """A page of this kind ended in this lane."""
+    def note(self, kind: int, level: int) -> None:
+        """Note that a page of this kind ended in this level."""
         count, last = self._long.pop(kind) or (0, 0)
-        count = min(MOST, count + LONG) if lane else count - 1
+        count = min(MOST, count + LONG) if level else count - 1
         if count > 0:
-            self._long.put(kind, (count, lane or last))
+            self._long.put(kind, (count, level or last))
 
-    def lane(self, kind: int) -> int:
-        """The lane in which the last long page of this kind ended, if many were long; else 0."""
-        count, lane = self._long.get(kind) or (0, 0)
-        return lane if count >= OFTEN else 0
+    def level(self, kind: int) -> int:
+        """The level in which the last long page of this kind ended, or 0 if few were long."""
+        count, level = self._long.get(kind) or (0, 0)
+        return level if count >= OFTEN else 0
 
 
-class Leave:
-    """So many a second at most, and as many at once."""
+class TokenBucket:
+    """A token bucket: `rate` events a second at most, and as many at once."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -48,7 +48,7 @@ class Leave:
         self._at = 0.0
 
     def take(self, now: float) -> bool:
-        """Whether another one may be; `now` in seconds of any clock that does not go back."""
+        """Take a token; False if there is none. `now` is in seconds of a monotonic clock."""
         self._left = min(self._rate, self._left + (now - self._at) * self._rate)
         self._at = now
         if self._left < 1:

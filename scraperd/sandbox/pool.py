@@ -1,4 +1,4 @@
-"""The helper processes: begun when they are needed, asked, and ended.
+"""The helper processes: started when they are needed, asked, and ended.
 
 May touch: the nursery, the helpers' pipes.
 Must never: leave a helper behind, or have more of them than it was told.
@@ -18,7 +18,7 @@ from scraperd.sandbox.child import REPLY, REQUEST, Reply, Start
 from scraperd.sandbox.nursery import FAREWELL, Nursery
 
 if TYPE_CHECKING:
-    from scraperd.extract.document import Asked, Taken
+    from scraperd.extract.document import Extracted, ExtractRequest
     from scraperd.sandbox.nursery import Child
 
 RETIRED: Final = 256 * 1024 * 1024  # bytes; a helper that keeps more is ended: heaps don't shrink
@@ -42,7 +42,9 @@ class Helpers:
         self._idle: list[_Helper] = []
         self._starting: set[asyncio.Future[_Helper]] = set()
 
-    async def ask(self, asked: Asked, body: bytes, seconds: float, nice: int) -> Taken | int | None:
+    async def ask(
+        self, request: ExtractRequest, body: bytes, seconds: float, nice: int
+    ) -> Extracted | int | None:
         """What a helper of this nice took of `body` within so many seconds of CPU.
 
         Or its exit code (minus a signal's number) if it did not live to tell; None if its
@@ -51,19 +53,19 @@ class Helpers:
         """
         self._asked += 1
         try:
-            return await self._ask(asked, body, seconds, nice)
+            return await self._ask(request, body, seconds, nice)
         finally:
             self._asked -= 1
 
     async def _ask(
-        self, asked: Asked, body: bytes, seconds: float, nice: int
-    ) -> Taken | int | None:
-        helper = await self._helper(nice, readable=asked.text)
-        reply = await self._reply(helper, asked, body, seconds)
+        self, request: ExtractRequest, body: bytes, seconds: float, nice: int
+    ) -> Extracted | int | None:
+        helper = await self._helper(nice, readable=request.text)
+        reply = await self._reply(helper, request, body, seconds)
         if reply == -signal.SIGKILL:
             # Whoever did that, perhaps while it was idle: once more, with another.
-            helper = await self._helper(nice, readable=asked.text)
-            reply = await self._reply(helper, asked, body, seconds)
+            helper = await self._helper(nice, readable=request.text)
+            reply = await self._reply(helper, request, body, seconds)
         if not isinstance(reply, Reply):
             return reply
         if reply.memory > RETIRED:
@@ -72,12 +74,14 @@ class Helpers:
             self._idle.append(helper)
         if reply.error:
             raise HelperError(reply.error)
-        return reply.taken
+        return reply.extracted
 
     @staticmethod
-    async def _reply(helper: _Helper, asked: Asked, body: bytes, seconds: float) -> Reply | int:
+    async def _reply(
+        helper: _Helper, request: ExtractRequest, body: bytes, seconds: float
+    ) -> Reply | int:
         try:
-            return await helper.ask(asked, body, seconds)
+            return await helper.ask(request, body, seconds)
         except BaseException:
             await helper.kill()
             raise
@@ -174,9 +178,9 @@ class _Helper:
         """Its process."""
         return self._child.pid
 
-    async def ask(self, asked: Asked, body: bytes, seconds: float) -> Reply | int:
+    async def ask(self, request: ExtractRequest, body: bytes, seconds: float) -> Reply | int:
         """Its reply; if it gave none, its exit code, or minus the number of the signal."""
-        question = msgspec.msgpack.encode(asked)
+        question = msgspec.msgpack.encode(request)
         try:
             self._sink.write(REQUEST.pack(len(question), len(body), seconds) + question)
             self._sink.write(body)

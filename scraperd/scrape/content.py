@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from scraperd.base.text import printable
 from scraperd.contract import ENTITY_TAG
-from scraperd.extract.document import Asked
+from scraperd.extract.document import ExtractRequest
 from scraperd.extract.readable import AVAILABLE
 from scraperd.fetch.message import http_date
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 MAX_VALIDATOR: Final = 1024  # characters
 
 
-def asked_of(job: Job, url: str, media: str, *, ok: bool = True) -> Asked:
+def extract_request(job: Job, url: str, media: str, *, ok: bool = True) -> ExtractRequest:
     """What the job asks of the page of `url`. A page that failed is not extracted from.
 
     `media` is the Content-Type header's value.
     """
-    return Asked(
+    return ExtractRequest(
         url,
         media,
         digest=job.verb != "HEAD",

@@ -23,7 +23,7 @@ from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import Wait
 from scraperd.politeness.robots import Rules as RobotRules
 from scraperd.sandbox.extractor import Crowded, Extractor
-from scraperd.scrape.content import asked_of, described, media_of, unchanged
+from scraperd.scrape.content import described, extract_request, media_of, unchanged
 from scraperd.scrape.hops import Hops
 from scraperd.scrape.permission import Permission
 from scraperd.scrape.request import first_request, redirect, redirect_target, tightest
@@ -152,7 +152,7 @@ class Scraper:
             # It is for a later hop: the first need not be fetched before it.
             return NotYet(promised.host, promised.seconds)
         if self._extractor.crowded:
-            self._extractor.look(asked_of(trip.target.job, "", "", ok=True), host)
+            self._extractor.look(extract_request(trip.target.job, "", "", ok=True), host)
         answer = await self._follow(trip)
         match answer:
             case NotYet():
@@ -182,14 +182,14 @@ class Scraper:
         if is_same:
             return Scraped(trip.facts)
         failure = failure_of(answer, self._config.retry_http_codes)
-        asked = asked_of(job, str(answer.url), media_of(answer), ok=failure is None)
+        asked = extract_request(job, str(answer.url), media_of(answer), ok=failure is None)
         patience = _patience(trip.target, failure)
-        taken, seconds = await self._extractor.take(
+        extracted, seconds = await self._extractor.extract(
             asked, answer.body, rules, host_name(answer.url), patience=patience
         )
-        content = content | taken.fields()  # another dict: the facts keep theirs
-        trip.learn(content=content, hits=taken.hits, extract_time=seconds)
-        failure = failure or taken.failure
+        content = content | extracted.fields()  # another dict: the facts keep theirs
+        trip.learn(content=content, hits=extracted.hits, extract_time=seconds)
+        failure = failure or extracted.failure
         return Scraped(trip.facts) if failure is None else Failed(failure, trip.facts)
 
     async def _follow(self, trip: _Trip) -> Response | Failure | NotYet:

@@ -19,7 +19,7 @@ from scraperd.contract import Timings
 from scraperd.fetch.client import Fetcher
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.sandbox.extractor import Extractor
-from scraperd.scrape.content import asked_of
+from scraperd.scrape.content import extract_request
 from scraperd.scrape.pipeline import Scraper
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Facts, Failed, Label, Scraped, result_of
@@ -60,8 +60,8 @@ async def scrape(config: Config, job: Job, rules: Rules | None) -> Once:
 async def extract(config: Config, job: Job, rules: Rules | None, body: bytes, media: str) -> Once:
     """Take what was asked for from `body`, as if it had come from the job's URL."""
     async with Extractor(config) as extractor:
-        found = await extractor.take(asked_of(job, job.url, media), body, rules, "")
-    taken, seconds = found.taken, round(found.seconds, 6)
+        found = await extractor.extract(extract_request(job, job.url, media), body, rules, "")
+    taken, seconds = found.extracted, round(found.seconds, 6)
     given = {"content_type": media or UNSET, "size": len(body)}
     facts = Facts(content=given | taken.fields(), hits=taken.hits)
     ended = Scraped(facts) if taken.failure is None else Failed(taken.failure, facts)

@@ -29,7 +29,7 @@ from scraperd.base.fd_limits import (
 )
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
-from scraperd.extract.document import Asked
+from scraperd.extract.document import ExtractRequest
 from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Request, Response
 from scraperd.ops.capacity import HELPER, OTHERS, fit, needed
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 HURRY = {"connect_timeout": 0.4}  # half of which a fetch waits for a descriptor
-QUESTION = Asked("http://h/", "text/html", True, True, True, False, False, False, None)
+QUESTION = ExtractRequest("http://h/", "text/html", True, True, True, False, False, False, None)
 LARGE = b"<p>x</p>" * 50_000  # takes a helper
 
 
@@ -217,11 +217,11 @@ async def test_a_helper_is_waited_for() -> None:
     async with Extractor(Config()) as extractor:
         with none_here():
             with pytest.raises(OutOfDescriptors):
-                await extractor.take(QUESTION, LARGE, None, "h")
-            taking = asyncio.create_task(extractor.take(QUESTION, LARGE, None, "h"))
+                await extractor.extract(QUESTION, LARGE, None, "h")
+            taking = asyncio.create_task(extractor.extract(QUESTION, LARGE, None, "h"))
             await asyncio.sleep(0.2)
             assert not taking.done()
-        assert (await taking).taken.failure is None
+        assert (await taking).extracted.failure is None
 
 
 # --- the daemon

@@ -25,7 +25,7 @@ from scraperd.extract.cost import (
     of_json,
     shape_of,
 )
-from scraperd.extract.document import LIGHT_PAGE, Asked, Limits, Taken
+from scraperd.extract.document import LIGHT_PAGE, Extracted, ExtractRequest, Limits
 from scraperd.extract.rules import Bounds, compile_rules
 from scraperd.sandbox.extractor import ON_LOOP_OUTPUT, at_once, for_the_loop
 
@@ -149,7 +149,7 @@ def test_what_the_loop_may_do_does_not_hold_it(rule: str, size: int) -> None:
     """Of the worst pages and rules, those that are let through cost less than 0.1 s."""
     raw = json.dumps(RULES[rule]).encode()
     rules = compile_rules(raw)
-    asked = Asked("http://h/", "text/html", True, True, True, True, False, False, raw)
+    asked = ExtractRequest("http://h/", "text/html", True, True, True, True, False, False, raw)
 
     for name, page in shapes(size).items():
         took = seconds(lambda page=page: at_once(asked, page, rules, LOOP))  # type: ignore[misc]
@@ -164,9 +164,9 @@ def test_what_is_common_is_done_on_the_loop() -> None:
     def on_loop(rules: Any, page: bytes, media: str = "text/html", **more: bool) -> bool:
         raw = None if rules is None else json.dumps(rules).encode()
         wanted = {"links": False, "metadata": False, "text": False, "feed": False} | more
-        asked = Asked("http://h/", media, digest=True, body=True, rules=raw, **wanted)
+        asked = ExtractRequest("http://h/", media, digest=True, body=True, rules=raw, **wanted)
         compiled = None if raw is None else compile_rules(raw)
-        return isinstance(at_once(asked, page, compiled, LOOP), Taken)
+        return isinstance(at_once(asked, page, compiled, LOOP), Extracted)
 
     assert on_loop(ordinary, page, links=True, metadata=True)
     assert not on_loop(ordinary, page * 10)

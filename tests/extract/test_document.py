@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from scraperd.contract import Failure
 from scraperd.extract.apply import Overrun
-from scraperd.extract.document import Asked, Limits, take
+from scraperd.extract.document import ExtractRequest, Limits, extract_document
 from scraperd.extract.rules import Bounds, compile_rules
 
 LIMITS = Limits(100_000, 1_000_000, 10_000_000, Bounds())
@@ -37,8 +37,10 @@ def taken(
     """The fields that come back, decoded, and the failure."""
     raw = None if rules is None else json.dumps(rules).encode()
     nothing = {"body": False, "links": False, "metadata": False, "text": False, "feed": False}
-    asked = Asked("http://example.com/d/", media, digest=False, rules=raw, **(nothing | wanted))
-    found = take(asked, content, None if raw is None else compile_rules(raw), limits)
+    asked = ExtractRequest(
+        "http://example.com/d/", media, digest=False, rules=raw, **(nothing | wanted)
+    )
+    found = extract_document(asked, content, None if raw is None else compile_rules(raw), limits)
     fields = {name: msgspec.json.decode(part) for name, part in found.parts.items()}
     return fields | ({"charset": found.charset} if found.charset else {}), found.failure
 

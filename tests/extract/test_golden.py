@@ -17,12 +17,12 @@ import pytest
 
 from scraperd.config.settings import Config
 from scraperd.contract import Job, decode_job
-from scraperd.extract.document import Asked, Taken, take
+from scraperd.extract.document import Extracted, ExtractRequest, extract_document
 from scraperd.extract.limits import limits_of
 from scraperd.extract.rules import Rules, compile_rules
 from scraperd.sandbox.child import REPLY, REQUEST, Reply, Start
 from scraperd.sandbox.extractor import Extractor
-from scraperd.scrape.content import asked_of
+from scraperd.scrape.content import extract_request
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
@@ -33,7 +33,7 @@ TIMES = 20
 class Golden(NamedTuple):
     """One golden page: what is asked of which body, and what must come of it."""
 
-    asked: Asked
+    asked: ExtractRequest
     body: bytes
     rules: Rules
     expected: dict[str, Any]
@@ -46,13 +46,13 @@ def golden(name: str) -> Golden:
     media = asked.pop("media")
     job = decode_job(json.dumps(asked).encode())
     assert isinstance(job, Job), job
-    question = asked_of(job, job.url, media)
+    question = extract_request(job, job.url, media)
     assert question.rules is not None
     expected = json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))
     return Golden(question, page.read_bytes(), compile_rules(question.rules), expected)
 
 
-def fields(taken: Taken) -> dict[str, Any]:
+def fields(taken: Extracted) -> dict[str, Any]:
     """The fields of the Result that were made of the body, but for its hash."""
     assert taken.failure is None, taken.failure
     encoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(taken.fields()))
@@ -90,7 +90,7 @@ def in_process(pages: list[Golden], **environment: str) -> list[bytes]:
     while left:
         (length,) = REPLY.unpack(left[: REPLY.size])
         reply = msgspec.msgpack.decode(left[REPLY.size : REPLY.size + length], type=Reply)
-        answers.append(msgspec.msgpack.encode(reply.taken))
+        answers.append(msgspec.msgpack.encode(reply.extracted))
         left = left[REPLY.size + length :]
     return answers
 
@@ -100,7 +100,7 @@ async def test_a_page_gives_what_it_holds(name: str) -> None:
     """Every field of the result is as a person reads it off the page, to the type of a number."""
     page = golden(name)
     async with Extractor(Config()) as extractor:
-        found = (await extractor.take(page.asked, page.body, page.rules, "host")).taken
+        found = (await extractor.extract(page.asked, page.body, page.rules, "host")).extracted
     order = [*page.expected, "charset"]
     ours = dict(sorted(fields(found).items(), key=lambda item: order.index(item[0])))
     assert ours == page.expected
@@ -112,7 +112,7 @@ def test_a_page_gives_the_same_bytes_each_time(name: str) -> None:
     """Twenty runs over one body make one answer."""
     page = golden(name)
     answers = {
-        msgspec.msgpack.encode(take(page.asked, page.body, page.rules, LIMITS))
+        msgspec.msgpack.encode(extract_document(page.asked, page.body, page.rules, LIMITS))
         for _ in range(TIMES)
     }
     assert len(answers) == 1
@@ -131,6 +131,7 @@ def test_another_process_gives_the_same_bytes(environment: dict[str, str]) -> No
     """A helper's answer is this process's, whatever its hash seed, time zone and locale are."""
     pages = [golden(name) for name in NAMES]
     here = [
-        msgspec.msgpack.encode(take(page.asked, page.body, page.rules, LIMITS)) for page in pages
+        msgspec.msgpack.encode(extract_document(page.asked, page.body, page.rules, LIMITS))
+        for page in pages
     ]
     assert in_process(pages, **environment) == here

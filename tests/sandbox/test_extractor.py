@@ -22,11 +22,19 @@ import msgspec
 import pytest
 
 from scraperd.config.settings import Config
-from scraperd.extract.document import Asked
+from scraperd.extract.document import ExtractRequest
 from scraperd.extract.rules import CACHE, ELSEWHERE, RuleError, compile_rules
-from scraperd.sandbox.extractor import Crowded, Extractor, Unchecked, _kind, seats, shares, times
-from scraperd.sandbox.habits import Habits, Leave
-from scraperd.sandbox.lanes import Lanes, Share, Slices
+from scraperd.sandbox.extractor import (
+    Crowded,
+    Extractor,
+    Unchecked,
+    _kind,
+    max_waiting,
+    slots_of,
+    times,
+)
+from scraperd.sandbox.fair_queue import HostFairQueue, TimeSharing, TimeSlice
+from scraperd.sandbox.habits import Habits, TokenBucket
 from scraperd.sandbox.pool import RETIRED
 from tests.rig.process import started
 
@@ -40,10 +48,10 @@ SLOW = b"<b>" * 3_000  # and "x b b b" takes hours on it
 FREE = 0.1  # seconds that the loop may be held
 
 
-def asked(rules: Any, **more: Any) -> Asked:
+def asked(rules: Any, **more: Any) -> ExtractRequest:
     """What a job with these rules asks."""
     return msgspec.structs.replace(
-        Asked("http://h/", "text/html", True, False, False, False, False, False, b""),
+        ExtractRequest("http://h/", "text/html", True, False, False, False, False, False, b""),
         rules=None if rules is None else json.dumps(rules).encode(),
         **more,
     )
@@ -53,7 +61,7 @@ async def take(extractor: Extractor, page: bytes, rules: Any, host: str = "h", *
     """What is taken, as a dict of the Result's fields and the failure."""
     question = asked(rules, **more)
     compiled = compile_rules(question.rules) if question.rules is not None else None
-    taken = (await extractor.take(question, page, compiled, host)).taken
+    taken = (await extractor.extract(question, page, compiled, host)).extracted
     fields = {name: msgspec.json.decode(part) for name, part in taken.parts.items()}
     return fields | ({"failure": taken.failure} if taken.failure else {})
 
@@ -137,7 +145,7 @@ async def test_a_large_page_gives_what_a_small_one_gives() -> None:
 
 async def take_here(page: bytes, rules: Any, **more: Any) -> Any:
     """The same without a helper."""
-    from scraperd.extract.document import take as take_now
+    from scraperd.extract.document import extract_document as take_now
     from scraperd.extract.limits import limits_of
 
     question = asked(rules, **more)
@@ -359,7 +367,7 @@ async def test_the_helpers_of_a_dead_parent_are_replaced() -> None:
         (nursery,) = nurseries()
         slow = asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}))
         while not any(cpu(pid) > 0.5 for pid in children()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # it is at it, in its second lane
+            await asyncio.sleep(0.01)  # it is at it, in its second level
         os.kill(nursery, signal.SIGKILL)
         assert (await take(extractor, LARGE, {"t": "h1"}, "other"))["data"] == {"t": "Large"}
         slow.cancel()
@@ -382,7 +390,7 @@ async def test_a_page_that_needs_longer_goes_on_in_the_next_lane() -> None:
         await asyncio.gather(*slow, return_exceptions=True)
 
 
-async def refused(extractor: Extractor, question: Asked) -> bool:
+async def refused(extractor: Extractor, question: ExtractRequest) -> bool:
     """Whether a page of which this is asked should not even be fetched, after a moment."""
     await asyncio.sleep(0.01)
     try:
@@ -401,7 +409,7 @@ async def test_more_long_pages_than_should_wait_are_sent_away() -> None:
         compiled = compile_rules(question.rules or b"")
         page = b"<b>" * 12_000
         slow = [
-            asyncio.create_task(extractor.take(question, page, compiled, f"h{n}", patience=1))
+            asyncio.create_task(extractor.extract(question, page, compiled, f"h{n}", patience=1))
             for n in range(40)
         ]
         while sum(task.done() for task in slow) < 30:  # noqa: ASYNC110 - one by one
@@ -409,11 +417,11 @@ async def test_more_long_pages_than_should_wait_are_sent_away() -> None:
         ends = [task.exception() for task in slow if task.done()]
         assert {type(end) for end in ends} == {Crowded}
         while not await refused(extractor, question):  # some have gone on meanwhile
-            page_of = extractor.take(question, page, compiled, f"h{len(slow)}", patience=1)
+            page_of = extractor.extract(question, page, compiled, f"h{len(slow)}", patience=1)
             slow.append(asyncio.create_task(page_of))
         extractor.look(asked({"t": "h2"}), "h")
         assert (await take(extractor, LARGE, {"t": "h1"}, "other"))["data"] == {"t": "Large"}
-        patient = asyncio.create_task(extractor.take(question, page, compiled, "h"))
+        patient = asyncio.create_task(extractor.extract(question, page, compiled, "h"))
         await asyncio.sleep(0.1)
         assert not patient.done()
         for task in [*slow, patient]:
@@ -422,25 +430,25 @@ async def test_more_long_pages_than_should_wait_are_sent_away() -> None:
 
 
 async def test_one_page_or_another_host_says_nothing_of_a_kind() -> None:
-    """A page that goes through all lanes counts once; without rules the kind is a host's own."""
+    """A page that goes through all levels counts once; without rules the kind is a host's own."""
     async with extracting(extract_timeout=0.4) as extractor:
         await take(extractor, b"<b>" * 12_000, {"t": "x b b b"}, "bad")
-        assert extractor._habits.lane(_kind(asked({"t": "x b b b"}), "bad")) == 0
+        assert extractor._habits.level(_kind(asked({"t": "x b b b"}), "bad")) == 0
         plain = asked(None)
         huge = b"<p>x</p>" * 600_000
         for _ in range(4):
             await take(extractor, huge, None, "bad", links=True)
         known = msgspec.structs.replace(plain, links=True)
-        assert extractor._habits.lane(_kind(known, "bad")) == 2
-        assert extractor._habits.lane(_kind(known, "good")) == 0
+        assert extractor._habits.level(_kind(known, "bad")) == 2
+        assert extractor._habits.level(_kind(known, "good")) == 0
 
 
 async def test_nothing_is_put_off_while_nothing_waits() -> None:
     """However long a page may take there is a seat; and who may go at once needs none."""
     for timeout in (0.1, 5, 31, 600):
         for processes in (1, 2, 3, 8, 64):
-            lanes = times(processes, timeout)
-            room = seats(lanes, shares(processes, len(lanes)), 25)
+            levels = times(processes, timeout)
+            room = max_waiting(levels, slots_of(processes, len(levels)), 25)
             assert room[0] == math.inf
             assert all(1 <= seat <= 25 for seat in room[1:])
     async with extracting(extract_timeout=600) as extractor:
@@ -463,15 +471,15 @@ def test_what_a_kind_of_page_takes_is_learned_from_several() -> None:
     """One long page says nothing, two do; many more short ones take it back."""
     habits = Habits()
     habits.note(1, 2)
-    assert habits.lane(1) == 0
+    assert habits.level(1) == 0
     habits.note(1, 1)
-    assert habits.lane(1) == 1
-    assert habits.lane(2) == 0
+    assert habits.level(1) == 1
+    assert habits.level(2) == 0
     for _ in range(20):
         habits.note(1, 2)  # one in five is long
         for _ in range(4):
             habits.note(1, 0)
-        assert habits.lane(1) == 2
+        assert habits.level(1) == 2
     for _ in range(40):
         habits.note(1, 0)
     assert not habits
@@ -482,11 +490,11 @@ def test_what_a_kind_of_page_takes_is_learned_from_several() -> None:
 
 def test_so_many_may_leave_in_a_second() -> None:
     """As many at once, then at that rate."""
-    leave = Leave(10)
-    assert [leave.take(100.0) for _ in range(12)] == [True] * 10 + [False] * 2
-    assert leave.take(100.11)
-    assert not leave.take(100.12)
-    assert sum(leave.take(200.0) for _ in range(12)) == 10
+    bucket = TokenBucket(10)
+    assert [bucket.take(100.0) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert bucket.take(100.11)
+    assert not bucket.take(100.12)
+    assert sum(bucket.take(200.0) for _ in range(12)) == 10
 
 
 async def test_many_pages_at_once_do_not_hold_the_loop() -> None:
@@ -502,7 +510,7 @@ async def test_many_pages_at_once_do_not_hold_the_loop() -> None:
 
 async def test_a_share_of_the_loop_is_given_in_order() -> None:
     """One after the other, first come, first served, also if one is cancelled or fails."""
-    share, done = Share(0.0), []
+    share, done = TimeSlice(0.0), []
 
     async def one(number: int) -> None:
         async with share:
@@ -539,7 +547,7 @@ async def test_costly_rules_do_not_hold_the_loop_and_compile_once() -> None:
 
 async def test_slices_leave_half_of_the_time_to_others() -> None:
     """However much work there is: after each whole slice as long a pause, on any machine."""
-    slices, worked = Slices(0.002, 10), 0.0
+    slices, worked = TimeSharing(0.002, 10), 0.0
 
     def work() -> Generator[None, None, None]:
         nonlocal worked
@@ -575,12 +583,12 @@ async def test_dear_rules_are_compiled_by_helpers_alone() -> None:
         assert str(refused.value) == str(expected.value)
         assert await extractor.rules(good) is ELSEWHERE
         for page in (b"<h1>Hi</h1><i>x1</i>", LARGE):
-            here = (await extractor.take(question, page, compiled, "h")).taken
-            there = (await extractor.take(question, page, ELSEWHERE, "h")).taken
+            here = (await extractor.extract(question, page, compiled, "h")).extracted
+            there = (await extractor.extract(question, page, ELSEWHERE, "h")).extracted
             assert there == here
             assert there.failure is None
         image = msgspec.structs.replace(question, media="image/png")
-        failure = (await extractor.take(image, b"\x89PNG", ELSEWHERE, "h")).taken.failure
+        failure = (await extractor.extract(image, b"\x89PNG", ELSEWHERE, "h")).extracted.failure
         assert failure is not None
         assert failure.message == "the response is image/png, not HTML"
 
@@ -628,12 +636,12 @@ def test_all_selectors_of_a_job_are_bounded() -> None:
 
 async def test_turns_go_round_and_none_is_lost() -> None:
     """Never more than the limit, never more than all but one a host, and all come to their turn."""
-    lanes, running, most = Lanes([3], [math.inf]), dict.fromkeys("abc", 0), 0
+    queue, running, most = HostFairQueue([3], [math.inf]), dict.fromkeys("abc", 0), 0
     order: list[str] = []
 
     async def one(host: str, *, steps: int) -> None:
         nonlocal most
-        async with lanes.turn(0, host):
+        async with queue.slot(0, host):
             order.append(host)
             running[host] += 1
             assert running[host] <= 2
@@ -651,34 +659,34 @@ async def test_turns_go_round_and_none_is_lost() -> None:
     assert most == 3
     assert order[:3] == ["a", "a", "b"]
     assert max(at for at, host in enumerate(order) if host != "a") < 18
-    async with lanes.turn(0, "x"), lanes.turn(0, "x"), lanes.turn(0, "y"):
+    async with queue.slot(0, "x"), queue.slot(0, "x"), queue.slot(0, "y"):
         pass
-    assert not any(lanes._held)
-    assert not any(lanes._waiting)
+    assert not any(queue._held)
+    assert not any(queue._waiting)
 
 
 async def test_what_is_short_has_turns_of_its_own() -> None:
-    """Long work never has all turns, short work may; and each lane comes to its turn."""
-    lanes, order = Lanes([3, 2, 1], [math.inf, 2, 2]), ""
+    """Long work never has all slots, short work may; and no level starves."""
+    queue, order = HostFairQueue([3, 2, 1], [math.inf, 2, 2]), ""
     running = [0, 0, 0]
     gates: list[tuple[int, asyncio.Event]] = []
 
-    async def one(lane: int) -> None:
+    async def one(level: int) -> None:
         nonlocal order
-        async with lanes.turn(lane, f"h{len(order)}"):
-            order += str(lane)
-            running[lane] += 1
+        async with queue.slot(level, f"h{len(order)}"):
+            order += str(level)
+            running[level] += 1
             assert [sum(running[n:]) <= most for n, most in enumerate((3, 2, 1))] == [True] * 3
             gate = asyncio.Event()
-            gates.append((lane, gate))
+            gates.append((level, gate))
             await gate.wait()
-            running[lane] -= 1
+            running[level] -= 1
 
     async def step() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    jobs = [asyncio.create_task(one(lane)) for lane in (2, 2, 1, 1, 0, 0, 0, 0)]
+    jobs = [asyncio.create_task(one(level)) for level in (2, 2, 1, 1, 0, 0, 0, 0)]
     await step()
     assert order == "210"  # one of each, and no more of what is long
     for _ in range(3):  # what is short comes and goes
@@ -687,8 +695,8 @@ async def test_what_is_short_has_turns_of_its_own() -> None:
     assert order == "210000"
     gates.pop()[1].set()
     await step()
-    for lane, gate in gates:
-        if lane == 1:
+    for level, gate in gates:
+        if level == 1:
             gate.set()
     await step()
     assert order == "2100001"

@@ -1,7 +1,7 @@
-"""Who goes next: to a lane of helpers, or on the event loop.
+"""Who goes next: a fair queue for the helper processes, and shares of the event loop's time.
 
 May touch: futures of the running loop, a clock.
-Must never: know what it is that waits, or let one host have a whole lane while others wait.
+Must never: know what it is that waits, or let one host have a whole level while others wait.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Share:
-    """The loop's time for one kind of work: after `slice` seconds of it others come first.
+class TimeSlice:
+    """A time slice of the event loop for one kind of work: after `slice_` seconds the loop yields.
 
-    One at a time, in the order in which they came. An async context manager around work that
-    does not wait.
+    An async context manager around work that does not wait. One caller at a time is inside, in the
+    order of arrival.
     """
 
     def __init__(self, slice_: float) -> None:
@@ -50,12 +50,12 @@ class TooLong(Exception):  # noqa: N818 - not an error: there is another way
     """A piece of work took as much time as it may."""
 
 
-class Slices:
-    """The loop's time for pieces of work that each take several slices: one slice at a time.
+class TimeSharing:
+    """Time-sharing of the event loop between pieces of work that each take several slices.
 
-    Next is who has had the fewest, and of those who came first: what is small does not wait for
-    what is large. After a whole slice of work the loop does other things for as long, so that it
-    never has this work alone, however much of it comes.
+    The next slice goes to the work that has had the fewest; of several, to the one that came first.
+    So small work does not wait for large work. After a slice the loop does other things for as
+    long, so this work never fills the loop, however much of it comes.
     """
 
     def __init__(self, slice_: float, most: float) -> None:
@@ -109,7 +109,7 @@ class Slices:
             await future
         except asyncio.CancelledError:
             if not future.cancelled():
-                self._end()  # the turn came just before
+                self._end()  # the slot came just before
             raise
 
     def _serve(self) -> None:
@@ -120,105 +120,105 @@ class Slices:
                 future.set_result(None)
 
 
-class Lanes:
-    """Turns in lanes, of which each is for work that takes longer than the one before.
+class HostFairQueue:
+    """A queue with levels, fair between hosts: each level is for longer work than the one before.
 
-    `most[n]` is how many turns there are at a time in lane n and all behind it. So what is short
-    always has some to itself, and all of them if nothing else waits. A host has all but one, and
-    hosts that wait go round. What is short goes first, but each lane has a turn.
+    `most[n]` is how many slots there are for level n and all levels behind it. So short work
+    always has some slots to itself, and has all of them if nothing else waits. One host gets all
+    slots but one, and hosts that wait take turns. Short work goes first, but no level starves.
 
-    `seats[n]` is how many should wait for one; who comes is asked to look (`crowded`).
+    `max_waiting[n]` is how many should wait in level n. Callers ask `crowded` before they wait.
     """
 
-    def __init__(self, most: list[int], seats: list[float]) -> None:
+    def __init__(self, most: list[int], max_waiting: list[float]) -> None:
         self._most = most
-        self._seats = seats
-        self._sitting = [0] * len(most)
+        self._max_waiting = max_waiting
+        self._number_waiting = [0] * len(most)
         self._running = [0] * len(most)
         self._held: list[Counter[str]] = [Counter() for _ in most]
         self._waiting: list[dict[str, deque[asyncio.Future[None]]]] = [{} for _ in most]
 
     @asynccontextmanager
-    async def turn(self, lane: int, host: str) -> AsyncIterator[None]:
-        """Hold a turn of `host` in a lane."""
-        if self.ready(lane, host):
-            self._give(lane, host)
+    async def slot(self, level: int, host: str) -> AsyncIterator[None]:
+        """Hold a slot of a level for `host`."""
+        if self.ready(level, host):
+            self._acquire(level, host)
         else:
-            self._sitting[lane] += 1
+            self._number_waiting[level] += 1
             try:
-                await self._wait(lane, host)
+                await self._wait(level, host)
             finally:
-                self._sitting[lane] -= 1
+                self._number_waiting[level] -= 1
         try:
             yield
         finally:
-            self._give_back(lane, host)
+            self._release(level, host)
 
-    def crowded(self, lane: int, host: str = "", times: int = 1) -> bool:
-        """Whether as many wait there as should, or so many times that many.
+    def crowded(self, level: int, host: str = "", times: int = 1) -> bool:
+        """Whether `times` as many wait in this level as should.
 
-        Of a host that has none there yet one may wait where twice as many do.
+        The first of a host may wait where twice as many do.
         """
-        if host and host not in self._waiting[lane]:
+        if host and host not in self._waiting[level]:
             times *= 2
-        return self._sitting[lane] >= times * self._seats[lane]
+        return self._number_waiting[level] >= times * self._max_waiting[level]
 
-    def ready(self, lane: int, host: str) -> bool:
-        """Whether `host` has a turn there without waiting."""
-        return self._free(lane) and self._may(lane, host)
+    def ready(self, level: int, host: str) -> bool:
+        """Whether `host` gets a slot of this level without waiting."""
+        return self._free(level) and self._may(level, host)
 
-    def _free(self, lane: int) -> bool:
-        """Whether there is a turn in each lane up to this one: it counts in all of them."""
-        return all(sum(self._running[n:]) < self._most[n] for n in range(lane + 1))
+    def _free(self, level: int) -> bool:
+        """Whether there is a slot in each level up to this one: a slot counts in all of them."""
+        return all(sum(self._running[n:]) < self._most[n] for n in range(level + 1))
 
-    def _may(self, lane: int, host: str) -> bool:
-        """Whether the host has not all but one there already."""
+    def _may(self, level: int, host: str) -> bool:
+        """Whether the host has fewer slots than all but one."""
         return all(
             sum(held[host] for held in self._held[n:]) < max(1, self._most[n] - 1)
-            for n in range(lane + 1)
+            for n in range(level + 1)
         )
 
-    def _give(self, lane: int, host: str) -> None:
-        self._running[lane] += 1
-        self._held[lane][host] += 1
+    def _acquire(self, level: int, host: str) -> None:
+        self._running[level] += 1
+        self._held[level][host] += 1
 
-    async def _wait(self, lane: int, host: str) -> None:
+    async def _wait(self, level: int, host: str) -> None:
         future = asyncio.get_running_loop().create_future()
-        line = self._waiting[lane].setdefault(host, deque())
+        line = self._waiting[level].setdefault(host, deque())
         line.append(future)
         try:
             await future
         except asyncio.CancelledError:
             if not future.cancelled():
-                self._give_back(lane, host)  # the turn came just before
+                self._release(level, host)  # the slot came just before
             elif future in line:
                 line.remove(future)
             raise
 
-    def _give_back(self, lane: int, host: str) -> None:
-        self._running[lane] -= 1
-        self._held[lane][host] -= 1
-        if not self._held[lane][host]:
-            del self._held[lane][host]
+    def _release(self, level: int, host: str) -> None:
+        self._running[level] -= 1
+        self._held[level][host] -= 1
+        if not self._held[level][host]:
+            del self._held[level][host]
         while any(self._serve(n) for n in self._order()):
             pass
 
     def _order(self) -> list[int]:
-        """The lanes by who is next: those without a turn, the last first; then the first."""
-        lanes = range(len(self._most))
-        return [*(n for n in reversed(lanes) if not self._running[n]), *lanes]
+        """The levels in the order of service: first those that hold no slot, the last one first."""
+        levels = range(len(self._most))
+        return [*(n for n in reversed(levels) if not self._running[n]), *levels]
 
-    def _serve(self, lane: int) -> bool:
-        """Give a turn to the host that was served before the others; it is the last then."""
-        waiting = self._waiting[lane]
-        if not self._free(lane):
+    def _serve(self, level: int) -> bool:
+        """Give a slot to the host that was served longest ago; the host is then the last."""
+        waiting = self._waiting[level]
+        if not self._free(level):
             return False
-        host = next((host for host in waiting if self._may(lane, host)), None)
+        host = next((host for host in waiting if self._may(level, host)), None)
         if host is None:
             return False
         line = waiting.pop(host)
         if line and not (future := line.popleft()).done():
-            self._give(lane, host)
+            self._acquire(level, host)
             future.set_result(None)
         if line:
             waiting[host] = line
