@@ -22,7 +22,7 @@ from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
 from scraperd.base.fd_limits import OutOfDescriptors, raise_limit
 from scraperd.broker.ports import Limits
-from scraperd.broker.rabbitmq.consumers import Lanes
+from scraperd.broker.rabbitmq.consumers import Prefetch
 from scraperd.broker.rabbitmq.generation import Settings
 from scraperd.broker.rabbitmq.link import Link
 from scraperd.broker.rabbitmq.publisher import RabbitPublisher
@@ -163,7 +163,7 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
         topology,
         limits,
         lambda: Gate(config.jobs_budget, scraper.hold),
-        lanes=Lanes(config.prefetch_count, config.quarantine_prefetch),
+        prefetch=Prefetch(config.prefetch_count, config.quarantine_prefetch),
         on_delivery=worker.accept,
         on_lost=worker.abandon,
         events=observer.event,

@@ -155,17 +155,17 @@ async def _await_results(queue: Any, jobs: list[tuple[str, Job]], within: float 
         bar = progress.add_task("results", total=len(waiting))
         try:
             async with asyncio.timeout(within), aclosing(client.messages(queue)) as stream:
-                async for taken in stream:
-                    await taken.ack()
-                    result = _result(taken.body)
+                async for received in stream:
+                    await received.ack()
+                    result = _result(received.body)
                     if result is None:
                         continue
-                    ident = taken.message.correlation_id or result.id
+                    ident = received.message.correlation_id or result.id
                     if ident not in waiting:
                         continue  # a duplicate: delivery is at least once
                     waiting.discard(ident)
                     failed += result.status == "failed"
-                    show_message(taken.body, queue.name)
+                    show_message(received.body, queue.name)
                     progress.update(bar, advance=1, description=f"results ({failed} failed)")
                     if not waiting:
                         break

@@ -50,9 +50,9 @@ async def _results(config: Config, key: str, *, consume: bool, count: int | None
         async with aclosing(
             client.messages(queue, prefetch=min(count or WINDOW, WINDOW))
         ) as stream:
-            async for taken in stream:
-                show_message(taken.body, queue.name)
-                await taken.ack()  # printed first: a result that was not seen is not gone
+            async for received in stream:
+                show_message(received.body, queue.name)
+                await received.ack()  # printed first: a result that was not seen is not gone
                 seen += 1
                 if seen == count:
                     break

@@ -16,7 +16,7 @@ import pytest
 
 from scraperd.broker.ports import Lost, Message, Source
 from scraperd.broker.rabbitmq.codec import properties_of
-from scraperd.broker.rabbitmq.consumers import Intake, Lanes
+from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import Generation, Settings
 from scraperd.broker.rabbitmq.topology import Topology, declare
 from scraperd.broker.rabbitmq.wire.gate import SMALL, Gate, GatedReader
@@ -160,10 +160,12 @@ async def test_an_answer_behind_what_waits_is_waited_for(
             )
 
         acks: list[asyncio.Future[bool]] = []
-        intake = Intake(generation, topology, Lanes(100, 1), on_delivery, lambda *_, **__: None)
-        await intake.open()
+        consumers = Consumers(
+            generation, topology, Prefetch(100, 1), on_delivery, lambda *_, **__: None
+        )
+        await consumers.open()
         await until(lambda: taken)
-        await intake.close()
+        await consumers.close()
         assert not generation.lost.done()
         await until(lambda: len(acks) == len(taken))
         assert all(await asyncio.gather(*acks))

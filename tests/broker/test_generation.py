@@ -1,4 +1,4 @@
-"""A generation and its intake on a real broker: how they end, and what they leave behind.
+"""A generation and its consumers on a real broker: how they end, and what they leave behind.
 
 May touch: the shared private node, under a prefix of the test's own.
 Must never: wait for luck; what the broker has is asked of the broker.
@@ -15,7 +15,7 @@ import pytest
 
 from scraperd.broker.ports import Lost, Message
 from scraperd.broker.rabbitmq.codec import properties_of
-from scraperd.broker.rabbitmq.consumers import IDLE_AT_MOST, LOOK_EVERY, Intake, Lanes
+from scraperd.broker.rabbitmq.consumers import COUNT_INTERVAL, MAX_IDLE, Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import Generation, Settings
 from scraperd.broker.rabbitmq.topology import Topology, declare
 from tests.faults.rows_consumers import FORGET
@@ -43,18 +43,18 @@ async def generation_of(url: str, topology: Topology) -> AsyncIterator[Generatio
         await generation.close()
 
 
-def intake_of(
+def consumers_of(
     generation: Generation, topology: Topology, on_delivery: Callable[[Delivery], None]
-) -> Intake:
-    return Intake(generation, topology, Lanes(10, 1), on_delivery, lambda *_, **__: None)
+) -> Consumers:
+    return Consumers(generation, topology, Prefetch(10, 1), on_delivery, lambda *_, **__: None)
 
 
 @asynccontextmanager
-async def taking(url: str, topology: Topology) -> AsyncIterator[tuple[Intake, list[Delivery]]]:
-    """An intake, and what it took."""
+async def taking(url: str, topology: Topology) -> AsyncIterator[tuple[Consumers, list[Delivery]]]:
+    """The consumers, and what they took."""
     taken: list[Delivery] = []
     async with generation_of(url, topology) as generation:
-        yield intake_of(generation, topology, taken.append), taken
+        yield consumers_of(generation, topology, taken.append), taken
 
 
 async def until(wanted: Callable[[], object]) -> None:
@@ -82,7 +82,7 @@ async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
                 for _ in range(20)
             ]
             await until(lambda: len(generation._pending) == 20)
-            await generation._lines[1].wire._cancel_tasks(how)  # type: ignore[attr-defined]
+            await generation._connections[1].wire._cancel_tasks(how)  # type: ignore[attr-defined]
         finally:
             node.resume()
         ends = await asyncio.gather(*publishes, return_exceptions=True)
@@ -102,19 +102,19 @@ async def test_a_renewed_channel_leaves_nothing_behind(
         assert [count for _, count in node.connections(prefix)] == [1, 2]
 
 
-async def test_closing_an_intake_that_opens_leaves_no_consumer(
+async def test_closing_consumers_that_open_leaves_no_consumer(
     broker_url: str, prefix: str, node: Node
 ) -> None:
     """SIGTERM may come while the first consumers are registered: none is left, and none comes."""
     topology = Topology(prefix)
     async with generation_of(broker_url, topology) as generation:
-        intake = intake_of(generation, topology, lambda _: None)
-        opening = asyncio.ensure_future(intake.open())
+        consumers = consumers_of(generation, topology, lambda _: None)
+        opening = asyncio.ensure_future(consumers.open())
         await asyncio.sleep(0)
-        await intake.close()
+        await consumers.close()
         await opening
-        await intake.open()
-        assert intake.mode == "closed"
+        await consumers.open()
+        assert consumers.mode == "closed"
         assert {counts[2] for name, counts in node.counts().items() if prefix in name} == {0}
 
 
@@ -123,48 +123,48 @@ async def test_an_alarm_puts_nothing_beside_a_job_that_runs_alone(
 ) -> None:
     """After the alarm the job is waited for, and only then the others are consumed again."""
     topology = Topology(prefix)
-    async with taking(broker_url, topology) as (intake, taken):
+    async with taking(broker_url, topology) as (consumers, taken):
         dispatcher.channel.basic_publish("", topology.solo, b"{}")
-        intake.mode = "emptying"
-        await intake.tick(blocked=False)
+        consumers.mode = "emptying"
+        await consumers.tick(blocked=False)
         await until(lambda: taken)
-        for blocked, mode in ((True, "paused"), (False, "leaving"), (False, "leaving")):
-            await intake.tick(blocked=blocked)
-            assert intake.mode == mode
+        for blocked, mode in ((True, "solo paused"), (False, "leaving"), (False, "leaving")):
+            await consumers.tick(blocked=blocked)
+            assert consumers.mode == mode
         assert node.counts()[topology.jobs][2] == 0
         await taken[0].ack()
-        await intake.tick(blocked=False)
-        assert (intake.mode, node.counts()[topology.jobs][2]) == ("consuming", 1)
+        await consumers.tick(blocked=False)
+        assert (consumers.mode, node.counts()[topology.jobs][2]) == ("consuming", 1)
 
 
-def grow_idle(intake: Intake) -> None:
+def grow_idle(consumers: Consumers) -> None:
     """As if nothing had been delivered for the longest time."""
-    intake._looked -= LOOK_EVERY
-    for consumer in intake._consumers:
-        consumer.idle_from -= IDLE_AT_MOST
+    consumers._counted_at -= COUNT_INTERVAL
+    for consumer in consumers._consumers:
+        consumer.idle_from -= MAX_IDLE
 
 
-async def test_an_idle_consumer_that_was_forgotten_is_registered_anew(
+async def test_an_idle_consumer_that_was_forgotten_is_registered_again(
     broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
 ) -> None:
     """Others take all jobs, so that none is ready to tell it: it asks again after a minute."""
     topology = Topology(prefix)
-    async with taking(broker_url, topology) as (intake, taken):
-        await intake.open()
+    async with taking(broker_url, topology) as (consumers, taken):
+        await consumers.open()
         node.eval(FORGET.format(queue=topology.jobs))
-        intake._looked -= LOOK_EVERY
-        await intake.tick(blocked=False)
+        consumers._counted_at -= COUNT_INTERVAL
+        await consumers.tick(blocked=False)
         assert node.counts()[topology.jobs][2] == 0  # too early to ask
-        grow_idle(intake)
-        await intake.tick(blocked=False)
+        grow_idle(consumers)
+        await consumers.tick(blocked=False)
         assert node.counts()[topology.jobs][2] == node.counts()[topology.quarantine][2] == 1
         dispatcher.publish(b"{}")
         await until(lambda: taken)
         await taken[0].ack()
-        grow_idle(intake)
-        before = [consumer.tag for consumer in intake._consumers]
-        await intake.tick(blocked=False)
-        *others, jobs = (consumer.tag for consumer in intake._consumers)
+        grow_idle(consumers)
+        before = [consumer.tag for consumer in consumers._consumers]
+        await consumers.tick(blocked=False)
+        *others, jobs = (consumer.tag for consumer in consumers._consumers)
         assert jobs == before[-1]  # it was given something
         assert not set(others) & set(before)
 
@@ -172,15 +172,15 @@ async def test_an_idle_consumer_that_was_forgotten_is_registered_anew(
 async def test_what_is_on_its_way_to_an_idle_consumer_is_taken(
     broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
 ) -> None:
-    """Registering anew amid deliveries loses none and takes none twice."""
+    """Registering again amid deliveries loses none and takes none twice."""
     topology = Topology(prefix)
-    async with taking(broker_url, topology) as (intake, taken):
-        await intake.open()
+    async with taking(broker_url, topology) as (consumers, taken):
+        await consumers.open()
         jobs = [b"%d" % number for number in range(500)]
         flow = asyncio.ensure_future(asyncio.to_thread(lambda: [*map(dispatcher.publish, jobs)]))
         rounds, acked = 0, 0
         while acked < len(jobs):
-            intake._consumers[0] = await intake._again(intake._consumers[0])
+            consumers._consumers[0] = await consumers._again(consumers._consumers[0])
             rounds, acked, news = rounds + 1, len(taken), taken[acked:]
             for delivery in news:
                 await delivery.ack()
@@ -201,7 +201,7 @@ async def test_an_error_in_taking_over_ends_the_generation(
     topology = Topology(prefix)
     async with generation_of(broker_url, topology) as generation:
         dispatcher.publish(b"{}")
-        await intake_of(generation, topology, fail).open()
+        await consumers_of(generation, topology, fail).open()
         assert "taking a delivery over failed: ZeroDivisionError" in await generation.lost
 
 

@@ -174,7 +174,7 @@ async def tap(channel: AbstractChannel, topology: Topology, pattern: str) -> Abs
     return queue
 
 
-async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncGenerator[Taken]:
+async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncGenerator[Received]:
     """Each message of `queue`; it stays the broker's until it is acked. Ends with the broker."""
     arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
     channel = queue.channel
@@ -183,7 +183,7 @@ async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncGenerat
     tag = await queue.consume(arrived.put)
     try:
         while (message := await arrived.get()) is not None:
-            yield Taken(message)
+            yield Received(message)
         raise Lost("the broker closed the connection")
     finally:
         if not channel.is_closed:
@@ -191,7 +191,7 @@ async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncGenerat
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Received:
     """A message that was read."""
 
     message: Any

@@ -1,6 +1,6 @@
-"""Intake: from which queues a process takes jobs, how many of each, and when from none.
+"""The consumers of a generation: from which queues jobs come, how many of each, and when none.
 
-May touch: a generation's consumers and counts, the loop's clock.
+May touch: a generation's consumers and counts, a clock, a random number.
 Must never: look into a delivery, or settle one.
 """
 
@@ -11,84 +11,90 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.ports import Source
 from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, LOST
+from scraperd.broker.rabbitmq.modes import CONSUMES, NEXT, PAUSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scraperd.broker.ports import Delivery
     from scraperd.broker.rabbitmq.generation import Consumer, Events, Generation
+    from scraperd.broker.rabbitmq.modes import Event, Mode
     from scraperd.broker.rabbitmq.topology import Topology
 
-SETTLING: Final = 10  # undelivered jobs at a time: each is only published, twice, and acked
-LOOK_EVERY: Final = 5.0  # seconds between two comparisons with the broker's own counts
-STARVED_AFTER: Final = 10.0  # seconds in which jobs were ready, there was room, and none came
-IDLE_AT_MOST: Final = 60.0  # seconds without any delivery, whatever is ready
-SOLO_AT_MOST: Final = 60.0  # seconds; then no further one is taken. Other jobs get as long as all
-# of it took, so that whoever sends such jobs has half of the time at most
-
-Mode: TypeAlias = Literal["consuming", "paused", "emptying", "solo", "leaving", "closed"]
+MAX_SETTLING: Final = 10  # undelivered jobs at a time: each is only published, twice, and acked
+COUNT_INTERVAL: Final = 5.0  # seconds between two comparisons with the broker's own counts
+MAX_STARVED: Final = 10.0  # seconds in which jobs were ready, there was room, and none came
+MAX_IDLE: Final = 60.0  # seconds without any delivery, however many jobs are ready
+# Seconds; then no further solo job is taken. Other jobs get as long as all of it took, so a sender
+# of solo jobs gets half of the time at most.
+MAX_SOLO: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Lanes:
+class Prefetch:
     """How many unacked deliveries a process holds of the jobs queue, and of the quarantine."""
 
-    prefetch: int
-    few: int
+    jobs: int
+    quarantine: int
+
+    def of(self, source: Source) -> int:
+        """Return the prefetch count of the consumer of a queue."""
+        counts = {
+            Source.JOBS: self.jobs,
+            Source.QUARANTINE: self.quarantine,
+            Source.UNDELIVERED: MAX_SETTLING,
+            Source.SOLO: 1,
+        }
+        return counts[source]
 
 
-class Intake:
-    """The consumers of one generation. `tick` is called about once a second.
+class Consumers:
+    """The consumers of one generation, in one of the modes of `modes`.
 
-    Jobs of the quarantine run a few at a time beside all others. Those of `solo` run alone: the
-    process first empties itself of all it holds, because a crash counts against every delivery that
-    is unacked (docs/decisions/0016-quarantine.md).
+    `tick` is called about once a second: it finds out which event has happened and enters the mode
+    that the table names. `clock` gives seconds, `roll` a random number in [0, 1).
     """
 
     def __init__(
         self,
         generation: Generation,
         topology: Topology,
-        lanes: Lanes,
+        prefetch: Prefetch,
         on_delivery: Callable[[Delivery], None],
         events: Events,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        roll: Callable[[], float] = random.random,
     ) -> None:
         self._generation = generation
         self._topology = topology
-        self._lanes = lanes
+        self._prefetch = prefetch
         self._on_delivery = on_delivery
         self._events = events
+        self._clock = clock
+        self._roll = roll
         self._consumers: list[Consumer] = []
         self._changing = asyncio.Lock()
-        self._since = self._looked = time.monotonic()
-        self._emptied_from = 0.0  # when it last stopped to take all others
-        self._solo_from = 0.0  # not before this
-        self._paused: Mode = "consuming"  # what it was doing before
+        self._entered_at = self._counted_at = clock()
+        self._emptied_at = 0.0  # when this process last stopped taking other jobs
+        self._solo_from = 0.0  # no solo job is taken before this time
         self._closing = False
-        self.paused_at: datetime | None = None
+        self._blocked_since = ""
         self.mode: Mode = "consuming"
 
     async def open(self) -> None:
-        """Consume jobs, a few of the quarantine, and what was dead-lettered, unless closed."""
+        """Start consuming, unless the consumers are closed."""
         async with self._changing:
             if self.mode != "closed":
-                await self._open()
-
-    async def _open(self) -> None:
-        self._enter("consuming")
-        self._looked = time.monotonic() - LOOK_EVERY  # the first time soon
-        # In this order: answers to the second come behind all that the first is delivered.
-        await self._consume(Source.QUARANTINE, self._lanes.few)
-        await self._consume(Source.UNDELIVERED, SETTLING)
-        await self._consume(Source.JOBS, self._lanes.prefetch)
+                await self._enter("consuming")
 
     async def close(self) -> None:
-        """Take nothing more; what was delivered can still be acked.
+        """Consume nothing more; what was delivered can still be acked.
 
         If a change that is under way gets no answer, the generation ends.
         """
@@ -97,134 +103,121 @@ class Intake:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._changing.acquire()
         except TimeoutError:
-            self._enter("closed")
+            self.mode = "closed"
             self._generation.end(f"no answer for {CLOSE_TIMEOUT:g} s while consuming should end")
             return
         try:
-            self._enter("closed")
-            await self._stop()
+            await self._enter("closed")
             self._generation.keep_acks()
         finally:
             self._changing.release()
 
     async def tick(self, *, blocked: bool) -> None:
-        """Look at how things are, and change what is consumed accordingly."""
+        """Look for an event, and enter the next mode if there is one."""
         async with self._changing:
             if self.mode == "closed" or self._generation.lost.done():
                 return
             try:
-                if blocked != (self.mode == "paused"):
-                    await (self._pause() if blocked else self._resume())
-                else:
-                    await self._go_on()
+                event = await self._event(blocked=blocked)
+                if event is not None:
+                    await self._enter(NEXT[self.mode, event])
             except LOST as error:
                 reraise_own_cancel(error)
                 self._generation.end(f"changing what is consumed failed: {error!r}")
 
-    async def _go_on(self) -> None:
-        """The next step of the mode it is in, if it is time."""
+    async def _event(self, *, blocked: bool) -> Event | None:
+        """Return what has happened that ends the present mode."""
+        if blocked != (self.mode in PAUSED):
+            return "blocked" if blocked else "unblocked"
         match self.mode:
-            case "consuming" if time.monotonic() - self._looked >= LOOK_EVERY:
-                await self._look()
-            case "emptying" if not self._generation.unacked:
-                self._enter("solo")
-                await self._consume(Source.SOLO, 1)
+            case "consuming" if self._clock() - self._counted_at >= COUNT_INTERVAL:
+                return "solo due" if await self._count() else None
+            case "emptying" | "leaving" if not self._generation.unacked:
+                return "empty"
             case "solo":
-                await self._leave_solo()
-            case "leaving" if not self._generation.unacked:
-                self._solo_from = time.monotonic() + (time.monotonic() - self._emptied_from)
+                return "solo over" if await self._is_solo_over() else None
+        return None
+
+    async def _enter(self, mode: Mode) -> None:
+        """Change the mode: cancel all consumers, and register those that the mode has."""
+        now, before = self._clock(), self.mode
+        self.mode, self._entered_at = mode, now
+        if mode in PAUSED:
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            self._blocked_since = since.replace("+00:00", "Z")
+        if mode == "emptying":
+            self._emptied_at = self._counted_at
+        if mode == "consuming":
+            self._counted_at = now - COUNT_INTERVAL  # the first count comes soon
+            if before == "leaving":
+                self._solo_from = now + (now - self._emptied_at)
                 self._events("solo_ended")
-                await self._open()
+        while self._consumers:
+            await self._generation.cancel(self._consumers.pop())
+        for source in CONSUMES[mode]:
+            self._consumers.append(await self._register(source))
 
-    async def _pause(self) -> None:
-        """A job that is taken now could not be settled."""
-        self._paused = self.mode
-        self._enter("paused")
-        self.paused_at = datetime.now(UTC)
-        await self._stop()
-
-    async def _resume(self) -> None:
-        """What ran alone still does: nothing may be put beside it."""
-        if self._paused in ("solo", "leaving"):
-            self._enter("leaving")
-        else:
-            await self._open()
-
-    async def _look(self) -> None:
-        """Compare the broker's counts with what came here, and see if a job is to be alone."""
-        self._looked = time.monotonic()
+    async def _count(self) -> bool:
+        """Compare the broker's counts with what came here; True if a solo job is due here."""
+        self._counted_at = self._clock()
         processes = 1
         for place, consumer in enumerate(self._consumers):
             if self._closing:
-                return
+                return False
             if (count := await self._generation.count(consumer.queue)) is not None:
                 self._compare(consumer, count[0])
                 processes = max(processes, count[1])
-                if self._looked - consumer.idle_from >= IDLE_AT_MOST:
+                if self._counted_at - consumer.idle_from >= MAX_IDLE:
                     self._consumers[place] = await self._again(consumer)
-        solo = await self._generation.count(self._topology.solo)
-        waiting = 0 if solo is None else solo[0]
-        # Of many processes about as many as there are such jobs: each empties itself for it.
-        if self._looked >= self._solo_from and random.random() * processes < waiting:  # noqa: S311
+        count = await self._generation.count(self._topology.solo)
+        waiting = 0 if count is None else count[0]
+        # Each process that takes a solo job empties itself, so of many processes about as many take
+        # one as there are solo jobs.
+        due = self._counted_at >= self._solo_from and self._roll() * processes < waiting
+        if due:
             self._events("solo_begun", jobs=waiting, unacked=self._generation.unacked)
-            self._emptied_from = self._looked
-            self._enter("emptying")
-            await self._stop()
+        return due
 
     def _compare(self, consumer: Consumer, ready: int) -> None:
-        """A consumer that has room and gets nothing while jobs are ready is none any more."""
+        """End the generation if a consumer with free prefetch gets nothing while jobs are ready."""
         hungry = ready and consumer.unacked < consumer.prefetch
         fed = consumer.delivered != consumer.seen
         if fed or consumer.unacked:
-            consumer.idle_from = self._looked
+            consumer.idle_from = self._counted_at
         if fed or not hungry:
-            consumer.seen, consumer.fed_at = consumer.delivered, self._looked
-        elif (seconds := self._looked - consumer.fed_at) >= STARVED_AFTER:
+            consumer.seen, consumer.fed_at = consumer.delivered, self._counted_at
+        elif (seconds := self._counted_at - consumer.fed_at) >= MAX_STARVED:
             seconds = round(seconds, 1)
             self._events("consumer_starved", queue=consumer.queue, ready=ready, seconds=seconds)
             self._generation.end(f"{ready} jobs are ready and none came for {seconds:g} s")
 
     async def _again(self, consumer: Consumer) -> Consumer:
-        """Register anew: a queue that forgot one of many consumers leaves no job ready to tell it.
+        """Register an idle consumer again.
 
-        What may be on its way is taken as before, until the cancel-ok.
+        If the queue dropped only ours, other processes keep it empty, so its count never shows the
+        loss. What is on its way is taken as before, until the cancel-ok.
         """
         await self._generation.cancel(consumer)
-        return await self._register(consumer.source, consumer.prefetch)
+        return await self._register(consumer.source)
 
-    async def _leave_solo(self) -> None:
-        """End it once the queue is empty, or other jobs have waited for long enough."""
+    async def _is_solo_over(self) -> bool:
+        """Whether the queue of solo jobs is empty, or other jobs have waited for long enough."""
         count = None
         if not self._generation.unacked:
             count = await self._generation.count(self._topology.solo)
-        if self._lasted() > SOLO_AT_MOST or (count is not None and not count[0]):
-            self.mode = "leaving"  # it still counts as time alone
-            await self._stop()
+        lasted = self._clock() - self._entered_at
+        return lasted > MAX_SOLO or (count is not None and not count[0])
 
-    def _enter(self, mode: Mode) -> None:
-        self.mode, self._since = mode, time.monotonic()
-
-    def _lasted(self) -> float:
-        return time.monotonic() - self._since
-
-    async def _consume(self, source: Source, prefetch: int) -> None:
-        self._consumers.append(await self._register(source, prefetch))
-
-    async def _register(self, source: Source, prefetch: int) -> Consumer:
-        queue = self._topology.queue(source)
+    async def _register(self, source: Source) -> Consumer:
+        queue, prefetch = self._topology.queue(source), self._prefetch.of(source)
         return await self._generation.consume(queue, source, prefetch, self._on_delivery)
-
-    async def _stop(self) -> None:
-        while self._consumers:
-            await self._generation.cancel(self._consumers.pop())
 
     @property
     def state(self) -> str:
-        """What it does, for the status line."""
+        """What this process consumes, for the status line."""
         match self.mode:
-            case "paused" if self.paused_at is not None:
-                since = self.paused_at.isoformat(timespec="seconds").replace("+00:00", "Z")
-                return f"blocked by the broker since {since}, not consuming"
+            case "paused" | "solo paused":
+                return f"blocked by the broker since {self._blocked_since}, not consuming"
             case "emptying" | "solo" | "leaving":
                 return "consuming jobs that came back, one at a time"
             case "closed":

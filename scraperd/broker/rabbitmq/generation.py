@@ -2,6 +2,27 @@
 
 May touch: aiormq, the loop's clock.
 Must never: reconnect, or settle a delivery of another generation.
+
+The states of a generation. It never goes back, and only the first reason of its end counts:
+
+| state  | `lost`  | what can be done                       | ends by                      |
+| ------ | ------- | -------------------------------------- | ---------------------------- |
+| new    | pending | connect                                | `connect`, `end`, `close`    |
+| live   | pending | consume, count, ack, publish, renew    | any sign of trouble, `close` |
+| lost   | done    | an ack is False, a publish raises Lost | `close`                      |
+| closed | done    | the same                               |                              |
+
+How a call of the library ends (`calling`). The library ends pending calls in several ways when a
+connection goes, and some not at all:
+
+| the call                 | the library raises | the generation | `calling` raises |
+| ------------------------ | ------------------ | -------------- | ---------------- |
+| is answered              |                    | live           |                  |
+| fails by itself          | any other error    | live           | that error       |
+| ends by an orderly close | Exception          | any            | Lost             |
+| is forgotten             |                    | lost           | Lost             |
+| is cancelled by its task |                    | live           | CancelledError   |
+| is cancelled by its task |                    | lost           | CancelledError   |
 """
 
 from __future__ import annotations
@@ -20,7 +41,7 @@ from scraperd.broker.ports import Delivery, Lost, Source
 from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.limits import blames_a_publish
 from scraperd.broker.rabbitmq.wire import slices
-from scraperd.broker.rabbitmq.wire.dial import Line, dial
+from scraperd.broker.rabbitmq.wire.dial import Connection, dial
 from scraperd.broker.rabbitmq.wire.gate import Gate
 
 if TYPE_CHECKING:
@@ -89,7 +110,7 @@ class Generation:
         self._settings = settings
         self._url = url
         self._gate = gate or Gate(math.inf)
-        self._lines: list[Line] = []
+        self._connections: list[Connection] = []
         self._consume: Channel | None = None
         self._publishing: list[Channel] = []  # for small messages, and for those sent in slices
         self._ask: Channel | None = None
@@ -104,7 +125,7 @@ class Generation:
         self._woken: set[object] = set()
         self._arrived = 0
         self._moved = 0.0
-        self.words = ""
+        self.close_reason = ""
         """The broker's own words, if it closed a channel or a connection with some."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -114,9 +135,11 @@ class Generation:
         for purpose in ("consume", "publish"):
             name = f"{settings.name} {purpose}"
             gate = self._gate if purpose == "consume" else None
-            line = await dial(self._url, name, settings.heartbeat, settings.connect_timeout, gate)
-            self._lines.append(line)
-        consuming, publishing = (line.wire for line in self._lines)
+            connection = await dial(
+                self._url, name, settings.heartbeat, settings.connect_timeout, gate
+            )
+            self._connections.append(connection)
+        consuming, publishing = (connection.wire for connection in self._connections)
         self._consume = await _open(consuming)
         self._consume.on_consumer_cancel_callbacks.add(self._on_cancelled)
         self._publishing = await self._open_publishing()
@@ -126,27 +149,27 @@ class Generation:
     @property
     def blames_a_publish(self) -> bool:
         """See ports.Epoch."""
-        return blames_a_publish(self.words)
+        return blames_a_publish(self.close_reason)
 
     async def _open_publishing(self) -> list[Channel]:
         """Two channels: the frames of a large message would hold up all others on its own."""
-        wire = self._lines[1].wire
+        wire = self._connections[1].wire
         return [await _open(wire, confirms=True), await _open(wire, confirms=True)]
 
     @property
     def server(self) -> dict[str, Any]:
         """Product, version and more, as the broker says (AMQP 0-9-1 section 1.4.2.1)."""
-        return dict(self._lines[0].wire.server_properties)
+        return dict(self._connections[0].wire.server_properties)
 
     async def channel(self, *, confirms: bool = False) -> Channel:
         """A fresh channel: an error there closes it and nothing else."""
         with self.calling():
-            return await _open(self._lines[1].wire, confirms=confirms)
+            return await _open(self._connections[1].wire, confirms=confirms)
 
     async def reading(self) -> Channel:
         """A fresh channel for deliveries: what waits for the gate holds up no other channel's."""
         with self.calling():
-            return await _open(self._lines[0].wire)
+            return await _open(self._connections[0].wire)
 
     async def consume(
         self, queue: str, source: Source, prefetch: int, on_delivery: Callable[[Delivery], None]
@@ -217,7 +240,7 @@ class Generation:
             with self.calling():
                 async with asyncio.timeout(COUNT_TIMEOUT):
                     if self._ask is None or self._ask.is_closed:
-                        self._ask = await _open(self._lines[0].wire)
+                        self._ask = await _open(self._connections[0].wire)
                     answer = await self._ask.queue_declare(queue, passive=True)
         except LOST as error:  # also TimeoutError: a queue without a leader is not counted
             reraise_own_cancel(error)
@@ -227,9 +250,9 @@ class Generation:
 
     async def ack(self, delivery: Delivery) -> bool:
         """Ack one delivery; False if this generation has ended."""
-        tag = delivery.tag
         if self.lost.done() or self._consume is None:
             return False
+        tag = delivery.tag
         if self._last_acks is not None:
             self._last_acks.append(tag)
         else:
@@ -341,7 +364,7 @@ class Generation:
         """Whether the broker holds back publishers (memory or disk alarm)."""
         try:
             async with asyncio.timeout(0.01):
-                await self._lines[1].wire.ready()
+                await self._connections[1].wire.ready()
         except TimeoutError:
             return True
         return False
@@ -354,8 +377,8 @@ class Generation:
         (oldest, _), now = next(iter(self._pending.values()), (None, None)), time.monotonic()
         if oldest is None or self.lost.done():
             return 0.0
-        line = self._lines[1]
-        if (arrived := line.arrived()) != self._arrived and line.waiting():
+        connection = self._connections[1]
+        if (arrived := connection.arrived()) != self._arrived and connection.waiting():
             self._moved = now
         self._arrived = arrived
         return now - max(oldest, self._moved)
@@ -417,7 +440,9 @@ class Generation:
         self.end("closed")
         self._gate.close()
         self._wake()  # before the library does, which has several ways
-        closing = [asyncio.ensure_future(line.wire.close()) for line in self._lines]
+        closing = [
+            asyncio.ensure_future(connection.wire.close()) for connection in self._connections
+        ]
         if closing:
             _, slow = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
             for task in slow:
@@ -429,7 +454,7 @@ class Generation:
 
     def _on_closed(self, end: object, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
-        self.words = self.words or str(error or "")
+        self.close_reason = self.close_reason or str(error or "")
         if end in self._replaced:
             self._replaced.discard(end)
             return

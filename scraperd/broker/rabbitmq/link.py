@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from scraperd.base.backoff import backoff
 from scraperd.base.tasks import reraise_own_cancel
-from scraperd.broker.rabbitmq.consumers import Intake, Lanes
+from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import LOST, Generation
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
@@ -42,7 +42,7 @@ class Link:
         limits: Limits,
         gate: Callable[[], Gate],
         *,
-        lanes: Lanes,
+        prefetch: Prefetch,
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[Generation], None],
         events: Events,
@@ -53,7 +53,7 @@ class Link:
         self._topology = topology
         self._limits = limits
         self._gate = gate
-        self._lanes = lanes
+        self._prefetch = prefetch
         self._on_delivery = on_delivery
         self._on_lost = on_lost
         self._events = events
@@ -61,7 +61,7 @@ class Link:
         self._dials = 0
         self._said: dict[str, float] = {}
         self._warned: set[str] = set()
-        self._intake: Intake | None = None
+        self._consumers: Consumers | None = None
         self.consuming = asyncio.Event()
 
     async def run(self) -> None:
@@ -88,8 +88,8 @@ class Link:
                 self._say_unreachable(error)
             except (BrokerRefused, TopologyError) as error:
                 if first:
-                    raise type(error)(f"{self.where}: {error}") from error
-                self._events("broker_refused", broker=self.where, error=str(error))
+                    raise type(error)(f"{self.endpoint}: {error}") from error
+                self._events("broker_refused", broker=self.endpoint, error=str(error))
                 failures += 1
             finally:
                 await generation.close()
@@ -99,39 +99,41 @@ class Link:
 
     async def _live(self, generation: Generation) -> None:
         """One generation from connect to loss. Raises OSError if it is lost before it is ready."""
-        intake = Intake(generation, self._topology, self._lanes, self._on_delivery, self._events)
+        consumers = Consumers(
+            generation, self._topology, self._prefetch, self._on_delivery, self._events
+        )
         try:
-            await self._begin(generation, intake)
-            if self._stopping and self._intake is None:  # it never consumed
+            await self._begin(generation, consumers)
+            if self._stopping and self._consumers is None:  # it never consumed
                 return
-            reason = await self._watch(generation, intake)
+            reason = await self._watch(generation, consumers)
         finally:
             self.consuming.clear()
-            self._intake = None
+            self._consumers = None
             if not self._stopping:  # after a drain the acks must arrive before it ends
                 generation.end("abandoned")  # what is still on its way must not be worked on
             self._on_lost(generation)
-        if learned := learn(self._limits, generation.words):
+        if learned := learn(self._limits, generation.close_reason):
             setting, value = learned
             self._events("broker_limit", setting=setting, broker_takes=value)
         if not self._stopping:
-            self._events("broker_lost", broker=self.where, reason=reason)
+            self._events("broker_lost", broker=self.endpoint, reason=reason)
 
-    async def _begin(self, generation: Generation, intake: Intake) -> None:
+    async def _begin(self, generation: Generation, consumers: Consumers) -> None:
         """Connect, declare, consume."""
         try:
             await generation.connect()
             words = weakness(generation.server, self._topology.prefix)
-            if words and self._is_news(f"{self.where}: {words}"):
-                self._events("broker_vulnerable", broker=self.where, error=words)
+            if words and self._is_news(f"{self.endpoint}: {words}"):
+                self._events("broker_vulnerable", broker=self.endpoint, error=words)
             passive = self._settings.passive
             for words in await declare(self._topology, generation.channel, passive=passive):
                 if self._is_news(words):
                     self._events("queue_differs", error=words)
             if self._stopping:  # meanwhile
                 return
-            self._intake = intake
-            await intake.open()
+            self._consumers = consumers
+            await consumers.open()
         except LOST as error:
             reraise_own_cancel(error)
             if isinstance(error, OSError):
@@ -139,10 +141,10 @@ class Link:
             raise OSError(f"lost while starting: {error!r}") from error
         if not self._stopping:
             self.consuming.set()
-            name, prefetch = self._topology.jobs, self._lanes.prefetch
-            self._events("ready", broker=self.where, queue=name, prefetch=prefetch)
+            name, prefetch = self._topology.jobs, self._prefetch.jobs
+            self._events("ready", broker=self.endpoint, queue=name, prefetch=prefetch)
 
-    async def _watch(self, generation: Generation, intake: Intake) -> str:
+    async def _watch(self, generation: Generation, consumers: Consumers) -> str:
         """Wait for the generation's end; end it if a confirm is overdue and nothing excuses it."""
         blocked_since: float | None = None
         while not generation.lost.done():
@@ -150,14 +152,14 @@ class Link:
             blocked = not generation.lost.done() and await generation.blocked()
             if blocked and blocked_since is None:
                 blocked_since = time.monotonic()
-                self._events("broker_blocked", broker=self.where)
+                self._events("broker_blocked", broker=self.endpoint)
             elif blocked_since is not None and not blocked:
                 self._events("broker_unblocked", seconds=round(time.monotonic() - blocked_since, 1))
                 blocked_since = None
                 generation.excuse()
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
-            await intake.tick(blocked=blocked)
+            await consumers.tick(blocked=blocked)
             await generation.send_acks()
         return generation.lost.result()
 
@@ -172,7 +174,7 @@ class Link:
         now = time.monotonic()
         if now - self._said.get(self._url, -math.inf) >= SAY_EVERY:
             self._said[self._url] = now
-            self._events("broker_unreachable", broker=self.where, error=str(error))
+            self._events("broker_unreachable", broker=self.endpoint, error=str(error))
 
     def _pauses(self) -> Iterator[float]:
         """Yield the pauses before the next connections, with full jitter but never quite none."""
@@ -184,18 +186,18 @@ class Link:
         """Stop consuming and do not reconnect; in-flight deliveries can still be settled."""
         self._stopping = True
         self.consuming.clear()
-        if self._intake is not None:
-            await self._intake.close()
+        if self._consumers is not None:
+            await self._consumers.close()
 
     @property
     def state(self) -> str:
         """What it does, in words for the status line."""
-        if self._intake is None or not self.consuming.is_set():
-            return f"{'no broker' if self._dials else 'not connected yet'} at {self.where}"
-        return self._intake.state
+        if self._consumers is None or not self.consuming.is_set():
+            return f"{'no broker' if self._dials else 'not connected yet'} at {self.endpoint}"
+        return self._consumers.state
 
     @property
-    def where(self) -> str:
+    def endpoint(self) -> str:
         """The endpoint of the broker that it is connected to, or tries to reach."""
         return endpoint(self._url)
 

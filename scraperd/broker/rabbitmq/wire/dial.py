@@ -38,7 +38,7 @@ class BrokerRefused(Exception):  # noqa: N818 - a state of the world, not a mist
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Connection:
     """A connection and its transport."""
 
     wire: Wire
@@ -83,7 +83,7 @@ class _Kept(aiormq.TransportFactory):
 
 async def dial(
     url: str, name: str, heartbeat: int, within: float, gate: Gate | None = None
-) -> Line:
+) -> Connection:
     """Connect; what is delivered comes through the gate. Raises BrokerRefused, OSError in words."""
     header_decoding.install()
     target = URL(url).update_query(heartbeat=heartbeat)
@@ -96,7 +96,7 @@ async def dial(
     except (amqp.AMQPError, TimeoutError) as error:
         raise in_words(error) from error
     assert kept.writer is not None
-    return Line(wire, kept.writer)
+    return Connection(wire, kept.writer)
 
 
 def endpoint(url: str) -> str:
