@@ -24,9 +24,9 @@ from benchmarks.hostile import MIB, NEIGHBOURS, Goals
 from benchmarks.stage import Child, Stage
 from benchmarks.watched import holds
 from scraperd.config.settings import Config
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import Extracted, ExtractRequest
 from scraperd.extract.limits import limits_of
-from scraperd.extract.rules import compile_rules
 from scraperd.sandbox.extractor import at_once, for_the_loop
 from tests.rig import ports, process
 from tests.rig.nginx import Nginx

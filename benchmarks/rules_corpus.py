@@ -23,9 +23,9 @@ import msgspec
 
 from benchmarks import selectors_truth
 from scraperd.config.settings import Config
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import ExtractRequest, extract_document
 from scraperd.extract.limits import limits_of
-from scraperd.extract.rules import compile_rules
 from scraperd.sandbox.extractor import Extractor, at_once, for_the_loop
 from tests.rig.debs import debs
 from tests.rig.pages import postgres_docs, python_docs

@@ -22,10 +22,11 @@ from jsonschema import Draft202012Validator
 from scraperd.cli.scrape import command as scrape
 from scraperd.config.settings import Config
 from scraperd.contract import Include, Job, Metadata, decode_job, schema
-from scraperd.extract import rules
+from scraperd.extract import compile as compiling
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import Extracted, extract_document
 from scraperd.extract.limits import limits_of
-from scraperd.extract.rules import RuleError, compile_rules
+from scraperd.extract.rules import Cast, RuleError
 from scraperd.extract.values import dates
 from scraperd.extract.values.casts import cast
 from scraperd.sandbox.extractor import Extractor
@@ -225,7 +226,7 @@ def test_the_schema_and_the_compiler_agree() -> None:
     Each key is given each kind of value, beside others that it may need.
     """
     by_schema, by_compiler = set(), set()
-    for key in rules._KEYS:
+    for key in compiling._KEYS:
         for value in [*JUNK, "["] if key == "regex" else JUNK:
             for base in BASES:
                 tree = {"x": {**base, key: value}}
@@ -251,20 +252,20 @@ def test_the_links_within_the_page_lead_somewhere() -> None:
 
 def test_the_tables_name_all_there_is() -> None:
     """Keys, outputs, casts, includes, metadata, functions and directives are the code's."""
-    assert [*map(str, rules._KEYS)] == [row[0].strip("`") for row in rows(TEXT, "key")]
+    assert [*map(str, compiling._KEYS)] == [row[0].strip("`") for row in rows(TEXT, "key")]
     outputs = [row[0].strip("`") for row in rows(TEXT, "`output`")]
     assert outputs == ["text", "html", "@name", "table", "an object"]
-    assert [row[0].strip("`") for row in rows(TEXT, "`cast`")] == [*get_args(rules.Cast)]
+    assert [row[0].strip("`") for row in rows(TEXT, "`cast`")] == [*get_args(Cast)]
     assert {row[0].strip("`") for row in rows(TEXT, "`include`")} == {*get_args(Include)}
     fields = [row[0].strip("`") for row in rows(TEXT, "field of `metadata`")]
     assert fields == [*Metadata.__struct_fields__]
     functions = re.search(r"^The functions: ([^.]*)\.", TEXT, re.MULTILINE)
     assert functions
-    assert names(functions[1]) == {*rules._FUNCTIONS}
+    assert names(functions[1]) == {*compiling._FUNCTIONS}
     casts = section("Casts")
     assert set(re.findall(r"`%([A-Za-z])`", casts)) == {*dates._DIRECTIVES}
     urls = section("Attributes and URLs").split("redirects: ")[1].split(".\nThat")[0]
-    assert names(urls) == rules._URL_ATTRIBUTES
+    assert names(urls) == compiling._URL_ATTRIBUTES
 
 
 def test_the_choices_and_defaults_of_keys_are_the_codes() -> None:
@@ -275,9 +276,9 @@ def test_the_choices_and_defaults_of_keys_are_the_codes() -> None:
         if "enum" in spec:
             assert [*re.findall(r"`([^`]+)`", said[key][0])] == spec["enum"]
     assert "1 to 20" in said["selector"][0]
-    assert rules.MAX_FALLBACKS == 20
+    assert compiling.MAX_FALLBACKS == 20
     assert "1 to 10" in said["format"][0]
-    assert rules.MAX_FORMATS == 10
+    assert compiling.MAX_FORMATS == 10
     plain = compile_rules(b'{"x": {"selector": "p"}}').by_name[0][1]
     assert (plain.output, plain.many, plain.required) == ("text", False, False)
 
@@ -287,7 +288,7 @@ def test_short_forms_are_short_for_what_is_said() -> None:
     for short, long in rows(TEXT, "string"):
         [text] = names(short)
         scope = "json" if "JSON" in short else "element" if "element" in short else "page"
-        assert rules._shorthand(text, scope) == json.loads(long.strip("`"))  # type: ignore[arg-type]
+        assert compiling._shorthand(text, scope) == json.loads(long.strip("`"))  # type: ignore[arg-type]
 
 
 def test_selectors_that_are_said_to_work_do() -> None:
@@ -460,11 +461,11 @@ def test_bounds_are_the_settings() -> None:
     with pytest.raises(RuleError):
         compile_rules(b'{"x": {"selector": "p", "regex": "a{1001}"}}')
     assert "to 1,000, and a pattern that needs more than 640 KiB" in section("Regex")
-    assert rules._REGEX_MEMORY == 640 * 1024
+    assert compiling._REGEX_MEMORY == 640 * 1024
     text = " ".join(section("Bounds").split())
-    assert f"at most {rules.MAX_SIZE:,} bytes of JSON" in text
-    assert f"selectors has at most {rules.MAX_FALLBACKS}" in text
-    assert f"formats at most {rules.MAX_FORMATS}, a format {dates.LONGEST_FORMAT} " in text
+    assert f"at most {compiling.MAX_SIZE:,} bytes of JSON" in text
+    assert f"selectors has at most {compiling.MAX_FALLBACKS}" in text
+    assert f"formats at most {compiling.MAX_FORMATS}, a format {dates.LONGEST_FORMAT} " in text
 
 
 def test_the_command_does_what_is_shown(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ import msgspec
 from msgspec import Struct
 
 from scraperd.contract import Failure
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import Extracted, ExtractRequest, Limits, extract_document, names
 from scraperd.extract.readable import warm_up
-from scraperd.extract.rules import RuleError, compile_rules
+from scraperd.extract.rules import RuleError
 from scraperd.sandbox.confine import confine, die_with_parent, keep_secrets
 
 REQUEST: Final = struct.Struct(">IQd")  # bytes of the question and of the body, seconds of CPU

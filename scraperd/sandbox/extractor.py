@@ -22,6 +22,7 @@ from scraperd.base.cache import Cache
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.contract import Failure, Peeked
 from scraperd.extract.apply import Foreseen, Overrun
+from scraperd.extract.compile import CACHE
 from scraperd.extract.document import (
     Extracted,
     ExtractRequest,
@@ -29,7 +30,7 @@ from scraperd.extract.document import (
     worst_case_seconds,
 )
 from scraperd.extract.limits import limits_of
-from scraperd.extract.rules import CACHE, ELSEWHERE, RuleError
+from scraperd.extract.rules import ELSEWHERE, RuleError
 from scraperd.sandbox.child import Start
 from scraperd.sandbox.fair_queue import HostFairQueue, TimeSharing, TimeSlice, TooLong
 from scraperd.sandbox.habits import Habits, TokenBucket

@@ -7,7 +7,7 @@ Must never: take the code's own answer for the expected one.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -19,9 +19,12 @@ from benchmarks.truth import read
 from scraperd.base.urls import check_url
 from scraperd.contract import Link, Metadata
 from scraperd.extract.apply import Allowance, Extract, Missing, Overrun, extract, extract_json
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.nodes import Base, _absolute, usable
-from scraperd.extract.rules import Rules, compile_rules
 from tests.rig.pages import html_files, python_docs
+
+if TYPE_CHECKING:
+    from scraperd.extract.rules import Rules
 
 URL = "http://example.com/dir/page.html?q=1"
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.underrated import Dice, search
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.cost import (
     Cost,
     Shape,
@@ -26,7 +27,7 @@ from scraperd.extract.cost import (
     shape_of,
 )
 from scraperd.extract.document import LIGHT_PAGE, Extracted, ExtractRequest, Limits
-from scraperd.extract.rules import Bounds, compile_rules
+from scraperd.extract.rules import Bounds
 from scraperd.sandbox.extractor import ON_LOOP_OUTPUT, at_once, for_the_loop
 
 if TYPE_CHECKING:

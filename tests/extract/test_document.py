@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from scraperd.contract import Failure
 from scraperd.extract.apply import Overrun
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import ExtractRequest, Limits, extract_document
-from scraperd.extract.rules import Bounds, compile_rules
+from scraperd.extract.rules import Bounds
 
 LIMITS = Limits(100_000, 1_000_000, 10_000_000, Bounds())
 HTML = b"<title>T</title><h1>H</h1><p>Some text of a page.</p><a href=/x>x</a>"

@@ -10,19 +10,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pytest
 
 from scraperd.config.settings import Config
 from scraperd.contract import Job, decode_job
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import Extracted, ExtractRequest, extract_document
 from scraperd.extract.limits import limits_of
-from scraperd.extract.rules import Rules, compile_rules
 from scraperd.sandbox.child import REPLY, REQUEST, Reply, Start
 from scraperd.sandbox.extractor import Extractor
 from scraperd.scrape.content import extract_request
+
+if TYPE_CHECKING:
+    from scraperd.extract.rules import Rules
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

@@ -17,16 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.extract.apply import Allowance, extract
-from scraperd.extract.rules import (
-    CACHED,
-    MAX_FALLBACKS,
-    MAX_SIZE,
-    Bounds,
-    RuleError,
-    Rules,
-    _Cache,
-    compile_rules,
-)
+from scraperd.extract.compile import CACHED, MAX_FALLBACKS, MAX_SIZE, _Cache, compile_rules
+from scraperd.extract.rules import Bounds, RuleError, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable

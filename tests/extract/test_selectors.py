@@ -16,7 +16,8 @@ import soupsieve
 from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.underrated import Dice as Breeder
-from scraperd.extract.rules import RuleError, compile_rules
+from scraperd.extract.compile import compile_rules
+from scraperd.extract.rules import RuleError
 from scraperd.extract.selectors import mended
 
 TAGS: Final = ["div", "section", "span", "main"]

@@ -19,7 +19,7 @@ import uvloop
 from scraperd.base.clocks import SYSTEM
 from scraperd.config.settings import Config
 from scraperd.contract import Job, Result, decode_job, decode_result, encode, schema
-from scraperd.extract.rules import compile_rules
+from scraperd.extract.compile import compile_rules
 from scraperd.fetch.client import Fetcher
 from scraperd.politeness.admission import NotYet
 from scraperd.scrape.pipeline import Scraper

@@ -22,8 +22,9 @@ import msgspec
 import pytest
 
 from scraperd.config.settings import Config
+from scraperd.extract.compile import CACHE, compile_rules
 from scraperd.extract.document import ExtractRequest
-from scraperd.extract.rules import CACHE, ELSEWHERE, RuleError, compile_rules
+from scraperd.extract.rules import ELSEWHERE, RuleError
 from scraperd.sandbox.extractor import (
     Crowded,
     Extractor,

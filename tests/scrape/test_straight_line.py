@@ -24,7 +24,7 @@ from scraperd.base.clocks import SYSTEM, Clocks
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.config.settings import HostSettings
 from scraperd.contract import Failure, Job, Redirect, Result, decode_job
-from scraperd.extract.rules import compile_rules
+from scraperd.extract.compile import compile_rules
 from scraperd.fetch.client import Fetcher
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.politeness.host_queue import HostQueue

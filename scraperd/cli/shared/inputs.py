@@ -14,8 +14,9 @@ from msgspec import UNSET
 
 from scraperd.cli.console import EXIT_USAGE, fail
 from scraperd.contract import Invalid, Job, decode_job
+from scraperd.extract.compile import compile_rules
 from scraperd.extract.limits import bounds_of
-from scraperd.extract.rules import RuleError, Rules, compile_rules
+from scraperd.extract.rules import RuleError, Rules
 
 if TYPE_CHECKING:
     from pathlib import Path
