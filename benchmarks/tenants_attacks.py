@@ -239,18 +239,18 @@ def forged_crashes(aim: Aim) -> Iterator[Letter]:
         yield Letter({"url": url, **_ONCE}, {"headers": {"x-scraperd-strikes": 2}})
 
 
-def forged_marks(aim: Aim) -> Iterator[Letter]:
+def forged_headers(aim: Aim) -> Iterator[Letter]:
     """All other headers of ours, with what suits the attacker."""
     turn = f"{time.time():.3f} limited.honest.example 0.001"
     for n, url in enumerate(aim.each("page", 120)):
-        marks: list[tuple[str, Any]] = [
+        headers: list[tuple[str, Any]] = [
             ("x-scraperd-attempt", 999_999),
             ("x-scraperd-snoozes", 999),
             ("x-scraperd-turn", turn),
             ("x-scraperd-strikes", 1),
         ]
         target = f"http://limited.honest.example:{aim.web}/?{n}" if n % 4 == 2 else url
-        yield Letter({"url": target, **_ONCE}, {"headers": dict([marks[n % 4]])})
+        yield Letter({"url": target, **_ONCE}, {"headers": dict([headers[n % 4]])})
 
 
 def one_address(aim: Aim) -> Iterator[Letter]:
@@ -413,9 +413,9 @@ ATTACKS: Final[dict[str, Attack]] = {
         core=True,
     ),
     "forged-strikes": Attack("30 jobs with x-scraperd-strikes: 2", forged_crashes, core=True),
-    "forged-marks": Attack(
+    "forged-headers": Attack(
         "120 jobs with forged attempts, snoozes, turns; a quarter at the host that permits little",
-        forged_marks,
+        forged_headers,
         pace=40,
         check=share,
         limited=True,

@@ -58,7 +58,7 @@ START_EXTENSION: Final = 30  # seconds systemd grants at a time while the broker
 def run(config: Config, notifier: Notifier) -> int:
     """Run the daemon until a signal ends it; returns the exit code.
 
-    Raises ConfigError if the keys of its marks can't be read.
+    Raises ConfigError if the keys that sign headers can't be read.
     """
     if not config.dumpable:
         keep_secrets()
@@ -124,7 +124,7 @@ async def _live(config: Config, keys: Keys, notifier: Notifier, observer: Observ
         version=__version__,
         worker=name,
         concurrency=config.concurrency,
-        marks=str(marks_file(config) or "broker_url"),  # whose key signs them
+        signing_key=str(marks_file(config) or "broker_url"),  # where it comes from
     )
     async with (
         Fetcher(config) as fetcher,
@@ -172,7 +172,7 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
 
 
 def keys_of(config: Config) -> Keys:
-    """The keys that sign marks: those of the file, or else one made from broker_url.
+    """The keys that sign headers: those of the file, or else one made from broker_url.
 
     Raises ConfigError.
     """

@@ -151,7 +151,7 @@ def test_settings_named_in_the_documents_exist() -> None:
     }
     others |= {"correlation_id", "turn_of", "turn_in", "retry_after", *get_args(Kind)}
     others |= {"consumer_timeout", "max_message_size", "disk_free_limit"}  # RabbitMQ's
-    others |= {"broker_takes"}  # a field of the log
+    others |= {"broker_takes", "signing_key"}  # fields of the log
     others |= first_cells(section(OBSERVE, "What the log says, and what to do"))
     for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)

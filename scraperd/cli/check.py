@@ -35,23 +35,23 @@ def command(path: Path | None) -> None:
     """Check the configuration, then whether the broker can be reached and has the queues."""
     config = config_of(path)
     try:
-        _say_marks(config)
+        _say_keys(config)
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     say(f"configuration: good ({path or 'defaults and environment'})")
     run_client(_check(config))
 
 
-def _say_marks(config: Config) -> None:
-    """Where the keys of marks come from, and who could have them. Raises ConfigError."""
+def _say_keys(config: Config) -> None:
+    """Say where the signing keys come from, and who could have them. Raises ConfigError."""
     keys, file = marks_keys(config), marks_file(config)
     if file is None:
         say(
-            "marks: signed by a key made from user and password of the first broker_url; all "
+            "signing key: made from user and password of the first broker_url; all "
             "processes need the same, and publishers another user. Else set marks_key_file"
         )
         return
-    say(f"marks: signed by the first of {len(keys)} keys in {file}")
+    say(f"signing key: the first of {len(keys)} in {file}")
     if file.stat().st_mode & stat.S_IROTH:
         say(f"scraperd: {file} can be read by every user of this machine", err=True)
 

@@ -1,7 +1,7 @@
 """The headers of ours on a job that travels through our queues: written here, and read here.
 
 May touch: headers as values, the keys that sign them. Pure.
-Must never: raise over a header, or believe one that a publisher may have written.
+Must never: raise over a header, or trust one that a publisher may have written.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What our headers say of a job, as far as they are believed.
+    """What our headers say of a job, as far as their signature is valid.
 
     `ident` is its id; empty if nobody knew it when the job was moved, so that the message id, which
     is ours then, is not taken for one. `tries` and `waits` are believed from anybody: a forged one
@@ -90,18 +90,18 @@ class Envelope:
     waits: int = 0
     undelivered: str | None = None
     signed_at: int | None = None
-    disbelieved: bool = False
+    unverified: bool = False
 
     @classmethod
     def of(cls, headers: Mapping[str, Any], body: bytes, keys: Keys | None) -> Envelope:
-        """Read a delivery's headers. Claims that none of `keys` has signed are not believed.
+        """Read a delivery's headers. Headers that none of `keys` has signed are left out.
 
         None is for the dead queue, where a claim leads to nothing.
         """
-        signed_at, disbelieved, claims = None, False, headers
+        signed_at, unverified, claims = None, False, headers
         if keys is not None:
-            claims, signed_at = keys.believed(body, headers)
-            disbelieved = signed_at is None and claimed(headers)
+            claims, signed_at = keys.verified(body, headers)
+            unverified = signed_at is None and claimed(headers)
         ident = headers.get(JOB_ID)
         return cls(
             attempt=count_of(claims.get(ATTEMPT)) or 1,
@@ -114,7 +114,7 @@ class Envelope:
             waits=count_of(headers.get(WAITS)),
             undelivered=_reason(headers),
             signed_at=signed_at,
-            disbelieved=disbelieved,
+            unverified=unverified,
         )
 
     def headers(self, keys: Keys, body: bytes) -> dict[str, Any]:

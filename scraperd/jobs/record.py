@@ -72,8 +72,8 @@ class Observer(Protocol):
     def solo(self, received: Received) -> None:
         """A job begins to run alone."""
 
-    def disbelieved(self) -> None:
-        """A job came with marks that nobody vouches for."""
+    def unverified(self) -> None:
+        """A job came with headers of ours that have no valid signature."""
 
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""

@@ -1,7 +1,7 @@
-"""The names of our headers on a job that travels, and the signature that vouches for them.
+"""The names of our headers on a job that travels, and the signature over them.
 
 May touch: headers, the bytes of a body, the wall clock it is given.
-Must never: raise over a header, show a key, or believe a mark whose signature does not fit.
+Must never: raise over a header, show a key, or keep a signed header whose signature is invalid.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SIGNATURE: Final = "x-scraperd-signature"
 # by a property, and a job that was on its way when the key was changed must not lose its name.
 _CLAIMS: Final = (ATTEMPT, TURN, SNOOZES, STRIKES)
 _SIGNED: Final = (*_CLAIMS, JOB_ID, REPLY_TO)
-_DOMAIN: Final = b"scraperd marks 1"  # what else a key may sign, now or later, must not fit here
+_DOMAIN: Final = b"scraperd headers 1"  # what else a key may sign, now or later, must not fit here
 _FORM: Final = re.compile(r"1 (?P<at>[0-9]{1,11}) (?P<mac>[0-9a-f]{64})")
 _SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}  # 16 MiB, some 50 ms: once, at the start
 
 
 class Keys:
-    """The keys of a fleet, for one prefix: the first one signs, each of them is believed."""
+    """The keys of a fleet, for one prefix: the first one signs, and each of them verifies."""
 
     def __init__(self, secrets: Iterable[bytes], prefix: str, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -47,19 +47,19 @@ class Keys:
         derived = [hmac.digest(secret, scope, "sha256") for secret in secrets]
         self._macs = [hmac.new(key, digestmod="sha256") for key in derived]
 
-    def sign(self, body: bytes, marks: Mapping[str, Any]) -> dict[str, Any]:
-        """`marks` with their signature over them, the job's body and the time."""
+    def sign(self, body: bytes, headers: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `headers` with a signature over them, the job's body and the time."""
         at = int(self._clock())
-        signed = _signed(at, marks, body)
-        assert signed is not None, "a mark of ours is neither a number nor a text"
-        return {**marks, SIGNATURE: f"1 {at} {_mac(self._macs[0], signed)}"}
+        signed = _signed(at, headers, body)
+        assert signed is not None, "a header of ours is neither a number nor a text"
+        return {**headers, SIGNATURE: f"1 {at} {_mac(self._macs[0], signed)}"}
 
-    def believed(
+    def verified(
         self, body: bytes, headers: Mapping[str, Any]
     ) -> tuple[dict[str, Any], int | None]:
-        """The headers without marks that nobody vouches for; and when the others were signed.
+        """Return the headers without those that need a valid signature and have none.
 
-        The time is in seconds since 1970, None if there is no signature of ours.
+        And the time of the signature in seconds since 1970, or None without a valid signature.
         """
         at = self._verified(body, headers)
         taken = (SIGNATURE,) if at is not None else (SIGNATURE, *_CLAIMS)
@@ -78,7 +78,7 @@ class Keys:
 
 
 def claimed(headers: Mapping[str, Any]) -> bool:
-    """Whether there are marks that are believed with a signature only."""
+    """Whether there are headers that count with a valid signature only."""
     return any(name in headers for name in (SIGNATURE, *_CLAIMS))
 
 
@@ -100,19 +100,19 @@ def _mac(keyed: hmac.HMAC, signed: bytes) -> str:
     return mac.hexdigest()
 
 
-def _signed(at: int, marks: Mapping[str, Any], body: bytes) -> bytes | None:
-    """What is signed, in one way only; None if a mark is not as we write it.
+def _signed(at: int, headers: Mapping[str, Any], body: bytes) -> bytes | None:
+    """Return the bytes to sign, in one form only; None if a header is not as we write it.
 
     The body as its hash, so that it is read once however many keys there are.
     """
     values = [str(at).encode(), hashlib.sha256(body).digest()]
     for name in _SIGNED:
-        value = marks.get(name)
+        value = headers.get(name)
         if type(value) is int:
             values.append(b"i%d" % value)
         elif isinstance(value, str):
             values.append(b"s" + value.encode(errors="surrogatepass"))
-        elif name in marks:
+        elif name in headers:
             return None
         else:
             values.append(b"-")

@@ -52,16 +52,16 @@ def reason_not_to(job: Job, envelope: Envelope, max_retries: int, now: datetime)
 
 
 def _forgotten(envelope: Envelope, max_retries: int) -> Failure | None:
-    """Its envelope is not believed again and again: else it would have come to an end by it.
+    """Return the failure of a job whose envelope gets lost each time, so that it never ends.
 
-    So it is where processes don't believe each other's. A change of the key costs a job no more
-    than what it had by then: room for two of them.
+    So it is where processes have different keys. A change of the key costs a job no more than what
+    it had by then: there is room for two of them.
     """
     tries, waits = envelope.tries - envelope.attempt, envelope.waits - envelope.snoozes
     if tries <= 2 * max_retries + SPARE_TRIES and waits <= 2 * MAX_SNOOZES:
         return None
     return Failure(
         "internal",
-        f"it was tried {envelope.tries} times and waited {envelope.waits} times, and its marks "
-        "were not believed; give all processes the same marks_key_file",
+        f"it was tried {envelope.tries} times and waited {envelope.waits} times, and the "
+        "signature of its headers was not valid; give all processes the same marks_key_file",
     )

@@ -88,8 +88,8 @@ class Worker:
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery over; called by the consumer, returns at once."""
         received, work = self._received(delivery)
-        if received.envelope.disbelieved:
-            self._observer.disbelieved()
+        if received.envelope.unverified:
+            self._observer.unverified()
         if delivery.epoch.lost.done():
             self._discount(received)  # on its way when the epoch ended: it will come again
             return

@@ -53,8 +53,8 @@ class Observer:
 
     log: Any = field(default_factory=structlog.get_logger)
     tally: Tally = field(default_factory=Tally)
-    _disbelieved: int = 0  # jobs since it was last said
-    _next_disbelieved: float = -math.inf
+    _unverified: int = 0  # jobs since it was last said
+    _next_unverified: float = -math.inf
 
     def event(self, event: str, **fields: Any) -> None:
         """Something happened to the process: start, ready, lost broker, drain, stop."""
@@ -87,15 +87,15 @@ class Observer:
         told = {"id": received.name, "url": _shown(received.url), "host": received.host}
         self.event("solo_job", **told, strikes=received.strikes)
 
-    def disbelieved(self) -> None:
-        """A job came with marks that nobody vouches for. Said once a minute at most, with a count.
+    def unverified(self) -> None:
+        """A job came with headers of ours that have no valid signature.
 
-        Who publishes can provoke it, with each job.
+        Any publisher can provoke this with each job, so one line a minute gives the count.
         """
-        self._disbelieved += 1
-        if (now := time.monotonic()) >= self._next_disbelieved:
-            self.event("marks_disbelieved", jobs=self._disbelieved)
-            self._disbelieved, self._next_disbelieved = 0, now + SAY_EVERY
+        self._unverified += 1
+        if (now := time.monotonic()) >= self._next_unverified:
+            self.event("signature_invalid", jobs=self._unverified)
+            self._unverified, self._next_unverified = 0, now + SAY_EVERY
 
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
@@ -122,7 +122,7 @@ _WARNINGS = frozenset(
         "descriptors_few",
         "helpers_busy",
         "helpers_unconfined",
-        "marks_disbelieved",
+        "signature_invalid",
         "own_addresses_unknown",
         "reply_refused",
         "queue_differs",

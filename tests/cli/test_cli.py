@@ -399,7 +399,7 @@ def test_check_warns_of_a_broker_that_is_known_to_be_hit(
     assert done.returncode == 0
 
 
-def test_check_says_where_the_key_of_marks_comes_from(
+def test_check_says_where_the_signing_key_comes_from(
     scraperd: Command, broker_url: str, prefix: str, tmp_path: Path
 ) -> None:
     """And who else can read it, but never the key; and which patterns allow nothing. Without its
@@ -409,14 +409,14 @@ def test_check_says_where_the_key_of_marks_comes_from(
     file.write_text("sesame-" * 9)
     file.chmod(0o644)
     env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
-    assert "marks: signed by a key made from user and password" in scraperd("check", **env).stdout
+    assert "signing key: made from user and password" in scraperd("check", **env).stdout
     env |= {
         "SCRAPERD_MARKS_KEY_FILE": str(file),
         "SCRAPERD_ALLOW_REPLY_TO": f'["a*", "{prefix}.dead", "b.jobs"]',
     }
     done = scraperd("check", **env)
     assert done.returncode == 0
-    assert f"marks: signed by the first of 1 keys in {file}\n" in done.stdout
+    assert f"signing key: the first of 1 in {file}\n" in done.stdout
     assert f"{file} can be read by every user of this machine" in done.stderr
     assert f"allow_reply_to: no result is ever sent to {prefix}.dead\n" in done.stderr
     assert "sent to b.jobs\n" in done.stderr

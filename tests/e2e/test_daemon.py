@@ -164,7 +164,7 @@ def test_properties_travel(
         {"headers": {"x-scraperd-job-id": "x" * 120_000}},
         {"headers": {"x-scraperd-attempt": "many", "x-delivery-count": 99}},
     ],
-    ids=["direct reply-to", "headers", "names", "job id", "marks"],
+    ids=["direct reply-to", "headers", "names", "job id", "signed headers"],
 )
 def test_hostile_properties_end_with_their_own_job(
     broker_url: str,

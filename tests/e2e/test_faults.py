@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         "oversized-jobs",
         "poison",
         "poison-x-death",
-        "forged-marks",
+        "forged-headers",
         "hostile-urls",
     ],
 )

@@ -53,10 +53,10 @@ def other(dispatcher: Dispatcher) -> Iterator[Dispatcher]:
         team.channel.queue_delete(name)
 
 
-def test_forged_marks_are_as_if_absent(
+def test_forged_headers_are_as_if_absent(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
-    """Jobs with every mark of ours, two of each, beside innocent ones: none is moved to another
+    """Jobs with every header of ours, two of each, beside innocent ones: none is moved to another
     queue, all are done in their first attempt, and the log says so in a line, not in one a job.
     """
     with Daemon(broker_url, prefix, log_level="debug").ready() as daemon:
@@ -74,7 +74,7 @@ def test_forged_marks_are_as_if_absent(
     assert {line["verdict"] for line in daemon.logged("job")} == {"done"}
     assert not any(line.get("strikes") or line.get("snoozes") for line in daemon.logged("job"))
     assert not daemon.logged("solo_begun")
-    assert 1 <= len(daemon.logged("marks_disbelieved")) <= 3
+    assert 1 <= len(daemon.logged("signature_invalid")) <= 3
 
 
 def taken(dispatcher: Dispatcher, count: int) -> Iterator[tuple[Any, bytes]]:
@@ -153,7 +153,7 @@ def test_a_forged_count_of_returns_is_not_the_broker_s(
     assert not daemon.logged("solo_begun")
 
 
-def test_marks_are_believed_by_whoever_has_the_key(
+def test_signatures_are_valid_for_whoever_has_the_key(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, tmp_path: Path
 ) -> None:
     """What one process notes on a job, another one believes with the same key, also if it signs by
@@ -181,7 +181,7 @@ def test_marks_are_believed_by_whoever_has_the_key(
             assert daemon.drain() == 0
             text += daemon.stdout + daemon.stderr
         assert ends == {"a": first, "b": 1}, file
-        assert [line["marks"] for line in daemon.logged("start")] == [str(file)]
+        assert [line["signing_key"] for line in daemon.logged("start")] == [str(file)]
     assert "a" * 32 not in text
     assert "b" * 32 not in text
 
@@ -194,7 +194,7 @@ def test_processes_that_do_not_believe_each_other_end_a_job(
     """
     headers = {"x-scraperd-attempt": 2, "x-scraperd-signature": "1 1 " + "0" * 64}
     with Daemon(broker_url, prefix).ready() as daemon:
-        assert [line["marks"] for line in daemon.logged("start")] == ["broker_url"]
+        assert [line["signing_key"] for line in daemon.logged("start")] == ["broker_url"]
         job = {"url": hostel.url("/busy/900/a"), "id": "a"}
         dispatcher.publish(job, headers={**headers, "x-scraperd-total-retries": 106})
         one, _ = dispatcher.take("delay.1000")

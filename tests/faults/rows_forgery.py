@@ -33,9 +33,9 @@ FORGED = [
 ]
 
 
-@row(17, "forged-marks", says="marks_disbelieved")
-def forged_marks(scene: Scene) -> None:
-    """Forged marks of every kind, and a kill -9 among them: no job waits or ends by them."""
+@row(17, "forged-headers", says="signature_invalid")
+def forged_headers(scene: Scene) -> None:
+    """Forged headers of every kind, and a kill -9 among them: no job waits or ends by them."""
     half = scene.many(500, 60)
     scene.start(concurrency=20, log_level="debug")
     scene.load(half)

@@ -127,9 +127,9 @@ def poison(scene: Scene) -> None:
     restarted_until(scene, "poison")
 
 
-@row(9, "poison-without-belief", says="marks_disbelieved")
+@row(9, "poison-unsigned", says="signature_invalid")
 def poison_without_belief(scene: Scene) -> None:
-    """The same, but no daemon believes the marks of the one before: the queues tell it all."""
+    """The same, but no daemon has the key of the one before: the queues tell it all."""
     half = scene.many(200, 50)
     scene.hooks = {"FAULT_POISON": "1"}
     with tempfile.TemporaryDirectory(prefix="keys-") as folder:

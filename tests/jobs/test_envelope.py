@@ -47,7 +47,7 @@ def unsigned(name: str, value: Any) -> Envelope:
 
 @given(envelope=ENVELOPES, theirs=st.dictionaries(st.text(max_size=9), st.integers(), max_size=3))
 def test_what_is_written_is_read_again(envelope: Envelope, theirs: dict[str, Any]) -> None:
-    """Beside any headers of a publisher: the same values, believed, with the time of signing."""
+    """Beside any headers of a publisher: the same values, verified, with the time of signing."""
     headers = {**foreign(theirs), **envelope.headers(KEYS, BODY)}
     read = Envelope.of(headers, BODY, KEYS)
     assert read.signed_at is not None
@@ -57,19 +57,19 @@ def test_what_is_written_is_read_again(envelope: Envelope, theirs: dict[str, Any
 
 
 @given(envelope=ENVELOPES)
-def test_claims_of_another_key_are_not_believed(envelope: Envelope) -> None:
+def test_headers_of_another_key_are_not_read(envelope: Envelope) -> None:
     """Id, reply address and the counts that end the job itself are read all the same."""
     headers = envelope.headers(Keys([b"x" * 32], "team", time.time), BODY)
     read = Envelope.of(headers, BODY, KEYS)
-    assert read.disbelieved
+    assert read.unverified
     claims = {"attempt": 1, "snoozes": 0, "strikes": 0, "turn": None}
-    assert read == replace(envelope, disbelieved=True, **claims)
+    assert read == replace(envelope, unverified=True, **claims)
 
 
 def test_headers_without_a_claim_are_no_reason_for_doubt() -> None:
     """A publisher may name its job by our header."""
     read = Envelope.of({"x-scraperd-job-id": "a", "traceparent": "t"}, BODY, KEYS)
-    assert (read.ident, read.disbelieved) == ("a", False)
+    assert (read.ident, read.unverified) == ("a", False)
 
 
 @pytest.mark.parametrize(

@@ -240,18 +240,18 @@ class Steps:
         kind: type[Delivery] = Delivery,
         body: bytes = b"",
         signed: bool = True,
-        **marks: Any,
+        **notes: Any,
     ) -> Delivery:
-        source = marks.pop("source", Source.JOBS)
+        source = notes.pop("source", Source.JOBS)
         names = ("reply_to", "message_id", "redeliveries")
-        properties = {name: marks.pop(name) for name in names if name in marks}
+        properties = {name: notes.pop(name) for name in names if name in notes}
         extract = {"extract": {EVIL: EVIL}} if self.fault.step == "rules" and ident == EVIL else {}
         body = body or json.dumps({"url": f"http://x/{ident}", "id": ident, **extract}).encode()
         self.tag += 1
         if ident == EVIL:
             self.scrapes.evil = self.tag
-        ours = {name: value for name, value in marks.items() if type(value) in (int, str)}
-        headers = Headers({**marks, **self.keys.sign(body, ours)} if signed else marks)
+        ours = {name: value for name, value in notes.items() if type(value) in (int, str)}
+        headers = Headers({**notes, **self.keys.sign(body, ours)} if signed else notes)
         headers.fault = self.fault if kind is Raising else Fault()
         if kind is Raising:
             body = Body(body)
@@ -373,8 +373,8 @@ async def test_a_job_that_cannot_be_settled_ends_its_generation(step: str) -> No
 async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
     """Its body is not read here, and what else may raise ends it too."""
     steps = Steps(Fault(step), delivery_limit=3)
-    marks = {"x-scraperd-strikes": 3, "source": Source.SOLO}
-    await steps.run(lambda: (steps.deliver(EVIL, kind=Raising, **marks), steps.deliver("good")))
+    notes = {"x-scraperd-strikes": 3, "source": Source.SOLO}
+    await steps.run(lambda: (steps.deliver(EVIL, kind=Raising, **notes), steps.deliver("good")))
     [letter] = steps.dead
     assert letter.headers["x-scraperd-dead-reason"] == "internal"
     assert steps.results("good")
@@ -396,8 +396,8 @@ async def test_a_job_that_cannot_be_moved_fails_alone(lane: str) -> None:
     def deliver() -> None:
         if lane == "draining":
             steps.worker.close()
-        marks = {"redeliveries": 1} if lane != "draining" else {}
-        steps.deliver(EVIL, kind=Raising, message_id=EVIL, **marks)
+        notes = {"redeliveries": 1} if lane != "draining" else {}
+        steps.deliver(EVIL, kind=Raising, message_id=EVIL, **notes)
 
     running = asyncio.create_task(steps.worker.run())
     await asyncio.sleep(0)

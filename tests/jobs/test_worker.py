@@ -381,8 +381,8 @@ async def test_a_second_loss_does_not_blame_for_the_first() -> None:
         house.worker.abandon(Owner())
         await house.idle()
         house.scrapes.release.set()
-        marks = {"x-scraperd-strikes": 2}
-        house.deliver("wait", source=Source.SOLO, redeliveries=1, **marks)
+        notes = {"x-scraperd-strikes": 2}
+        house.deliver("wait", source=Source.SOLO, redeliveries=1, **notes)
         await house.idle()
     [line] = [fields for event, fields in house.log.lines if event == "job"]
     assert line["strikes"] == 2
@@ -419,8 +419,8 @@ async def test_a_redelivered_job_runs_among_few_then_alone(
     """Wherever it comes from, it is moved untouched, and runs only where few others do."""
     async with House() as house:
         noted, count = strikes // 2, strikes - strikes // 2
-        marks = {"x-scraperd-strikes": noted} if noted else {}
-        house.deliver("good", source=source, redeliveries=count, **marks)
+        notes = {"x-scraperd-strikes": noted} if noted else {}
+        house.deliver("good", source=source, redeliveries=count, **notes)
         await house.idle()
     [(_, verdict)] = house.settles.settled
     assert verdict == (Done() if moved_to is None else Requeue(Into(moved_to)))
@@ -429,7 +429,7 @@ async def test_a_redelivered_job_runs_among_few_then_alone(
 
 async def test_an_old_mark_alone_puts_no_job_beside_nothing() -> None:
     """To run alone stops all others. For that the broker has to have counted a redelivery itself,
-    or the mark must be fresh: what someone kept a copy of is not. Else few others are beside it.
+    or the header must be fresh: what someone kept a copy of is not. Else few others are beside it.
     """
     few, solo = Source.QUARANTINE, Source.SOLO
     for age, place in ((60, solo), (86400, few), (-86400, few)):
@@ -441,7 +441,7 @@ async def test_an_old_mark_alone_puts_no_job_beside_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("marks", "ends"),
+    ("notes", "ends"),
     [
         ({"x-scraperd-total-retries": 106}, False),
         ({"x-scraperd-total-retries": 108}, True),
@@ -452,14 +452,14 @@ async def test_an_old_mark_alone_puts_no_job_beside_nothing() -> None:
     ],
 )
 async def test_a_job_whose_marks_get_lost_each_time_ends(
-    marks: dict[str, int],
+    notes: dict[str, int],
     ends: bool,  # noqa: FBT001 - a column
 ) -> None:
     """Between processes that don't believe each other it would begin its first attempt for ever.
-    What it lived in all is no mark that must be believed: too high it ends its own job.
+    What it lived in all is no header that needs a signature: too high it ends its own job.
     """
     async with House() as house:
-        house.deliver("good", **marks)
+        house.deliver("good", **notes)
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == (Dead("internal") if ends else Done())
