@@ -3,7 +3,7 @@
 May touch: nothing; the caller says what time it is.
 Must never: hold more than its bounds allow, or read a clock.
 
-For values that somebody puts in. `functools.lru_cache` remembers what a pure function returned.
+For values that callers put in. `functools.lru_cache` keeps what a pure function returned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""File descriptors: how many a configuration needs, and what it is to have none left.
+"""File descriptors: how to tell that none is left, and the wait for one.
 
 May touch: this process's own limit of them, a socket to try with, the loop to wait on.
 Must never: blame a site for what this machine lacks.

@@ -1,7 +1,7 @@
 """Content codings (gzip, deflate, br, zstd) undone in steps of bounded size.
 
 May touch: bytes. Pure.
-Must never: undo more than it is asked for, or pass a stream that ends early off as a whole one.
+Must never: undo more than it is asked for, or take a stream that ends early for a whole one.
 """
 
 from __future__ import annotations

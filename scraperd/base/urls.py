@@ -42,13 +42,13 @@ _DOTS = re.compile(r"/(\.|%2e)", re.IGNORECASE)
 _ODD = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _USERINFO_IN_TEXT = re.compile(
     r"//\S*@"
-)  # a password can hold anything: too much rather than too little
+)  # a password can hold any character, so this removes too much, not too little
 
 
 def check_url(url: str) -> str | None:
     """Why `url` cannot be scraped, or None: http(s), a host, no userinfo, nothing to strip.
 
-    Never raises, whatever the text is.
+    Never raises, for any text.
     """
     if len(url) > MAX_URL:
         return f"longer than {MAX_URL} characters"
@@ -103,7 +103,7 @@ def _is_long(host: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
-    """Whether it is an IPv6 address; one with a zone (`%eth0`) means nothing to a stranger."""
+    """Whether it is an IPv6 address without a zone: `%eth0` has a meaning on one machine only."""
     try:
         return ipaddress.IPv6Address(text).scope_id is None
     except ValueError:
@@ -111,7 +111,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def host_of(url: str | UnsetType) -> str | None:
-    """The host a URL names, or None where there is no URL, or no such host. Never raises."""
+    """Return the host that a URL names, or None if the URL or its host is missing or invalid."""
     if url is UNSET:
         return None
     if not url.isascii():

@@ -66,7 +66,7 @@ class MemoryBroker:
 
     `prefetch` is how many deliveries of jobs are unacked at a time, and `latency` the seconds that
     a message, and its confirm, are under way. Jobs of the quarantine run a few at a time; those of
-    `solo` run last, one at a time, with nothing beside them.
+    `solo` run last, one at a time, each alone.
     """
 
     prefetch: int = 100
@@ -133,7 +133,9 @@ class MemoryBroker:
         while True:
             await self._under_way(epoch)
             if self._store(destination, message):
-                await self._under_way(epoch)  # its confirm; lost, nobody knows that it is stored
+                await self._under_way(
+                    epoch
+                )  # its confirm; if the epoch is lost the publisher cannot know that it is stored
                 return
             if loop.time() + RETRY_INTERVAL > until:
                 raise Refused("rejected")
@@ -149,7 +151,7 @@ class MemoryBroker:
         return max(0.0, seconds)
 
     def _store(self, destination: Destination, message: Message) -> bool:
-        """Put it where it belongs; False if there is no room."""
+        """Put it into its queue; False if the queue is full."""
         match destination:
             case Reply(address, key):
                 if address not in self.replies:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"  # on a result that went elsewhere
 # Why a broker gives a job up: RabbitMQ's guide to dead letters, "Effects of dead-lettering".
 REASONS: Final = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})
-_MAX_COUNT: Final = 1_000_000  # above it a header is a joke or an attack
+_MAX_COUNT: Final = 1_000_000  # above it a header is a mistake or an attack
 _RELEASE: Final = 0.9  # of the longest hold, after which a delivery is let go in another way
 
 
@@ -38,7 +38,7 @@ class Source(Enum):
 
     JOBS = "jobs"
     QUARANTINE = "quarantine"  # jobs that were redelivered once, a few at a time
-    SOLO = "solo"  # jobs that were redelivered again, each with nothing beside it
+    SOLO = "solo"  # jobs that were redelivered again, each alone in its process
     UNDELIVERED = "undelivered"  # jobs that the broker itself gave up
     DEAD = "dead"
 
@@ -100,7 +100,7 @@ class Delivery:
     redeliveries: int = 0
     given_up: GivenUp | None = None
     overfull: int = 0  # how many headers the transport takes, if the publisher gave it more
-    crowded: bool = False  # a large one, for which there was no room beside the others
+    crowded: bool = False  # a large message that arrived when there was no room for it
     tag: Any = None  # the transport's own
     arrived: float = field(default_factory=time.monotonic)
     settled: bool = False
@@ -131,7 +131,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """To whoever reads results; `key` is what they choose by (words, joined with dots)."""
+    """To the readers of results; `key` is the routing key that they select by (words and dots)."""
 
     key: str
 
@@ -149,7 +149,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Back to the jobs after at least `seconds`, or after the longest wait there is."""
+    """Back to the jobs queue after at least `seconds`, or after the longest delay there is."""
 
     seconds: float
 
@@ -170,16 +170,16 @@ class Publisher(Protocol):
     async def publish(
         self, epoch: Epoch, destination: Destination, message: Message, until: float
     ) -> None:
-        """Publish `message` in `epoch`. Trouble that may pass is waited for.
+        """Publish `message` in `epoch`. A queue that is full or missing is waited for.
 
         Raises Lost if the epoch ends first, and Refused at the time `until` (of the monotonic
         clock). A publish whose outcome is not known yet is waited for all the same.
         """
 
     def wait_within(self, seconds: float) -> float:
-        """The longest wait, in seconds, that `Delay` can be given and that is at most `seconds`.
+        """Return the longest delay, in seconds, that this transport has and that fits `seconds`.
 
-        The shortest there is for anything below it.
+        If all are longer, return the shortest.
         """
 
 

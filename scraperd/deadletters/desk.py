@@ -1,4 +1,4 @@
-"""What `scraperd dead` does: look at the dead letters that are meant, requeue them, remove them.
+"""What `scraperd dead` does: look at the dead letters that match, requeue them, remove them.
 
 May touch: the dead queue through broker/rabbitmq/dead_queue, the file that letters are saved to.
 Must never: remove a letter whose job is not confirmed, or that is not on the disk if it is saved.
@@ -38,7 +38,7 @@ class SaveError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which letters are meant, and at most how many of them."""
+    """Which letters are selected, and at most how many of them."""
 
     filters: Filters
     limit: int | None = None
@@ -76,9 +76,12 @@ class Tally:
 
 
 async def look(config: Config, wanted: Wanted, each: Callable[[Letter], None]) -> Tally:
-    """Give `each` letter that is meant, in the queue's order. Raises Lost, TopologyError."""
+    """Call `each` with all letters that match, in the queue's order.
+
+    Raises Lost or TopologyError.
+    """
     tally = Tally()
-    async with _opened(config) as queue, aclosing(_meant(queue, wanted, tally)) as letters:
+    async with _opened(config) as queue, aclosing(_matching(queue, wanted, tally)) as letters:
         async for letter in letters:
             each(letter)
         await queue.give_back()
@@ -86,7 +89,7 @@ async def look(config: Config, wanted: Wanted, each: Callable[[Letter], None]) -
 
 
 async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | None) -> None:
-    """Publish the jobs of the letters that are meant again, at most `rate` a second.
+    """Publish the jobs of the letters that match, at most `rate` a second.
 
     They go in the queue's order. Each letter is acked after its job's confirm. Raises Lost,
     or TopologyError if the jobs queue takes no more: what is left is in the dead queue.
@@ -100,7 +103,7 @@ async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | No
             tally.done += 1
 
         try:
-            async with aclosing(_meant(queue, wanted, tally, most)) as letters:
+            async with aclosing(_matching(queue, wanted, tally, most)) as letters:
                 async for letter in letters:
                     await pace.turn()
                     size = len(letter.delivery.body)
@@ -116,7 +119,7 @@ async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | No
 
 
 async def purge(config: Config, wanted: Wanted, tally: Tally, save: Path | None) -> None:
-    """Remove the letters that are meant; first append them to the file `save`, if there is one.
+    """Remove the letters that match; first append them to the file `save`, if it is given.
 
     Raises Lost or TopologyError, or SaveError if the file can't be written: what is not on
     the disk is still in the dead queue.
@@ -124,7 +127,7 @@ async def purge(config: Config, wanted: Wanted, tally: Tally, save: Path | None)
     async with _opened(config) as queue:
         batch = Batch(queue, tally)
         with Saved(save) as saved:
-            async with aclosing(_meant(queue, wanted, tally)) as letters:
+            async with aclosing(_matching(queue, wanted, tally)) as letters:
                 async for letter in letters:
                     saved.write(letter)
                     batch.add(letter)
@@ -150,10 +153,10 @@ def _opened(config: Config) -> AbstractAsyncContextManager[DeadQueue]:
     return opened(settings, Topology(config.prefix))
 
 
-async def _meant(
+async def _matching(
     queue: DeadQueue, wanted: Wanted, tally: Tally, most: int = LARGEST
 ) -> AsyncGenerator[Letter]:
-    """The letters that are meant; keeps the tally."""
+    """Yield the letters that match, and keep the tally."""
     await queue.begin()
     tally.total, tally.readers = queue.total, queue.readers
     tally.missing = set(wanted.filters.idents)
@@ -168,13 +171,13 @@ async def _meant(
                 if tally.matched == wanted.limit:
                     tally.rest = "beyond the limit"
                     if tally.unseen:
-                        tally.missing.clear()  # nobody knows
+                        tally.missing.clear()  # unknown: not all letters were seen
                     return
     tally.rest = "given to another reader"
 
 
 class Pace:
-    """Lets through at most `rate` a second, evenly and without bursts; None is no limit."""
+    """Lets through at most `rate` a second, evenly and without bursts; None means without limit."""
 
     def __init__(self, rate: float | None) -> None:
         self._gap = 0.0 if rate is None else 1 / rate

@@ -1,4 +1,4 @@
-"""What a dead letter says of itself: why, since when, which job; and which letters are meant.
+"""What a dead letter says of itself: why, since when, which job; and which letters match.
 
 May touch: a delivery's body and headers. Pure.
 Must never: trust a header's type, or change a text: who prints it makes it fit to be seen.
@@ -112,10 +112,10 @@ _peeked = msgspec.json.Decoder(_Peeked)
 
 
 def read(delivery: Delivery) -> Letter:
-    """A delivery of the dead queue as a Letter. Never raises, whatever a stranger put there.
+    """Return a delivery of the dead queue as a Letter. Never raises, for any untrusted content.
 
-    What RabbitMQ put there has x-death, which the daemon takes off: beside it a header of ours is
-    the publisher's invention.
+    A letter that RabbitMQ put there has x-death, which the daemon never publishes. Headers of ours
+    on such a letter come from the publisher.
     """
     try:
         seen = _peeked.decode(delivery.body)
@@ -162,7 +162,7 @@ def _by_us(delivery: Delivery) -> tuple[str, str | None, str, datetime | None]:
 def host_pattern(text: str) -> str:
     """A pattern of hosts as HostSet takes it, spelled as a letter's host is: names in punycode.
 
-    Raises ValueError if it is none, such as a URL or a host with its port.
+    Raises ValueError for anything else, such as a URL or a host with its port.
     """
     star, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
     if text == "*":
@@ -171,13 +171,13 @@ def host_pattern(text: str) -> str:
         return str(ipaddress.IPv6Address(name.strip("[]")))
     host = host_of(f"http://{name}/") if _NAME.fullmatch(name) else None
     if not host:
-        raise ValueError(f"{text!r} is no host")
+        raise ValueError(f"{text!r} is not a host")
     return star + host
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which letters are meant: of each filter that is given, any of its values must fit."""
+    """Which letters match: of each filter that is given, one of its values must fit."""
 
     reasons: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset()
@@ -192,7 +192,7 @@ class Filters:
         return any(bool(one) for one in given)
 
     def fit(self, letter: Letter) -> bool:
-        """Whether `letter` is meant. One whose time is not known is neither old nor new."""
+        """Whether `letter` matches. A letter without a known time matches no filter of time."""
         if self.reasons and letter.reason not in self.reasons:
             return False
         if self.kinds and letter.kind not in self.kinds:

@@ -69,7 +69,7 @@ class Overrun(Exception):  # noqa: N818 - a bound, and who passed it
 
 
 class Foreseen(Overrun):
-    """Rules can take longer than they may: so many `seconds` at worst."""
+    """Rules can take longer than they may: `seconds` in the worst case."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__("extract", f"seconds ({seconds:.3g} at worst)", "on the loop", 0)
@@ -83,12 +83,12 @@ def never() -> bool:
 
 @dataclass(slots=True)
 class Allowance:
-    """How much may be found, and how much work be done for it.
+    """The bounds of what may be found, and of the work for it.
 
-    `matches` are elements that rules match, `output` characters that are taken from
-    them, `work` whatever else costs some microseconds of Python (None: any amount),
-    `searching` seconds that all rules may take on a page at worst. `overdue` says that time is
-    up. `hits` are the matches by the rule's path.
+    `matches` are elements that rules match, `output` characters that are taken from them. `work`
+    are all other steps of some microseconds of Python (None: without a bound), `searching` the
+    seconds that all rules may take on a page in the worst case. `overdue` says that time is up.
+    `hits` are the matches by the rule's path.
     """
 
     matches: int
@@ -168,7 +168,7 @@ def _cost_of(rules: Rules | None, *, links: bool) -> Cost:
 
 
 def _foresee(tree: LexborHTMLParser, page: bytes, cost: Cost, seconds: float) -> None:
-    """Raise Foreseen if rules can take longer than so many seconds on this page.
+    """Raise Foreseen if rules can take longer than `searching` seconds on this page.
 
     First by the number of its elements; only if that is too much, how they lie is looked at.
     """
@@ -183,7 +183,7 @@ def _foresee(tree: LexborHTMLParser, page: bytes, cost: Cost, seconds: float) ->
 
 
 def _extent(nodes: list[LexborNode]) -> tuple[int, int]:
-    """How deep elements lie, and how many beside each other; they are in document order."""
+    """Return how deep elements lie, and how many are siblings; they are in document order."""
     depths: dict[int, int] = {}
     beside: Counter[int] = Counter()
     for node in nodes:
@@ -273,7 +273,7 @@ class _Run:
 
     def _nodes(self, rule: Rule, scope: Node) -> list[LexborNode]:
         if not rule.selectors:
-            # A whole page is no element; only a rule for JSON has none at the outermost.
+            # A whole page is not an element; only an outermost rule for JSON has no element.
             return [scope] if isinstance(scope, LexborNode) else []
         for selector in rule.selectors:
             self._allowance.search(rule.path)
@@ -308,7 +308,7 @@ class _Run:
             return []  # a function was given what it is not for: as if it found nothing
         self._allowance.take(_size(found, self._allowance.output), rule.path)
         several = found if rule.many and isinstance(found, list) else [found]
-        return [one for one in several if one is not None]  # null is no value
+        return [one for one in several if one is not None]  # null is not a value
 
     def _take(self, rule: Rule, found: Any) -> Any:
         output = rule.output

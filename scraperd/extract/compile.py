@@ -325,7 +325,7 @@ def _check_keys(spec: dict[str, Any], path: str, scope: _Scope) -> None:
 
 
 def _check_pairs(spec: dict[str, Any], path: str, output: object, *, many: bool) -> None:
-    """Refuse a key that would do nothing beside the others."""
+    """Refuse a key that would do nothing together with the others."""
     casts = {"decimal": ("int", "float"), "format": ("date",)}
     if "limit" in spec and not many:
         raise RuleError(f"{path}.limit", "is for lists")
@@ -361,7 +361,7 @@ def _reads(rules: Rules) -> Iterator[Literal["html", "json"]]:
 
 
 def _not_a_selector(text: str) -> str:
-    """What is wrong, in the words of somebody who comes from another tool."""
+    """Say what is wrong, for a user who knows the selectors of another tool."""
     shown = f"not a CSS selector: {printable(text, 80)}"
     if text.lstrip().startswith(("/", "./", "(/")):
         return f"{shown} (XPath is not read)"

@@ -1,4 +1,4 @@
-"""How long a page and its rules can take at worst: whether the event loop may search it.
+"""The worst-case time of a page and its rules: whether the event loop may search it.
 
 May touch: selectors and JMESPath trees as values, regular expressions. Pure.
 Must never: underrate a page or a rule; what it overrates only runs in another process.
@@ -18,7 +18,7 @@ import re2
 from scraperd.extract.selectors import ESCAPE
 
 # Nanoseconds, measured with selectolax 1.0.2, with some room; docs/decisions/0018 has how.
-_NODE: Final = 45.0  # for each element, whatever the selector
+_NODE: Final = 45.0  # for each element, for any selector
 _TEST: Final = 30.0  # a test of one part of a selector
 _LOOKUP: Final = 30.0  # of a name that no page has; lexbor does it again each time
 _NAME: Final = 2.4  # and for each byte of it
@@ -124,7 +124,7 @@ class Walk(NamedTuple):
     down: int = 0
 
     def ways(self, shape: Shape) -> float:
-        """How many there are at most: of so many levels or nodes, each next one lies beyond."""
+        """Return how many there are at most, of levels or nodes that each lie beyond the last."""
         ways = _chosen(shape.depth, self.lists) * _chosen(shape.depth, self.up)
         return ways * _chosen(shape.beside, self.sideways) * _chosen(shape.elements, self.down)
 
@@ -180,7 +180,7 @@ class Cost:
 
     @property
     def by_comments(self) -> bool:
-        """Whether nodes that are no elements are walked over."""
+        """Whether nodes that are not elements are walked over."""
         return any(work.comments or walk.sideways for walk, work in self.work.items())
 
     def at(self, shape: Shape) -> float:
@@ -343,13 +343,13 @@ def cost_of_expression(tree: dict[str, Any]) -> Cost:
 
 
 def of_html(page: bytes, each: float = 0.0, enough: float = 0.0) -> float:
-    """Nanoseconds that parsing a page takes at worst, and `each` for every element that it makes.
+    """Return the nanoseconds that parsing a page takes in the worst case.
 
-    A parser opens the formatting elements that were not closed anew in each paragraph, all
-    that have attributes and three of each that have none, with all their attributes (HTML
-    standard, "reconstruct the active formatting elements"): 26 kB can make five million elements,
-    or four thousand of three thousand attributes each. It is looked at more closely, which of
-    them are closed, if that makes the difference to `enough`.
+    That includes `each` for every element. In each paragraph a parser opens the formatting elements
+    again that were not closed: all that have attributes, with all their attributes, and three of
+    each that have none (HTML standard, "reconstruct the active formatting elements"). So 26 kB can
+    make five million elements, or four thousand of three thousand attributes each. Which of them
+    are closed is looked at only if that decides whether the sum is over `enough`.
     """
     page = page.lower()
     tags = page.count(b"<") + 3
@@ -395,7 +395,7 @@ def _unclosed(page: bytes) -> int:
 
 
 def shape_of(page: bytes, elements: int, cost: Cost) -> Shape:
-    """The shape of a page (UTF-8) that was made into so many elements.
+    """Return the shape of a page (UTF-8) that was parsed into `elements` elements.
 
     What `cost` does not depend on is not looked at. Where they lie is not known: each may lie in
     the one before, or beside it.
@@ -414,6 +414,6 @@ def shape_of(page: bytes, elements: int, cost: Cost) -> Shape:
 
 
 def of_json(document: bytes, rules: Cost) -> float:
-    """Nanoseconds that a JSON document and its rules take at worst."""
+    """Return the nanoseconds that a JSON document and its rules take in the worst case."""
     values = 2 + sum(map(document.count, (b",", b"[", b"{", b":")))
     return 20.0 * len(document) + rules.values * values

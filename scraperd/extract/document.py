@@ -1,6 +1,6 @@
 """A body -> what was requested of it. The one function that the loop and the helpers share.
 
-May touch: charset, extract, feeds, readable. Pure.
+May touch: the other files of this room. Pure.
 Must never: know a response or a job, read a clock, or raise for what a page holds (but Overrun).
 """
 
@@ -49,7 +49,7 @@ class Limits(Struct, frozen=True):
     """The bounds of one page's content.
 
     `work` bounds what may be done on the loop, and `searching` the seconds that all rules may
-    take there at worst.
+    take there in the worst case.
     """
 
     matches: int
@@ -185,7 +185,7 @@ def worst_case_seconds(
     each = cost.LINKS_AND_METADATA if request.links or request.metadata else 0.0
     took = cost.of_html(body, each, enough * 1e9) if kind == "html" else 0.0
     if rules is not None and (kind != "html" or "json" in rules.reads):
-        took += cost.of_json(body, rules.cost)  # whatever it is called, it may be JSON
+        took += cost.of_json(body, rules.cost)  # it may be JSON, whatever its media type says
     decoded = 0.0 if body.isascii() else cost.DECODED * len(body)
     if took + decoded > enough * 1e9 and decoded and sniff.sniff(body, request.media) in _EASY:
         decoded = 0.0

@@ -59,7 +59,7 @@ def metadata_of(tree: LexborHTMLParser, base: Base) -> Metadata:
     prefix (ogp.me). `twitter`: the same for `twitter:*`, as `name` or `property`. A URL of http or
     https that no job could have is left out everywhere, and the next one counts. `json_ld`: each
     object of each `application/ld+json` script, an array's one by one (JSON-LD 1.1, "Embedding
-    JSON-LD in HTML Documents"); a script that is no JSON, or nested too deep, is left out.
+    JSON-LD in HTML Documents"); a script that is not JSON, or nested too deeply, is left out.
     """
     title = _title(tree)
     meta = _Meta(tree, base)

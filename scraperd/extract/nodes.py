@@ -1,7 +1,7 @@
 """What is read off a parsed page: the text of a node, and where its references lead.
 
 May touch: selectolax nodes that are handed in, the contract's judge of URLs. Pure.
-Must never: keep a node or a tree, or search with a stranger's selector.
+Must never: keep a node or a tree, or search with an untrusted selector.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def text_of(node: LexborNode, spend: Callable[[], object] = free) -> str:
     A run of white space (as `str.split` sees it: Unicode's, no-break spaces too) is one space,
     and none is at the ends. Line breaks, the edges of blocks, list items, options, table cells and
     rows part words too; other elements do not: `a<b>b</b><br>c` is "ab c". What is in a script,
-    style, template, frame or comment is no text, unless `node` itself is that element: then it is
+    style, template, frame or comment is not text, unless `node` itself is that element: then it is
     its source (a template's can't be reached). CSS, `hidden` and other states are not looked at.
     `spend` is called for each `NODES` nodes that are looked at, and may raise.
     """

@@ -38,8 +38,8 @@ def readable(page: bytes) -> str:
     from lxml import etree, html  # noqa: PLC0415
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it would quote the page
-    # The encoding is known, whatever the page says. A tree, because trafilatura would otherwise
-    # unpack and guess encodings, and takes a page of one element for no HTML at all.
+    # The encoding is known; what the page says of it is not read. trafilatura gets a tree, because
+    # it would unpack and guess encodings of bytes, and refuses a page of one element.
     parser = html.HTMLParser(
         encoding="utf-8", collect_ids=False, remove_comments=True, remove_pis=True
     )

@@ -96,4 +96,4 @@ class Rules:
 
 
 ELSEWHERE: Final = Rules(())
-"""Stands for rules that are good, but so dear to compile that only helpers have them compiled."""
+"""Stands for valid rules that only helpers compile, because that takes long."""

@@ -1,4 +1,4 @@
-"""Selectors from strangers: which are let through to lexbor, and in which form.
+"""Untrusted selectors: which of them reach lexbor, and in which form.
 
 May touch: selectors as text. Pure.
 Must never: change what a selector means, or let one through whose parts it can't tell apart.

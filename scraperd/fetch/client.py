@@ -81,7 +81,7 @@ class Fetcher:
             url = URL(text)
             if url.scheme == "http":
                 self._http_proxies.add(name)
-                # the operator named it: neither the guard nor the nameservers for strangers' names
+                # the operator named it: neither the guard nor the nameservers for untrusted names
                 own = HttpProxyConnector(bound, resolver=aiohttp.ThreadedResolver(), ssl=tls)
                 self._sessions[name] = self._session(own, proxy=url)
             else:
@@ -295,7 +295,7 @@ def _too_much_sent(limit: int) -> Failure:
 async def _pass_over(content: aiohttp.StreamReader) -> None:
     """Read what there is of a redirect's body, so that its connection can be kept.
 
-    An error in it is ignored: nobody will see that body.
+    An error in it is ignored: that body is not used.
     """
     if content.is_eof():
         return

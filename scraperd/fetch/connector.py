@@ -165,7 +165,7 @@ class HttpProxyConnector(Connector):
             raise ProxyFailed("it closed the connection", retryable=True) from None
 
     def before_tunnel_tls(self, transport: asyncio.BaseTransport) -> None:
-        """Refuse a connection that is closing: uvloop would raise an error that nobody expects."""
+        """Refuse a connection that is closing: uvloop would raise an unexpected error."""
         if transport.is_closing():
             raise ProxyFailed("it sent too much after its answer to CONNECT", retryable=True)
 

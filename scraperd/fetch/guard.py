@@ -142,8 +142,8 @@ class Guard:
     def refuses(self, url: URL) -> str | None:
         """Why nothing may be dialled for `url`, or None: its host, its port, its address literal.
 
-        A numeric host that is not in dotted decimal is refused whatever it
-        means: it means different things to different resolvers.
+        A numeric host that is not in dotted decimal is always refused:
+        it means different things to different resolvers.
         """
         host = url.raw_host or ""
         if self._deny_hosts and host in self._deny_hosts:
@@ -160,7 +160,7 @@ class Guard:
         return fault and f"{host} {fault}"
 
     def admits(self, address: str) -> bool:
-        """Whether this IP address is one we may connect to. No, if it is none."""
+        """Whether we may connect to this IP address. False for a text that is not an address."""
         return self._early_fault(address) is None
 
     def owns(self, address: str) -> bool:
@@ -177,7 +177,10 @@ class Guard:
         return made
 
     def _early_fault(self, address: str) -> str | None:
-        """As `_fault`, before the dial, which asks again: what the kernel can't say now is none."""
+        """As `_fault`, before the dial.
+
+        What the kernel can't say now is not a fault, as the dial asks again.
+        """
         try:
             return self._fault(address)
         except OSError:

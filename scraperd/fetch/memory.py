@@ -62,7 +62,7 @@ class Budget:
             self._beginners.pop(future, None)
 
     def hold(self, deliveries: int) -> None:
-        """So many bytes of jobs are held as they were delivered. They are no claims: none waits.
+        """Note the bytes of all jobs as they were delivered. They are not claims, so none waits.
 
         They leave less for those that do, but never less than half, or jobs could fill all of it
         and wait for memory to begin.
@@ -111,7 +111,7 @@ class Budget:
             raise
 
     def put(self, claim: Claim, n: int, *, last: bool = False) -> None:
-        """Make it a claim of `n` bytes, whatever it was and whatever is left."""
+        """Set the claim to `n` bytes, without a look at what is left."""
         self._add(claim, n - claim.size)
         if last and claim is self._beyond:
             self._beyond = None
@@ -163,12 +163,12 @@ class Claim:
         self.size = 0
 
     def try_grow(self, n: int) -> bool:
-        """Take `n` more bytes if they can be had at once; cheap, for every piece of a body."""
+        """Take `n` more bytes if they are free now; cheap, for every piece of a body."""
         assert not self._closed
         return self._budget.take(self, n)
 
     async def grow(self, n: int) -> None:
-        """Take `n` more bytes, waiting for them if need be. Cancelled, it has taken none."""
+        """Take `n` more bytes, and wait for them if needed. A cancelled call has taken none."""
         if not self.try_grow(n):
             await self._budget.wait(self, n)
 
@@ -178,7 +178,7 @@ class Claim:
         self._budget.put(self, n)
 
     def close(self) -> None:
-        """Give everything back and wake those who now fit. May be called again."""
+        """Release all bytes, and wake claims that fit now. May be called again."""
         if not self._closed:
             self._closed = True
             self._budget.put(self, 0, last=True)

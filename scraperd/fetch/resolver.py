@@ -1,7 +1,7 @@
 """Names to addresses: DNS through c-ares, without threads of ours, and a cache of the answers.
 
 May touch: the nameservers and /etc/hosts, through aiodns; a clock.
-Must never: return an address the guard does not admit, or name one in a message.
+Must never: return an address that the guard does not admit, or name it in a message.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ CHANNEL_REST: Final = 1.0  # seconds it is used at least: each has a thread and 
 _NAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
 _FLAGS: Final = (
     pycares.ARES_FLAG_EDNS
-    | pycares.ARES_FLAG_NOSEARCH  # a stranger's `intranet` is not `intranet.corp.example`
-    | pycares.ARES_FLAG_NOALIASES  # nor whatever the variable HOSTALIASES says
+    | pycares.ARES_FLAG_NOSEARCH  # an untrusted `intranet` is not `intranet.corp.example`
+    | pycares.ARES_FLAG_NOALIASES  # nor what the variable HOSTALIASES says
 )
 _NOSORT: Final = 1 << 7  # ARES_AI_NOSORT: sorting opens a socket for each address of an answer
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -141,7 +141,7 @@ class Resolver(AbstractResolver):
         return wanted
 
     async def check(self, host: str) -> None:
-        """Whether somebody else may be given the name, who will look it up for himself.
+        """Whether a proxy may be given the name, which it will look up itself.
 
         Raises as `resolve` does, and Blocked too if any address is not admitted, or
         if there are more of a family than are looked at (ADDRESSES).
@@ -229,7 +229,7 @@ class Resolver(AbstractResolver):
 
         A channel keeps answers by itself, as many as come, for up to an hour, and
         that can't be turned off from Python. So none is used for long: it ends
-        with the last lookup that was begun on it.
+        with the last lookup that was started on it.
         """
         age = self._clock() - self._born
         limit = CHANNEL_REST if self._load >= CHANNEL_LOAD else self._config.dns_cache_ttl

@@ -1,4 +1,4 @@
-"""How many file descriptors a configuration needs, and a configuration fitted to those there are.
+"""How many file descriptors a configuration needs, and a configuration that fits the limit.
 
 May touch: the configuration's values. Pure.
 Must never: change a setting without the caller saying so.

@@ -67,7 +67,7 @@ def _head_first(_logger: object, _method: str, fields: dict[str, Any]) -> dict[s
 
 
 def quiet_libraries() -> None:
-    """The AMQP libraries log failed dials and strangers' header names; we say it in our words."""
+    """The AMQP libraries log failed dials and untrusted header names; we log these in our words."""
     for name in ("aiormq", "aio_pika", "pamqp"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 

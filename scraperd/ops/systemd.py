@@ -1,7 +1,7 @@
 """sd_notify and the watchdog interval: what systemd is told.
 
 May touch: the datagram socket it is given.
-Must never: fail the process because nobody listens.
+Must never: fail the process because the socket has no reader.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where extraction runs: on the event loop if that is cheap for sure, else in a limited process.
+"""Where extraction runs: on the event loop if that is provably cheap, else in a limited process.
 
 May touch: extract, config, base; processes of its own.
 Must never: fetch anything.

@@ -165,9 +165,9 @@ def live(nice: int, start: Start) -> None:
     os.nice(nice)
     resource.setrlimit(resource.RLIMIT_AS, (start.memory, start.memory))
     source, sink, statm = io.FileIO(0), io.FileIO(1, "w"), io.FileIO("/proc/self/statm")
-    sys.stdout = sys.stderr  # what a library prints is no reply
+    sys.stdout = sys.stderr  # what a library prints is not a reply
     nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)  # nor a line of the log; what could not start has said so by now
+    os.dup2(nothing, 2)  # nor a line of the log; an error at the start was printed before
     os.close(nothing)
     confine()
     serve(io.BufferedReader(source, 256 * 1024), sink, statm, start)

@@ -1,4 +1,4 @@
-"""What a process of ours gives up, so that a hole in a parser is a hole in an empty room.
+"""What a process of ours gives up, so that an exploited parser finds nothing to use.
 
 May touch: this process's own privileges and limits, by Linux's system calls.
 Must never: end the process because a kernel lacks a feature, or give anything back.
@@ -43,7 +43,7 @@ _AARCH64: Final = (
 )
 # The system calls that are left: to read and write what is open, to open for reading, memory,
 # clocks, signals of its own. Any other fails as on a kernel that is too old for it, so that what
-# libraries try first, they try in vain. In turn: audit architecture, calls, opens with the position
+# libraries try first fail. In order: audit architecture, calls, opens with the position
 # of their flags, tgkill.
 _CALLS: Final = {
     "x86_64": (
@@ -122,13 +122,13 @@ def die_with_parent() -> None:
 
 
 def _landlock() -> int:
-    """The version of Landlock (landlock(7)); 0 if there is none."""
+    """The version of Landlock (landlock(7)); 0 if it is missing."""
     version: int = _libc.syscall(_LANDLOCK[0], None, ctypes.c_size_t(0), 1)
     return max(0, version)
 
 
 def _restrict_files() -> None:
-    """Read beneath the folders of code and libraries; no file, socket or signal beside that."""
+    """Read beneath the folders of code and libraries; no other file, socket or signal."""
     version = _landlock()
     if not version:
         return

@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from scraperd.extract.document import Limits
     from scraperd.extract.rules import Rules
 
-ON_LOOP: Final = 0.04  # seconds; what a page may take at worst, to be parsed on the loop
-ON_LOOP_RULES: Final = 0.03  # seconds; and what its rules may take at worst
-ON_LOOP_TIME: Final = 0.05  # seconds of CPU; once they are over, no further selector is begun
+ON_LOOP: Final = 0.04  # seconds; the worst case of a page that is parsed on the loop
+ON_LOOP_RULES: Final = 0.03  # seconds; the worst case of its rules
+ON_LOOP_TIME: Final = 0.05  # seconds of CPU; after them no further selector is started
 ON_LOOP_WORK: Final = 5_000  # steps of some microseconds each
 ON_LOOP_OUTPUT: Final = 256 * 1024  # characters
-SLICE: Final = 0.005  # seconds; after so much of it the loop does something else
-COMPILING: Final = 0.002  # seconds; after so much of it the rules of another job are compiled
+SLICE: Final = 0.005  # seconds of pages, after which the loop does something else
+COMPILING: Final = 0.002  # seconds of one job's rules, after which those of another are compiled
 EASY: Final = 0.01  # seconds in all; rules that take longer are compiled by helpers alone
 REMEMBERED: Final = 4096  # such rules, by their hash
 MAX_BACKLOG: Final = (
@@ -128,7 +128,7 @@ class Extractor:
     async def rules(self, raw: bytes) -> Rules:
         """Return the compiled rules, once for all jobs with the same; ELSEWHERE if they are costly.
 
-        Rules of several jobs share the loop's time. A compilation ends when nobody waits for it.
+        Rules of several jobs share the loop's time. A compilation ends when no job waits for it.
         Raises RuleError; and Crowded, OutOfDescriptors or Unchecked if no helper could check costly
         rules.
         """
@@ -271,7 +271,7 @@ class Extractor:
             if isinstance(answer, Extracted):
                 return Answer(answer, time.monotonic() - began)
             failure = Failure("extract", self._cause(answer))
-            # What needs no parsing can still be had; a body that was asked for is not lost.
+            # What needs no parsing is still extracted: a body that was requested is not lost.
             rest = await self._helpers.ask(_unparsed(request), body, self._timeout, NICE[level])
             extracted = replace(
                 rest if isinstance(rest, Extracted) else Extracted({}), failure=failure
@@ -305,7 +305,7 @@ def at_once(
     """Return what `request` names, within the bounds `for_the_loop`.
 
     If the page is for a helper, return the worst case of its rules in seconds, or 0 if that is not
-    known. It takes less than 0.1 s of CPU, whatever the body holds and the rules are.
+    known. It takes less than 0.1 s of CPU, for any body and any rules.
     """
     end = time.thread_time() + ON_LOOP_TIME  # a busy machine takes none of it
     if worst_case_seconds(request, body, rules, ON_LOOP) <= ON_LOOP:

@@ -1,7 +1,7 @@
 """How long pages of each kind take, as observed; and a token bucket for jobs that are sent away.
 
 May touch: numbers. Pure.
-Must never: let one page speak for all of its kind, or remember more than so many kinds.
+Must never: let one page speak for all of its kind, or remember more than KNOWN kinds.
 """
 
 from __future__ import annotations

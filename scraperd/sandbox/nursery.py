@@ -56,7 +56,7 @@ class Nursery:
     async def begin(self, nice: int, *, readable: bool) -> tuple[Child, IO[bytes], IO[bytes]]:
         """A helper, what it writes to, and what it reads from.
 
-        Raises OSError: there are no descriptors, or no processes to be had.
+        Raises OSError if there is no descriptor or no process left.
         """
         with ExitStack() as ours, ExitStack() as theirs:
             asks, question = os.pipe()
@@ -171,7 +171,7 @@ class Nursery:
 
 
 def _answer(future: Future[Child], answer: Child | OSError) -> None:
-    if future.done():  # nobody waits any more; without its pipes the helper ends
+    if future.done():  # the caller is gone; without its pipes the helper ends
         return
     if isinstance(answer, Child):
         future.set_result(answer)

@@ -30,9 +30,9 @@ class HelperError(Exception):
 
 
 class Helpers:
-    """At most so many processes; who asks sees to it that no more are asked at the same time.
+    """At most `most` processes. The caller sees to it that no more are asked at the same time.
 
-    An idle one of another nice is ended rather than that there be more.
+    If all exist, an idle one with another nice value is ended to make room.
     """
 
     def __init__(self, start: Start, most: int) -> None:
@@ -45,7 +45,7 @@ class Helpers:
     async def ask(
         self, request: ExtractRequest, body: bytes, seconds: float, nice: int
     ) -> Extracted | int | None:
-        """What a helper of this nice took of `body` within so many seconds of CPU.
+        """Return what a helper with this nice value extracts from `body` in `seconds` of CPU.
 
         Or its exit code (minus a signal's number) if it did not live to tell; None if its
         memory did not suffice. Raises HelperError for an error of ours, OutOfDescriptors if none
@@ -63,7 +63,7 @@ class Helpers:
         helper = await self._helper(nice, readable=request.text)
         reply = await self._reply(helper, request, body, seconds)
         if reply == -signal.SIGKILL:
-            # Whoever did that, perhaps while it was idle: once more, with another.
+            # Something killed it, perhaps while it was idle: try once more, with another helper.
             helper = await self._helper(nice, readable=request.text)
             reply = await self._reply(helper, request, body, seconds)
         if not isinstance(reply, Reply):

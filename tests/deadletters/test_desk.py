@@ -565,7 +565,7 @@ def test_what_is_no_host(dead: Command) -> None:
             host_pattern(text)
     done = dead("list", "--host", "127.0.0.1:18765")
     assert done.returncode == 2
-    assert "'127.0.0.1:18765' is no host" in done.stderr
+    assert "'127.0.0.1:18765' is not a host" in done.stderr
 
 
 def test_large_letters_are_left_on_the_wire(letters: Dispatcher, env: dict[str, str]) -> None:

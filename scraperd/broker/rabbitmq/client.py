@@ -110,7 +110,7 @@ async def compare(urls: tuple[str, ...], within: float, queue: Queue) -> str:
 
 @asynccontextmanager
 async def delivering(queue: str, within: float) -> AsyncGenerator[None]:
-    """A publish of a job to this queue, confirmed within so many seconds.
+    """A publish of a job to this queue, to be confirmed within `within` seconds.
 
     Raises TopologyError if the queue is full or missing, Lost without a confirm.
     """

@@ -1,7 +1,7 @@
 """AMQP deliveries and properties as the values of the ports, and back.
 
 May touch: AMQP property types, at the edge.
-Must never: look into a body, or believe a header.
+Must never: look into a body, or trust a header.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _size(headers: Any) -> int:
     """Bytes on the wire; 0 for what can't be encoded."""
     try:
         return len(field_table(headers))
-    except Exception:  # noqa: BLE001 - the library raises whatever a stranger's type provokes
+    except Exception:  # noqa: BLE001 - the library raises any error for an untrusted type
         return 0
 
 

@@ -39,7 +39,7 @@ BYTES: Final = 32 * 1024 * 1024  # of all bodies that are here, and one more; an
 # they are as large as the last ones
 SILENCE: Final = 1.0  # seconds without a letter after which the queue is asked whether there is one
 PATIENCE: Final = 5  # such silences in a row, though letters are ready: someone else is served
-GROUP: Final = 32  # letters that one nack gives back: RabbitMQ keeps the order of no more
+GROUP: Final = 32  # letters that one nack requeues: RabbitMQ does not keep the order of more
 NACKS: Final = 16  # after which they must be applied: above 32 RabbitMQ makes one of several
 RETURNED: Final = 100  # times the broker is asked whether letters are back; another may have them
 RETURNED_EVERY: Final = 0.01  # seconds
@@ -76,7 +76,7 @@ async def _first(settings: Settings, gate: Gate) -> tuple[Generation, Channel]:
 
 @dataclass(slots=True)
 class Window:
-    """One consumer's share: so many letters may be out, unacked, before the next one is needed."""
+    """One consumer: `size` letters may be unacked before the next consumer is needed."""
 
     size: int
     first: int = 1  # the delivery tag it began at, or less
@@ -96,8 +96,8 @@ class DeadQueue:
     that for it), and would be sent that many bodies at once. When all places of a window are held
     the next consumer takes over; what the one before was given stays ours until it is given back.
 
-    Nobody knows how large the next letters are. So `gate` lets BYTES in, and leaves the rest on the
-    wire until letters are given out. What comes once no more is wanted is not kept.
+    The size of the next letters is not known. So `gate` lets BYTES in, and leaves the rest on the
+    wire until letters are given out. What arrives after the last wanted letter is not kept.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class DeadQueue:
             self._gate.leave(len(letter.body))
 
     async def _next(self, most: int) -> Delivery | None:
-        """Wait for a letter; None if there is none for us."""
+        """Return the next letter; None if the queue is empty or others get its letters."""
         silent = 0
         while not self._generation.lost.done():
             if self._window.kept >= self._window.size and self._arrived.empty():
@@ -236,7 +236,7 @@ class DeadQueue:
 
         In order, by nacks: what a closed channel held comes back in no certain order (measured with
         RabbitMQ 3.10.8 and 4.0.5). Waits a moment for all to be ready again, as the broker sees to
-        that after it has answered: whoever looks next must find them. Raises Lost if the acks
+        that after it has answered: the next reader must find them. Raises Lost if the acks
         may be lost.
         """
         self._wanted = False
@@ -268,7 +268,7 @@ class DeadQueue:
                 yield tag - 1, min(tag + GROUP, end) - 1
 
     async def _back(self, ready: int) -> bool:
-        """Wait a moment until so many are ready; False if they aren't, as others read them."""
+        """Poll for a second until `ready` letters are ready; False if another reader holds some."""
         for _ in range(RETURNED):
             if (await self._count())[0] >= ready:
                 return True

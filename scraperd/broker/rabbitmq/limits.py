@@ -37,7 +37,7 @@ def learn(limits: Limits, words: str) -> tuple[str, float] | None:
 def blames_a_publish(words: str) -> bool:
     """Whether the broker ended it over something that was sent, which may be sent again.
 
-    An operator's close, a cut or a silence is nobody's fault; a limit is learned.
+    A close by an operator, a cut or a silence blames no publish; a limit is learned.
     """
     if _TOO_LARGE.search(words) or _TOO_LATE.search(words):
         return False

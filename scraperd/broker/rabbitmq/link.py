@@ -1,6 +1,6 @@
 """Keeps one generation alive: connect, declare, consume, watch, tear down, again.
 
-May touch: the loop's clock.
+May touch: the loop's clock, a random number for the pauses.
 Must never: reconnect inside a generation.
 """
 
@@ -65,7 +65,9 @@ class Link:
         self.consuming = asyncio.Event()
 
     async def run(self) -> None:
-        """Connect, consume, wait for the end, tear down; again with jittered backoff, for ever.
+        """Connect, consume, wait for the end, tear down; again with jittered backoff.
+
+        It ends after `cancel`.
 
         Raises BrokerRefused and TopologyError if the very first generation meets them: then the
         configuration is wrong, and an operator is looking.
@@ -164,7 +166,7 @@ class Link:
         return generation.lost.result()
 
     def _is_news(self, words: str) -> bool:
-        """Whether this is said for the first time: what the broker is like is said once."""
+        """Whether this was not said before: what the broker is like is said once."""
         news = words not in self._warned
         self._warned.add(words)
         return news

@@ -61,7 +61,7 @@ NEXT: Final[dict[tuple[Mode, Event], Mode]] = {
     ("emptying", "blocked"): "paused",
     ("solo", "solo over"): "leaving",
     ("solo", "blocked"): "solo paused",
-    ("solo paused", "unblocked"): "leaving",  # what ran alone still does: nothing is put beside it
+    ("solo paused", "unblocked"): "leaving",  # the solo job still runs, so nothing else starts
     ("leaving", "empty"): "consuming",
     ("leaving", "blocked"): "solo paused",
 }

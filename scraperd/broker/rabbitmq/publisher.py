@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.generation import Events
     from scraperd.broker.rabbitmq.reply_patterns import Addresses
 
-RETRY_MIN: Final = 0.5  # seconds; the queue is full or gone, and someone must see to it
+RETRY_MIN: Final = 0.5  # seconds; the queue is full or missing, and an operator must act
 RETRY_MAX: Final = 30.0
-REFUSED_SAID: Final = 100  # queues that are named in the log because no result is sent there
+REFUSED_SAID: Final = 100  # refused reply queues that are named in the log
 
 
 class RabbitPublisher:
@@ -123,7 +123,7 @@ class RabbitPublisher:
         else:
             try:
                 await self._replies.publish(address, message.body, properties_of(message))
-            except (amqp.DeliveryError, Unconfirmed):  # no such queue, a full or a silent one
+            except (amqp.DeliveryError, Unconfirmed):  # the queue is missing, full or silent
                 pass
             else:
                 return
@@ -132,7 +132,7 @@ class RabbitPublisher:
         await self._send(generation, (self._topology.results, key), message, until)
 
     def _say_refused(self, queue: str) -> None:
-        """Once for each queue, and of so many only: who publishes chooses the names."""
+        """Log a refusal once for each queue, up to a limit: publishers choose the names."""
         if queue not in self._refused and len(self._refused) < REFUSED_SAID:
             self._refused.add(queue)
             why = "a queue of ours" if self._addresses.never(queue) else "not in allow_reply_to"

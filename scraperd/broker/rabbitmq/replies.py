@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 
 class Unconfirmed(Exception):  # noqa: N818 - a state of the world, not a mistake
-    """No confirm came in time: nobody knows whether the queue took it."""
+    """No confirm came in time: it is unknown whether the queue took the message."""
 
 
 class Replies:
-    """Whoever sends a job names the queue, and that may be one that never answers.
+    """Publishes to reply queues, on a channel of their own.
 
-    RabbitMQ then holds back what comes behind it on the same channel, for as long as that lasts.
+    The sender of a job names the queue, and the queue may never answer. RabbitMQ then holds back
+    all confirms behind it on the same channel.
     """
 
     def __init__(self, generation: Generation, within: float) -> None:
@@ -42,7 +43,7 @@ class Replies:
     async def publish(self, queue: str, body: bytes, properties: spec.Basic.Properties) -> None:
         """Publish, mandatory, and wait for the confirm `within` seconds.
 
-        As long again if there is an alarm when they have passed.
+        If there is an alarm then, wait as long again.
 
         Raises aiormq's DeliveryError (returned, rejected), Unconfirmed, or Lost.
         """
@@ -83,7 +84,7 @@ class Replies:
             publish.cancel()
 
     async def _leave(self, channel: Channel) -> None:
-        """Use another one from now on; what else waits on this one has waited in vain."""
+        """Use a new channel from now on; the other publishes on this one are unconfirmed too."""
         if self._channel is not channel:
             return
         self._channel = None

@@ -24,7 +24,7 @@ _TIER = re.compile(r"delay\.[0-9]{1,9}")  # also those that earlier versions had
 class Addresses:
     """The queues that a `reply_to` may name: those of the patterns, but for queues of ours.
 
-    Whoever may publish a job could otherwise write to any queue of the vhost, with our rights.
+    Otherwise a publisher of jobs could write to any queue of the vhost, with our rights.
     """
 
     topology: Topology
@@ -45,10 +45,9 @@ class Addresses:
     def never(self, queue: str) -> bool:
         """Whether no pattern can allow it: a queue of ours, or RabbitMQ's direct reply-to.
 
-        That is no queue: the broker returns a mandatory publish to it though it delivers it,
-        confirms one that it drops if it is not mandatory, and 3.10 ends the connection over a
-        malformed one.
-        Queues of another prefix are known by how they are named.
+        Direct reply-to is not a queue. The broker returns a mandatory publish to it and delivers it
+        all the same; without `mandatory` the broker confirms a publish that it drops. RabbitMQ 3.10
+        ends the connection over a malformed name. Queues of another prefix are told by their names.
         """
         prefix = f"{self.topology.prefix}."
         if queue.startswith(prefix) and not queue.startswith(f"{prefix}reply."):
@@ -57,12 +56,12 @@ class Addresses:
 
     @property
     def vain(self) -> list[str]:
-        """Patterns that allow nothing, as the one queue they name is not to be had."""
+        """Patterns that allow nothing, because the one queue they name is never allowed."""
         return [text for text in self.patterns if "*" not in text and self.never(text)]
 
 
 def _is_ours(queue: str) -> bool:
-    """Whether it is named like a queue of a scraperd, whatever its prefix."""
+    """Whether it is named like a queue of a scraperd with any prefix."""
     words = queue.split(".")
     last, tier = words[-1], ".".join(words[-2:])
     return len(words) > 1 and (last in _OWN or tier in _OWN or _TIER.fullmatch(tier) is not None)

@@ -84,7 +84,7 @@ class Topology:
 
     @property
     def solo(self) -> str:
-        """The queue of jobs that came back more than once, each to be run beside no other."""
+        """The queue of jobs that were redelivered more than once, each to be run alone."""
         return f"{self.prefix}.quarantine.solo"
 
     @property
@@ -218,7 +218,7 @@ async def settle_on(queue: Queue, attempt: Callable[[Queue], Awaitable[None]]) -
             await attempt(_as_it_is(queue, found))
         except amqp.ChannelPreconditionFailed as error:
             argument, theirs = _harmless(queue, str(error))
-            if argument in found:  # else it would be asked for ever
+            if argument in found:  # else it would be asked again without end
                 raise TopologyError(_conflict(queue.name, str(error))) from error
             found[argument] = theirs
         else:

@@ -42,8 +42,8 @@ def _hosts(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tup
             found.append(host_pattern(text))
         except ValueError:
             raise click.BadParameter(
-                f"{text!r} is no host; write www.example.com or *.example.com, without a scheme, "
-                "port or path"
+                f"{text!r} is not a host; write www.example.com or *.example.com, without a "
+                "scheme, port or path"
             ) from None
     return tuple(found)
 

@@ -78,7 +78,7 @@ class _Memo(dict[bytes, str]):
             return token.decode("ascii")
         try:
             text = self._read(token)
-        except UnicodeDecodeError:  # an ASCII byte is read again, it was none of the sequence's
+        except UnicodeDecodeError:  # an ASCII byte is read again: it is not part of the sequence
             text = BAD + (chr(token[-1]) if len(token) > 1 and token[-1] <= _ASCII else "")
         if len(token) <= _REACH:
             self[token] = text

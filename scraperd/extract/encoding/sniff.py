@@ -64,7 +64,7 @@ _XML = re.compile(
 def sniff(body: bytes, content_type: str, *, markup: bool = True) -> str:
     """The encoding's canonical WHATWG name, lower case (`utf-8`, `windows-1252`).
 
-    What is no `markup` (JSON, say) can't declare one in its text.
+    A text that is not `markup` (JSON, for example) can't declare its encoding.
     """
     for mark, name in _BOMS:
         if body.startswith(mark):

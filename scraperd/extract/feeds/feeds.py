@@ -1,6 +1,6 @@
 """Feeds and sitemaps -> data: RSS 0.9x, 1.0 and 2.0, Atom 0.3 and 1.0, sitemaps; gzipped or not.
 
-May touch: feedxml, sitemaps. Pure.
+May touch: xml.py and sitemaps.py of this folder, inflate. Pure.
 Must never: do I/O, read a clock, or raise anything but FeedError for what a body holds.
 """
 

@@ -1,6 +1,6 @@
 """Sitemaps (sitemaps.org protocol): of XML, their indexes, and plain lists of URLs -> data.
 
-May touch: feedxml. Pure.
+May touch: xml.py of this folder, nodes. Pure.
 Must never: do I/O, or raise anything but FeedError for what a sitemap holds.
 """
 

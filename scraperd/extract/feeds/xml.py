@@ -1,6 +1,6 @@
 """A feed's or sitemap's XML -> a tree, and what is read off it: text, HTML, URLs, dates.
 
-May touch: lxml, charset, inflate. Pure.
+May touch: lxml, sniff, inflate. Pure.
 Must never: read a document type (no entity, no DTD), do I/O, or parse what is past a bound.
 """
 

@@ -58,7 +58,7 @@ def cast(
 ) -> int | float | bool | str | None:
     """The value that `text` holds, fit for JSON; None if it holds none of that kind.
 
-    `int`, `float`: the first number in the text, whatever stands around it, also in digits of
+    `int`, `float`: the first number in the text, with any text around it, also in digits of
     other scripts and with an exponent. A sign counts if it touches the number or its currency
     (a sign, a code of three capitals, a common word like kr), and no letter, digit or sign is in
     front of it. Digits are grouped by commas, points,

@@ -1,4 +1,4 @@
-"""A text as a date in ISO 8601: by the forms that have one reading, or by a stranger's formats.
+"""A text as a date in ISO 8601: by the forms that have one reading, or by the job's formats.
 
 May touch: a text and date formats. Pure.
 Must never: use the current date, the locale, a zone that was not written, or `strptime`.
@@ -137,7 +137,7 @@ def date_of(text: str, formats: tuple[str, ...]) -> str | None:
 
 
 def format_fault(fmt: str) -> str | None:
-    """Why a stranger's format can't be used, in at most 200 characters; None if it can."""
+    """Why a job's format can't be used, in at most 200 characters; None if it can."""
     form = _form(fmt)
     return printable(form) if isinstance(form, str) else None
 
@@ -153,7 +153,7 @@ def _form(fmt: str) -> re.Pattern[str] | str:
             pattern += re.escape(literal or "%")
             continue
         if directive not in _DIRECTIVES:
-            return f"%{directive} is none of %{' %'.join(_DIRECTIVES)}"
+            return f"%{directive} is not one of %{' %'.join(_DIRECTIVES)}"
         part, snippet = _DIRECTIVES[directive]
         if part in parts:
             return f"%{directive}: the {part} is there already"
@@ -192,7 +192,7 @@ def _date(parts: Mapping[str, str | None]) -> str | None:
 
 
 def _day(parts: Mapping[str, str | None]) -> date:
-    """The day; raises ValueError if there is none such."""
+    """The day; raises ValueError if there is no such day."""
     year = int(parts.get("year") or 0)
     if yy := parts.get("yy"):
         year = int(yy) + (1900 if int(yy) >= 69 else 2000)  # noqa: PLR2004
@@ -213,7 +213,7 @@ def _day(parts: Mapping[str, str | None]) -> date:
 
 
 def _time(parts: Mapping[str, str | None]) -> time:
-    """The time of day; raises ValueError if there is none such."""
+    """The time of day; raises ValueError if there is no such time."""
     hour = int(parts["hour"] or 0)
     minute = parts.get("minute")
     if half := parts.get("half"):
@@ -227,7 +227,7 @@ def _time(parts: Mapping[str, str | None]) -> time:
 
 
 def _zone(parts: Mapping[str, str | None]) -> timezone | None:
-    """The zone, if one was written; raises ValueError if there is none such."""
+    """The zone, if one was written; raises ValueError if there is no such zone."""
     if zone := parts.get("zone"):
         return timezone(timedelta(hours=_HOURS[zone.lower()]))
     if not (hours := parts.get("zh")):

@@ -62,7 +62,7 @@ class Gate:
         self._verdicts.append(self.crowded)
 
     def arrived(self, size: int) -> bool:
-        """Whether this message, the next that was let in, is one for which there is no room."""
+        """Count the next message that was let in; True if there is no room for it."""
         return size > SMALL and bool(self._verdicts) and self._verdicts.popleft()
 
     def leave(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""How the client library reads properties: a stranger's must neither end a connection nor hold it.
+"""How the client library reads properties: untrusted ones must not end a connection, nor hold it.
 
 May touch: the decoders that pamqp has registered by type.
 Must never: raise on a property, or read a byte of it more often than once.
@@ -75,7 +75,7 @@ class _Reader:
         return decode.embedded_value(bytes(view[: 1 + size]))
 
     def _nested(self, kind: bytes, view: memoryview) -> Any:
-        """A header is None if there is too much in it. Those beside it are read all the same."""
+        """Return the value of a header; None if it holds too much. The others are still read."""
         self._depth += 1
         try:
             self._spend()
@@ -122,7 +122,7 @@ def _tolerant(decoder: Decoder, size: Callable[[bytes], int]) -> Decoder:
 
 
 def install() -> None:
-    """Register our decoders with the library. Whoever makes a connection calls this first.
+    """Register our decoders with the library. Each connection does this first.
 
     The decoders belong to the process, so a second call changes nothing. The library lets one
     property that it cannot read (a correlation id that is not UTF-8, a timestamp beyond the year

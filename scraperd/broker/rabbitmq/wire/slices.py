@@ -40,7 +40,7 @@ async def publish(
         return
     method = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=True)
     header = ContentHeader(properties=properties, body_size=len(body))
-    # Begun, it is sent to its end: another message between its frames would end the connection.
+    # A message that was started is sent whole: a frame of another one would end the connection.
     await asyncio.shield(channel.create_task(_send(channel, [method, header], body)))
 
 
