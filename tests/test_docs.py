@@ -191,7 +191,7 @@ def test_defaults_in_words_are_the_codes() -> None:
     assert f"`extract_timeout` ({config.extract_timeout:g} s of CPU)" in text
     assert f"`extract_memory` ({config.extract_memory // 1024**3} GiB" in text
     assert f"longer than {extractor.QUICK:g} s" in text
-    assert f"more than {pool.RETIRED // 1024**2} MiB" in text
+    assert f"more than {pool.MAX_RETAINED_BYTES // 1024**2} MiB" in text
     first, second, last = extractor.NICE
     assert f"at nice {first}, {second} or {last}" in text
     least, most = (round(1000 * seconds) for seconds in extractor.SHORT)
@@ -216,9 +216,9 @@ def test_limits_in_words_are_the_codes() -> None:
     assert f"| {robots.FAULT_WAIT:g} s |" in text
     assert robots.MAX_REDIRECTS == 5  # "followed for five hops"
     assert f"lookup ends after {3 * resolver.PATIENCE:g} s" in text
-    assert f"TTL, from {resolver.SHORTEST:g} s" in text
-    assert f"not retried | {resolver.ABSENT:g} s" in text
-    assert f"retried | {resolver.TROUBLE:g} s" in text
+    assert f"TTL, from {resolver.MIN_TTL:g} s" in text
+    assert f"not retried | {resolver.ABSENT_TTL:g} s" in text
+    assert f"retried | {resolver.TROUBLE_TTL:g} s" in text
     assert f"a delay of {throttle.FIRST_DELAY:g} s that doubles" in text
     assert f"{throttle.SLOWER:g} times as many" in text
     assert f"buffer of {connector.RECEIVE_BUFFER // 1024} KiB" in text

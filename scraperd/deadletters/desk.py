@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from scraperd.base.jsonline import dumps
-from scraperd.broker.rabbitmq.dead_queue import LARGEST, DeadQueue, opened
+from scraperd.broker.rabbitmq.dead_queue import MAX_WINDOW, DeadQueue, opened
 from scraperd.broker.rabbitmq.generation import Settings
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError
 from scraperd.deadletters.letter import Filters, Letter, read
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from scraperd.config.settings import Config
 
-FLYING: Final = 64  # jobs that are published and not confirmed
+MAX_UNCONFIRMED: Final = 64  # jobs that are published and not confirmed
 FLYING_BYTES: Final = 16 * 1024 * 1024  # of their bodies
-BATCH: Final = 256  # letters that one fsync is for
+MAX_BATCH: Final = 256  # letters that one fsync is for
 BATCH_BYTES: Final = 8 * 1024 * 1024
 RATED: Final = 60  # seconds that a letter may lie here before its turn comes
 
@@ -96,7 +96,7 @@ async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | No
     """
     async with _opened(config) as queue:
         flights, pace = Flights(), Pace(rate)
-        most = LARGEST if rate is None else max(1, min(LARGEST, int(rate * RATED)))
+        most = MAX_WINDOW if rate is None else max(1, min(MAX_WINDOW, int(rate * RATED)))
 
         async def one(letter: Letter) -> None:
             await queue.requeue(letter.delivery, letter.job, letter.ident)
@@ -154,7 +154,7 @@ def _opened(config: Config) -> AbstractAsyncContextManager[DeadQueue]:
 
 
 async def _matching(
-    queue: DeadQueue, wanted: Wanted, tally: Tally, most: int = LARGEST
+    queue: DeadQueue, wanted: Wanted, tally: Tally, most: int = MAX_WINDOW
 ) -> AsyncGenerator[Letter]:
     """Yield the letters that match, and keep the tally."""
     await queue.begin()
@@ -209,7 +209,7 @@ class Flights:
 
     def _room(self, size: int) -> bool:
         flying = sum(others for _, others in self._tasks.values())
-        return len(self._tasks) < FLYING and flying + size <= FLYING_BYTES
+        return len(self._tasks) < MAX_UNCONFIRMED and flying + size <= FLYING_BYTES
 
     async def _one(self) -> None:
         tasks = [task for task, _ in self._tasks.values()]
@@ -251,7 +251,7 @@ class Batch:
     @property
     def full(self) -> bool:
         """Whether it is time to save and remove them."""
-        return len(self._letters) >= BATCH or self._bytes >= BATCH_BYTES
+        return len(self._letters) >= MAX_BATCH or self._bytes >= BATCH_BYTES
 
     async def remove(self) -> None:
         """Ack each of them."""

@@ -32,7 +32,7 @@ MAX_SIZE: Final = 256 * 1024  # bytes of a job's rules, white space included
 MAX_FORMATS: Final = 10
 MAX_DISTINCT_FORMATS: Final = 50
 MAX_FALLBACKS: Final = 20
-CACHED: Final = 32 * 1024 * 1024  # bytes, by `_Compiler.weight`
+MAX_CACHED_BYTES: Final = 32 * 1024 * 1024  # bytes, by `_Compiler.weight`
 _REGEX_MEMORY: Final = 640 * 1024  # bytes, 28 ms; a pattern that needs more is refused
 MAX_CLASSES: Final = 50  # of Unicode in a regex: each is 0.2 ms, even if the whole is refused
 MAX_REGEXES: Final = 200_000  # instructions of all that a job has; 0.1 s and 6 MB
@@ -84,7 +84,7 @@ class _Cache:
                 return rules
 
 
-CACHE: Final = _Cache(CACHED)
+CACHE: Final = _Cache(MAX_CACHED_BYTES)
 
 
 def compile_rules(raw: bytes, bounds: Bounds = Bounds()) -> Rules:  # noqa: B008 - a frozen value

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-KEPT: Final = 4096  # addresses whose judgement is remembered
+MAX_CACHED_ADDRESSES: Final = 4096  # addresses whose judgement is remembered
 
 
 def _networks(*texts: str) -> tuple[Network, ...]:
@@ -136,7 +136,7 @@ class Guard:
         self._allow_hosts = HostSet(config.allow_hosts)
         self._deny_hosts = HostSet(config.deny_hosts)
         self._ports = tuple(_range(port) for port in config.allow_ports)
-        self._judged = lru_cache(maxsize=KEPT)(self._judge)
+        self._judged = lru_cache(maxsize=MAX_CACHED_ADDRESSES)(self._judge)
         self._asks = not lacking()
 
     def refuses(self, url: URL) -> str | None:

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 2.0  # seconds for a nameserver's first chance; a busy one needs more than one
 TRIES: Final = 2  # each nameserver's chances; the second is up to twice as long
-KEPT: Final = 10_000  # names in the cache
-SHORTEST: Final = 5.0  # seconds an answer is kept at least: a TTL of 0 would be asked for each page
-ABSENT: Final = 30.0  # seconds for "no such name" and "no address"
-TROUBLE: Final = 3.0  # seconds for what may soon be better
-ADDRESSES: Final = 16  # looked at, of each family; an answer can hold thousands
-CHANNEL_AGE: Final = 30.0  # seconds a channel is used at most, see `_channel`
-CHANNEL_LOAD: Final = 2_000  # lookups and addresses that end it before
-CHANNEL_REST: Final = 1.0  # seconds it is used at least: each has a thread and a few files
+MAX_CACHED_NAMES: Final = 10_000  # names in the cache
+MIN_TTL: Final = 5.0  # seconds an answer is kept at least: a TTL of 0 would be asked for each page
+ABSENT_TTL: Final = 30.0  # seconds for "no such name" and "no address"
+TROUBLE_TTL: Final = 3.0  # seconds for what may soon be better
+MAX_ADDRESSES: Final = 16  # looked at, of each family; an answer can hold thousands
+MAX_CHANNEL_AGE: Final = 30.0  # seconds a channel is used at most, see `_channel`
+MAX_CHANNEL_LOAD: Final = 2_000  # lookups and addresses that end it before
+MIN_CHANNEL_AGE: Final = 1.0  # seconds it is used at least: each has a thread and a few files
 
 _NAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
 _FLAGS: Final = (
@@ -113,7 +113,7 @@ class Resolver(AbstractResolver):
         self._guard = guard
         self._clock = clock
         self._patience = patience
-        self._cache: Cache[str, _Outcome] = Cache(KEPT)
+        self._cache: Cache[str, _Outcome] = Cache(MAX_CACHED_NAMES)
         self._lookups: dict[str, asyncio.Task[_Outcome]] = {}
         self._current: aiodns.DNSResolver | None = None
         self._open: weakref.WeakSet[aiodns.DNSResolver] = weakref.WeakSet()
@@ -144,7 +144,7 @@ class Resolver(AbstractResolver):
         """Whether a proxy may be given the name, which it will look up itself.
 
         Raises as `resolve` does, and Blocked too if any address is not admitted, or
-        if there are more of a family than are looked at (ADDRESSES).
+        if there are more of a family than are looked at (MAX_ADDRESSES).
         """
         if not (await self._outcome(host)).whole:
             raise Blocked(_NOT_ALL)
@@ -187,7 +187,7 @@ class Resolver(AbstractResolver):
     async def _ask(self, name: str) -> _Outcome:
         """Ask c-ares. What goes wrong is an outcome too; a lack of descriptors is not kept."""
         outcome = await self._asked(name)
-        if outcome.ttl == TROUBLE and none_left():
+        if outcome.ttl == TROUBLE_TTL and none_left():
             return _Outcome(0.0, error=OutOfDescriptors)
         return outcome
 
@@ -213,7 +213,7 @@ class Resolver(AbstractResolver):
         found = [
             (family, node.addr[0].decode())
             for family in (socket.AF_INET6, socket.AF_INET)
-            for node in [node for node in answer.nodes if node.family == family][:ADDRESSES]
+            for node in [node for node in answer.nodes if node.family == family][:MAX_ADDRESSES]
         ]
         ttl = _ttl(answer)
         good = tuple((kind, address) for kind, address in found if self._guard.admits(address))
@@ -232,8 +232,8 @@ class Resolver(AbstractResolver):
         with the last lookup that was started on it.
         """
         age = self._clock() - self._born
-        limit = CHANNEL_REST if self._load >= CHANNEL_LOAD else self._config.dns_cache_ttl
-        if self._current is None or age >= max(CHANNEL_REST, min(CHANNEL_AGE, limit)):
+        limit = MIN_CHANNEL_AGE if self._load >= MAX_CHANNEL_LOAD else self._config.dns_cache_ttl
+        if self._current is None or age >= max(MIN_CHANNEL_AGE, min(MAX_CHANNEL_AGE, limit)):
             self._current = aiodns.DNSResolver(
                 self._config.nameservers,
                 asyncio.get_running_loop(),
@@ -251,7 +251,7 @@ def _ttl(answer: pycares.AddrInfoResult) -> float:
     """Seconds the whole answer holds: the shortest TTL of its chain (RFC 2181 section 5.2)."""
     parts: Iterable[pycares.AddrInfoNode | pycares.AddrInfoCname]
     parts = [*answer.nodes, *answer.cnames]
-    return max(SHORTEST, min((part.ttl for part in parts), default=0))
+    return max(MIN_TTL, min((part.ttl for part in parts), default=0))
 
 
 def _failure(code: int) -> LookupFailed:
@@ -261,5 +261,5 @@ def _failure(code: int) -> LookupFailed:
 
 
 def _failed(code: int) -> _Outcome:
-    ttl = TROUBLE if _failure(code).retryable else ABSENT
+    ttl = TROUBLE_TTL if _failure(code).retryable else ABSENT_TTL
     return _Outcome(ttl, error=partial(_failure, code))

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _CIPHERS: Final = (
     "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!DHE:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 )
-CHATTER: Final = 24 * 1024  # bytes of a connection that carry no data, after its handshake
-HANDSHAKE: Final = 48 * 1024  # bytes; chains of real sites have under 10 kB. 99 kB took 0.15 s
-STEP: Final = 8 * 1024  # bytes of it that the library is given at once
+MAX_CHATTER_BYTES: Final = 24 * 1024  # of a connection that carry no data, after its handshake
+MAX_HANDSHAKE_BYTES: Final = 48 * 1024  # chains of real sites have under 10 kB. 99 kB took 0.15 s
+STEP_BYTES: Final = 8 * 1024  # bytes of it that the library is given at once
 _AROUND: Final = 32  # bytes around the data of one record in TLS 1.3: its head, type and tag
 _AROUND_OLD: Final = 96  # the same in TLS 1.2, with CBC
 
@@ -62,7 +62,7 @@ class _Session(ssl.SSLObject):
                 data = super().read(len) if buffer is None else super().read(len, buffer)
                 break
             except ssl.SSLWantReadError:
-                if not self._refill(CHATTER, "TLS that carry no data"):
+                if not self._refill(MAX_CHATTER_BYTES, "TLS that carry no data"):
                     raise
         got = data if isinstance(data, int) else data.__len__()
         around = self._taken + before - inner.pending - got
@@ -88,7 +88,7 @@ class _Session(ssl.SSLObject):
             try:
                 call()
             except ssl.SSLWantReadError:
-                if not self._refill(HANDSHAKE, "handshake"):
+                if not self._refill(MAX_HANDSHAKE_BYTES, "handshake"):
                     raise
             else:
                 return
@@ -96,7 +96,7 @@ class _Session(ssl.SSLObject):
     def _refill(self, most: int, what: str) -> bool:
         if self._chatter + self._taken > most:
             raise _TooMuchError(f"more than {most} bytes of {what}")
-        piece = self._outer.read(STEP)
+        piece = self._outer.read(STEP_BYTES)
         if piece:
             self._inner.write(piece)
             self._taken += len(piece)

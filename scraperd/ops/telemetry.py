@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scraperd.jobs.record import Record
     from scraperd.jobs.verdict import Verdict
 
-SAY_EVERY: Final = 60.0  # seconds
+LOG_INTERVAL: Final = 60.0  # seconds
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Observer:
         self._unverified += 1
         if (now := time.monotonic()) >= self._next_unverified:
             self.event("signature_invalid", jobs=self._unverified)
-            self._unverified, self._next_unverified = 0, now + SAY_EVERY
+            self._unverified, self._next_unverified = 0, now + LOG_INTERVAL
 
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""

@@ -49,7 +49,7 @@ ON_LOOP_OUTPUT: Final = 256 * 1024  # characters
 SLICE: Final = 0.005  # seconds of pages, after which the loop does something else
 COMPILING: Final = 0.002  # seconds of one job's rules, after which those of another are compiled
 EASY: Final = 0.01  # seconds in all; rules that take longer are compiled by helpers alone
-REMEMBERED: Final = 4096  # such rules, by their hash
+MAX_REMEMBERED: Final = 4096  # such rules, by their hash
 MAX_BACKLOG: Final = (
     30.0  # seconds of CPU that those who wait for a helper have before them at most
 )
@@ -115,7 +115,7 @@ class Extractor:
         self._sent_away = TokenBucket(MAX_SENT_AWAY)
         self._time_slice = TimeSlice(SLICE)
         self._compile_time = TimeSharing(COMPILING, EASY)
-        self._elsewhere: Cache[bytes, bool] = Cache(REMEMBERED)
+        self._elsewhere: Cache[bytes, bool] = Cache(MAX_REMEMBERED)
         self._compiling: dict[bytes, _Shared] = {}
         self._helpers = Helpers(Start(self._memory, self._limits), config.extract_processes)
 

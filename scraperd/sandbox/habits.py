@@ -1,7 +1,7 @@
 """How long pages of each kind take, as observed; and a token bucket for jobs that are sent away.
 
 May touch: numbers. Pure.
-Must never: let one page speak for all of its kind, or remember more than KNOWN kinds.
+Must never: let one page speak for all of its kind, or remember more than MAX_KINDS kinds.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from scraperd.base.cache import Cache
 
 LONG: Final = 4  # what a long page counts; a short one takes back 1
 OFTEN: Final = 6  # from here on its kind is known to be long: two pages
-MOST: Final = 40  # and more is not counted
-KNOWN: Final = 1024  # kinds
+MAX_COUNT: Final = 40  # and more is not counted
+MAX_KINDS: Final = 1024  # kinds
 
 
 class Habits:
     """The level in which the pages of a kind end, if a fifth of them or more pass the first."""
 
     def __init__(self) -> None:
-        self._long: Cache[int, tuple[int, int]] = Cache(KNOWN)  # the count, the last level
+        self._long: Cache[int, tuple[int, int]] = Cache(MAX_KINDS)  # the count, the last level
 
     def __bool__(self) -> bool:
         """Whether any kind of page is known to be long."""
@@ -29,7 +29,7 @@ class Habits:
     def note(self, kind: int, level: int) -> None:
         """Note that a page of this kind ended in this level."""
         count, last = self._long.pop(kind) or (0, 0)
-        count = min(MOST, count + LONG) if level else count - 1
+        count = min(MAX_COUNT, count + LONG) if level else count - 1
         if count > 0:
             self._long.put(kind, (count, level or last))
 

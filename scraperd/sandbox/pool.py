@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from scraperd.extract.document import Extracted, ExtractRequest
     from scraperd.sandbox.nursery import Child
 
-RETIRED: Final = 256 * 1024 * 1024  # bytes; a helper that keeps more is ended: heaps don't shrink
+# Bytes; a helper that keeps more is ended, as heaps don't shrink.
+MAX_RETAINED_BYTES: Final = 256 * 1024 * 1024
 _READ: Final = 1024 * 1024  # bytes of a reply that may wait to be read
 
 
@@ -68,7 +69,7 @@ class Helpers:
             reply = await self._reply(helper, request, body, seconds)
         if not isinstance(reply, Reply):
             return reply
-        if reply.memory > RETIRED:
+        if reply.memory > MAX_RETAINED_BYTES:
             await helper.kill()
         else:
             self._idle.append(helper)

@@ -21,8 +21,8 @@ from pamqp import decode, encode, frame
 from pamqp.header import ContentHeader
 
 from scraperd.broker.ports import Delivery, Epoch, GivenUp, Message, Source
-from scraperd.broker.rabbitmq.codec import MOST_HEADERS, _sound, delivery_of, properties_of
-from scraperd.broker.rabbitmq.topology import RETURNS
+from scraperd.broker.rabbitmq.codec import MAX_HEADERS, _sound, delivery_of, properties_of
+from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
 from scraperd.broker.rabbitmq.wire import header_decoding
 
 header_decoding.install()  # as each connection does
@@ -129,7 +129,7 @@ def test_headers_too_large_for_a_frame_keep_ours() -> None:
 
 def test_how_many_headers_are_too_many() -> None:
     """Of the publisher's own; what the broker and the daemon add to them does not count."""
-    own: dict[str, Any] = {f"h{n}": n for n in range(MOST_HEADERS)}
+    own: dict[str, Any] = {f"h{n}": n for n in range(MAX_HEADERS)}
     ours = {"x-scraperd-attempt": 2, "x-scraperd-job-id": "a", "x-delivery-count": 1, "x-death": []}
     assert not with_headers({**own, **ours}).overfull
     assert with_headers({**own, **ours, "one": 1}).overfull
@@ -174,7 +174,7 @@ def test_what_the_broker_would_act_on_is_not_published_again() -> None:
     [
         ([{"reason": "expired", "time": datetime(2026, 1, 2, tzinfo=UTC)}, {"reason": "maxlen"}],
          GivenUp("expired", datetime(2026, 1, 2, tzinfo=UTC))),
-        ([{"reason": "delivery_limit"}], GivenUp("delivery_limit", times=RETURNS)),
+        ([{"reason": "delivery_limit"}], GivenUp("delivery_limit", times=MAX_REDELIVERIES)),
         ([{"reason": "because"}], GivenUp("unknown")),
         ([{"reason": 7, "time": "soon"}], GivenUp("unknown")),
         (["a", "b"], GivenUp("unknown")),

@@ -19,7 +19,7 @@ from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import Generation, Settings
 from scraperd.broker.rabbitmq.topology import Topology, declare
-from scraperd.broker.rabbitmq.wire.gate import SMALL, Gate, GatedReader
+from scraperd.broker.rabbitmq.wire.gate import SMALL_BYTES, Gate, GatedReader
 from scraperd.broker.rabbitmq.wire.slices import SLICE
 
 if TYPE_CHECKING:
@@ -55,20 +55,26 @@ async def test_past_the_limit_the_next_waits_for_an_ack() -> None:
     Small ones pass at all times and are not counted.
     """
     told: list[int] = []
-    gate = Gate(3 * SMALL, told.append)
+    gate = Gate(3 * SMALL_BYTES, told.append)
     for _ in range(3):
-        await gate.passage(2 * SMALL) if gate.held < 3 * SMALL else await gate.passage(SMALL)
-    assert (gate.held, gate.passed, gate.crowded) == (4 * SMALL, 2, True)
-    waiting = asyncio.ensure_future(gate.passage(SMALL + 1))
+        await gate.passage(2 * SMALL_BYTES) if gate.held < 3 * SMALL_BYTES else await gate.passage(
+            SMALL_BYTES
+        )
+    assert (gate.held, gate.passed, gate.crowded) == (4 * SMALL_BYTES, 2, True)
+    waiting = asyncio.ensure_future(gate.passage(SMALL_BYTES + 1))
     await asyncio.sleep(0)
     assert not waiting.done()
-    assert [gate.arrived(size) for size in (SMALL, 2 * SMALL, 2 * SMALL)] == [False, False, True]
-    gate.leave(SMALL)
+    assert [gate.arrived(size) for size in (SMALL_BYTES, 2 * SMALL_BYTES, 2 * SMALL_BYTES)] == [
+        False,
+        False,
+        True,
+    ]
+    gate.leave(SMALL_BYTES)
     await asyncio.sleep(0)
     assert not waiting.done()
-    gate.leave(2 * SMALL)
+    gate.leave(2 * SMALL_BYTES)
     await waiting
-    assert told == [2 * SMALL, 4 * SMALL, 2 * SMALL, 3 * SMALL + 1]
+    assert told == [2 * SMALL_BYTES, 4 * SMALL_BYTES, 2 * SMALL_BYTES, 3 * SMALL_BYTES + 1]
 
 
 async def test_a_connection_that_ended_leaves_nothing_behind() -> None:
@@ -92,7 +98,7 @@ async def test_one_alone_is_never_one_too_many() -> None:
     """As large as the limit, and beside any number of small ones."""
     gate = Gate(MIB)
     for _ in range(1000):
-        await gate.passage(SMALL)
+        await gate.passage(SMALL_BYTES)
     await gate.passage(MIB)
     assert not gate.arrived(MIB)
 

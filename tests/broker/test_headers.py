@@ -78,14 +78,14 @@ def test_no_header_takes_long_or_hides_another(evil: bytes) -> None:
 
 
 def test_of_many_headers_the_first_are_read() -> None:
-    """60,000 in one frame take no longer than WIDEST, and what is handed out says so."""
+    """60,000 in one frame take no longer than MAX_ENTRIES, and what is handed out says so."""
     raw = table(b"\0V" * 60_000)
     began = time.thread_time()
     consumed, found = decode.METHODS["table"](raw)
     assert time.thread_time() - began < 0.01
     assert consumed == len(raw)
     assert isinstance(found, header_decoding.Cut)
-    at_most = b"".join(b"\1%cV" % n for n in range(header_decoding.WIDEST))
+    at_most = b"".join(b"\1%cV" % n for n in range(header_decoding.MAX_ENTRIES))
     assert not isinstance(decode.METHODS["table"](table(at_most))[1], header_decoding.Cut)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scraperd.broker.rabbitmq.topology import RETURNS, Topology
+from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES, Topology
 from tests.rig.daemon import Daemon
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_a_job_that_was_given_out_too_often_is_heard_of(
 ) -> None:
     """The broker's own limit of returns is passed: a failed result, and a dead letter; not run."""
     declared.publish({"url": TARGET, "id": "worn"})
-    for _ in range(RETURNS + 1):
+    for _ in range(MAX_REDELIVERIES + 1):
         method, _, _ = declared.channel.basic_get(f"{prefix}.jobs")
         declared.channel.basic_nack(method.delivery_tag, requeue=True)
     until(lambda: declared.depth("undelivered") == 1)
@@ -84,7 +84,7 @@ def test_a_job_that_was_given_out_too_often_is_heard_of(
         headers = letters(declared, 1)["worn"]
         assert daemon.drain() == 0
     assert (result["id"], result["error"]["kind"]) == ("worn", "internal")
-    assert f"given out {RETURNS} times" in result["error"]["message"]
+    assert f"given out {MAX_REDELIVERIES} times" in result["error"]["message"]
     assert headers["x-scraperd-undelivered"] == "delivery_limit"
 
 

@@ -17,7 +17,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.extract.apply import Allowance, extract
-from scraperd.extract.compile import CACHED, MAX_FALLBACKS, MAX_SIZE, _Cache, compile_rules
+from scraperd.extract.compile import (
+    MAX_CACHED_BYTES,
+    MAX_FALLBACKS,
+    MAX_SIZE,
+    _Cache,
+    compile_rules,
+)
 from scraperd.extract.rules import Bounds, RuleError, Rules
 
 if TYPE_CHECKING:
@@ -242,7 +248,7 @@ def test_what_documents_rules_are_for() -> None:
 
 def test_ten_thousand_jobs_with_the_same_rules_compile_once() -> None:
     """The cache is asked by the bytes: not one rule is compiled a second time."""
-    cache = _Cache(CACHED)
+    cache = _Cache(MAX_CACHED_BYTES)
     raw = json.dumps({"a": {"selector": "b", "regex": "(c)", "cast": "int"}}).encode()
     rules = {id(cache.get(bytes(bytearray(raw)), Bounds())) for _ in range(10_000)}
     assert (len(rules), cache.compiled) == (1, 1)

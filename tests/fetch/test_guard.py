@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from scraperd.config.settings import Config
-from scraperd.fetch.guard import KEPT, Blocked, Guard
+from scraperd.fetch.guard import MAX_CACHED_ADDRESSES, Blocked, Guard
 from tests.rig.site import page
 
 if TYPE_CHECKING:
@@ -354,6 +354,6 @@ async def status(by: Guard, url: str) -> int:
 def test_judgements_are_remembered_within_bounds() -> None:
     """Strangers choose the addresses, so they choose how many there are."""
     busy = guard()
-    for number in range(3 * KEPT):
+    for number in range(3 * MAX_CACHED_ADDRESSES):
         busy.admits(str(IPv4Address(0x5DB80000 + number)))
-    assert busy._judged.cache_info().currsize == KEPT
+    assert busy._judged.cache_info().currsize == MAX_CACHED_ADDRESSES

@@ -21,12 +21,12 @@ import uvloop
 from scraperd.config.settings import Config
 from scraperd.fetch.guard import Blocked, Guard
 from scraperd.fetch.resolver import (
-    ABSENT,
-    ADDRESSES,
-    CHANNEL_REST,
-    KEPT,
-    SHORTEST,
-    TROUBLE,
+    ABSENT_TTL,
+    MAX_ADDRESSES,
+    MAX_CACHED_NAMES,
+    MIN_CHANNEL_AGE,
+    MIN_TTL,
+    TROUBLE_TTL,
     LookupFailed,
     Resolver,
 )
@@ -144,9 +144,9 @@ async def test_thousands_of_addresses(server: Nameserver, clock: Clock) -> None:
         ("A", f"127.1.{n // 250}.{n % 250 + 1}", 3600) for n in range(4000)
     ]
     resolver = resolver_for(server.address, clock=clock, patience=2.0)  # such an answer takes time
-    assert len(await found(resolver, "many.test")) == ADDRESSES
+    assert len(await found(resolver, "many.test")) == MAX_ADDRESSES
     (before,) = map(id, resolver._open)
-    clock.now += CHANNEL_REST
+    clock.now += MIN_CHANNEL_AGE
     await found(resolver, "a.test")
     (after,) = map(id, resolver._open)
     assert after != before
@@ -354,8 +354,8 @@ async def test_good_and_forbidden_addresses(server: Nameserver, resolver: Resolv
         (["127.0.0.1", "10.0.0.1"], False),
         (["127.0.0.1", "fd00::1"], False),
         (["10.0.0.1"], False),
-        ([f"127.0.1.{n}" for n in range(ADDRESSES)], True),
-        ([f"127.0.1.{n}" for n in range(ADDRESSES + 1)], False),
+        ([f"127.0.1.{n}" for n in range(MAX_ADDRESSES)], True),
+        ([f"127.0.1.{n}" for n in range(MAX_ADDRESSES + 1)], False),
     ],
     ids=["all", "not IPv4", "not IPv6", "none", "many", "too many"],
 )
@@ -391,7 +391,7 @@ async def test_rebinding(server: Nameserver, resolver: Resolver, clock: Clock) -
     """A name that led outside at first and then leads inside is blocked then."""
     server.sequences["turn.test"] = [[("A", "127.0.0.1", 0)], [("A", "10.0.0.1", 0)]]
     assert await found(resolver, "turn.test") == ["127.0.0.1"]
-    clock.now += SHORTEST
+    clock.now += MIN_TTL
     with pytest.raises(Blocked):
         await resolver.resolve("turn.test", 80)
 
@@ -468,8 +468,8 @@ async def test_many_names_at_once(server: Nameserver, resolver: Resolver) -> Non
         ([("A", "127.0.0.1", 60)], 60),
         ([("A", "127.0.0.1", 60), ("AAAA", "::1", 30)], 30),
         ([("A", "127.0.0.1", 86400)], 300),  # dns_cache_ttl
-        ([("A", "127.0.0.1", 0)], SHORTEST),
-        ([], ABSENT),
+        ([("A", "127.0.0.1", 0)], MIN_TTL),
+        ([], ABSENT_TTL),
     ],
 )
 async def test_how_long_an_answer_is_kept(
@@ -495,7 +495,7 @@ async def test_how_long_trouble_is_kept(
     await failure(resolver, "a.test")
     server.manners.clear()
     await failure(resolver, "a.test")
-    clock.now += TROUBLE
+    clock.now += TROUBLE_TTL
     assert await found(resolver, "a.test") == ["127.0.0.1"]
 
 
@@ -505,7 +505,7 @@ async def test_no_cache(server: Nameserver, clock: Clock) -> None:
     for count in (1, 2, 3):
         await found(resolver, "a.test")
         assert server.asked("a.test") == count
-        clock.now += CHANNEL_REST
+        clock.now += MIN_CHANNEL_AGE
     await resolver.close()
 
 
@@ -513,13 +513,13 @@ async def test_the_cache_is_bounded(server: Nameserver, resolver: Resolver) -> N
     """Of more names than it holds, those used last are kept."""
     await resolver.resolve("n0.localhost")
     first = resolver._cache.get("n0.localhost")
-    for start in range(0, KEPT + 100, 100):
+    for start in range(0, MAX_CACHED_NAMES + 100, 100):
         names = [f"n{number}.localhost" for number in range(start, start + 100)]
         await asyncio.gather(*(resolver.resolve(name) for name in names))
         await resolver.resolve("n0.localhost")
-    assert len(resolver._cache) == KEPT
+    assert len(resolver._cache) == MAX_CACHED_NAMES
     assert resolver._cache.get("n0.localhost") is first
-    assert f"n{KEPT + 99}.localhost" in resolver._cache
+    assert f"n{MAX_CACHED_NAMES + 99}.localhost" in resolver._cache
     assert "n1.localhost" not in resolver._cache
 
 

@@ -36,7 +36,7 @@ from scraperd.sandbox.extractor import (
 )
 from scraperd.sandbox.fair_queue import HostFairQueue, TimeSharing, TimeSlice
 from scraperd.sandbox.habits import Habits, TokenBucket
-from scraperd.sandbox.pool import RETIRED
+from scraperd.sandbox.pool import MAX_RETAINED_BYTES
 from tests.rig.process import started
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ async def test_a_helper_that_keeps_much_memory_is_ended() -> None:
         assert len(extractor._helpers._idle) == 1
         await take(extractor, b"<p>x</p>" * 800_000, {"t": "h1"}, body=True, metadata=True)
         used = sum(helper_memory(helper.pid) for helper in extractor._helpers._idle)
-        assert used < RETIRED
+        assert used < MAX_RETAINED_BYTES
     del ballast
 
 

@@ -15,7 +15,7 @@ from pamqp import commands as spec
 from pamqp.encode import field_table
 
 from scraperd.broker.ports import Delivery, GivenUp, Message, Source, count_of, reason_of
-from scraperd.broker.rabbitmq.topology import RETURNS
+from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
 from scraperd.broker.rabbitmq.wire import header_decoding
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
 _OURS: Final = "x-scraperd-"
 _MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
-MOST_HEADERS: Final = 100  # of a publisher; with ours and the broker's below header_decoding.WIDEST
+MAX_HEADERS: Final = 100  # of a publisher; with all others fewer than header_decoding.MAX_ENTRIES
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_OURS: Final = 1024  # bytes of one header of ours or the broker's
 _process: Final = uuid.uuid4().hex
@@ -89,7 +89,7 @@ def delivery_of(
         content_type=_text(properties.content_type),
         redeliveries=count_of(headers.get(_COUNT)),
         given_up=given_up(headers),
-        overfull=MOST_HEADERS if cut or _is_overfull(headers) else 0,
+        overfull=MAX_HEADERS if cut or _is_overfull(headers) else 0,
         tag=message.delivery_tag or 0,
     )
 
@@ -102,7 +102,7 @@ def given_up(headers: Mapping[str, Any]) -> GivenUp | None:
     last = found[0] if isinstance(found[0], dict) else {}
     reason, at = reason_of(last.get("reason")), last.get("time")
     when = _moment(at) if isinstance(at, datetime) else None
-    return GivenUp(reason, when, RETURNS if reason == "delivery_limit" else None)
+    return GivenUp(reason, when, MAX_REDELIVERIES if reason == "delivery_limit" else None)
 
 
 def _moment(at: datetime) -> datetime:
@@ -110,11 +110,11 @@ def _moment(at: datetime) -> datetime:
 
 
 def _is_overfull(headers: Mapping[str, Any]) -> bool:
-    """True if there are more headers of the publisher's than MOST_HEADERS."""
-    if len(headers) <= MOST_HEADERS:
+    """True if there are more headers of the publisher's than MAX_HEADERS."""
+    if len(headers) <= MAX_HEADERS:
         return False
     theirs = [name for name in travelling(headers) if not name.lower().startswith(_OURS)]
-    return len(theirs) > MOST_HEADERS
+    return len(theirs) > MAX_HEADERS
 
 
 def _sound(headers: Any) -> dict[str, Any]:

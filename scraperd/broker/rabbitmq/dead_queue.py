@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.generation import Settings
     from scraperd.broker.rabbitmq.topology import Topology
 
-SMALLEST: Final = 32  # letters of the first window, before the size of a body is known
-LARGEST: Final = 512  # letters of any window
-BYTES: Final = 32 * 1024 * 1024  # of all bodies that are here, and one more; and of a window, if
-# they are as large as the last ones
-SILENCE: Final = 1.0  # seconds without a letter after which the queue is asked whether there is one
-PATIENCE: Final = 5  # such silences in a row, though letters are ready: someone else is served
-GROUP: Final = 32  # letters that one nack requeues: RabbitMQ does not keep the order of more
-NACKS: Final = 16  # after which they must be applied: above 32 RabbitMQ makes one of several
-RETURNED: Final = 100  # times the broker is asked whether letters are back; another may have them
-RETURNED_EVERY: Final = 0.01  # seconds
+MIN_WINDOW: Final = 32  # letters of the first window, before the size of a body is known
+MAX_WINDOW: Final = 512  # letters of any window
+# Of all bodies that are here, and one more. A window is as large if its bodies are like the last.
+MAX_BYTES: Final = 32 * 1024 * 1024
+SILENCE_INTERVAL: Final = 1.0  # seconds without a letter after which the queue is counted
+MAX_SILENCES: Final = 5  # such silences in a row, though letters are ready: someone else is served
+MAX_NACK_GROUP: Final = 32  # letters of one nack: RabbitMQ does not keep the order of more
+MAX_NACKS: Final = 16  # after which they must be applied: above 32 RabbitMQ makes one of several
+MAX_RETURN_CHECKS: Final = 100  # times to ask whether letters are back; another may have them
+RETURN_CHECK_INTERVAL: Final = 0.01  # seconds
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def opened(settings: Settings, topology: Topology) -> AsyncIterator[DeadQu
 
     Letters that were looked at and not removed go back when it is closed.
     """
-    gate = Gate(BYTES)
+    gate = Gate(MAX_BYTES)
     generation, channel = await _first(settings, gate)
     try:
         yield DeadQueue(generation, channel, gate, topology, settings.confirm_timeout)
@@ -85,7 +85,7 @@ class Window:
 
     def next_size(self, most: int) -> int:
         """As many letters as surely fit into memory, judged by the bodies seen here."""
-        return min(most, max(SMALLEST, min(LARGEST, BYTES // self.largest)))
+        return min(most, max(MIN_WINDOW, min(MAX_WINDOW, MAX_BYTES // self.largest)))
 
 
 class DeadQueue:
@@ -96,8 +96,8 @@ class DeadQueue:
     that for it), and would be sent that many bodies at once. When all places of a window are held
     the next consumer takes over; what the one before was given stays ours until it is given back.
 
-    The size of the next letters is not known. So `gate` lets BYTES in, and leaves the rest on the
-    wire until letters are given out. What arrives after the last wanted letter is not kept.
+    The size of the next letters is not known. So `gate` lets MAX_BYTES in, and leaves the rest on
+    the wire until letters are given out. What arrives after the last wanted letter is not kept.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class DeadQueue:
             await channel.close()
         return answer.message_count or 0, answer.consumer_count or 0
 
-    async def letters(self, most: int = LARGEST) -> AsyncGenerator[Delivery]:
+    async def letters(self, most: int = MAX_WINDOW) -> AsyncGenerator[Delivery]:
         """As many letters as there were at `begin`, in the broker's order.
 
         RabbitMQ gives out what was never read in the order in which it died, and before it what
@@ -164,7 +164,7 @@ class DeadQueue:
         Raises Lost.
         """
         if self.total:
-            await self._open(Window(min(SMALLEST, most)))
+            await self._open(Window(min(MIN_WINDOW, most)))
         while self.seen < self.total and (letter := await self._next(most)) is not None:
             self.seen += 1
             self._window.kept += 1
@@ -181,11 +181,11 @@ class DeadQueue:
                 await self._end()
                 await self._open(Window(self._window.next_size(most), self._last + 1))
             try:
-                async with asyncio.timeout(SILENCE):
+                async with asyncio.timeout(SILENCE_INTERVAL):
                     letter = await self._arrived.get()
             except TimeoutError:
                 silent += 1
-                if silent > PATIENCE or not (await self._count())[0]:
+                if silent > MAX_SILENCES or not (await self._count())[0]:
                     return None
             else:
                 if letter is not None:
@@ -258,21 +258,21 @@ class DeadQueue:
                 with _lost():
                     await self._channel.basic_nack(last + 1, multiple=True, wait=False)
                 ready, nacks = ready + count, nacks + 1
-                if paced and nacks % NACKS == 0:
+                if paced and nacks % MAX_NACKS == 0:
                     paced = await self._back(ready)
 
     def _groups(self) -> Iterator[tuple[int, int]]:
         """Bounds in `_held` of what is given back with one nack: of one consumer each."""
         for start, end in pairwise((*self._firsts, len(self._held) + 1)):
-            for tag in range(start, end, GROUP):
-                yield tag - 1, min(tag + GROUP, end) - 1
+            for tag in range(start, end, MAX_NACK_GROUP):
+                yield tag - 1, min(tag + MAX_NACK_GROUP, end) - 1
 
     async def _back(self, ready: int) -> bool:
         """Poll for a second until `ready` letters are ready; False if another reader holds some."""
-        for _ in range(RETURNED):
+        for _ in range(MAX_RETURN_CHECKS):
             if (await self._count())[0] >= ready:
                 return True
-            await asyncio.sleep(RETURNED_EVERY)
+            await asyncio.sleep(RETURN_CHECK_INTERVAL)
         return False
 
     async def requeue(self, letter: Delivery, job: Message, ident: str | None) -> None:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CLOSE_TIMEOUT: Final = 5.0
 WAKE_AFTER: Final = 1.0  # seconds the library gets to end its own calls on a lost connection
-RENEW_EVERY: Final = 5.0  # seconds; a queue that is full rejects on any channel
+RENEW_INTERVAL: Final = 5.0  # seconds; a queue that is full rejects on any channel
 ANSWER_TIMEOUT: Final = 10.0  # seconds
 COUNT_TIMEOUT: Final = 4.0  # seconds; a queue that takes longer to be counted has no leader
 # What a library call raises once its connection is gone: a closed channel is a RuntimeError, and
@@ -324,13 +324,13 @@ class Generation:
                 await self._retire(channel)
 
     async def renew(self) -> None:
-        """Publish on new channels from now on; at most every RENEW_EVERY seconds.
+        """Publish on new channels from now on; at most every RENEW_INTERVAL seconds.
 
         RabbitMQ 3.10 rejects everything from a channel that first published to a queue
         while that had no leader, also when it has one.
         """
         now, old = time.monotonic(), self._publishing
-        soon = self._renewing or now - self._renewed < RENEW_EVERY
+        soon = self._renewing or now - self._renewed < RENEW_INTERVAL
         if soon or self.lost.done() or not old:
             return
         self._renewed, self._renewing = now, True

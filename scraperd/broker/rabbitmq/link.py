@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.generation import Events, Settings
     from scraperd.broker.rabbitmq.wire.gate import Gate
 
-SAY_EVERY: Final = 30.0  # seconds between two log lines about a broker that stays away
-TICK: Final = 1.0  # seconds between two looks at a generation
+LOG_INTERVAL: Final = 30.0  # seconds between two log lines about a broker that stays away
+TICK_INTERVAL: Final = 1.0  # seconds between two looks at a generation
 
 
 class Link:
@@ -150,7 +150,7 @@ class Link:
         """Wait for the generation's end; end it if a confirm is overdue and nothing excuses it."""
         blocked_since: float | None = None
         while not generation.lost.done():
-            await asyncio.wait([generation.lost], timeout=TICK)
+            await asyncio.wait([generation.lost], timeout=TICK_INTERVAL)
             blocked = not generation.lost.done() and await generation.blocked()
             if blocked and blocked_since is None:
                 blocked_since = time.monotonic()
@@ -174,7 +174,7 @@ class Link:
     def _say_unreachable(self, error: OSError) -> None:
         """Once in a while for each broker."""
         now = time.monotonic()
-        if now - self._said.get(self._url, -math.inf) >= SAY_EVERY:
+        if now - self._said.get(self._url, -math.inf) >= LOG_INTERVAL:
             self._said[self._url] = now
             self._events("broker_unreachable", broker=self.endpoint, error=str(error))
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.generation import Events
     from scraperd.broker.rabbitmq.reply_patterns import Addresses
 
-RETRY_MIN: Final = 0.5  # seconds; the queue is full or missing, and an operator must act
-RETRY_MAX: Final = 30.0
-REFUSED_SAID: Final = 100  # refused reply queues that are named in the log
+MIN_RETRY_PAUSE: Final = 0.5  # seconds; the queue is full or missing, and an operator must act
+MAX_RETRY_PAUSE: Final = 30.0
+MAX_REFUSED_LOGGED: Final = 100  # refused reply queues that are named in the log
 
 
 class RabbitPublisher:
@@ -84,7 +84,7 @@ class RabbitPublisher:
         down and loses nothing.
         """
         exchange, key = to
-        for wait in backoff(RETRY_MIN, RETRY_MAX, self._jitter):
+        for wait in backoff(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE, self._jitter):
             try:
                 await generation.publish(exchange, key, message.body, properties_of(message))
             except amqp.PublishError:
@@ -133,7 +133,7 @@ class RabbitPublisher:
 
     def _say_refused(self, queue: str) -> None:
         """Log a refusal once for each queue, up to a limit: publishers choose the names."""
-        if queue not in self._refused and len(self._refused) < REFUSED_SAID:
+        if queue not in self._refused and len(self._refused) < MAX_REFUSED_LOGGED:
             self._refused.add(queue)
             why = "a queue of ours" if self._addresses.never(queue) else "not in allow_reply_to"
             self._events("reply_refused", queue=printable(queue, 255), why=why)

@@ -31,7 +31,7 @@ DELAYS: Final = (
 # header (docs/decisions/0016-quarantine.md). The broker's own is the net beneath: for a message
 # that ends each process before it can be looked at, and where a limit does harm, none that is ever
 # met (unset, RabbitMQ 4 drops a message at its 20th return; 3.10 does not take -1).
-RETURNS: Final = 100
+MAX_REDELIVERIES: Final = 100
 ENDLESS: Final = 1_000_000_000
 _ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, or none
     r"inequivalent arg '(?P<arg>[^']*)' for (?P<what>queue|exchange) '(?P<name>[^']*)' "
@@ -137,7 +137,7 @@ class Topology:
         endless = {**kept, _NET: ENDLESS}
         to_jobs = {"x-dead-letter-exchange": self.jobs, _TARGET: self.jobs}
         ladder = {**kept, **to_jobs, _STRATEGY: "at-least-once"}
-        fed = {**kept, "x-dead-letter-exchange": "", _NET: RETURNS}
+        fed = {**kept, "x-dead-letter-exchange": "", _NET: MAX_REDELIVERIES}
         work = {**fed, _TARGET: self.undelivered}
         earlier = {_TARGET: self.dead, _STRATEGY: "at-least-once"}
         return (

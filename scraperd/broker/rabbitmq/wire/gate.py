@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, cast
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SMALL: Final = 16 * 1024  # bytes of a message that is always let in, and not counted
-AT_MOST: Final = 5.0  # seconds until one more is let in. RabbitMQ closes a connection that takes
+SMALL_BYTES: Final = 16 * 1024  # bytes of a message that is always let in, and not counted
+MAX_HOLD: Final = 5.0  # seconds until one more is let in. RabbitMQ closes a connection that takes
 # nothing for 15 (its send_timeout), and a heartbeat may stand behind
 _LENGTHS: Final = (1, 6)  # how the library reads a frame: its kind; channel and size; all the rest
 _STEPS: Final = 3
@@ -46,12 +46,12 @@ class Gate:
         return self.held > self._limit
 
     async def passage(self, size: int) -> None:
-        """Let a message of `size` bytes in: at once, or when there is room, or after AT_MOST."""
-        if size <= SMALL:
+        """Let a message of `size` bytes in: at once, or when there is room, or after MAX_HOLD."""
+        if size <= SMALL_BYTES:
             return
         if self.crowded:
             try:
-                async with asyncio.timeout(AT_MOST):
+                async with asyncio.timeout(MAX_HOLD):
                     await self._opened.wait()
             except TimeoutError:
                 pass
@@ -63,11 +63,11 @@ class Gate:
 
     def arrived(self, size: int) -> bool:
         """Count the next message that was let in; True if there is no room for it."""
-        return size > SMALL and bool(self._verdicts) and self._verdicts.popleft()
+        return size > SMALL_BYTES and bool(self._verdicts) and self._verdicts.popleft()
 
     def leave(self, size: int) -> None:
         """A message of `size` bytes is settled."""
-        if size > SMALL and not self._closed:
+        if size > SMALL_BYTES and not self._closed:
             self._count(-size)
 
     def close(self) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     Decoder: TypeAlias = "Callable[[Any], tuple[int, Any]]"
 
-WIDEST: Final = 200  # entries of a table; those behind them are not read
-NESTED: Final = 500  # entries of tables and arrays inside of one table
-DEEPEST: Final = 50  # tables and arrays inside of each other
+MAX_ENTRIES: Final = 200  # entries of a table; those behind them are not read
+MAX_NESTED: Final = 500  # entries of tables and arrays inside of one table
+MAX_DEPTH: Final = 50  # tables and arrays inside of each other
 _FIXED: Final = 16  # bytes; no value without a length of its own is longer
 _LENGTH: Final = 4  # bytes of a length
 _SIZED: Final = (b"S", b"x")  # a text, and bytes: their length, then themselves
@@ -26,7 +26,7 @@ _UNREADABLE: Final = (ValueError, OverflowError, OSError, RecursionError)
 
 
 class Cut(dict[str, Any]):
-    """The first WIDEST entries of a table that has more: to read thousands takes milliseconds."""
+    """The first MAX_ENTRIES entries of a larger table: to read thousands takes milliseconds."""
 
 
 class _Reader:
@@ -36,7 +36,7 @@ class _Reader:
     """
 
     def __init__(self) -> None:
-        self._left = NESTED
+        self._left = MAX_NESTED
         self._depth = 0
 
     def table(self, view: memoryview) -> tuple[int, Any]:
@@ -44,7 +44,7 @@ class _Reader:
         found: dict[str, Any] = {}
         end, offset, read = _end(view), _LENGTH, 0
         while offset < end:
-            if read == WIDEST and not self._depth:
+            if read == MAX_ENTRIES and not self._depth:
                 return end, Cut(found)
             read += 1
             start = offset + 1
@@ -89,7 +89,7 @@ class _Reader:
 
     def _spend(self) -> None:
         self._left -= 1
-        if self._left < 0 or self._depth > DEEPEST:
+        if self._left < 0 or self._depth > MAX_DEPTH:
             raise _TooManyError
 
 
