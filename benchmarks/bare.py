@@ -22,7 +22,8 @@ from selectolax.lexbor import LexborHTMLParser
 
 async def main(*, absolute: bool) -> None:
     """Consume, fetch, parse, publish confirmed, ack; until SIGTERM."""
-    settings = {name: os.environ[f"SCRAPERD_{name}"] for name in ("BROKER_URL", "PREFIX")}
+    names = {"BROKER_URL": "SCRAPERD_BROKER_URL", "PREFIX": "SCRAPERD_BROKER__PREFIX"}
+    settings = {name: os.environ[variable] for name, variable in names.items()}
     prefetch = int(os.environ["SCRAPERD_CONCURRENCY"])
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

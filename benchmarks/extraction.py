@@ -26,8 +26,8 @@ from benchmarks.watched import holds
 from scraperd.config.settings import Config
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import Extracted, ExtractRequest
-from scraperd.extract.limits import limits_of
 from scraperd.sandbox.extractor import at_once, for_the_loop
+from scraperd.wiring import extract_limits
 from tests.rig import ports, process
 from tests.rig.nginx import Nginx
 
@@ -58,12 +58,12 @@ RICH: Final[dict[str, Any]] = {
 }
 KINDS: Final = (SIMPLE, RICH)
 SETTINGS: Final[dict[str, Any]] = {
-    "log_level": "warning",
-    "log_format": "json",
-    "allow_networks": ["127.0.0.0/8"],
-    "allow_ports": [],
-    "robotstxt_obey": False,
-    "autothrottle": False,
+    "log__level": "warning",
+    "log__format": "json",
+    "fetch__allow_networks": ["127.0.0.0/8"],
+    "fetch__allow_ports": [],
+    "politeness__robotstxt_obey": False,
+    "politeness__autothrottle": False,
     "concurrency": 300,
 }
 
@@ -211,9 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[""], help="only sorts whose name holds one")
     parser.add_argument("--no-memory", action="store_true", help="not the 5,000 jobs in flight")
-    parser.add_argument("--helpers", type=int, default=4, help="extract_processes")
+    parser.add_argument("--helpers", type=int, default=4, help="sandbox.processes")
     options = parser.parse_args()
-    SETTINGS["extract_processes"] = options.helpers
+    SETTINGS["sandbox__processes"] = options.helpers
     goals = Goals()
     started = time.monotonic()
     with Stage() as stage:
@@ -301,8 +301,8 @@ def in_flight(stage: Stage, goals: Goals) -> None:
     port = ports.free_port()
     file = stage.folder / "holds-in-flight"
     stage.purge()
-    limits = {"concurrency": IN_FLIGHT, "per_host_concurrency": IN_FLIGHT}
-    limits |= {"connect_timeout": 60, "download_timeout": 110, "job_timeout": 600}
+    limits = {"concurrency": IN_FLIGHT, "politeness__per_host_concurrency": IN_FLIGHT}
+    limits |= {"fetch__connect_timeout": 60, "fetch__download_timeout": 110, "jobs__timeout": 600}
     print(f"\n{IN_FLIGHT:,} jobs in flight at once", flush=True)
     with (
         site(stage, port, stage.folder / "site") as log,
@@ -324,7 +324,7 @@ def in_flight(stage: Stage, goals: Goals) -> None:
         print(f"  loop: {held(holds(file), began, time.monotonic())}")
         longest_hold = longest(holds(file), began, time.monotonic())
         grown = daemon.peak_rss() - waiting
-        helpers = sum(sorted(kin.peaks.values())[-SETTINGS["extract_processes"] :])
+        helpers = sum(sorted(kin.peaks.values())[-SETTINGS["sandbox__processes"] :])
     goals.check(f"the loop is never held over {HELD:g} s", reached=longest_hold <= HELD)
     goals.check(f"every one of {IN_FLIGHT:,} is ok", reached=ends == {"ok": IN_FLIGHT})
     goals.check(
@@ -398,7 +398,7 @@ def _where(page: bytes, rules: dict[str, Any]) -> str:
     """Where the daemon should search it."""
     raw = json.dumps(rules).encode()
     asked = ExtractRequest("", "text/html", True, False, False, False, False, False, raw)
-    limits = for_the_loop(limits_of(Config()))
+    limits = for_the_loop(extract_limits(Config()))
     found = at_once(asked, page, compile_rules(raw), limits)
     return "loop" if isinstance(found, Extracted) else "helper"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HOSTS: Final = [f"127.0.9.{n}" for n in range(1, 251)]
 NICE: Final = 10
-MOST: Final = 10 * 1024**2  # bytes: download_maxsize
+MOST: Final = 10 * 1024**2  # bytes: fetch.download_maxsize
 TITLE: Final[dict[str, Any]] = {"extract": {"title": "h1"}}
 HTML: Final = "text/html; charset=utf-8"
 JSON: Final = "application/json"

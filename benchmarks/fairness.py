@@ -70,8 +70,8 @@ def measure(stage: Stage, options: argparse.Namespace) -> int:
     mixed = fast + strict
     random.Random(1).shuffle(mixed)  # the same order each time
     settings = {
-        "log_level": "warning",
-        "per_host_concurrency": 8,
+        "log__level": "warning",
+        "politeness__per_host_concurrency": 8,
         "hosts": {STRICT: {"per_host_delay": 1 / options.rate}},
     }
     command = ("benchmarks.fairness", "--latency", str(options.latency), "--serve", str(port))

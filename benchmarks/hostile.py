@@ -37,19 +37,21 @@ NEIGHBOURS: Final = [f"127.0.8.{n}" for n in range(1, 21)]
 RATE: Final = 100  # neighbours' pages a second
 SECONDS: Final = 6.0  # in which they are asked for, in each half of a round
 ROUNDS: Final = 3
-TOTAL: Final = 8.0  # download_timeout while the neighbours are measured
+TOTAL: Final = 8.0  # fetch.download_timeout while the neighbours are measured
 CONNECT: Final = 6.0
 LATE: Final = 1.5  # seconds past its timeout in which a hostile job must have ended
 WORSE: Final = 2.0  # how many times the quiet 99th percentile the attacked one may be
 SETTINGS: Final[dict[str, Any]] = {
-    "log_level": "warning",
-    "allow_networks": ["127.0.0.0/8"],
-    "allow_ports": [],
-    "robotstxt_obey": False,
-    "verify_tls": False,
-    "autothrottle": False,  # it would snooze the second round's jobs: their hosts timed out before
-    "snooze_after": 60,  # who waits for a robots.txt waits here, so that it counts in the result
-    "prefetch": 0,
+    "log__level": "warning",
+    "fetch__allow_networks": ["127.0.0.0/8"],
+    "fetch__allow_ports": [],
+    "politeness__robotstxt_obey": False,
+    "fetch__verify_tls": False,
+    # It would snooze the second round's jobs: their hosts timed out before.
+    "politeness__autothrottle": False,
+    # Who waits for a robots.txt waits here, so that it counts in the result.
+    "politeness__snooze_after": 60,
+    "broker__prefetch": 0,
 }
 
 
@@ -143,7 +145,11 @@ def bombs(stage: Stage, site: Child, port: int, goals: Goals) -> None:
     sorts |= {"gzip, gzip": "bomb/gzip-gzip", "endless": "flood"}
     print(f"\n{EACH} bombs of 10 GiB of each sort, all at once")
     wanted = EACH * len(sorts)
-    limits = {"memory_budget": BUDGET, "concurrency": wanted, "per_host_concurrency": wanted}
+    limits = {
+        "fetch__memory_budget": BUDGET,
+        "concurrency": wanted,
+        "politeness__per_host_concurrency": wanted,
+    }
     jobs = [hostile(sort, path, n, port) for sort, path in sorts.items() for n in range(EACH)]
     outcome = together(stage, site, jobs, **limits)
     for sort in sorts:
@@ -160,8 +166,14 @@ def whole(stage: Stage, site: Child, port: int, goals: Goals) -> None:
     count = 10 * EACH
     print(f"\n{count} bodies of {WHOLE // MIB} MiB at once, a budget of {SMALL // MIB} MiB")
     jobs = [hostile("whole", "whole", n, port) for n in range(count)]
-    limits = {"memory_budget": SMALL, "concurrency": count, "per_host_concurrency": count}
-    outcome = together(stage, site, jobs, **limits, download_timeout=60, connect_timeout=30)
+    limits = {
+        "fetch__memory_budget": SMALL,
+        "concurrency": count,
+        "politeness__per_host_concurrency": count,
+    }
+    outcome = together(
+        stage, site, jobs, **limits, fetch__download_timeout=60, fetch__connect_timeout=30
+    )
     ends = Counter(kind(result) for result in outcome.results.values())
     sizes = {result.get("size") for result in outcome.results.values()}
     print(f"  {dict(ends)} in {outcome.seconds:.1f} s")
@@ -182,8 +194,8 @@ def neighbours(stage: Stage, site: Child, port: int, goals: Goals) -> None:
     obeying = ", ".join(f'"{host}" = {{robotstxt_obey = true}}' for host in ROBOTS_HOSTS)
     limits: dict[str, Any] = {
         "concurrency": 600,
-        "download_timeout": TOTAL,
-        "connect_timeout": CONNECT,
+        "fetch__download_timeout": TOTAL,
+        "fetch__connect_timeout": CONNECT,
     }
     web = ports.free_port()
     listens = "".join(f"listen {host}:{web};" for host in NEIGHBOURS)

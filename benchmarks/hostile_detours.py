@@ -36,11 +36,11 @@ WORSE: Final = 3.0  # times the quiet median that the attacked one may be
 SLACK: Final = 0.25  # seconds that it may be in any case
 PATIENCE: Final = 60.0  # seconds for the results of a part
 SETTINGS: Final[dict[str, Any]] = {
-    "log_level": "warning",
-    "robotstxt_obey": False,
-    "per_host_concurrency": 8,
-    "download_timeout": 5.0,
-    "connect_timeout": 5.0,
+    "log__level": "warning",
+    "politeness__robotstxt_obey": False,
+    "politeness__per_host_concurrency": 8,
+    "fetch__download_timeout": 5.0,
+    "fetch__connect_timeout": 5.0,
 }
 
 
@@ -85,7 +85,7 @@ def names(stage: Stage, port: int, goals: Goals) -> None:
     ):
         for sort in ("quiet", "attacked"):
             _clear(stage)
-            with stage.daemon(**SETTINGS, nameservers=[dns]):
+            with stage.daemon(**SETTINGS, fetch__nameservers=[dns]):
                 _send(stage, "first", f"http://{HOST}:{web}/{page}")
                 assert list(_arrivals(stage, 1)) == [("first", True)]  # it has started
                 for n in range(DRIPS if sort == "attacked" else 0):
@@ -100,7 +100,7 @@ def names(stage: Stage, port: int, goals: Goals) -> None:
             goals.check(f"{sort}: every page of the neighbour is ok", reached=len(times) == COUNT)
     goal = f"median at most {WORSE:g} times the quiet one, or {SLACK:g} s"
     goals.check(goal, reached=medians["attacked"] <= max(SLACK, WORSE * medians["quiet"]))
-    limit = SETTINGS["download_timeout"]
+    limit = SETTINGS["fetch__download_timeout"]
     goal = f"99th percentile below the {limit:g} s that an endless page holds its place for"
     goals.check(goal, reached=p99["attacked"] < limit)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HOSTS: Final = [f"127.0.9.{n}" for n in range(1, 51)]
 ROBOTS_HOSTS: Final = [f"127.0.10.{n}" for n in range(1, 51)]  # whose robots.txt is asked for
 BOMB: Final = 10 * 1024**3  # bytes that each bomb stands for
-WHOLE: Final = 10 * 1024**2  # bytes of /whole: download_maxsize
+WHOLE: Final = 10 * 1024**2  # bytes of /whole: fetch.download_maxsize
 CACHE: Final = Path(__file__).resolve().parents[1] / ".cache" / "bombs"
 NICE: Final = 10  # so that a flood does not take the daemon's processor from it
 PACE: Final = 0.05  # seconds between two pieces of a drip

@@ -25,8 +25,8 @@ from benchmarks import selectors_truth
 from scraperd.config.settings import Config
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import ExtractRequest, extract_document
-from scraperd.extract.limits import limits_of
 from scraperd.sandbox.extractor import Extractor, at_once, for_the_loop
+from scraperd.wiring import extract_limits, extractor_of
 from tests.rig.debs import debs
 from tests.rig.pages import postgres_docs, python_docs
 
@@ -255,7 +255,7 @@ def compared(chunk: list[tuple[Path, str]]) -> Tally:
 
 async def _compared(chunk: list[tuple[Path, str]]) -> Tally:
     tally = Tally()
-    async with Extractor(Config()) as extractor:
+    async with extractor_of(Config()) as extractor:
         for file, url in chunk:
             await _compare(extractor, file.read_bytes(), url, tally)
             tally.pages += 1
@@ -267,8 +267,8 @@ async def _compare(extractor: Extractor, body: bytes, url: str, tally: Tally) ->
     raw = json.dumps(RULES).encode()
     rules = compile_rules(raw)
     asked = ExtractRequest(url, "text/html", True, False, True, True, False, False, raw)
-    here = extract_document(asked, body, rules, limits_of(Config()))
-    assert at_once(asked, body, rules, for_the_loop(limits_of(Config()))) == 0
+    here = extract_document(asked, body, rules, extract_limits(Config()))
+    assert at_once(asked, body, rules, for_the_loop(extract_limits(Config()))) == 0
     there = (await extractor.extract(asked, body, rules, "host")).extracted
     tally.compared["the same in a helper"] += 1
     if msgspec.json.encode(here) != msgspec.json.encode(there):

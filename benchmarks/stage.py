@@ -63,7 +63,7 @@ class Stage:
             parameters.heartbeat = 0  # nobody services this connection between two calls
             connection = stack.enter_context(pika.BlockingConnection(parameters))
             self.channel: BlockingChannel = connection.channel()
-            with self.daemon(log_level="warning") as child:
+            with self.daemon(log__level="warning") as child:
                 self._until_declared(child)
             self._stack = stack.pop_all()
         return self
@@ -85,7 +85,7 @@ class Stage:
     def child(self, *module: str, tree: Path = CHECKOUT, **settings: Any) -> Iterator[Child]:
         """`python -m MODULE` in `tree`, its output in a file; ended by SIGTERM, which must do."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("SCRAPERD_", "PYTHONPATH"))}
-        env |= variables({"broker_url": self.node.url, "prefix": PREFIX, **settings})
+        env |= variables({"broker_url": self.node.url, "broker__prefix": PREFIX, **settings})
         log = self.folder / "child.log"
         with log.open("wb") as output:
             popen = process.spawn([sys.executable, "-m", *module], env=env, cwd=tree, stdout=output)
@@ -100,10 +100,10 @@ class Stage:
         """The real daemon, JSON lines to a file."""
         values = {
             "concurrency": CONCURRENCY,
-            "per_host_concurrency": CONCURRENCY,  # it is one host that everything comes from
-            "allow_networks": ["127.0.0.0/8"],
-            "allow_ports": [],
-            "log_format": "json",
+            "politeness__per_host_concurrency": CONCURRENCY,  # everything comes from one host
+            "fetch__allow_networks": ["127.0.0.0/8"],
+            "fetch__allow_ports": [],
+            "log__format": "json",
         }
         with self.child("scraperd", "run", tree=tree, **{**values, **settings}) as child:
             yield child

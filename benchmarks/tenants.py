@@ -59,9 +59,9 @@ _LIST: Final = {"selector": "h1, h2, h3", "type": "list"}
 _LINKS: Final = {"selector": "a[href]", "output": "@href", "type": "list"}
 SIMPLE: Final[dict[str, Any]] = {"title": "title", "headings": _LIST, "links": _LINKS}
 SETTINGS: Final[dict[str, Any]] = {  # all else as it is shipped
-    "log_format": "json",
-    "allow_networks": ["127.0.0.0/8"],
-    "allow_ports": [],
+    "log__format": "json",
+    "fetch__allow_networks": ["127.0.0.0/8"],
+    "fetch__allow_ports": [],
     "hosts": {
         "limited.honest.example": {"per_host_delay": 1 / PERMITTED},
         "*.one.example": {"per_host_concurrency": 1},
@@ -158,8 +158,8 @@ class Service:
         self._scene = scene
         self.prefix = prefix
         self._env = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
-        own = {"broker_url": scene.stage.node.url, "prefix": prefix}
-        self._env |= variables({**SETTINGS, **own, "nameservers": [scene.nameserver]})
+        own = {"broker_url": scene.stage.node.url, "broker__prefix": prefix}
+        self._env |= variables({**SETTINGS, **own, "fetch__nameservers": [scene.nameserver]})
         self._popen: subprocess.Popen[bytes] | None = None
         self._due = 0.0
         self._looked = 0.0

@@ -34,7 +34,7 @@ class Variant:
     module: tuple[str, ...] = ()
     job: dict[str, Any] = field(default_factory=lambda: EQUAL)
     tree: Path = CHECKOUT
-    settings: dict[str, Any] = field(default_factory=lambda: {"log_level": "warning"})
+    settings: dict[str, Any] = field(default_factory=lambda: {"log__level": "warning"})
 
     def start(self, stage: Stage) -> AbstractContextManager[Child]:
         """The process that does the work."""
@@ -45,7 +45,7 @@ class Variant:
 
 BARE: Final = Variant("bare loop, links as written", ("benchmarks.bare",))
 ABSOLUTE: Final = Variant("bare loop, links made absolute", ("benchmarks.bare", "--absolute"))
-QUIET: Final = Variant("scraperd, log_level=warning")
+QUIET: Final = Variant("scraperd, log.level=warning")
 LOGGING: Final = Variant("scraperd, a log line a job", settings={})
 FEATURES: Final = (
     Variant("scraperd, fetch alone", job={"include": []}),

@@ -22,7 +22,7 @@ from scraperd.sandbox.extractor import ON_LOOP, ON_LOOP_RULES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MOST: Final = 1000  # characters: extract_max_selector
+MOST: Final = 1000  # characters: extract.max_selector_length
 SAFETY: Final = 1.5  # another machine, or a cache that is cold
 FLOOR: Final = 0.004  # seconds; less is no harm, whatever was foretold
 POOL: Final = 24  # of the dearest, from which others are bred

@@ -78,11 +78,12 @@ def daemon(broker_url: str) -> Process:
     """The daemon, as an operator starts it; retries are quick, so that nobody waits for them."""
     env = {
         "SCRAPERD_BROKER_URL": broker_url,
-        "SCRAPERD_MAX_RETRIES": "1",
-        "SCRAPERD_RETRY_BACKOFF": "1",
-        "SCRAPERD_ALLOW_NETWORKS": '["127.0.0.1"]',  # without it, this machine is out of bounds
-        "SCRAPERD_ALLOW_PORTS": "[]",
-        "SCRAPERD_PER_HOST_CONCURRENCY": "100",
+        "SCRAPERD_JOBS__MAX_RETRIES": "1",
+        "SCRAPERD_JOBS__RETRY_BACKOFF": "1",
+        # Without it, this machine is out of bounds.
+        "SCRAPERD_FETCH__ALLOW_NETWORKS": '["127.0.0.1"]',
+        "SCRAPERD_FETCH__ALLOW_PORTS": "[]",
+        "SCRAPERD_POLITENESS__PER_HOST_CONCURRENCY": "100",
     }
     return Process([sys.executable, "-m", "scraperd", "run"], env=env)
 

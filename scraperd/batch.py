@@ -16,12 +16,10 @@ import msgspec
 from scraperd.base.clocks import SYSTEM
 from scraperd.base.text import printable
 from scraperd.broker.memory import MemoryBroker
-from scraperd.broker.ports import Limits, Message
-from scraperd.fetch.client import Fetcher
+from scraperd.broker.ports import Message
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys
-from scraperd.jobs.worker import Worker
-from scraperd.scrape.pipeline import Scraper
+from scraperd.wiring import broker_limits, fetcher_of, scraper_of, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -151,15 +149,15 @@ async def run(
     and `lines` raise.
     """
     async with (
-        Fetcher(config) as fetcher,
-        Scraper(config, fetcher, SYSTEM) as scraper,
+        fetcher_of(config) as fetcher,
+        scraper_of(config, fetcher, SYSTEM) as scraper,
         asyncio.TaskGroup() as group,
     ):
         broker = MemoryBroker(prefetch=config.prefetch_count)
-        limits = Limits(config.max_result_size, config.ack_timeout)
-        keys = Keys((secrets.token_bytes(32),), config.prefix, SYSTEM.wall)
+        limits = broker_limits(config)
+        keys = Keys((secrets.token_bytes(32),), config.broker.prefix, SYSTEM.wall)
         settler = Settler(broker, limits, keys, SYSTEM)
-        worker = Worker(config, scraper, settler, observer, WORKER, clocks=SYSTEM)
+        worker = worker_of(config, scraper, settler, observer, WORKER, SYSTEM)
         batch = _Batch(broker, lines, write, tell)
         working = group.create_task(worker.run(), name="worker")
         await asyncio.sleep(0)  # the worker owns its jobs' tasks from now on
@@ -168,7 +166,7 @@ async def run(
             await batch.work(stop)
         finally:
             broker.stop()
-            await worker.drain(config.shutdown_timeout if stop.is_set() else 0.0)
+            await worker.drain(config.jobs.shutdown_timeout if stop.is_set() else 0.0)
             batch.collect()
             await working
     return batch.progress

@@ -42,7 +42,7 @@ Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 Include: TypeAlias = Literal["body", "headers", "links", "metadata", "text", "feed"]
 
 MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
-MAX_JOB: Final = 512 * 1024  # bytes; the default of max_job_size, which says why
+MAX_JOB: Final = 512 * 1024  # bytes; the default of jobs.max_size, which says why
 MAX_HEADERS: Final = 100  # Apache refuses more (LimitRequestFields)
 MAX_HEADER_BYTES: Final = 64 * 1024  # of headers and cookies; nginx takes 32 KiB, Apache 8 each
 MAX_COOKIES: Final = 300  # browsers keep 180 of a site; each costs time at each redirect
@@ -364,7 +364,7 @@ def decode_job(raw: bytes, max_size: int = MAX_JOB) -> Job | Invalid:
     as long as decoding all of it.
     """
     if len(raw) > max_size:
-        return Invalid("", f"the job has {len(raw)} bytes, more than {max_size} (max_job_size)")
+        return Invalid("", f"the job has {len(raw)} bytes, more than {max_size} (jobs.max_size)")
     return _decoded(raw)
 
 

@@ -21,7 +21,6 @@ import uvloop
 from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
 from scraperd.base.fd_limits import OutOfDescriptors, raise_limit
-from scraperd.broker.ports import Limits
 from scraperd.broker.rabbitmq.consumers import Prefetch
 from scraperd.broker.rabbitmq.generation import Settings
 from scraperd.broker.rabbitmq.link import Link
@@ -30,22 +29,22 @@ from scraperd.broker.rabbitmq.reply_patterns import Addresses
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
 from scraperd.broker.rabbitmq.wire.gate import Gate
-from scraperd.config.load import marks_file, marks_keys
+from scraperd.config.keys import signing_key_file, signing_keys
 from scraperd.fetch import own
-from scraperd.fetch.client import Fetcher
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys, secret_of
-from scraperd.jobs.worker import Worker
 from scraperd.ops.capacity import fit, needed
 from scraperd.ops.log import configure
 from scraperd.ops.telemetry import Observer
 from scraperd.sandbox.confine import keep_secrets, lacking
 from scraperd.sandbox.extractor import Crowded
-from scraperd.scrape.pipeline import Scraper
+from scraperd.wiring import broker_limits, fetcher_of, scraper_of, worker_of
 
 if TYPE_CHECKING:
     from scraperd.config.settings import Config
+    from scraperd.jobs.worker import Worker
     from scraperd.ops.systemd import Notifier
+    from scraperd.scrape.pipeline import Scraper
 
 EXIT_OK: Final = 0
 EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
@@ -60,10 +59,10 @@ def run(config: Config, notifier: Notifier) -> int:
 
     Raises ConfigError if the keys that sign headers can't be read.
     """
-    if not config.dumpable:
+    if not config.sandbox.dumpable:
         keep_secrets()
     keys = keys_of(config)
-    configure(config)
+    configure(config.log)
     observer = Observer()
     if missing := lacking():
         observer.event("helpers_unconfined", missing=missing)
@@ -86,7 +85,7 @@ def _fitted(config: Config, observer: Observer) -> Config:
             limit=limit,
             needed=needed(config),
             concurrency=fitted.concurrency,
-            max_connections=fitted.max_connections,
+            max_connections=fitted.fetch.max_connections,
         )
     return fitted
 
@@ -118,17 +117,17 @@ async def _main(config: Config, keys: Keys, notifier: Notifier, observer: Observ
 async def _live(config: Config, keys: Keys, notifier: Notifier, observer: Observer) -> None:
     """Start, wait for a signal, drain, stop."""
     stop = _on_signals(observer)
-    name = config.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+    name = config.jobs.worker_name or f"{socket.gethostname()}:{os.getpid()}"
     observer.event(
         "start",
         version=__version__,
         worker=name,
         concurrency=config.concurrency,
-        signing_key=str(marks_file(config) or "broker_url"),  # where it comes from
+        signing_key=str(signing_key_file(config.jobs.signing_key_file) or "broker_url"),
     )
     async with (
-        Fetcher(config) as fetcher,
-        Scraper(config, fetcher, SYSTEM) as scraper,
+        fetcher_of(config) as fetcher,
+        scraper_of(config, fetcher, SYSTEM) as scraper,
         asyncio.TaskGroup() as group,
     ):
         services = _wire(config, keys, scraper, observer, name)
@@ -138,7 +137,7 @@ async def _live(config: Config, keys: Keys, notifier: Notifier, observer: Observ
         why = await stop
         services.worker.close()
         # However long the drain is set to be, systemd must not cut it short.
-        usec = round((config.shutdown_timeout + STOP_MARGIN) * 1_000_000)
+        usec = round((config.jobs.shutdown_timeout + STOP_MARGIN) * 1_000_000)
         notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=usec, STATUS=_status(services, observer))
         await _drain(config, services, observer, why)
         await worker
@@ -148,18 +147,23 @@ async def _live(config: Config, keys: Keys, notifier: Notifier, observer: Observ
 
 def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name: str) -> _Services:
     """Build the house: each part gets what it needs and no more."""
-    topology = Topology(config.prefix)
-    limits = Limits(config.max_result_size, config.ack_timeout)
+    topology = Topology(config.broker.prefix)
+    limits = broker_limits(config)
     publisher = RabbitPublisher(
-        Addresses.of(topology, config.allow_reply_to),
+        Addresses.of(topology, config.broker.allow_reply_to),
         observer.event,
-        passive=config.passive_declare,
-        confirm_timeout=config.confirm_timeout,
+        passive=config.broker.passive_declare,
+        confirm_timeout=config.broker.confirm_timeout,
     )
     settler = Settler(publisher, limits, keys, SYSTEM)
-    worker = Worker(config, scraper, settler, observer, name, clocks=SYSTEM)
+    worker = worker_of(config, scraper, settler, observer, name, SYSTEM)
     link = Link(
-        link_settings(config, name),
+        Settings.of(
+            config.broker,
+            config.broker_urls,
+            f"scraperd {name}",
+            config.fetch.connect_timeout,  # shared: sites and brokers are dialled alike
+        ),
         topology,
         limits,
         lambda: Gate(config.jobs_budget, scraper.hold),
@@ -176,22 +180,8 @@ def keys_of(config: Config) -> Keys:
 
     Raises ConfigError.
     """
-    secrets = marks_keys(config) or (secret_of(config.broker_urls[0]),)
-    return Keys(secrets, config.prefix, SYSTEM.wall)
-
-
-def link_settings(config: Config, name: str) -> Settings:
-    """The broker's part of the configuration."""
-    return Settings(
-        urls=config.broker_urls,
-        name=f"scraperd {name}",
-        heartbeat=config.heartbeat,
-        connect_timeout=config.connect_timeout,
-        reconnect_min=config.reconnect_min,
-        reconnect_max=config.reconnect_max,
-        confirm_timeout=config.confirm_timeout,
-        passive=config.passive_declare,
-    )
+    secrets = signing_keys(config.jobs.signing_key_file) or (secret_of(config.broker_urls[0]),)
+    return Keys(secrets, config.broker.prefix, SYSTEM.wall)
 
 
 def _on_signals(observer: Observer) -> asyncio.Future[str]:
@@ -221,7 +211,7 @@ async def _drain(config: Config, services: _Services, observer: Observer, why: s
     started = time.monotonic()
     observer.event("drain", signal=why, in_flight=services.worker.in_flight)
     await services.link.cancel()
-    left = await services.worker.drain(config.shutdown_timeout)
+    left = await services.worker.drain(config.jobs.shutdown_timeout)
     seconds = round(time.monotonic() - started, 3)
     if left:
         observer.event("drain_timeout", left=left, seconds=seconds)

@@ -784,9 +784,9 @@ def test_of_a_job_that_is_too_large_nothing_is_read() -> None:
     raw = with_url(id="known", meta="x")
     assert isinstance(decode_job(raw, len(raw)), Job)
     assert decode_job(raw, len(raw) - 1) == Invalid(
-        "", f"the job has {len(raw)} bytes, more than {len(raw) - 1} (max_job_size)"
+        "", f"the job has {len(raw)} bytes, more than {len(raw) - 1} (jobs.max_size)"
     )
-    assert Config().max_job_size == MAX_JOB
+    assert Config().jobs.max_size == MAX_JOB
 
 
 def _filled(before: bytes, unit: bytes, after: bytes) -> bytes:

@@ -15,15 +15,17 @@ import pytest
 
 from scraperd.broker.rabbitmq.topology import DELAYS, Topology
 from scraperd.cli.main import main
-from scraperd.config.load import example, load
-from scraperd.config.settings import Config, HostSettings
+from scraperd.config.load import load
+from scraperd.config.names import SETTINGS, TABLES
+from scraperd.config.settings import Config
+from scraperd.config.tables import HostSettings
 from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.extract.rules import Bounds
 from scraperd.fetch import connector, resolver
 from scraperd.jobs.unrun import MAX_SNOOZES
 from scraperd.politeness import robots, throttle
-from scraperd.politeness.host_rules import HostTable
 from scraperd.sandbox import extractor, pool
+from scraperd.wiring import table_of
 from tests.rig import prose, quick
 
 CHECKOUT = Path(__file__).parents[1]
@@ -136,26 +138,33 @@ def test_every_event_is_documented() -> None:
 
 def test_settings_named_in_the_documents_exist() -> None:
     """A word in backticks that looks like a setting is one, or is known to be something else."""
-    settings = set(Config.__struct_fields__)
+    settings = set(SETTINGS)
     for variable in re.findall(r"SCRAPERD_([A-Z_]+)", README + OPERATIONS):
-        assert variable.lower() in settings | {"config", "service_host"}  # the last is no setting
-    for name in settings:
-        assert f"\n{name} = " in example() or f"\n[{name}]\n" in example()
+        known = settings | {"config", "service_host"}  # the last is no setting
+        assert variable.lower().replace("__", ".") in known
     others = {
         *Job.__struct_fields__,
         *Result.__struct_fields__,
+        *HostSettings.__struct_fields__,
         "delivery_mode",
         "reply_to",
         "message_id",
         "json_ld",
     }
     others |= {"correlation_id", "turn_of", "turn_in", "retry_after", *get_args(Kind)}
-    others |= {"consumer_timeout", "max_message_size", "disk_free_limit"}  # RabbitMQ's
+    others |= {
+        "consumer_timeout",
+        "max_message_size",
+        "disk_free_limit",
+        "delivery_limit",
+    }  # RabbitMQ's
     others |= {"broker_takes", "signing_key"}  # fields of the log
     others |= first_cells(section(OBSERVE, "What the log says, and what to do"))
     for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)
         assert set(named) <= settings | others
+        tables = "|".join(TABLES)
+        assert set(re.findall(rf"`((?:{tables})\.[a-z_]+)(?: = [^`]*)?`", document)) <= settings
 
 
 def test_the_examples_of_tables_are_good(tmp_path: Path) -> None:
@@ -166,7 +175,7 @@ def test_the_examples_of_tables_are_good(tmp_path: Path) -> None:
         config = load(file, {})
         assert config.hosts
         assert config.proxies
-    own = HostTable(config).of("static.example.com")
+    own = table_of(config).of("static.example.com")
     assert (own.concurrency, own.delay, own.proxy) == (16, 2.0, "")
     assert "has 16 at once, a delay of 2 s, and no proxy" in OPERATIONS
     variable = re.search(r"`SCRAPERD_HOSTS='(.*)'`", OPERATIONS)
@@ -177,32 +186,38 @@ def test_the_examples_of_tables_are_good(tmp_path: Path) -> None:
 def test_defaults_in_words_are_the_codes() -> None:
     """Ports, pace, memory and prefetch, where a sentence names their defaults."""
     config, text = Config(), unwrapped(OPERATIONS)
-    *ports, last = map(str, config.allow_ports)
+    *ports, last = map(str, config.fetch.allow_ports)
     for document in (OPERATIONS, CHANGELOG):
         assert f"ports {', '.join(ports)} and {last}" in unwrapped(document)
     assert f"not {', '.join(ports)} or {last}." in unwrapped(README)
-    assert f"`per_host_concurrency` ({config.per_host_concurrency})" in text
-    assert f"`per_host_delay` ({config.per_host_delay:g})" in text
-    assert f"`max_crawl_delay`, {config.max_crawl_delay:g} s" in text
-    assert f"`snooze_after` ({config.snooze_after:g} s)" in text
+    assert f"`politeness.per_host_concurrency` ({config.politeness.per_host_concurrency})" in text
+    assert f"`politeness.per_host_delay` ({config.politeness.per_host_delay:g})" in text
+    assert f"`politeness.max_crawl_delay`, {config.politeness.max_crawl_delay:g} s" in text
+    assert f"`politeness.snooze_after` ({config.politeness.snooze_after:g} s)" in text
     assert f"({config.waiting_room} by default)" in text
-    assert f"`memory_budget` ({config.memory_budget // 1024**2} MiB)" in text
-    assert f"`extract_processes` ({config.extract_processes})" in text
-    assert f"`extract_timeout` ({config.extract_timeout:g} s of CPU)" in text
-    assert f"`extract_memory` ({config.extract_memory // 1024**3} GiB" in text
+    assert f"`fetch.memory_budget` ({config.fetch.memory_budget // 1024**2} MiB)" in text
+    assert f"`sandbox.processes` ({config.sandbox.processes})" in text
+    assert f"`sandbox.timeout` ({config.sandbox.timeout:g} s of CPU)" in text
+    assert f"`sandbox.memory` ({config.sandbox.memory // 1024**3} GiB" in text
     assert f"longer than {extractor.QUICK:g} s" in text
     assert f"more than {pool.MAX_RETAINED_BYTES // 1024**2} MiB" in text
     first, second, last = extractor.NICE
     assert f"at nice {first}, {second} or {last}" in text
     least, most = (round(1000 * seconds) for seconds in extractor.SHORT)
     assert f"longer than {least} to {most} ms" in text
-    assert f"`per_address_concurrency` ({config.per_address_concurrency};" in text
-    assert f"`max_job_size` ({config.max_job_size // 1024} KiB)" in text
-    assert f"have {config.max_job_size // 1024} KiB (`max_job_size`)" in unwrapped(CONTRACT)
-    assert f"`extract_max_selectors` ({config.extract_max_selectors:,} characters)" in text
+    assert (
+        f"`politeness.per_address_concurrency` ({config.politeness.per_address_concurrency};"
+        in text
+    )
+    assert f"`jobs.max_size` ({config.jobs.max_size // 1024} KiB)" in text
+    assert f"have {config.jobs.max_size // 1024} KiB (`jobs.max_size`)" in unwrapped(CONTRACT)
+    assert (
+        f"`extract.max_selectors_length` ({config.extract.max_selectors_length:,} characters)"
+        in text
+    )
     assert config.prefetch_count == 2 * config.concurrency
     for name in HostSettings.__struct_fields__:
-        assert f"`{name}" in text
+        assert re.search(rf"`(?:politeness|fetch)\.{name}`", text)
 
 
 def test_limits_in_words_are_the_codes() -> None:

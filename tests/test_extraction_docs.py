@@ -20,17 +20,17 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from scraperd.cli.scrape import command as scrape
+from scraperd.config.names import SETTINGS, value_of
 from scraperd.config.settings import Config
 from scraperd.contract import Include, Job, Metadata, decode_job, schema
 from scraperd.extract import compile as compiling
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import Extracted, extract_document
-from scraperd.extract.limits import limits_of
 from scraperd.extract.rules import Cast, RuleError
 from scraperd.extract.values import dates
 from scraperd.extract.values.casts import cast
-from scraperd.sandbox.extractor import Extractor
 from scraperd.scrape.content import extract_request
+from scraperd.wiring import extract_limits, extractor_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +120,7 @@ def taken(job: dict[str, Any], body: bytes, media: str) -> Extracted:
     decoded = decode_job(json.dumps(job).encode())
     assert isinstance(decoded, Job), decoded
     asked = extract_request(decoded, decoded.url, media)
-    limits = limits_of(Config())
+    limits = extract_limits(Config())
     compiled = None if asked.rules is None else compile_rules(asked.rules, limits.bounds)
     return extract_document(asked, body, compiled, limits)
 
@@ -421,42 +421,44 @@ def deep(levels: int) -> dict[str, Any]:
 
 def overstepped(config: Config) -> Iterator[tuple[str, str, str]]:
     """Each setting with the kind and message of the failure past it."""
+    own = config.extract
     for name, tree in (
-        ("extract_max_rules", dict.fromkeys(map(str, range(config.extract_max_rules + 1)), "p")),
-        ("extract_max_depth", deep(config.extract_max_depth + 1)),
-        ("extract_max_selector", {"x": "p" * (config.extract_max_selector + 1)}),
-        ("extract_max_selectors", {str(n): "p" * 990 for n in range(51)}),
+        ("extract.max_rules", dict.fromkeys(map(str, range(own.max_rules + 1)), "p")),
+        ("extract.max_depth", deep(own.max_depth + 1)),
+        ("extract.max_selector_length", {"x": "p" * (own.max_selector_length + 1)}),
+        ("extract.max_selectors_length", {str(n): "p" * 990 for n in range(51)}),
     ):
         with pytest.raises(RuleError) as caught:
             compile_rules(json.dumps(tree).encode())
         yield name, "invalid_job", caught.value.reason
     everything = {"url": URL, "extract": {"x": {"selector": "p", "type": "list"}}}
     for name, body in (
-        ("extract_max_matches", b"<p>" * (config.extract_max_matches + 1)),
-        ("extract_max_output", b"<p>" + b"a" * (config.extract_max_output + 1)),
+        ("extract.max_matches", b"<p>" * (own.max_matches + 1)),
+        ("extract.max_output_size", b"<p>" + b"a" * (own.max_output_size + 1)),
     ):
         failure = taken(everything, body, "text/html").failure
         assert failure is not None
         yield name, failure.kind, failure.message.removeprefix("extract.x: ")
-    extractor = Extractor(config)
-    yield "extract_timeout", "extract", extractor._cause(-signal.SIGPROF)
-    yield "extract_memory", "extract", extractor._cause(None)
+    extractor = extractor_of(config)
+    yield "sandbox.timeout", "extract", extractor._cause(-signal.SIGPROF)
+    yield "sandbox.memory", "extract", extractor._cause(None)
 
 
 def test_bounds_are_the_settings() -> None:
-    """Each `extract_` setting has its row with its default, and what happens past it."""
+    """Each setting of extraction has its row with its default, and what happens past it."""
     config = Config()
     table = {row[0].strip("`"): row[1:] for row in rows(TEXT, "setting")}
-    settings = {name for name in Config.__struct_fields__ if name.startswith("extract_")}
+    settings = {name for name in SETTINGS if name.startswith(("extract.", "sandbox."))}
+    settings -= {"sandbox.dumpable"}
     assert set(table) == settings
     for name, (default, _) in table.items():
-        value = getattr(config, name)
+        value = value_of(config, name)
         assert default.split()[0] == (f"{value:g}" if isinstance(value, float) else f"{value:,}")
     failing = list(overstepped(config))
-    assert {name for name, *_ in failing} == settings - {"extract_processes"}
+    assert {name for name, *_ in failing} == settings - {"sandbox.processes"}
     for name, kind, message in failing:
         assert table[name][1].startswith(f"`{kind}`: `{message}`")
-    compile_rules(json.dumps(deep(config.extract_max_depth)).encode())  # no deeper than that
+    compile_rules(json.dumps(deep(config.extract.max_depth)).encode())  # no deeper than that
     compile_rules(b'{"x": {"selector": "p", "regex": "a{1000}"}}')
     with pytest.raises(RuleError):
         compile_rules(b'{"x": {"selector": "p", "regex": "a{1001}"}}')

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from scraperd.config.settings import JOB_SHARE
+from scraperd.config.tables import JOB_SHARE
 
 if TYPE_CHECKING:
     import asyncio

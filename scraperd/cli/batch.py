@@ -49,8 +49,8 @@ def command(path: Path | None, file: IO[bytes], resume: Path | None) -> None:
     ready. After Ctrl-C go on with: scraperd batch FILE --resume RESULTS >> RESULTS
     """
     config = config_of(path)
-    quiet = "error" if config.log_level == "error" else "warning"
-    configure(replace(config, log_level=quiet), sys.stderr)
+    quiet = "error" if config.log.level == "error" else "warning"
+    configure(replace(config.log, level=quiet), sys.stderr)
     try:
         known = _known(resume)
         total = _count(file, known)

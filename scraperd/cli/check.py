@@ -20,7 +20,8 @@ from scraperd.broker.rabbitmq.wire.versions import weakness
 from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_FAILED, fail, say
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
-from scraperd.config.load import ConfigError, marks_file, marks_keys
+from scraperd.config.keys import signing_key_file, signing_keys
+from scraperd.config.load import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,11 +45,12 @@ def command(path: Path | None) -> None:
 
 def _say_keys(config: Config) -> None:
     """Say where the signing keys come from, and who could have them. Raises ConfigError."""
-    keys, file = marks_keys(config), marks_file(config)
+    setting = config.jobs.signing_key_file
+    keys, file = signing_keys(setting), signing_key_file(setting)
     if file is None:
         say(
             "signing key: made from user and password of the first broker_url; all "
-            "processes need the same, and publishers another user. Else set marks_key_file"
+            "processes need the same, and publishers another user. Else set jobs.signing_key_file"
         )
         return
     say(f"signing key: the first of {len(keys)} in {file}")
@@ -57,9 +59,9 @@ def _say_keys(config: Config) -> None:
 
 
 async def _check(config: Config) -> int:
-    topology = Topology(config.prefix)
-    for pattern in Addresses.of(topology, config.allow_reply_to).vain:
-        say(f"scraperd: allow_reply_to: no result is ever sent to {pattern}", err=True)
+    topology = Topology(config.broker.prefix)
+    for pattern in Addresses.of(topology, config.broker.allow_reply_to).vain:
+        say(f"scraperd: broker.allow_reply_to: no result is ever sent to {pattern}", err=True)
     await _reach(config)
     found, waiting = 0, 0
     for queue in topology.queues:
@@ -68,13 +70,13 @@ async def _check(config: Config) -> int:
             found, waiting = found + (counts is not None), waiting + (counts or (0, 0))[0]
         elif counts is not None:
             say(f"queue {queue.name}: {counts[0]} messages, {counts[1]} consumers")
-        elif config.passive_declare:
+        elif config.broker.passive_declare:
             say(f"queue {queue.name}: does not exist; must be created first")
             return EXIT_FAILED
         else:
             say(f"queue {queue.name}: does not exist; the daemon will create it")
     if found:
-        say(f"queues {config.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
+        say(f"queues {config.broker.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
     return 0
 
 
@@ -84,13 +86,13 @@ async def _counted(config: Config, queue: Queue) -> tuple[int, int] | None:
     Raises TopologyError if it could not be used. A queue that is missing or differs closes the
     channel, so each look takes its own connection.
     """
-    urls, within = config.broker_urls, config.connect_timeout
+    urls, within = config.broker_urls, config.fetch.connect_timeout
     async with client.connected(urls, within) as channel:
         try:
             counts = await client.count(channel, queue.name)
         except TopologyError:
             return None
-    if not config.passive_declare and (words := await client.compare(urls, within, queue)):
+    if not config.broker.passive_declare and (words := await client.compare(urls, within, queue)):
         say(f"scraperd: {words}", err=True)
     return counts
 
@@ -103,9 +105,9 @@ async def _reach(config: Config) -> None:
     faults: list[Lost] = []
     for url in config.broker_urls:
         try:
-            async with client.connected((url,), config.connect_timeout) as channel:
+            async with client.connected((url,), config.fetch.connect_timeout) as channel:
                 say(f"broker: reached {endpoint(url)}")
-                if words := weakness(await client.server(channel), config.prefix):
+                if words := weakness(await client.server(channel), config.broker.prefix):
                     say(f"scraperd: {words}", err=True)
         except Lost as error:
             faults.append(error)

@@ -111,9 +111,9 @@ def _plain(url: str, rules: str | None) -> bytes:
 async def _publish(
     config: Config, jobs: list[tuple[str, Job]], *, wait: bool, within: float | None
 ) -> int:
-    topology = Topology(config.prefix)
-    async with client.connected(config.broker_urls, config.connect_timeout) as channel:
-        publisher = client.Publisher(channel, topology, config.confirm_timeout)
+    topology = Topology(config.broker.prefix)
+    async with client.connected(config.broker_urls, config.fetch.connect_timeout) as channel:
+        publisher = client.Publisher(channel, topology, config.broker.confirm_timeout)
         queue = await client.replies(channel) if wait else None
         slots = asyncio.Semaphore(WINDOW)
         confirmed = 0

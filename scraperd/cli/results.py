@@ -38,8 +38,8 @@ def command(path: Path | None, key: str, consume: bool, count: int | None) -> No
 
 
 async def _results(config: Config, key: str, *, consume: bool, count: int | None) -> int:
-    topology = Topology(config.prefix)
-    async with client.connected(config.broker_urls, config.connect_timeout) as channel:
+    topology = Topology(config.broker.prefix)
+    async with client.connected(config.broker_urls, config.fetch.connect_timeout) as channel:
         if consume:
             await client.count(channel, topology.results)
             queue = await channel.get_queue(topology.results, ensure=False)

@@ -34,6 +34,6 @@ def command(path: Path | None) -> None:
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     except Exception as error:  # noqa: BLE001 - nobody can run it again to see the traceback
-        configure(config)  # the error may have come before the daemon did
+        configure(config.log)  # the error may have come before the daemon did
         Observer().trouble("died", error)
         fail(f"internal error: {in_words(error)}; its traceback is in the log", EXIT_INTERNAL)

@@ -12,7 +12,7 @@ import click
 
 from scraperd.base.jsonline import dumps
 from scraperd.cli.console import EPILOG, show
-from scraperd.config.load import example
+from scraperd.config.example import example
 from scraperd.config.settings import Config
 from scraperd.contract import Job, Result, schema
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.base.jsonline import line, visible
 from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say, show
 from scraperd.cli.shared.inputs import (
@@ -27,12 +28,14 @@ from scraperd.cli.shared.running import run
 from scraperd.contract import Include, encode
 from scraperd.scrape import standalone
 from scraperd.scrape.content import unavailable
+from scraperd.wiring import extractor_of, fetcher_of, scraper_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from scraperd.config.settings import Config
     from scraperd.contract import Job
+    from scraperd.extract.rules import Rules
 
 
 @click.command("scrape", epilog=EPILOG)
@@ -95,10 +98,22 @@ def command(  # noqa: PLR0917 - click passes each option
     if local:
         body, kind = _page_file(source)
         kind = kind if media is None else media
-        work = partial(standalone.extract, config, job, compiled, body, kind)
+        work = partial(_extracted, config, job, compiled, body, kind)
     else:
-        work = partial(standalone.scrape, config, job, compiled)
+        work = partial(_scraped, config, job, compiled)
     run(_tell(work, compact=compact))
+
+
+async def _scraped(config: Config, job: Job, rules: Rules | None) -> standalone.Once:
+    async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, SYSTEM) as scraper:
+        return await standalone.scrape(scraper, job, rules, SYSTEM)
+
+
+async def _extracted(
+    config: Config, job: Job, rules: Rules | None, body: bytes, media: str
+) -> standalone.Once:
+    async with extractor_of(config) as extractor:
+        return await standalone.extract(extractor, job, rules, body, media)
 
 
 async def _tell(work: Callable[[], Awaitable[standalone.Once]], *, compact: bool) -> int:

@@ -6,39 +6,33 @@ Must never: log, exit, or swallow a key it does not know.
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
 import os
 import re
-import ssl
 import tomllib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from yarl import URL
+from msgspec.structs import replace
 
 from scraperd.base.text import printable
-from scraperd.config.settings import JOB_SHARE, Config, HostSettings
+from scraperd.config.checks import impossible
+from scraperd.config.names import (
+    ALL_TABLES,
+    SETTINGS,
+    TABLES,
+    nearest,
+    nearest_table,
+    unit_of,
+    value_of,
+)
+from scraperd.config.settings import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-__all__ = [
-    "Config",
-    "ConfigError",
-    "HostSettings",
-    "example",
-    "load",
-    "marks_file",
-    "marks_keys",
-    "notify_socket",
-]
+    from pathlib import Path
 
 ENV_PREFIX: Final = "SCRAPERD_"
-MARKS_CREDENTIAL: Final = "scraperd-marks-key"  # in systemd's $CREDENTIALS_DIRECTORY
-SHORTEST_KEY: Final = 32  # bytes of text: what `openssl rand -hex 16` prints has 128 random bits
-LARGEST_KEY_FILE: Final = 16 * 1024  # bytes
+ENVIRONMENT: Final = "environment"  # where a fault of a variable is said to be
 ENV_CONFIG_FILE: Final = "SCRAPERD_CONFIG"  # the command line's own; names the file, is no setting
 # What Kubernetes sets in each container of a namespace that has a Service named scraperd.
 _SERVICE_LINK: Final = re.compile(
@@ -65,24 +59,38 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     faults: list[str] = []
     values: dict[str, Any] = {}
     bad: set[str] = set()
-    for source, key, raw in [
+    for source, name, raw in [
         *_from_file(path),
         *_from_env(os.environ if environ is None else environ),
     ]:
-        hint = _HINTS.get(key)
-        if hint is None:
-            faults.append(f"{source}: unknown setting {key!r}{_nearest(key)}")
+        if fault := _misplaced(source, name, raw):
+            faults.append(f"{source}: {fault}")
+            bad.add(name)
             continue
+        hint = SETTINGS[name]
         try:
-            values[key] = msgspec.convert(raw, hint)
+            values[name] = msgspec.convert(raw, hint)
         except (msgspec.ValidationError, UnicodeError) as error:
-            faults.append(f"{source}: {key}{_entry(hint, raw)}: {_reason(key, error)}")
-            bad.add(key)
-    config = msgspec.structs.replace(Config(), **values)
-    faults.extend(fault for keys, fault in _impossible(config) if bad.isdisjoint(keys))
+            faults.append(f"{source}: {name}{_entry(hint, raw)}: {_reason(name, error)}")
+            bad.add(name)
+    config = _config_of(values)
+    faults.extend(fault for names, fault in impossible(config) if bad.isdisjoint(names))
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def _config_of(values: dict[str, Any]) -> Config:
+    """Return the defaults with `values` over them, by the settings' names."""
+    top = {name: value for name, value in values.items() if "." not in name}
+    for table in TABLES:
+        own = {
+            name.partition(".")[2]: value
+            for name, value in values.items()
+            if name.startswith(f"{table}.")
+        }
+        top[table] = replace(value_of(Config(), table), **own)
+    return replace(Config(), **top)
 
 
 def notify_socket(environ: Mapping[str, str] | None = None) -> tuple[str, int]:
@@ -94,46 +102,6 @@ def notify_socket(environ: Mapping[str, str] | None = None) -> tuple[str, int]:
     return environ.get("NOTIFY_SOCKET", ""), int(usec) if ours and sound else 0
 
 
-def marks_file(config: Config, environ: Mapping[str, str] | None = None) -> Path | None:
-    """Where the keys of marks are: in marks_key_file, or in systemd's credential, or nowhere."""
-    environ = os.environ if environ is None else environ
-    if config.marks_key_file:
-        return Path(config.marks_key_file)
-    if folder := environ.get("CREDENTIALS_DIRECTORY"):
-        path = Path(folder) / MARKS_CREDENTIAL
-        return path if path.exists() else None
-    return None
-
-
-def marks_keys(config: Config, environ: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
-    """The keys of marks, one a line of their file: the first is to sign, all are to be believed.
-
-    None if there is no such file. Raises ConfigError, which says where, and never a key.
-    """
-    if (path := marks_file(config, environ)) is None:
-        return ()
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_KEY_FILE + 1)
-    except (OSError, ValueError) as error:  # a ValueError: the path has a null byte
-        why = getattr(error, "strerror", None) or "not a path"
-        raise ConfigError([f"marks_key_file: {printable(str(path))}: {why}"]) from error
-    lines = [(number, line.strip()) for number, line in enumerate(data.split(b"\n"), 1)]
-    faults = [
-        f"marks_key_file: line {number} of {printable(str(path))} has {len(line)} bytes, fewer "
-        f"than {SHORTEST_KEY}; `openssl rand -hex 32` makes a key"
-        for number, line in lines
-        if 0 < len(line) < SHORTEST_KEY
-    ]
-    keys = tuple(line for _, line in lines if line)
-    if len(data) > LARGEST_KEY_FILE or not keys:
-        has = f"more than {LARGEST_KEY_FILE} bytes" if keys else "no key"
-        faults.append(f"marks_key_file: {printable(str(path))} has {has}; write one key a line")
-    if faults:
-        raise ConfigError(faults)
-    return keys
-
-
 def _from_file(path: Path | None) -> Iterator[tuple[str, str, Any]]:
     if path is None:
         return
@@ -143,8 +111,11 @@ def _from_file(path: Path | None) -> Iterator[tuple[str, str, Any]]:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
     except ValueError as error:  # that of TOML, of UTF-8, or of a number with 5,000 digits
         raise ConfigError([f"{path}: not TOML: {error}"]) from error
-    for key, raw in table.items():
-        yield str(path), key, raw
+    for name, raw in table.items():
+        if name in TABLES and isinstance(raw, dict):
+            yield from ((str(path), f"{name}.{inner}", own) for inner, own in raw.items())
+        else:
+            yield str(path), name, raw
 
 
 def _toml_table(text: str) -> dict[str, Any]:
@@ -160,8 +131,9 @@ def _from_env(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
         if not name.startswith(ENV_PREFIX) or name == ENV_CONFIG_FILE:
             continue
         if not _is_service_link(name, environ[name]):
-            key = name.removeprefix(ENV_PREFIX).lower()
-            yield "environment", key, _env_value(key, environ[name])
+            # Two underscores stand between table and setting: no name of ours has two in a row.
+            setting = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            yield ENVIRONMENT, setting, _env_value(setting, environ[name])
 
 
 def _is_service_link(name: str, text: str) -> bool:
@@ -171,10 +143,10 @@ def _is_service_link(name: str, text: str) -> bool:
     return _SERVICE_LINK.fullmatch(name) is not None
 
 
-def _env_value(key: str, text: str) -> Any:
+def _env_value(name: str, text: str) -> Any:
     """A variable's text as the setting's type: text as it stands, the rest read as TOML."""
-    several = key == "broker_url" and text.lstrip().startswith("[")  # no URL does
-    if isinstance(getattr(Config(), key, None), str) and not several:
+    several = name == "broker_url" and text.lstrip().startswith("[")  # no URL does
+    if name in SETTINGS and isinstance(value_of(Config(), name), str) and not several:
         return text
     try:
         return _toml_table(f"value = {text}")["value"]
@@ -182,9 +154,44 @@ def _env_value(key: str, text: str) -> Any:
         return text
 
 
-def _nearest(key: str) -> str:
-    close = difflib.get_close_matches(key, _HINTS, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; `config.example.toml` lists them all"
+def _misplaced(source: str, name: str, raw: Any) -> str | None:
+    """Return what is wrong with a name, or with where it stands; None if it names a setting."""
+    table, _, inner = name.partition(".")
+    if name in TABLES:
+        where = f"{_variable(name)}__NAME" if source == ENVIRONMENT else f"[{name}]"
+        return f"{name}: is a table, not a value; set each of its settings: {where}"
+    if name in SETTINGS:
+        single = isinstance(raw, dict) and name not in ALL_TABLES
+        return f"{name}: is a single value, not a table ({unit_of(name)})" if single else None
+    if inner and table in SETTINGS:
+        kind = "is set as a whole" if table in ALL_TABLES else "is a single value, not a table"
+        return f"{name}: {table} {kind} ({unit_of(table)})"
+    if (inner or isinstance(raw, dict)) and table not in TABLES:
+        close = nearest_table(table)
+        hint = f"did you mean {close!r}?" if close else f"the tables are {', '.join(ALL_TABLES)}"
+        return f"unknown table {table!r}; {hint}"
+    return f"unknown setting {name!r}{_meant(source, name)}"
+
+
+def _meant(source: str, name: str) -> str:
+    """Return a hint at the settings that are most like an unknown one, and where they stand."""
+    found = nearest(name)
+    if not found:
+        return "; `config.example.toml` lists them all"
+    shown = [repr(full) + _where(source, name, full) for full in found]
+    return f"; did you mean {' or '.join(shown)}?"
+
+
+def _where(source: str, name: str, full: str) -> str:
+    """Return where the setting `full` stands, if that is not plain from its name."""
+    if source == ENVIRONMENT and "." in full:
+        return f" ({_variable(full)})"
+    is_above = "." in name and "." not in full and full not in ALL_TABLES
+    return " (above the first table)" if is_above else ""
+
+
+def _variable(name: str) -> str:
+    return ENV_PREFIX + name.upper().replace(".", "__")
 
 
 def _entry(hint: Any, raw: Any) -> str:
@@ -198,207 +205,9 @@ def _entry(hint: Any, raw: Any) -> str:
     return ""
 
 
-def _reason(key: str, error: Exception) -> str:
+def _reason(name: str, error: Exception) -> str:
     """What is wrong and what is allowed. Never the value: it may be a URL with a password."""
-    unit = _meta(key)["extra"]["unit"]
+    unit = unit_of(name)
     not_utf8 = isinstance(error, UnicodeError)  # a variable can hold any bytes
     reason = "not UTF-8" if not_utf8 else str(error).partition(" - at")[0]
     return f"must be: {unit}" if "matching regex" in reason else f"{reason} ({unit})"
-
-
-def _impossible(config: Config) -> Iterator[tuple[set[str], str]]:
-    """What no type can say, and the settings it is about. Never the broker's URL itself."""
-    for url in config.broker_urls or ("",):
-        if fault := _broker_fault(url):
-            yield {"broker_url"}, f"broker_url: {fault}"
-    yield from _out_of_order(config)
-    yield from _unusable(config)
-    yield from _no_authorities(config)
-    yield from _host_faults(config)
-    if not config.robots_agent and config.user_agent.startswith("Mozilla"):
-        fault = (
-            "user_agent: begins with Mozilla, by which no robots.txt means you; set robots_agent"
-        )
-        yield {"user_agent", "robots_agent"}, fault
-    yield from _proxy_faults(config)
-
-
-def _broker_fault(url: str) -> str | None:
-    if not url.startswith(("amqp://", "amqps://")):
-        return f"must be: {_meta('broker_url')['extra']['unit']}"
-    if url.count("://") > 1:
-        return 'more than one URL in one text; write a list: ["amqp://...", "amqp://..."]'
-    try:
-        URL(url)
-    except (ValueError, IndexError):  # yarl's for a bracket in front of an empty host
-        return "not a URL; percent-encode special characters in user name and password"
-    return None
-
-
-def _out_of_order(config: Config) -> Iterator[tuple[set[str], str]]:
-    """Pairs of settings of which one must not be greater than the other."""
-    ordered = [
-        ("reconnect_min", "reconnect_max"),
-        ("connect_timeout", "download_timeout"),
-        ("download_timeout", "job_timeout"),
-        ("retry_backoff", "retry_backoff_max"),
-    ]
-    for small, large in ordered:
-        low, high = getattr(config, small), getattr(config, large)
-        if low > high:
-            fault = f"{small} ({low:g}) must not be greater than {large} ({high:g})"
-            yield {small, large}, fault
-    if config.max_job_size > (half := config.memory_budget // 2):
-        fault = (
-            f"max_job_size ({config.max_job_size}) must not be greater than half of memory_budget "
-            f"({half}): a job takes several times its bytes"
-        )
-        yield {"max_job_size", "memory_budget"}, fault
-    if config.job_timeout > (most := config.ack_timeout * JOB_SHARE):
-        fault = (
-            f"job_timeout ({config.job_timeout:g}) must not be greater than three quarters of "
-            f"ack_timeout ({most:g}): the broker takes a job back that is not acked by then"
-        )
-        yield {"job_timeout", "ack_timeout"}, fault
-    if 0 < config.prefetch < config.concurrency:
-        fault = (
-            f"prefetch ({config.prefetch}) must be 0 or at least concurrency "
-            f"({config.concurrency}): fewer jobs would be held than scraped at once"
-        )
-        yield {"prefetch", "concurrency"}, fault
-    if 0 < config.max_connections < config.concurrency:
-        fault = (
-            f"max_connections ({config.max_connections}) must be 0 or at least concurrency "
-            f"({config.concurrency}): each page that is fetched needs one"
-        )
-        yield {"max_connections", "concurrency"}, fault
-
-
-def _unusable(config: Config) -> Iterator[tuple[set[str], str]]:
-    """Networks, ports and servers that are none."""
-    for key in ("allow_networks", "deny_networks", "shared_networks"):
-        for text in getattr(config, key):
-            try:
-                ipaddress.ip_network(text)
-            except ValueError as error:
-                yield {key}, f"{key}: {error}"
-    for port in config.allow_ports:
-        first, _, last = str(port).partition("-")
-        if not 1 <= int(first) <= int(last or first) <= 65535:  # noqa: PLR2004 - TCP's range
-            yield {"allow_ports"}, f"allow_ports: {port} is no port or range of ports"
-    for server in config.nameservers:
-        if not _is_server(server):
-            yield {"nameservers"}, f"nameservers: {server} is no address, or its port is none"
-
-
-def _host_faults(config: Config) -> Iterator[tuple[set[str], str]]:
-    """Patterns that look like an address and are none, and hosts that are named twice."""
-    for key in ("hosts", "allow_hosts", "deny_hosts"):
-        seen: dict[str, str] = {}
-        for pattern in getattr(config, key):
-            host = pattern.strip("[]").rstrip(".").lower()
-            if ":" in host or host.rpartition(".")[2].isdigit():
-                try:
-                    host = str(ipaddress.ip_address(host.removeprefix("*.")))
-                except ValueError:
-                    yield {key}, f"{key}: {pattern} is no address; a host is named without its port"
-            if host in seen:
-                yield {key}, f"{key}: {seen[host]} and {pattern} are the same host"
-            seen[host] = pattern
-
-
-def _no_authorities(config: Config) -> Iterator[tuple[set[str], str]]:
-    """A file that does not hold certificates."""
-    if config.ca_file:
-        try:
-            ssl.create_default_context(cafile=config.ca_file)
-        except (OSError, ValueError) as error:
-            why = "not a file of PEM certificates"
-            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-                why = error.strerror or why
-            yield {"ca_file"}, f"ca_file: {printable(config.ca_file)}: {why}"
-
-
-def _is_server(text: str) -> bool:
-    """Whether it is ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT."""
-    match = re.fullmatch(r"(?:([0-9.]+)|\[([0-9a-f:.]+)\])(?::([0-9]{1,5}))?|([0-9a-f:.]+)", text)
-    if match is None:
-        return False
-    v4, bracketed, port, bare = match.groups()
-    try:
-        ipaddress.ip_address(v4 or bracketed or bare)
-    except ValueError:
-        return False
-    return port is None or 1 <= int(port) <= 65535  # noqa: PLR2004 - UDP's range
-
-
-def _proxy_faults(config: Config) -> Iterator[tuple[set[str], str]]:
-    """Proxies that are none, or are named and not there. Never a proxy's URL itself."""
-    for name, url in config.proxies.items():
-        if fault := _proxy_fault(url):
-            yield {"proxies"}, f"proxies.{name}: {fault}"
-    chosen = {f'hosts."{pattern}".proxy': own.proxy for pattern, own in config.hosts.items()}
-    for where, proxy in {"proxy": config.proxy, **chosen}.items():
-        if proxy and proxy not in config.proxies:
-            yield {"proxies", where.partition(".")[0]}, f"{where}: no proxy {proxy!r} in proxies"
-
-
-def _proxy_fault(text: str) -> str | None:
-    try:
-        url = URL(text)
-    except (ValueError, IndexError):  # as above
-        return "not a URL; percent-encode special characters in user name and password"
-    if not url.host or url.explicit_port is None:
-        return "must be http://[USER:PASSWORD@]HOST:PORT or socks5://[USER:PASSWORD@]HOST:PORT"
-    if url.path not in ("", "/") or url.query_string:
-        return "must end after the port"
-    secrets = [part for part in (url.user, url.password) if part]
-    if url.scheme == "socks5" and not all(len(s) < 256 and s.isascii() for s in secrets):  # noqa: PLR2004
-        return "SOCKS5 takes a user name and password of up to 255 ASCII characters (RFC 1929)"
-    return None
-
-
-def _meta(key: str) -> dict[str, Any]:
-    """The description and unit of a setting; nested annotations are merged by typing."""
-    found: dict[str, Any] = {"description": "", "extra": {"unit": ""}}
-    for meta in getattr(_HINTS[key], "__metadata__", ()):
-        if meta.description:
-            found = {"description": meta.description, "extra": meta.extra}
-    return found
-
-
-def example() -> str:
-    """The text of config.example.toml: every setting, its reason, its unit, its default."""
-    lines = [
-        "# scraperd: every setting with its default. An unknown key or a wrong type ends the",
-        "# start with exit code 78. A variable overrides each: SCRAPERD_CONCURRENCY=200.",
-    ]
-    defaults = Config()
-    for key in _HINTS:
-        meta, value = _meta(key), getattr(defaults, key)
-        lines += ["", f"# {meta['description']} [{meta['extra']['unit']}]"]
-        lines += _EXAMPLES[key] if isinstance(value, dict) else [f"{key} = {_toml(value)}"]
-    return "\n".join(lines) + "\n"
-
-
-# The tables come last: in TOML, what follows a table's head belongs to the table.
-_EXAMPLES: Final = {
-    "hosts": ["[hosts]", '# "*.example.com" = { per_host_delay = 2.0, per_host_concurrency = 1 }'],
-    "proxies": ["[proxies]", '# office = "http://user:password@proxy.example:3128"'],
-}
-
-
-def _toml(value: Any) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return f'"{value}"'
-        case tuple():
-            items = (f'"{item}"' if isinstance(item, str) else str(item) for item in value)
-            return f"[{', '.join(items)}]"
-        case _:
-            return f"{value:g}" if isinstance(value, float) else f"{value:_}"
-
-
-_HINTS: Final[dict[str, Any]] = get_type_hints(Config, include_extras=True)

@@ -10,12 +10,11 @@ import asyncio
 import os
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from scraperd.base.jsonline import dumps
-from scraperd.broker.rabbitmq.dead_queue import MAX_WINDOW, DeadQueue, opened
-from scraperd.broker.rabbitmq.generation import Settings
-from scraperd.broker.rabbitmq.topology import Topology, TopologyError
+from scraperd.broker.rabbitmq.dead_queue import MAX_WINDOW, DeadQueue
+from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.deadletters.letter import Filters, Letter, read
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from scraperd.config.settings import Config
 
+Opening: TypeAlias = "AbstractAsyncContextManager[DeadQueue]"  # the dead queue, once entered
 MAX_UNCONFIRMED: Final = 64  # jobs that are published and not confirmed
 FLYING_BYTES: Final = 16 * 1024 * 1024  # of their bodies
 MAX_BATCH: Final = 256  # letters that one fsync is for
@@ -75,26 +74,26 @@ class Tally:
         return ", ".join(f"{count} {what}" for count, what in parts if count > 0) or "none left"
 
 
-async def look(config: Config, wanted: Wanted, each: Callable[[Letter], None]) -> Tally:
+async def look(dead: Opening, wanted: Wanted, each: Callable[[Letter], None]) -> Tally:
     """Call `each` with all letters that match, in the queue's order.
 
     Raises Lost or TopologyError.
     """
     tally = Tally()
-    async with _opened(config) as queue, aclosing(_matching(queue, wanted, tally)) as letters:
+    async with dead as queue, aclosing(_matching(queue, wanted, tally)) as letters:
         async for letter in letters:
             each(letter)
         await queue.give_back()
     return tally
 
 
-async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | None) -> None:
+async def requeue(dead: Opening, wanted: Wanted, tally: Tally, rate: float | None) -> None:
     """Publish the jobs of the letters that match, at most `rate` a second.
 
     They go in the queue's order. Each letter is acked after its job's confirm. Raises Lost,
     or TopologyError if the jobs queue takes no more: what is left is in the dead queue.
     """
-    async with _opened(config) as queue:
+    async with dead as queue:
         flights, pace = Flights(), Pace(rate)
         most = MAX_WINDOW if rate is None else max(1, min(MAX_WINDOW, int(rate * RATED)))
 
@@ -118,13 +117,13 @@ async def requeue(config: Config, wanted: Wanted, tally: Tally, rate: float | No
         await queue.give_back()
 
 
-async def purge(config: Config, wanted: Wanted, tally: Tally, save: Path | None) -> None:
+async def purge(dead: Opening, wanted: Wanted, tally: Tally, save: Path | None) -> None:
     """Remove the letters that match; first append them to the file `save`, if it is given.
 
     Raises Lost or TopologyError, or SaveError if the file can't be written: what is not on
     the disk is still in the dead queue.
     """
-    async with _opened(config) as queue:
+    async with dead as queue:
         batch = Batch(queue, tally)
         with Saved(save) as saved:
             async with aclosing(_matching(queue, wanted, tally)) as letters:
@@ -137,20 +136,6 @@ async def purge(config: Config, wanted: Wanted, tally: Tally, save: Path | None)
             saved.flush()
             await batch.remove()
         await queue.give_back()
-
-
-def _opened(config: Config) -> AbstractAsyncContextManager[DeadQueue]:
-    settings = Settings(
-        urls=config.broker_urls,
-        name="scraperd dead",
-        heartbeat=config.heartbeat,
-        connect_timeout=config.connect_timeout,
-        reconnect_min=config.reconnect_min,
-        reconnect_max=config.reconnect_max,
-        confirm_timeout=config.confirm_timeout,
-        passive=True,
-    )
-    return opened(settings, Topology(config.prefix))
 
 
 async def _matching(

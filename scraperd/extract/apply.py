@@ -107,14 +107,14 @@ class Allowance:
             self.hits[path] += n
         self.matched += n
         if self.matched > self.matches:
-            raise Overrun(path, "matches", "extract_max_matches", self.matches)
+            raise Overrun(path, "matches", "extract.max_matches", self.matches)
         self.spend(n, path)
 
     def take(self, n: int, path: str) -> None:
         """Count `n` characters; raises Overrun."""
         self.taken += n
         if self.taken > self.output:
-            raise Overrun(path, "bytes", "extract_max_output", self.output)
+            raise Overrun(path, "bytes", "extract.max_output_size", self.output)
 
     def spend(self, n: int, path: str) -> None:
         """Count `n` pieces of work; raises Overrun."""
@@ -352,7 +352,7 @@ class _Run:
             rows = table_rows(node, header=header, limit=left, spend=self._step(rule))
         except TooManyCells:
             most = allowance.matches
-            raise Overrun(rule.path, "matches", "extract_max_matches", most) from None
+            raise Overrun(rule.path, "matches", "extract.max_matches", most) from None
         for row in rows:
             allowance.match(len(row), rule.path, hits=False)
             cells: Iterable[str] = row if isinstance(row, list) else [*row, *row.values()]

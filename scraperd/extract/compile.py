@@ -122,7 +122,7 @@ class _Compiler:
         return Rules(rules.by_name, rules.names, reads, tuple(self._paths), self._cost)
 
     def _too_deep(self) -> str:
-        return f"nested deeper than {self._bounds.depth} rules (extract_max_depth)"
+        return f"nested deeper than {self._bounds.depth} rules (extract.max_depth)"
 
     def _object(
         self, tree: Any, path: str, depth: int, *, scope: _Scope, overlap: int
@@ -136,7 +136,7 @@ class _Compiler:
             here = f"{path}.{printable(name, 60)}"
             if len(self._paths) >= self._bounds.rules:
                 most = self._bounds.rules
-                raise RuleError(path, f"more than {most} rules (extract_max_rules)")
+                raise RuleError(path, f"more than {most} rules (extract.max_rules)")
             self._paths.append(here)
             if isinstance(spec, str):
                 spec = _shorthand(spec, scope)  # noqa: PLW2901
@@ -207,7 +207,8 @@ class _Compiler:
             self._check_length(selector, here)
             self._selected += len(selector)
             if self._selected > (most := self._bounds.selectors):
-                reason = f"all selectors together exceed {most} characters (extract_max_selectors)"
+                over = f"all selectors together exceed {most} characters"
+                reason = f"{over} (extract.max_selectors_length)"
                 raise RuleError(here, reason)
             if wrong := fault(selector):
                 raise RuleError(here, f"{_not_a_selector(selector)}: {printable(wrong)}")
@@ -247,7 +248,7 @@ class _Compiler:
     def _check_length(self, text: str, path: str) -> None:
         if len(text) > self._bounds.selector:
             most = self._bounds.selector
-            raise RuleError(path, f"longer than {most} characters (extract_max_selector)")
+            raise RuleError(path, f"longer than {most} characters (extract.max_selector_length)")
 
     def _refine(self, spec: dict[str, Any], path: str) -> Refine | None:
         cast = _one_of(spec, "cast", (*CASTS, "url"), path, None)

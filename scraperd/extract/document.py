@@ -141,7 +141,7 @@ def extract_document(
     except Overrun as overrun:
         if limits.work is not None:
             raise
-        large = overrun.bound == "extract_max_output"
+        large = overrun.bound == "extract.max_output_size"
         failure = Failure("too_large" if large else "extract", str(overrun))
     return Extracted(parts, name, digest, failure, allowance.hits)
 
@@ -349,6 +349,6 @@ class _Reader:
             if left < 0:
                 most = self._limits.output
                 raise Overrun(
-                    "extract" if name == "data" else name, "bytes", "extract_max_output", most
+                    "extract" if name == "data" else name, "bytes", "extract.max_output_size", most
                 )
         return parts

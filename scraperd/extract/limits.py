@@ -12,24 +12,24 @@ from scraperd.extract.document import Limits
 from scraperd.extract.rules import Bounds
 
 if TYPE_CHECKING:
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import ExtractSettings
 
 
-def limits_of(config: Config) -> Limits:
-    """The bounds the configuration sets."""
+def limits_of(settings: ExtractSettings, max_body: int) -> Limits:
+    """The bounds the settings set; `max_body` is the most bytes that a page may have."""
     return Limits(
-        config.extract_max_matches,
-        config.extract_max_output,
-        config.download_maxsize,
-        bounds_of(config),
+        settings.max_matches,
+        settings.max_output_size,
+        max_body,
+        bounds_of(settings),
     )
 
 
-def bounds_of(config: Config) -> Bounds:
-    """The bounds of rules the configuration sets."""
+def bounds_of(settings: ExtractSettings) -> Bounds:
+    """The bounds of rules the settings set."""
     return Bounds(
-        config.extract_max_rules,
-        config.extract_max_depth,
-        config.extract_max_selector,
-        config.extract_max_selectors,
+        settings.max_rules,
+        settings.max_depth,
+        settings.max_selector_length,
+        settings.max_selectors_length,
     )

@@ -37,9 +37,10 @@ from scraperd.fetch.resolver import LookupFailed, Resolver
 from scraperd.fetch.tls import Context
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import FetchSettings
     from scraperd.fetch.message import Request
 
 ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -55,29 +56,41 @@ _WHOLE_CONNECTION = re.compile(r"\s*(?:Negotiate|Nego2|NTLM|Kerberos)\b", re.IGN
 class Fetcher:
     """The sessions that all jobs share. Use it as an async context manager.
 
-    `fetch` may run any number of times at once. `guard` refuses addresses (SSRF).
-    `reading_time` bounds how long the answers that come in one moment hold the loop.
+    `fetch` may run any number of times at once. `guard` refuses addresses (SSRF). `connections`
+    to sites are open at most. `located` waits for a name for `lookup_wait` seconds; None if no
+    address has a limit, so that nobody needs to know it. `reading_time` bounds how long the
+    answers that come in one moment hold the loop.
     """
 
-    def __init__(self, config: Config, reading_time: ReadingTime | None = None) -> None:
-        self._config = config
+    def __init__(
+        self,
+        settings: FetchSettings,
+        proxies: Mapping[str, str],
+        *,
+        connections: int,
+        lookup_wait: float | None,
+        reading_time: ReadingTime | None = None,
+    ) -> None:
+        self._settings = settings
+        self._proxies = proxies
+        self._connections = connections
+        self._lookup_wait = lookup_wait
         self._reading_time = reading_time or ReadingTime()
-        self.guard = Guard(config)
+        self.guard = Guard(settings)
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._http_proxies: set[str] = set()
 
     async def __aenter__(self) -> Self:
-        config = self._config
-        bound = Bound(config.max_connections or 2 * config.concurrency, self._reading_time)
-        self._resolver = Resolver(config, self.guard)
-        tls = Context.of(config)
+        bound = Bound(self._connections, self._reading_time)
+        self._resolver = Resolver(self._settings, self.guard)
+        tls = Context.of(self._settings)
         direct: dict[str, Any] = {
             "resolver": self._resolver,
             "socket_factory": self.guard.socket,
             "ssl": tls,
         }
         self._sessions[""] = self._session(Connector(bound, **direct))
-        for name, text in config.proxies.items():
+        for name, text in self._proxies.items():
             url = URL(text)
             if url.scheme == "http":
                 self._http_proxies.add(name)
@@ -85,28 +98,28 @@ class Fetcher:
                 own = HttpProxyConnector(bound, resolver=aiohttp.ThreadedResolver(), ssl=tls)
                 self._sessions[name] = self._session(own, proxy=url)
             else:
-                socks = Socks(url, config.connect_timeout)
+                socks = Socks(url, self._settings.connect_timeout)
                 self._sessions[name] = self._session(
                     SocksConnector(socks, self.guard, bound, resolver=self._resolver, ssl=tls)
                 )
         return self
 
     def _session(self, connector: Connector, **options: Any) -> aiohttp.ClientSession:
-        config = self._config
+        settings = self._settings
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),  # cookies belong to one job, never to the process
             headers={
-                "User-Agent": config.agent,
+                "User-Agent": settings.agent,
                 "Accept": ACCEPT,
                 "Accept-Encoding": "gzip, deflate, br, zstd",
             },
             trust_env=False,
             auto_decompress=False,  # aiohttp passes a stream that ends early off as a whole one
             read_bufsize=READ_BUFFER,
-            max_headers=config.max_headers,
-            max_field_size=config.max_header_size,
-            max_line_size=config.max_header_size,
+            max_headers=settings.max_headers,
+            max_field_size=settings.max_header_size,
+            max_line_size=settings.max_header_size,
             **options,
         )
 
@@ -124,17 +137,17 @@ class Fetcher:
         """Return the address that `request` will be sent to first; empty if it is not known.
 
         It is not known through a proxy, without a limit by address, and if the lookup
-        of the name takes longer than `snooze_after`. A name that has no address is not an
+        of the name takes longer than `lookup_wait`. A name that has no address is not an
         error here: the fetch reports it.
         """
-        url, config = request.url, self._config
-        if request.proxy or not config.per_address_concurrency or self.guard.refuses(url):
+        url, wait = request.url, self._lookup_wait
+        if request.proxy or wait is None or self.guard.refuses(url):
             return ""
         host = url.raw_host or ""
         if ":" in host or host.rpartition(".")[2].isdigit():
             return host  # the guard has seen that it is an address
         try:
-            async with asyncio.timeout(config.snooze_after):
+            async with asyncio.timeout(wait):
                 return (await self._resolver.resolve(host))[0]["host"]
         except (Blocked, LookupFailed, OutOfDescriptors, TimeoutError):
             return ""
@@ -159,7 +172,7 @@ class Fetcher:
                 await self._look_up(request)
             return await self._send(session, request, deadline)
         except EXPECTED as error:
-            return failure_of_error(error, request, self._config)
+            return failure_of_error(error, request, self._settings)
 
     async def _look_up(self, request: Request) -> None:
         """Check that all addresses of the target's name are allowed; the proxy looks it up again.
@@ -170,7 +183,7 @@ class Fetcher:
         try:
             ipaddress.ip_address(host)  # the guard has seen it
         except ValueError:
-            limit = min(self._config.connect_timeout, request.timeout)
+            limit = min(self._settings.connect_timeout, request.timeout)
             try:
                 async with asyncio.timeout(limit):
                     await self._resolver.check(host)
@@ -192,7 +205,7 @@ class Fetcher:
             data=None if request.body is None else io.BytesIO(request.body),
             # aiohttp would give a POST without a body a Content-Type all the same
             skip_auto_headers=None if request.method == "GET" else _NO_TYPE,
-            timeout=aiohttp.ClientTimeout(total=left, connect=self._config.connect_timeout),
+            timeout=aiohttp.ClientTimeout(total=left, connect=self._settings.connect_timeout),
             allow_redirects=False,
         ) as answer:
             if answer.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
@@ -214,7 +227,7 @@ class Fetcher:
         if "Content-Encoding" in answer.headers:
             coding = inflater(",".join(answer.headers.getall("Content-Encoding")))
         if not request.truncate:
-            beyond = _declared(answer, coding, request, self._config.transfer_maxsize)
+            beyond = _declared(answer, coding, request, self._settings.transfer_maxsize)
             if beyond is not None:
                 return beyond
         pieces, beyond = await self._collect(answer.content, coding, request, deadline)
@@ -234,7 +247,7 @@ class Fetcher:
     ) -> tuple[list[bytes], Failure | None]:
         """Decode the body as it comes. Return it, and a failure if it was cut at a limit."""
         pieces: list[bytes] = []
-        claim, limit, transfer = request.claim, request.max_body, self._config.transfer_maxsize
+        claim, limit, transfer = request.claim, request.max_body, self._settings.transfer_maxsize
         beyond = _too_large
         if coding is None and transfer < limit:
             limit, beyond = transfer, _too_much_sent
@@ -289,7 +302,9 @@ def _too_large(limit: int) -> Failure:
 
 
 def _too_much_sent(limit: int) -> Failure:
-    return Failure("too_large", f"the body is larger than {limit} bytes as sent (transfer_maxsize)")
+    return Failure(
+        "too_large", f"the body is larger than {limit} bytes as sent (fetch.transfer_maxsize)"
+    )
 
 
 async def _pass_over(content: aiohttp.StreamReader) -> None:

@@ -38,7 +38,9 @@ class Crowded(OSError):  # noqa: N818 - an outcome, not an error of ours
     """As many fetches run from this address as may. Its text never names the address."""
 
     def __init__(self) -> None:
-        super().__init__("an address of it has as many fetches as per_address_concurrency allows")
+        super().__init__(
+            "an address of it has as many fetches as politeness.per_address_concurrency allows"
+        )
 
 
 class Bound:

@@ -25,7 +25,7 @@ from scraperd.fetch.resolver import LookupFailed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import FetchSettings
     from scraperd.contract import Kind
     from scraperd.fetch.message import Request, Response
 
@@ -52,12 +52,12 @@ _NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PRO
 _UNKNOWN_AUTHORITY: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 
 
-def failure_of_error(error: Exception, request: Request, config: Config) -> Failure:
+def failure_of_error(error: Exception, request: Request, settings: FetchSettings) -> Failure:
     """Translate one of EXPECTED. The first row of the table that fits the error decides."""
     error = _innermost(error, request)
     row = next(row for row in _TABLE if isinstance(error, row.error))
     retryable = row.retryable if isinstance(row.retryable, bool) else row.retryable(error)
-    return Failure(row.kind, row.message(error, request, config), retryable=retryable)
+    return Failure(row.kind, row.message(error, request, settings), retryable=retryable)
 
 
 def failure_of(response: Response, retry_codes: tuple[int, ...]) -> Failure | None:
@@ -89,15 +89,15 @@ class _Row(NamedTuple):
     error: type[Exception]
     kind: Kind
     retryable: bool | Callable[[Any], bool]
-    message: Callable[[Any, Request, Config], str]
+    message: Callable[[Any, Request, FetchSettings], str]
 
 
-def _proxy(error: ProxyFailed, request: Request, _: Config) -> str:
+def _proxy(error: ProxyFailed, request: Request, _: FetchSettings) -> str:
     return f"proxy {request.proxy}: {error}"
 
 
 def _certificate(
-    error: aiohttp.ClientConnectorCertificateError, _request: Request, _config: Config
+    error: aiohttp.ClientConnectorCertificateError, _request: Request, _: FetchSettings
 ) -> str:
     """Say it in OpenSSL's own words: expired, self-signed, hostname mismatch."""
     cause = error.certificate_error
@@ -110,9 +110,9 @@ def _lacks_version(error: aiohttp.ClientConnectorSSLError) -> bool:
     return getattr(error.os_error, "reason", None) in _NO_VERSION
 
 
-def _handshake(error: aiohttp.ClientConnectorSSLError, _: Request, config: Config) -> str:
+def _handshake(error: aiohttp.ClientConnectorSSLError, _: Request, settings: FetchSettings) -> str:
     if _lacks_version(error):
-        return f"handshake: the site does not speak TLS {config.tls_minimum} (tls_minimum)"
+        return f"handshake: the site does not speak TLS {settings.tls_minimum} (fetch.tls_minimum)"
     return f"handshake: {_text(error.os_error)}"
 
 
@@ -120,15 +120,15 @@ def _no_connection(*_: object) -> str:
     return "no connection within the connect timeout"
 
 
-def _not_finished(_error: TimeoutError, request: Request, _config: Config) -> str:
+def _not_finished(_error: TimeoutError, request: Request, _: FetchSettings) -> str:
     return f"not finished within {request.spent + request.timeout:.3g} s"
 
 
-def _of_host(error: OSError, request: Request, _: Config) -> str:
+def _of_host(error: OSError, request: Request, _: FetchSettings) -> str:
     return f"{request.url.raw_host}: {printable(str(error))}"
 
 
-def _not_connected(error: aiohttp.ClientConnectorError, _request: Request, _config: Config) -> str:
+def _not_connected(error: aiohttp.ClientConnectorError, _request: Request, _: FetchSettings) -> str:
     return f"{error.host}:{error.port}: {_reason(error.os_error)}"
 
 
@@ -140,25 +140,25 @@ def _reason(error: OSError) -> str:
     return _ERRNO.get(error.errno) or errno.errorcode.get(error.errno, "no connection")
 
 
-def _broken_off(error: aiohttp.ClientPayloadError, _request: Request, _config: Config) -> str:
+def _broken_off(error: aiohttp.ClientPayloadError, _request: Request, _: FetchSettings) -> str:
     """Give the reason without aiohttp's wrapping: `<ContentLengthError: 400, message='...'>`."""
     cause = _one_line(getattr(error.__cause__, "message", "")) or _text(error)
     return f"the body broke off: {cause}"
 
 
-def _malformed(error: aiohttp.ClientResponseError, _: Request, config: Config) -> str:
+def _malformed(error: aiohttp.ClientResponseError, _: Request, settings: FetchSettings) -> str:
     """Name the limit that the response is beyond, or else give the parser's own words."""
     if error.message.startswith(TOO_LONG):
-        limit = f"max_header_size ({config.max_header_size})"
+        limit = f"fetch.max_header_size ({settings.max_header_size})"
         words = f"a header or the status line is longer than {limit}"
     elif error.message.startswith(TOO_MANY):
-        words = f"more headers than max_headers ({config.max_headers})"
+        words = f"more headers than fetch.max_headers ({settings.max_headers})"
     else:
         words = _one_line(error.message)
     return f"malformed response: {words}"
 
 
-def _lost(error: Exception, _request: Request, _config: Config) -> str:
+def _lost(error: Exception, _request: Request, _: FetchSettings) -> str:
     return f"connection lost: {_text(error)}"
 
 

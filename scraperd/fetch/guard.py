@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import AddrInfoType
     from yarl import URL
 
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import FetchSettings
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -96,14 +96,16 @@ _NO_IPV4: Final = (IPv6Address("::"), IPv6Address("::1"))  # though they are in 
 # What the WHATWG URL standard takes for an IPv4 address ("ends in a number"): 127.1, 0x7f000001.
 _NUMERIC: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.*", re.IGNORECASE)
 
-_DENIED: Final = "is among deny_networks"
-_OUTRIGHT: Final = "is link-local or a metadata service's; allow_networks would have to name it"
-_PRIVATE: Final = "is not public and not among allow_networks"
-_OWN: Final = "is an address of this machine and not among allow_networks"
+_DENIED: Final = "is among fetch.deny_networks"
+_OUTRIGHT: Final = (
+    "is link-local or a metadata service's; fetch.allow_networks would have to name it"
+)
+_PRIVATE: Final = "is not public and not among fetch.allow_networks"
+_OWN: Final = "is an address of this machine and not among fetch.allow_networks"
 # One text for all: of several addresses that fail alike, aiohttp raises the first error as it is.
 _NOT_LET: Final = (
-    "the address is not one that allow_networks and deny_networks let through, or it is this"
-    " machine's own and not among allow_networks"
+    "the address is not one that fetch.allow_networks and fetch.deny_networks let through, or it"
+    " is this machine's own and not among fetch.allow_networks"
 )
 
 
@@ -130,12 +132,12 @@ class Guard:
     is asked each time, as it may become so.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._deny = _networks(*config.deny_networks)
-        self._allow = _networks(*config.allow_networks)
-        self._allow_hosts = HostSet(config.allow_hosts)
-        self._deny_hosts = HostSet(config.deny_hosts)
-        self._ports = tuple(_range(port) for port in config.allow_ports)
+    def __init__(self, settings: FetchSettings) -> None:
+        self._deny = _networks(*settings.deny_networks)
+        self._allow = _networks(*settings.allow_networks)
+        self._allow_hosts = HostSet(settings.allow_hosts)
+        self._deny_hosts = HostSet(settings.deny_hosts)
+        self._ports = tuple(_range(port) for port in settings.allow_ports)
         self._judged = lru_cache(maxsize=MAX_CACHED_ADDRESSES)(self._judge)
         self._asks = not lacking()
 
@@ -147,11 +149,11 @@ class Guard:
         """
         host = url.raw_host or ""
         if self._deny_hosts and host in self._deny_hosts:
-            return f"{printable(host)} is among deny_hosts"
+            return f"{printable(host)} is among fetch.deny_hosts"
         if self._allow_hosts and host not in self._allow_hosts:
-            return f"{printable(host)} is not among allow_hosts"
+            return f"{printable(host)} is not among fetch.allow_hosts"
         if self._ports and not any(url.port in ports for ports in self._ports):
-            return f"port {url.port} is not among allow_ports"
+            return f"port {url.port} is not among fetch.allow_ports"
         if ":" not in host and not _NUMERIC.fullmatch(host):
             return None
         if not _canonical(host):

@@ -230,7 +230,7 @@ class Connection(ResponseHandler):
             super().data_received(data[self._head_room :])
         elif self.transport is not None and not self.transport.is_closing():
             self.transport.abort()
-            limit = f"{self._head_limit} bytes of headers ({HEAD} times max_header_size)"
+            limit = f"{self._head_limit} bytes of headers ({HEAD} times fetch.max_header_size)"
             self.set_exception(HttpProcessingError(code=0, message=f"more than {limit}"))
 
     def _feed(self, data: bytes) -> bool:

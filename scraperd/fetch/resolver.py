@@ -26,7 +26,7 @@ from scraperd.fetch.guard import Blocked
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import FetchSettings
     from scraperd.fetch.guard import Guard
 
 PATIENCE: Final = 2.0  # seconds for a nameserver's first chance; a busy one needs more than one
@@ -48,10 +48,11 @@ _FLAGS: Final = (
 )
 _NOSORT: Final = 1 << 7  # ARES_AI_NOSORT: sorting opens a socket for each address of an answer
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-_BLOCKED: Final = "none of its addresses is allowed (allow_networks, deny_networks)"
-_OWN: Final = "its address is one of this machine's own, and not among allow_networks"
+_BLOCKED: Final = "none of its addresses is allowed (fetch.allow_networks, fetch.deny_networks)"
+_OWN: Final = "its address is one of this machine's own, and not among fetch.allow_networks"
 _NOT_ALL: Final = (
-    "not all of its addresses are known to be allowed (allow_networks, deny_networks), and an HTTP"
+    "not all of its addresses are known to be allowed (fetch.allow_networks,"
+    " fetch.deny_networks), and an HTTP"
     " proxy chooses among them itself"
 )
 _REASONS: Final = {  # in words, and whether it may be better later
@@ -64,7 +65,7 @@ _REASONS: Final = {  # in words, and whether it may be better later
     pycares.errno.ARES_ECONNREFUSED: ("no nameserver can be reached", True),
     pycares.errno.ARES_EBADRESP: ("the nameserver's answer is malformed", True),
     pycares.errno.ARES_ENOTINITIALIZED: (
-        "c-ares can't start (nameservers wrong, or out of file descriptors)",
+        "c-ares can't start (fetch.nameservers wrong, or out of file descriptors)",
         True,
     ),
     pycares.errno.ARES_ECANCELLED: ("the lookup was given up", True),
@@ -103,13 +104,13 @@ class Resolver(AbstractResolver):
 
     def __init__(
         self,
-        config: Config,
+        settings: FetchSettings,
         guard: Guard,
         *,
         clock: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._guard = guard
         self._clock = clock
         self._patience = patience
@@ -180,7 +181,7 @@ class Resolver(AbstractResolver):
 
     async def _look_up(self, name: str) -> _Outcome:
         outcome = await self._ask(name)
-        ttl = min(outcome.ttl, self._config.dns_cache_ttl)
+        ttl = min(outcome.ttl, self._settings.dns_cache_ttl)
         self._cache.put(name, outcome, until=self._clock() + ttl)
         return outcome
 
@@ -232,10 +233,10 @@ class Resolver(AbstractResolver):
         with the last lookup that was started on it.
         """
         age = self._clock() - self._born
-        limit = MIN_CHANNEL_AGE if self._load >= MAX_CHANNEL_LOAD else self._config.dns_cache_ttl
+        limit = MIN_CHANNEL_AGE if self._load >= MAX_CHANNEL_LOAD else self._settings.dns_cache_ttl
         if self._current is None or age >= max(MIN_CHANNEL_AGE, min(MAX_CHANNEL_AGE, limit)):
             self._current = aiodns.DNSResolver(
-                self._config.nameservers,
+                self._settings.nameservers,
                 asyncio.get_running_loop(),
                 timeout=self._patience,
                 tries=TRIES,

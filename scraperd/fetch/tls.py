@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import FetchSettings
 
 # For TLS 1.2 what Python itself offers, but DHE, which browsers speak no longer: a site chooses its
 # prime, and one of 10,000 bits held the loop for 1.6 s a handshake. Curves are the library's own.
@@ -113,20 +113,20 @@ class Context(ssl.SSLContext):
     sslobject_class = _Session
 
     @classmethod
-    def of(cls, config: Config) -> Self:
+    def of(cls, settings: FetchSettings) -> Self:
         """By the settings; `ca_file` as curl has it, the same on every Python. Raises OSError."""
         context = cls(ssl.PROTOCOL_TLS_CLIENT)
-        if config.ca_file:
-            context.load_verify_locations(cafile=config.ca_file)
+        if settings.ca_file:
+            context.load_verify_locations(cafile=settings.ca_file)
         else:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         context.minimum_version = (
-            ssl.TLSVersion.TLSv1_3 if config.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
+            ssl.TLSVersion.TLSv1_3 if settings.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
         )
         context.set_ciphers(_CIPHERS)
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
-        if not config.verify_tls:
+        if not settings.verify_tls:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context

@@ -22,12 +22,11 @@ from scraperd.scrape.content import unavailable
 from scraperd.scrape.request import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from msgspec import UnsetType
 
     from scraperd.broker.ports import Delivery
-    from scraperd.config.settings import Config
     from scraperd.contract import Job
     from scraperd.extract.rules import Rules
     from scraperd.jobs.received import Received
@@ -79,21 +78,26 @@ Decoded: TypeAlias = Prepared | Undecoded
 
 
 class Decoder:
-    """Reads jobs. One for the process.
+    """Reads jobs of `max_size` bytes at most, which may choose from `proxies`. One for the process.
 
     `on_error` is told of an error of ours with the job's id, and says how it ends the job.
     """
 
     def __init__(
-        self, config: Config, scraper: Scraper, on_error: Callable[[Exception, str | None], Failure]
+        self,
+        max_size: int,
+        proxies: Collection[str],
+        scraper: Scraper,
+        on_error: Callable[[Exception, str | None], Failure],
     ) -> None:
-        self._config = config
+        self._max_size = max_size
+        self._proxies = proxies
         self._scraper = scraper
         self._on_error = on_error
 
     async def decode(self, received: Received, seconds: float) -> Decoded:
         """Return the job with its rules, or why it is none. Compiling may take `seconds`."""
-        job = decode_job(received.delivery.body, self._config.max_job_size)
+        job = decode_job(received.delivery.body, self._max_size)
         if isinstance(job, Invalid):
             return Undecoded(job)
         if fault := self._fault(received.delivery, job):
@@ -107,7 +111,7 @@ class Decoder:
         """What this process can't do for the job: the field, and why."""
         if delivery.overfull:
             return "", f"the message has more than {delivery.overfull} headers"
-        if job.proxy and job.proxy not in self._config.proxies:
+        if job.proxy and job.proxy not in self._proxies:
             return "proxy", f"no proxy is named {printable(job.proxy)} here"
         if fault := unavailable(job):
             return "include", fault
@@ -126,7 +130,7 @@ class Decoder:
         except Unchecked as lack:
             return Prepared(target, lack.failure)
         except TimeoutError:
-            over = f"extract took over {seconds:.3g} s to be compiled (job_timeout)"
+            over = f"extract took over {seconds:.3g} s to be compiled (jobs.timeout)"
             return Prepared(target, Failure("timeout", over, retryable=True))
         except Exception as error:  # noqa: BLE001 - an error of ours ends this job, by its name
             return Prepared(target, self._on_error(error, received.ident(target.job.id)))

@@ -63,5 +63,5 @@ def _forgotten(envelope: Envelope, max_retries: int) -> Failure | None:
     return Failure(
         "internal",
         f"it was tried {envelope.tries} times and waited {envelope.waits} times, and the "
-        "signature of its headers was not valid; give all processes the same marks_key_file",
+        "signature of its headers was not valid; give all processes the same jobs.signing_key_file",
     )

@@ -32,14 +32,14 @@ from scraperd.scrape.request import tightest
 from scraperd.scrape.result import Failed, Label, Scraped, result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from datetime import datetime
 
     from msgspec import UnsetType
 
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Destination, Epoch
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import JobsSettings
     from scraperd.contract import Invalid, Job, Timings
     from scraperd.fetch.memory import Claim
     from scraperd.jobs.decode import Decoded, Prepared
@@ -55,25 +55,29 @@ Work: TypeAlias = "Callable[[Received], Awaitable[None]]"
 
 
 class Worker:
-    """Runs every delivery it is given; the scraper bounds how many are fetched at once."""
+    """Runs every delivery it is given; the scraper bounds how many are fetched at once.
+
+    `proxies` are the names that a job may choose from.
+    """
 
     def __init__(
         self,
-        config: Config,
+        settings: JobsSettings,
+        proxies: Collection[str],
         scraper: Scraper,
         settler: Settler,
         observer: Observer,
-        name: str,
         *,
+        name: str,
         clocks: Clocks,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._scraper = scraper
         self._settler = settler
         self._observer = observer
         self._name = name
         self._clocks = clocks
-        self._decoder = Decoder(config, scraper, self._error)
+        self._decoder = Decoder(settings.max_size, proxies, scraper, self._error)
         self._flights = Flights()
         self._discounts = Discounts()
         self._group: asyncio.TaskGroup | None = None
@@ -100,7 +104,7 @@ class Worker:
 
     def _received(self, delivery: Delivery) -> tuple[Received, Work]:
         """The delivery, read, and what to do with it. An error of ours ends this job only."""
-        limit, now = self._config.delivery_limit, self._clocks.wall()
+        limit, now = self._settings.delivery_limit, self._clocks.wall()
         try:
             received = Received.of(delivery, self._settler.keys, self._discounts, limit, now=now)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -136,12 +140,12 @@ class Worker:
     def _elsewhere(self, received: Received) -> Destination | None:
         """Where the job must be moved to before it is looked at, if anywhere.
 
-        A large one waits until there are fewer of its kind here. One that is over max_job_size
+        A large one waits until there are fewer of its kind here. One that is over jobs.max_size
         can't become a job: it is settled at once.
         """
         if (place := received.quarantine) is not None:
             return Into(place)
-        oversized = len(received.delivery.body) > self._config.max_job_size
+        oversized = len(received.delivery.body) > self._settings.max_size
         if received.delivery.crowded and not oversized:
             return Delay(self._clocks.between(*CROWDED_FOR))
         return None
@@ -153,7 +157,7 @@ class Worker:
         the helper too, the job ends without.
         """
         seen = Peeked()
-        if len(received.delivery.body) <= self._config.max_job_size:
+        if len(received.delivery.body) <= self._settings.max_size:
             seen = await self._scraper.peek(received.delivery.body)
         if given_up := received.given_up:
             told = received.delivery.given_up
@@ -187,7 +191,7 @@ class Worker:
     async def _scraped(
         self, received: Received, job: Prepared, claim: Claim
     ) -> Scraped | Failed | NotYet:
-        max_retries, now = self._config.max_retries, self._clocks.now()
+        max_retries, now = self._settings.max_retries, self._clocks.now()
         why = unrun.reason_not_to(job.target.job, received.envelope, max_retries, now)
         if why is not None:
             return Failed(why)
@@ -214,9 +218,9 @@ class Worker:
         return Reservation(turn.host, seconds)
 
     def _time_for(self, received: Received) -> float:
-        """Seconds that are left to the job of job_timeout, and of what the broker waits."""
+        """Seconds that are left to the job of jobs.timeout, and of what the broker waits."""
         held = self._clocks.monotonic() - received.delivery.arrived
-        return max(0.0, min(self._config.job_timeout, self._settler.limits.job) - held)
+        return max(0.0, min(self._settings.timeout, self._settler.limits.job) - held)
 
     def _result(
         self,
@@ -236,12 +240,12 @@ class Worker:
     def _decide(
         self, received: Received, ended: Ended, max_retries: int | UnsetType = UNSET
     ) -> Verdict:
-        config = self._config
+        settings = self._settings
         policy = Policy(
-            max_retries=tightest(config.max_retries, max_retries),
-            backoff=config.retry_backoff,
-            backoff_max=config.retry_backoff_max,
-            retry_after_max=config.retry_after_max,
+            max_retries=tightest(settings.max_retries, max_retries),
+            backoff=settings.retry_backoff,
+            backoff_max=settings.retry_backoff_max,
+            retry_after_max=settings.retry_after_max,
         )
         attempt, roll = received.envelope.attempt, self._clocks.roll()
         return decide(ended, attempt, policy, roll, anonymous=received.anonymous)

@@ -26,18 +26,19 @@ def needed(config: Config) -> int:
 
 
 def fit(config: Config, limit: int) -> Config:
-    """`config` with `max_connections`, then `concurrency` lowered until `limit` suffices."""
+    """`config` with `fetch.max_connections`, then `concurrency` lowered until `limit` suffices."""
     if needed(config) <= limit:
         return config
     room = max(2, limit - _rest(config))
     concurrency = min(config.concurrency, room // 2)
-    return replace(config, concurrency=concurrency, max_connections=room - concurrency)
+    fetch = replace(config.fetch, max_connections=room - concurrency)
+    return replace(config, concurrency=concurrency, fetch=fetch)
 
 
 def _connections(config: Config) -> int:
-    """What is in use is never closed for the sake of `max_connections`."""
-    return max(config.max_connections or 2 * config.concurrency, config.concurrency)
+    """What is in use is never closed for the sake of `fetch.max_connections`."""
+    return max(config.fetch.max_connections or 2 * config.concurrency, config.concurrency)
 
 
 def _rest(config: Config) -> int:
-    return OTHERS + HELPER * config.extract_processes
+    return OTHERS + HELPER * config.sandbox.processes

@@ -18,17 +18,17 @@ from scraperd.base.text import printable
 from scraperd.base.urls import MAX_URL
 
 if TYPE_CHECKING:
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import LogSettings
 
 _LONGEST: Final = MAX_URL  # characters of one value
 _TRACEBACK: Final = 16_384  # characters; an exception's message can quote all of a page
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def configure(config: Config, stream: TextIO | None = None) -> None:
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Set the process's logging up: JSON lines, or colours on a terminal."""
     stream = stream or sys.stdout
-    pretty = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
+    pretty = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     quiet_libraries()
     common: list[Any] = [
         structlog.processors.add_log_level,
@@ -54,7 +54,7 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
         factory = structlog.BytesLoggerFactory(file=getattr(stream.buffer, "raw", stream.buffer))
     structlog.configure(
         processors=common,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.log_level]),
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from scraperd.politeness.throttle import smoothed
 
 if TYPE_CHECKING:
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import PolitenessSettings
     from scraperd.politeness.host_queue import HostQueue
 
 MAX_CACHED_KEYS: Final = 4096  # IP addresses whose key is remembered
@@ -77,9 +77,9 @@ class Address:
 class Addresses:
     """The addresses that matter now: those of remembered hosts and of fetches that run."""
 
-    def __init__(self, config: Config) -> None:
-        self._limit = config.per_address_concurrency
-        self._shared = tuple(ip_network(text) for text in config.shared_networks)
+    def __init__(self, settings: PolitenessSettings) -> None:
+        self._limit = settings.per_address_concurrency
+        self._shared = tuple(ip_network(text) for text in settings.shared_networks)
         self._known: WeakValueDictionary[str, Address] = WeakValueDictionary()
         self._key = lru_cache(maxsize=MAX_CACHED_KEYS)(self._key_of)
 

@@ -15,7 +15,9 @@ from msgspec import UNSET
 from scraperd.base.hosts import canonical, names_of
 
 if TYPE_CHECKING:
-    from scraperd.config.settings import Config, HostSettings
+    from collections.abc import Mapping
+
+    from scraperd.config.tables import HostSettings, PolitenessSettings
 
 MAX_CACHED_HOSTS: Final = 4096  # hosts whose rules are remembered
 
@@ -31,21 +33,27 @@ class HostRules:
 
 
 class HostTable:
-    """The settings with the table `hosts` over them; for each, the most specific pattern wins."""
+    """The settings with the table `hosts` over them; for each, the most specific pattern wins.
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._own = {canonical(pattern): own for pattern, own in config.hosts.items()}
+    `proxy` is the one for hosts that have none of their own.
+    """
+
+    def __init__(
+        self, settings: PolitenessSettings, hosts: Mapping[str, HostSettings], proxy: str
+    ) -> None:
+        self._settings = settings
+        self._proxy = proxy
+        self._own = {canonical(pattern): own for pattern, own in hosts.items()}
         self.of = lru_cache(maxsize=MAX_CACHED_HOSTS)(self._of)
 
     def _of(self, host: str) -> HostRules:
-        config = self._config
+        settings = self._settings
         found = [self._own[name] for name in names_of(host) if name in self._own]
         return HostRules(
-            concurrency=_first(found, "per_host_concurrency", config.per_host_concurrency),
-            delay=_first(found, "per_host_delay", config.per_host_delay),
-            obey_robots=_first(found, "robotstxt_obey", config.robotstxt_obey),
-            proxy=_first(found, "proxy", config.proxy),
+            concurrency=_first(found, "per_host_concurrency", settings.per_host_concurrency),
+            delay=_first(found, "per_host_delay", settings.per_host_delay),
+            obey_robots=_first(found, "robotstxt_obey", settings.robotstxt_obey),
+            proxy=_first(found, "proxy", self._proxy),
         )
 
 

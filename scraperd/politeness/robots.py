@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 from msgspec.structs import replace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import PolitenessSettings
     from scraperd.politeness.host_rules import HostTable
 
 MAX_BYTES: Final = 512 * 1024  # read of a robots.txt; section 2.5 asks for 500 KiB at least
@@ -145,22 +145,33 @@ class _Kept(NamedTuple):
         return replace(self.answer, retry_after=wait)
 
 
+Get: TypeAlias = "Callable[[URL, str], Awaitable[Response | Failure]]"
+
+
 class Robots:
     """The rules of all origins: each file is fetched once, and kept for `robots_cache_ttl`.
 
     `get` fetches one hop of a URL through a proxy of this name, if any: a body cut at
     MAX_BYTES, or a Failure. What one proxy brings holds only for those who use it:
-    its failures are not the site's. `clock` gives seconds.
+    its failures are not the site's. `clock` gives seconds. `name` is what a robots.txt knows us
+    by; half of `concurrency` files are fetched at once; a site that names a time to come back is
+    asked again after `retry_after_max` seconds at most.
     """
 
     def __init__(
         self,
-        config: Config,
+        settings: PolitenessSettings,
         table: HostTable,
-        get: Callable[[URL, str], Awaitable[Response | Failure]],
+        get: Get,
         clock: Callable[[], float],
+        *,
+        name: str,
+        concurrency: int,
+        retry_after_max: float,
     ) -> None:
-        self._config = config
+        self._settings = settings
+        self._name = name
+        self._retry_after_max = retry_after_max
         self._table = table
         self._get = get
         self._clock = clock
@@ -169,7 +180,7 @@ class Robots:
         self._large: Cache[object, _Kept] = Cache(MAX_CACHED_ORIGINS, MAX_CACHED_BYTES)
         self._running: dict[object, asyncio.Task[_Kept]] = {}
         self._fetching: set[object] = set()  # those of them whose answer is not here yet
-        self._slots = asyncio.Semaphore(max(1, config.concurrency // 2))
+        self._slots = asyncio.Semaphore(max(1, concurrency // 2))
         self._parsing = asyncio.Lock()  # threads that parse side by side would crowd the loop out
         self._queue = 0  # files that wait for it, and the one that has it
 
@@ -270,34 +281,34 @@ class Robots:
 
         The sections 2.3.1.1 (success), 2.3.1.3 (unavailable) and 2.3.1.4 (unreachable).
         """
-        config = self._config
+        settings = self._settings
         if isinstance(answer, Failure):
             hung = answer.kind == "timeout"  # it took a fetch's place for long, and would again
             return _unreachable(answer), BUSY_WAIT if hung else FAULT_WAIT
         if answer is None:
-            return EVERYTHING, config.robots_cache_ttl
+            return EVERYTHING, settings.robots_cache_ttl
         status = answer.status
         if status == 429 or status >= 500:  # noqa: PLR2004 - busy or broken, not absent
             asked = retry_after(answer.headers)
             wait = BUSY_WAIT if asked is None else max(asked, FAULT_WAIT)
             failure = Failure("robots_denied", f"robots.txt answered {status}", retryable=True)
-            return failure, min(wait, config.retry_after_max)
+            return failure, min(wait, self._retry_after_max)
         if status >= 300:  # noqa: PLR2004 - RFC 9110 section 15
-            return EVERYTHING, config.robots_cache_ttl
+            return EVERYTHING, settings.robots_cache_ttl
         return await self._parse(answer.body)
 
     async def _parse(self, body: bytes) -> tuple[Rules | Failure, float]:
-        config = self._config
-        given = (body, config.robots_name, config.max_crawl_delay)
+        settings = self._settings
+        given = (body, self._name, settings.max_crawl_delay)
         if len(body) <= _IN_THREAD:
-            return parse(*given), config.robots_cache_ttl
+            return parse(*given), settings.robots_cache_ttl
         if self._queue > MAX_QUEUE:
             what = "robots.txt: too many large files at once"
             return Failure("robots_denied", what, retryable=True), QUEUE_WAIT
         self._queue += 1
         try:
             async with self._parsing:
-                return await asyncio.to_thread(parse, *given), config.robots_cache_ttl
+                return await asyncio.to_thread(parse, *given), settings.robots_cache_ttl
         finally:
             self._queue -= 1
 

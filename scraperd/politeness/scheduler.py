@@ -29,7 +29,7 @@ from scraperd.politeness.throttle import Throttle
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import PolitenessSettings
     from scraperd.politeness.addresses import Address
     from scraperd.politeness.host_rules import HostTable
 
@@ -67,12 +67,16 @@ class HostScheduler:
 
     def __init__(
         self,
-        config: Config,
+        settings: PolitenessSettings,
         table: HostTable,
         clock: Callable[[], float],
         jitter: Callable[[], float],
+        *,
+        concurrency: int,
+        waiting_room: int,
+        job_timeout: float,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._table = table
         self._clock = clock
         self._jitter = jitter
@@ -81,10 +85,8 @@ class HostScheduler:
         self._ready: deque[HostQueue] = deque()  # could start a fetch, if a slot were free
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._checks: dict[str, asyncio.TimerHandle] = {}
-        self._addresses = Addresses(config)
-        self._capacity = Capacity(
-            config.concurrency, config.waiting_room, config.snooze_after, config.job_timeout
-        )
+        self._addresses = Addresses(settings)
+        self._capacity = Capacity(concurrency, waiting_room, settings.snooze_after, job_timeout)
 
     async def acquire(
         self,
@@ -215,8 +217,8 @@ class HostScheduler:
         queue = self._queues.get(host)
         if queue is None:
             rules = self._table.of(host)
-            max_delay = max(self._config.max_crawl_delay, rules.delay)
-            throttle = Throttle(rules.concurrency, max_delay, self._config.autothrottle)
+            max_delay = max(self._settings.max_crawl_delay, rules.delay)
+            throttle = Throttle(rules.concurrency, max_delay, self._settings.autothrottle)
             queue = self._queues[host] = HostQueue(host, rules, throttle)
         return queue
 
@@ -252,7 +254,7 @@ class HostScheduler:
 
     def _check_later(self, queue: HostQueue) -> None:
         """Look now and then whether jobs wait in vain: the host may have fallen silent."""
-        every = max(MIN_CHECK_INTERVAL, self._config.snooze_after / 2)
+        every = max(MIN_CHECK_INTERVAL, self._settings.snooze_after / 2)
         loop = asyncio.get_running_loop()
         self._checks[queue.host] = loop.call_later(every, self._check, queue)
 

@@ -29,7 +29,6 @@ from scraperd.extract.document import (
     extract_document,
     worst_case_seconds,
 )
-from scraperd.extract.limits import limits_of
 from scraperd.extract.rules import ELSEWHERE, RuleError
 from scraperd.sandbox.child import Start
 from scraperd.sandbox.fair_queue import HostFairQueue, TimeSharing, TimeSlice, TooLong
@@ -37,7 +36,7 @@ from scraperd.sandbox.habits import Habits, TokenBucket
 from scraperd.sandbox.pool import HelperError, Helpers
 
 if TYPE_CHECKING:
-    from scraperd.config.settings import Config
+    from scraperd.config.tables import SandboxSettings
     from scraperd.extract.document import Limits
     from scraperd.extract.rules import Rules
 
@@ -75,7 +74,7 @@ class Crowded(Exception):  # noqa: N818 - a state of this process
     """Too many pages wait for a helper, so this one should come back later."""
 
     def __init__(self) -> None:
-        super().__init__("too many pages that take long wait already (extract_processes)")
+        super().__init__("too many pages that take long wait already (sandbox.processes)")
 
 
 class Unchecked(Exception):  # noqa: N818 - nothing is known of the rules
@@ -100,24 +99,24 @@ class Extractor:
     Helpers work in three levels, as in a multilevel feedback queue. In the first a page has little
     time, in the second more. A page that needs more time begins again in the next level. So slow
     pages wait for each other, and fast pages do not wait for them. With two helpers there are two
-    levels, with one helper there is one.
+    levels, with one helper there is one. `waiting_room` bounds how many jobs wait for a helper.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._limits = limits_of(config)
-        self._timeout = config.extract_timeout
-        self._memory = config.extract_memory
+    def __init__(self, settings: SandboxSettings, limits: Limits, *, waiting_room: int) -> None:
+        self._limits = limits
+        self._timeout = settings.timeout
+        self._memory = settings.memory
         self._on_loop = for_the_loop(self._limits)
-        self._times = times(config.extract_processes, config.extract_timeout)
-        most = slots_of(config.extract_processes, len(self._times))
-        self._queue = HostFairQueue(most, max_waiting(self._times, most, config.waiting_room))
+        self._times = times(settings.processes, settings.timeout)
+        most = slots_of(settings.processes, len(self._times))
+        self._queue = HostFairQueue(most, max_waiting(self._times, most, waiting_room))
         self._habits = Habits()
         self._sent_away = TokenBucket(MAX_SENT_AWAY)
         self._time_slice = TimeSlice(SLICE)
         self._compile_time = TimeSharing(COMPILING, EASY)
         self._elsewhere: Cache[bytes, bool] = Cache(MAX_REMEMBERED)
         self._compiling: dict[bytes, _Shared] = {}
-        self._helpers = Helpers(Start(self._memory, self._limits), config.extract_processes)
+        self._helpers = Helpers(Start(self._memory, self._limits), settings.processes)
 
     async def __aenter__(self) -> Self:
         return self
@@ -281,8 +280,8 @@ class Extractor:
     def _cause(self, code: int | None) -> str:
         """Say why a helper gave no answer: its exit code, or None if its memory was too small."""
         if code == _OUT_OF_TIME:
-            return f"the page took over {self._timeout:g} s of CPU (extract_timeout)"
-        memory = f"over {self._memory} bytes of memory (extract_memory)"
+            return f"the page took over {self._timeout:g} s of CPU (sandbox.timeout)"
+        memory = f"over {self._memory} bytes of memory (sandbox.memory)"
         if code is None:
             return f"the page took {memory}"
         how = f"signal {-code}" if code < 0 else f"exit code {code}"

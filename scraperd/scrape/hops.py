@@ -12,32 +12,44 @@ from typing import TYPE_CHECKING, Final
 from scraperd.base.urls import host_name
 from scraperd.contract import Failure
 from scraperd.fetch.message import retry_after
-from scraperd.politeness.host_rules import HostTable
-from scraperd.politeness.scheduler import HostScheduler
 
 if TYPE_CHECKING:
     from yarl import URL
 
     from scraperd.base.clocks import Clocks
-    from scraperd.config.settings import Config
     from scraperd.fetch.client import Fetcher
     from scraperd.fetch.message import Request, Response
     from scraperd.politeness.admission import NotYet
     from scraperd.politeness.host_queue import Wait
-    from scraperd.politeness.scheduler import Load, Permit
+    from scraperd.politeness.host_rules import HostTable
+    from scraperd.politeness.scheduler import HostScheduler, Load, Permit
 
 _BUSY: Final = frozenset({429, 503})  # RFC 6585 section 4, RFC 9110 section 15.6.4
 
 
 class Hops:
-    """Fetches hop by hop, each by a permit of its host. One for the process."""
+    """Fetches hop by hop, each by a permit of its host. One for the process.
 
-    def __init__(self, config: Config, fetcher: Fetcher, clocks: Clocks) -> None:
-        self._config = config
+    A fetch that had `connect_timeout` and hung speaks of its host; a host that wants a pause gets
+    `retry_after_max` seconds at most.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        table: HostTable,
+        scheduler: HostScheduler,
+        clocks: Clocks,
+        *,
+        connect_timeout: float,
+        retry_after_max: float,
+    ) -> None:
         self._fetcher = fetcher
+        self.table = table
+        self.scheduler = scheduler
         self._clocks = clocks
-        self.table = HostTable(config)
-        self.scheduler = HostScheduler(config, self.table, clocks.monotonic, clocks.roll)
+        self._connect_timeout = connect_timeout
+        self._retry_after_max = retry_after_max
 
     def route(self, url: URL, proxy: str) -> str:
         """How the host is reached, if not as usual: at another port, or through another proxy."""
@@ -61,13 +73,13 @@ class Hops:
         try:
             answer = await self._fetcher.fetch(request)
             if isinstance(answer, Failure):
-                patient = request.timeout >= self._config.connect_timeout
+                patient = request.timeout >= self._connect_timeout
                 load = "hung" if answer.kind == "timeout" and patient else None
             elif answer.status in _BUSY:
                 load, penalty = "busy", retry_after(answer.headers, self._clocks.now())
             else:
                 load = "fine"
         finally:
-            limit = self._config.retry_after_max
+            limit = self._retry_after_max
             self.scheduler.release(permit, load=load, penalty=penalty and min(penalty, limit))
         return answer

@@ -14,14 +14,16 @@ from scraperd.contract import Failure
 from scraperd.fetch.message import Request, Response
 from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import Wait
-from scraperd.politeness.robots import MAX_BYTES, Robots, Rules
+from scraperd.politeness.robots import MAX_BYTES, Rules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from yarl import URL
 
     from scraperd.base.clocks import Clocks
-    from scraperd.config.settings import Config
     from scraperd.fetch.memory import Budget
+    from scraperd.politeness.robots import Get, Robots
     from scraperd.scrape.hops import Hops
 
 ROBOTS_TIMEOUT: Final = (10.0, 3.0)  # seconds for each hop of a robots.txt; while others wait
@@ -30,14 +32,25 @@ _UNAUTHORISED: Final = frozenset({401, 403, 407})
 
 
 class Permission:
-    """Says what robots.txt allows. One for the process."""
+    """Says what robots.txt allows. One for the process.
 
-    def __init__(self, config: Config, hops: Hops, budget: Budget, clocks: Clocks) -> None:
-        self._config = config
+    `robots` makes the rules of the files with the function that fetches one hop of them.
+    """
+
+    def __init__(
+        self,
+        hops: Hops,
+        budget: Budget,
+        clocks: Clocks,
+        *,
+        robots: Callable[[Get], Robots],
+        download_timeout: float,
+    ) -> None:
         self._hops = hops
         self._budget = budget
         self._clocks = clocks
-        self._robots = Robots(config, hops.table, self._fetch, clocks.monotonic)
+        self._robots = robots(self._fetch)
+        self._download_timeout = download_timeout
 
     async def close(self) -> None:
         """End the fetches that run."""
@@ -69,7 +82,7 @@ class Permission:
             why = f"robots.txt of {host_name(url)} does not allow {url.raw_path}"
             return Failure("robots_denied", why)
         with closing(self._budget.open()) as claim:
-            timeout = min(self._config.download_timeout, ROBOTS_TIMEOUT[self._robots.full])
+            timeout = min(self._download_timeout, ROBOTS_TIMEOUT[self._robots.full])
             request = Request("GET", url, {}, None, timeout, MAX_BYTES, claim, proxy, truncate=True)
             wait = Wait(urgent=own, route=self._hops.route(url, proxy))
             delay = rules.crawl_delay if rules is not None else None

@@ -17,7 +17,6 @@ from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.urls import host_name
 from scraperd.contract import Failure, Redirect
 from scraperd.fetch.errors import failure_of
-from scraperd.fetch.memory import Budget
 from scraperd.fetch.message import Response, location_of
 from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import Wait
@@ -33,13 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scraperd.base.clocks import Clocks
-    from scraperd.config.settings import Config
     from scraperd.contract import Peeked
     from scraperd.extract.rules import Rules
-    from scraperd.fetch.client import Fetcher
-    from scraperd.fetch.memory import Claim
+    from scraperd.fetch.memory import Budget, Claim
     from scraperd.fetch.message import Request
     from scraperd.politeness.admission import Reservation
+    from scraperd.scrape.hops import Hops
+    from scraperd.scrape.permission import Permission
     from scraperd.scrape.request import Target
 
 _NOT_MODIFIED: Final = 304
@@ -68,19 +67,39 @@ class _Trip:
         self.facts = replace(self.facts, **news)
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the settings of several tables say of a page's way (scraperd/wiring.py). In seconds."""
+
+    download_timeout: float
+    download_maxsize: int  # bytes
+    max_redirects: int
+    snooze_after: float
+    retry_http_codes: tuple[int, ...]
+
+
 class Scraper:
     """Turns jobs into pages. One for the process; an async context manager.
 
     `snoozed_for` counts jobs that have to come back for this process's sake, by what it lacked.
     """
 
-    def __init__(self, config: Config, fetcher: Fetcher, clocks: Clocks) -> None:
-        self._config = config
+    def __init__(
+        self,
+        settings: Settings,
+        clocks: Clocks,
+        *,
+        budget: Budget,
+        hops: Hops,
+        permission: Permission,
+        extractor: Extractor,
+    ) -> None:
+        self._settings = settings
         self._clocks = clocks
-        self._budget = Budget(config.memory_budget)
-        self._hops = Hops(config, fetcher, clocks)
-        self._permission = Permission(config, self._hops, self._budget, clocks)
-        self._extractor = Extractor(config)
+        self._budget = budget
+        self._hops = hops
+        self._permission = permission
+        self._extractor = extractor
         self.snoozed_for: Counter[type[OutOfDescriptors | Crowded]] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -148,7 +167,7 @@ class Scraper:
 
     async def _scrape(self, trip: _Trip, rules: Rules | None) -> Scraped | Failed | NotYet:
         promised, host = trip.reservation, trip.target.host
-        if promised and promised.seconds > self._config.snooze_after and promised.host != host:
+        if promised and promised.seconds > self._settings.snooze_after and promised.host != host:
             # It is for a later hop: the first need not be fetched before it.
             return NotYet(promised.host, promised.seconds)
         if self._extractor.crowded:
@@ -181,7 +200,7 @@ class Scraper:
         trip.learn(http_status=answer.status, final_url=final_url(answer.url), content=content)
         if is_same:
             return Scraped(trip.facts)
-        failure = failure_of(answer, self._config.retry_http_codes)
+        failure = failure_of(answer, self._settings.retry_http_codes)
         asked = extract_request(job, str(answer.url), media_of(answer), ok=failure is None)
         patience = _patience(trip.target, failure)
         extracted, seconds = await self._extractor.extract(
@@ -194,10 +213,10 @@ class Scraper:
 
     async def _follow(self, trip: _Trip) -> Response | Failure | NotYet:
         """Fetch hop by hop, each by a permit. Waiting for one is not held against the job."""
-        config, job = self._config, trip.target.job
-        limit = tightest(config.max_redirects, job.max_redirects)
-        timeout = tightest(config.download_timeout, job.timeout)
-        largest = tightest(config.download_maxsize, job.max_body_size)
+        settings, job = self._settings, trip.target.job
+        limit = tightest(settings.max_redirects, job.max_redirects)
+        timeout = tightest(settings.download_timeout, job.timeout)
+        largest = tightest(settings.download_maxsize, job.max_body_size)
         request, cookies = await first_request(trip.target, largest, self._clocks.monotonic)
         request.claim = trip.claim
         while True:

@@ -1,6 +1,6 @@
 """One page without a broker: fetched, or read from a file; for writing and trying rules.
 
-May touch: scrape/, the clocks: it is a composition root.
+May touch: everything else in scrape/, the clocks it is given.
 Must never: print, or exit.
 """
 
@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import UNSET
 
-from scraperd.base.clocks import SYSTEM
 from scraperd.contract import Timings
-from scraperd.fetch.client import Fetcher
 from scraperd.politeness.admission import NotYet, Reservation
-from scraperd.sandbox.extractor import Extractor
 from scraperd.scrape.content import extract_request
-from scraperd.scrape.pipeline import Scraper
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Facts, Failed, Label, Scraped, result_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scraperd.config.settings import Config
+    from scraperd.base.clocks import Clocks
     from scraperd.contract import Job, Result
     from scraperd.extract.rules import Rules
+    from scraperd.sandbox.extractor import Extractor
+    from scraperd.scrape.pipeline import Scraper
 
 WORKER = "scrape"
 
@@ -41,26 +39,26 @@ class Once(NamedTuple):
     matches: list[tuple[str, int]]
 
 
-async def scrape(config: Config, job: Job, rules: Rules | None) -> Once:
+async def scrape(scraper: Scraper, job: Job, rules: Rules | None, clocks: Clocks) -> Once:
     """Fetch the job's page, waiting here for its host's permit, and take what was asked for."""
-    started = SYSTEM.monotonic()
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as scraper:
-        target = Target.of(job)
-        with closing(scraper.claim()) as claim:
-            ended = await scraper.scrape(target, rules, claim)
-            while isinstance(ended, NotYet):  # here is no queue to wait in
-                await asyncio.sleep(ended.seconds)
-                claim.resize(0)
-                reservation = Reservation(ended.host, 0.0)
-                ended = await scraper.scrape(target, rules, claim, reservation=reservation)
-    timings = ended.facts.timings(SYSTEM.monotonic() - started)
+    started = clocks.monotonic()
+    target = Target.of(job)
+    with closing(scraper.claim()) as claim:
+        ended = await scraper.scrape(target, rules, claim)
+        while isinstance(ended, NotYet):  # here is no queue to wait in
+            await asyncio.sleep(ended.seconds)
+            claim.resize(0)
+            reservation = Reservation(ended.host, 0.0)
+            ended = await scraper.scrape(target, rules, claim, reservation=reservation)
+    timings = ended.facts.timings(clocks.monotonic() - started)
     return Once(result_of(_label(job), ended, timings), _matches(rules, ended.facts.hits))
 
 
-async def extract(config: Config, job: Job, rules: Rules | None, body: bytes, media: str) -> Once:
+async def extract(
+    extractor: Extractor, job: Job, rules: Rules | None, body: bytes, media: str
+) -> Once:
     """Take what was asked for from `body`, as if it had come from the job's URL."""
-    async with Extractor(config) as extractor:
-        found = await extractor.extract(extract_request(job, job.url, media), body, rules, "")
+    found = await extractor.extract(extract_request(job, job.url, media), body, rules, "")
     taken, seconds = found.extracted, round(found.seconds, 6)
     given = {"content_type": media or UNSET, "size": len(body)}
     facts = Facts(content=given | taken.fields(), hits=taken.hits)

@@ -30,13 +30,13 @@ from scraperd.base.fd_limits import (
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
 from scraperd.extract.document import ExtractRequest
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Request, Response
 from scraperd.ops.capacity import HELPER, OTHERS, fit, needed
-from scraperd.sandbox.extractor import Extractor
+from scraperd.wiring import extractor_of, fetcher_of
 from tests.rig.daemon import Daemon
 from tests.rig.dns import Nameserver
 from tests.rig.page import loopback
+from tests.rig.settings import configured
 from tests.rig.site import page
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tests.rig.site import Site
 
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-HURRY = {"connect_timeout": 0.4}  # half of which a fetch waits for a descriptor
+HURRY = {"fetch__connect_timeout": 0.4}  # half of which a fetch waits for a descriptor
 QUESTION = ExtractRequest("http://h/", "text/html", True, True, True, False, False, False, None)
 LARGE = b"<p>x</p>" * 50_000  # takes a helper
 
@@ -144,7 +144,7 @@ async def test_the_wait_ends_when_its_patience_does() -> None:
 async def test_a_fetch_without_a_descriptor_is_no_failure_of_the_site(site: Site) -> None:
     """OutOfDescriptors is raised, its words name the remedy, and the next fetch is fine."""
     url = site.at("/", page(b"here"))
-    async with Fetcher(loopback(**HURRY)) as fetcher:
+    async with fetcher_of(loopback(**HURRY)) as fetcher:
         with none_here(), pytest.raises(OutOfDescriptors, match="LimitNOFILE"):
             await fetcher.fetch(get(url))
         assert isinstance(await fetcher.fetch(get(url)), Response)
@@ -155,7 +155,7 @@ async def test_a_name_without_a_descriptor_is_no_failure_of_the_nameserver(site:
     url = site.at("/", page(b"here")).replace("127.0.0.1", "a.test")
     async with (
         Nameserver({"a.test": [("A", "127.0.0.1", 60)]}) as server,
-        Fetcher(loopback(**HURRY, nameservers=(server.address,))) as fetcher,
+        fetcher_of(loopback(**HURRY, fetch__nameservers=(server.address,))) as fetcher,
     ):
         with none_here(), pytest.raises(OutOfDescriptors):
             await fetcher.fetch(get(url))
@@ -166,7 +166,7 @@ async def test_a_name_without_a_descriptor_is_no_failure_of_the_nameserver(site:
 async def test_a_proxy_is_not_blamed_either(scheme: str, site: Site) -> None:
     """Its library hides the errno, so it is tried whether a socket can be had."""
     proxies = {"exit": f"{scheme}://127.0.0.1:{site.port}"}
-    async with Fetcher(loopback(**HURRY, proxies=proxies)) as fetcher:
+    async with fetcher_of(loopback(**HURRY, proxies=proxies)) as fetcher:
         with none_here(), pytest.raises(OutOfDescriptors):
             await fetcher.fetch(get(site.url(), "exit"))
 
@@ -174,7 +174,7 @@ async def test_a_proxy_is_not_blamed_either(scheme: str, site: Site) -> None:
 async def test_a_fetch_waits_for_a_descriptor(site: Site) -> None:
     """One that is there soon is enough; the site sees one request, a little later."""
     url = site.at("/", page(b"here"))
-    async with Fetcher(loopback()) as fetcher:
+    async with fetcher_of(loopback()) as fetcher:
         with none_here():
             fetch = asyncio.create_task(fetcher.fetch(get(url)))
             await asyncio.sleep(0.2)
@@ -188,7 +188,7 @@ async def test_idle_connections_give_way(site: Site) -> None:
     url = site.at("/", page(b"here"))
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(5)
-        async with Fetcher(loopback()) as fetcher:
+        async with fetcher_of(loopback()) as fetcher:
             await fetcher.fetch(get(url))
             with none_here():
                 fetch = asyncio.create_task(
@@ -203,7 +203,7 @@ async def test_idle_connections_give_way(site: Site) -> None:
 
 async def test_a_refusal_is_still_the_sites() -> None:
     """With descriptors to spare, what fails is a failure, and at once."""
-    async with Fetcher(loopback()) as fetcher:
+    async with fetcher_of(loopback()) as fetcher:
         failure = await fetcher.fetch(get("http://127.0.0.1:1/"))
     assert isinstance(failure, Failure)
     assert failure.message == "127.0.0.1:1: connection refused"
@@ -214,7 +214,7 @@ async def test_a_refusal_is_still_the_sites() -> None:
 @pytest.mark.usefixtures("no_loose_ends")
 async def test_a_helper_is_waited_for() -> None:
     """A page that needs a helper waits for the pipes of one, or comes back: no error of ours."""
-    async with Extractor(Config()) as extractor:
+    async with extractor_of(Config()) as extractor:
         with none_here():
             with pytest.raises(OutOfDescriptors):
                 await extractor.extract(QUESTION, LARGE, None, "h")
@@ -231,7 +231,7 @@ def test_a_daemon_without_descriptors_loses_and_blames_nothing(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Jobs are snoozed in the same attempt, at no cost of CPU; with descriptors all are done."""
-    with Daemon(broker_url, prefix, log_level="debug").ready() as daemon:
+    with Daemon(broker_url, prefix, log__level="debug").ready() as daemon:
         leave(daemon.pid)
         before = cpu(daemon.pid)
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(20)])
@@ -250,7 +250,7 @@ def test_a_few_descriptors_are_shared(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Forty fetches that want to run at once run four at a time; none fails or is sent away."""
-    with Daemon(broker_url, prefix, log_level="debug", concurrency=40).ready() as daemon:
+    with Daemon(broker_url, prefix, log__level="debug", concurrency=40).ready() as daemon:
         leave(daemon.pid, 4)
         dispatcher.publish_many([hostel.url(f"/size/{100_000 + n}") for n in range(40)])
         results = dispatcher.results(40)
@@ -264,11 +264,11 @@ def test_a_few_descriptors_are_shared(
 
 def test_what_a_configuration_needs() -> None:
     """Connections, a second one for each fetch that dials, the helpers' pipes and the rest."""
-    config = Config(concurrency=100, max_connections=300, extract_processes=4)
+    config = configured(concurrency=100, fetch__max_connections=300, sandbox__processes=4)
     assert needed(config) == 300 + 100 + 4 * HELPER + OTHERS
-    twice = Config(concurrency=100, extract_processes=4)
+    twice = configured(concurrency=100, sandbox__processes=4)
     assert needed(twice) == 200 + 100 + 4 * HELPER + OTHERS
-    fewer = Config(concurrency=100, max_connections=10, extract_processes=4)
+    fewer = configured(concurrency=100, fetch__max_connections=10, sandbox__processes=4)
     assert needed(fewer) == 100 + 100 + 4 * HELPER + OTHERS  # those in use are never closed
 
 
@@ -276,17 +276,17 @@ def test_what_a_configuration_needs() -> None:
 @pytest.mark.parametrize("connections", [0, 10, 300, 100_000])
 def test_a_configuration_that_fits(limit: int, connections: int) -> None:
     """What is too much is lowered until it fits, first the connections; what fits is untouched."""
-    config = Config(concurrency=100, max_connections=connections, extract_processes=4)
+    config = configured(concurrency=100, fetch__max_connections=connections, sandbox__processes=4)
     fitted = fit(config, limit)
     assert needed(fitted) <= limit
-    assert fitted.concurrency == 100 or fitted.max_connections <= fitted.concurrency + 1
+    assert fitted.concurrency == 100 or fitted.fetch.max_connections <= fitted.concurrency + 1
     assert (fitted == config) == (needed(config) <= limit)
 
 
 def test_even_the_lowest_limit_leaves_one_fetch() -> None:
     """No limit makes a configuration without a slot or a connection."""
     fitted = fit(Config(), 1)
-    assert (fitted.concurrency, fitted.max_connections) == (1, 1)
+    assert (fitted.concurrency, fitted.fetch.max_connections) == (1, 1)
 
 
 def test_the_soft_limit_is_raised() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from scraperd.base.hosts import HostSet, names_of
-from scraperd.config.settings import Config, HostSettings
+from scraperd.config.tables import HostSettings, PolitenessSettings
 from scraperd.politeness.host_rules import HostRules, HostTable
 
 
@@ -47,16 +47,13 @@ def test_an_empty_set_means_nobody() -> None:
 def test_the_most_specific_pattern_holds_for_each_setting_by_itself() -> None:
     """A host's own value, else its domain's, else everyone's, else the setting's."""
     table = HostTable(
-        Config(
-            per_host_concurrency=8,
-            proxies={"p": "http://x:1", "q": "http://x:2"},
-            proxy="p",
-            hosts={
-                "*": HostSettings(per_host_delay=9.0),
-                "*.example.com": HostSettings(per_host_delay=2.0, robotstxt_obey=False),
-                "www.example.com": HostSettings(per_host_concurrency=1, proxy=""),
-            },
-        )
+        PolitenessSettings(per_host_concurrency=8),
+        {
+            "*": HostSettings(per_host_delay=9.0),
+            "*.example.com": HostSettings(per_host_delay=2.0, robotstxt_obey=False),
+            "www.example.com": HostSettings(per_host_concurrency=1, proxy=""),
+        },
+        proxy="p",
     )
     assert table.of("www.example.com") == HostRules(1, 2.0, obey_robots=False, proxy="")
     assert table.of("a.www.example.com") == HostRules(8, 2.0, obey_robots=False, proxy="p")

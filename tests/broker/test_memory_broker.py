@@ -19,17 +19,17 @@ import pytest
 from scraperd.base.clocks import SYSTEM
 from scraperd.broker.memory import MemoryBroker
 from scraperd.broker.ports import Delivery, Limits, Message, Source
-from scraperd.config.settings import Config
 from scraperd.contract import Failure, Peeked
 from scraperd.fetch.memory import Budget, Claim
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys
 from scraperd.jobs.verdict import Dead, Done, Verdict
-from scraperd.jobs.worker import Worker
 from scraperd.ops.telemetry import Observer
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.scrape.result import Facts, Failed, Scraped
+from scraperd.wiring import worker_of
 from tests.rig import hours
+from tests.rig.settings import configured
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -101,9 +101,9 @@ class House:
         self.broker.replies["mine"] = deque()
         keys = Keys([b"k"], "team", time.time)
         made = settler(self.broker, Limits(2**20, 1800), keys, SYSTEM)
-        config = Config(max_retries=3, retry_backoff=1)
+        config = configured(jobs__max_retries=3, jobs__retry_backoff=1)
         scraper: Any = Scrapes()
-        self.worker = Worker(config, scraper, made, Observer(log=Quiet()), "w", clocks=SYSTEM)
+        self.worker = worker_of(config, scraper, made, Observer(log=Quiet()), "w", SYSTEM)
 
     def publish(self, count: int) -> dict[str, str]:
         """Jobs of all sorts; their ids, with the sort of each."""

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from scraperd.broker.rabbitmq.reply_patterns import Addresses, fits
 from scraperd.broker.rabbitmq.topology import Topology
-from scraperd.config.settings import Config
+from scraperd.config.tables import BrokerSettings
 
 TEAM = Topology("team")
-DEFAULT = Addresses.of(TEAM, Config().allow_reply_to)
+DEFAULT = Addresses.of(TEAM, BrokerSettings().allow_reply_to)
 OPEN = Addresses.of(TEAM, ["*"])
 
 ALLOWED = ("team.results", "team.reply.me", "team.reply.a.b", "team.reply.", "amq.gen-x")

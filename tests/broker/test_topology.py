@@ -166,7 +166,7 @@ def test_a_conflict_is_told_in_words(
     )
     assert _conflict("a", text) == (
         f"{what} 'a' exists with {arg} = {theirs}, but scraperd asks for {ours}. That can't be "
-        f"changed: choose another prefix, or {delete} and start again."
+        f"changed: choose another broker.prefix, or {delete} and start again."
     )
 
 

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from tests.rig.hostel import Hostel
     from tests.rig.nginx import Nginx
 
-SETTINGS = {**LOOPBACK, "retry_backoff": 0.05, "max_retries": 2, "shutdown_timeout": 1}
+SETTINGS = {
+    **LOOPBACK,
+    "jobs__retry_backoff": 0.05,
+    "jobs__max_retries": 2,
+    "jobs__shutdown_timeout": 1,
+}
 
 
 def command(*args: str, **settings: Any) -> tuple[list[str], dict[str, str]]:
@@ -71,7 +76,7 @@ def test_real_pages_from_standard_input(docs_site: Nginx) -> None:
     """Python's manual, 500 pages, in one pass: all ok, and 0."""
     pages = sorted(path.relative_to(docs_site.root) for path in docs_site.root.rglob("*.html"))
     urls = "".join(f"{docs_site.url}{page}\n" for page in pages)
-    done = run("-", stdin=urls.encode(), per_host_concurrency=50)
+    done = run("-", stdin=urls.encode(), politeness__per_host_concurrency=50)
     found = results(done.stdout)
     assert len(pages) > 400
     assert sorted(result["url"] for result in found) == sorted(urls.split())
@@ -90,7 +95,7 @@ def test_what_was_interrupted_goes_on_where_it_was(
     quick = [hostel.url(f"/page/{n}") for n in range(30)]
     held = [hostel.url(f"/hold/{n}") for n in range(5)]
     file.write_text("\n".join([*quick, *held]))
-    argv, env = command(str(file), concurrency=40, per_host_concurrency=40)
+    argv, env = command(str(file), concurrency=40, politeness__per_host_concurrency=40)
     with output.open("wb") as out, subprocess.Popen(
         argv, env=env, stdout=out, stderr=subprocess.PIPE
     ) as child:  # fmt: skip

@@ -220,7 +220,7 @@ def test_publish_names_the_bad_line_and_sends_nothing(
         pass
     text = '# a comment\nhttp://127.0.0.1:1/\n\n{"url": "http://x/", "ulr": 1}\n'
     done = scraperd(
-        "publish", "-", stdin=text, SCRAPERD_BROKER_URL=broker_url, SCRAPERD_PREFIX=prefix
+        "publish", "-", stdin=text, SCRAPERD_BROKER_URL=broker_url, SCRAPERD_BROKER__PREFIX=prefix
     )
     assert done.returncode == 2
     assert "-:4: ulr: unknown field" in done.stderr
@@ -237,7 +237,7 @@ def test_publish_names_the_bad_line_and_sends_nothing(
         ('{"url": "http://x/", "id": "a"}\n' * 2, "id 'a' is given to more than one job"),
         (
             'http://x/\n{"url": "http://x/", "body": "%s"}\n' % ("x" * 524_288),
-            "-:2: the job has 524320 bytes, more than 524288 (max_job_size)",
+            "-:2: the job has 524320 bytes, more than 524288 (jobs.max_size)",
         ),
     ],
     ids=["rule", "twins", "size"],
@@ -255,7 +255,7 @@ def test_publish_and_wait(
     """URLs as arguments, and a file of URLs and jobs: each result comes back as a JSON line, none
     of them through the shared results queue; a failed one makes the exit code 1.
     """
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     job = json.dumps({"url": hostel.url("/page/2"), "id": "mine", "meta": 7})
     text = f"{hostel.url('/page/1')}\n{job}\n"
     with Daemon(broker_url, prefix).ready():
@@ -281,7 +281,7 @@ def test_publish_needs_few_permissions(
     node.ctl("add_user", prefix, "narrow")
     url = broker_url.replace("guest:guest", f"{prefix}:narrow", 1)
     assert prefix in url
-    env = {"SCRAPERD_BROKER_URL": url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": url, "SCRAPERD_BROKER__PREFIX": prefix}
     own = r"^amq\.gen-"
     node.ctl("set_permissions", prefix, own, "^$", own)
     denied = scraperd("publish", "http://a.example/", **env)
@@ -305,7 +305,7 @@ def test_publish_gives_up_waiting(
     """With nobody to scrape, --timeout ends the wait, says how many are missing, and exits 1."""
     with Daemon(broker_url, prefix).ready():
         pass
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     done = scraperd("publish", hostel.url("/page/1"), "--wait", "--timeout", "0.5", **env)
     assert done.returncode == 1
     assert "1 results missing after 0.5 s" in done.stderr
@@ -325,7 +325,7 @@ def test_publish_says_how_far_it_came(
 
     with Wire(node.port) as wire:
         wire.cut_when = at_the_300th
-        env = {"SCRAPERD_BROKER_URL": wire.url, "SCRAPERD_PREFIX": prefix}
+        env = {"SCRAPERD_BROKER_URL": wire.url, "SCRAPERD_BROKER__PREFIX": prefix}
         urls = "".join(f"http://127.0.0.1:1/{n}\n" for n in range(5000))
         command = [sys.executable, "-m", "scraperd", "publish", "-"]
         done = subprocess.run(
@@ -347,7 +347,7 @@ def test_results_tails_copies(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """`results` shows what comes by and by and takes nothing; --key picks."""
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     command = [sys.executable, "-m", "scraperd", "results", "--key", "failed.#", "--count", "1"]
     with Daemon(broker_url, prefix).ready(), Process(command, env=env) as tail:
         tail.wait_for_line("copies of new results")
@@ -366,7 +366,7 @@ def test_results_consumes_when_asked(
         dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(3)])
         hostel.wait_for(lambda hits: len(hits) == 3)
         assert daemon.drain() == 0  # and with it three results are in the queue
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     done = scraperd("results", "--consume", "--count", "2", **env)
     assert done.returncode == 0
     assert len(lines(done.stdout)) == 2
@@ -377,7 +377,7 @@ def test_check_says_what_is_there(
     scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
 ) -> None:
     """Before the first start the queues are missing and that is fine; then they are counted."""
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     done = scraperd("check", **env)
     assert done.returncode == 0
     assert f"queue {prefix}.jobs: does not exist; the daemon will create it" in done.stdout
@@ -393,7 +393,7 @@ def test_check_warns_of_a_broker_that_is_known_to_be_hit(
     scraperd: Command, broker_url: str, prefix: str, node: Node
 ) -> None:
     """The version, what can happen and what to do are a line; it is no reason to fail."""
-    done = scraperd("check", SCRAPERD_BROKER_URL=broker_url, SCRAPERD_PREFIX=prefix)
+    done = scraperd("check", SCRAPERD_BROKER_URL=broker_url, SCRAPERD_BROKER__PREFIX=prefix)
     said = f"scraperd: RabbitMQ {'.'.join(map(str, node.version))}: one message"
     assert (said in done.stderr) == (node.version < (4, 0))
     assert done.returncode == 0
@@ -408,17 +408,17 @@ def test_check_says_where_the_signing_key_comes_from(
     file = tmp_path / "keys"
     file.write_text("sesame-" * 9)
     file.chmod(0o644)
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     assert "signing key: made from user and password" in scraperd("check", **env).stdout
     env |= {
-        "SCRAPERD_MARKS_KEY_FILE": str(file),
-        "SCRAPERD_ALLOW_REPLY_TO": f'["a*", "{prefix}.dead", "b.jobs"]',
+        "SCRAPERD_JOBS__SIGNING_KEY_FILE": str(file),
+        "SCRAPERD_BROKER__ALLOW_REPLY_TO": f'["a*", "{prefix}.dead", "b.jobs"]',
     }
     done = scraperd("check", **env)
     assert done.returncode == 0
     assert f"signing key: the first of 1 in {file}\n" in done.stdout
     assert f"{file} can be read by every user of this machine" in done.stderr
-    assert f"allow_reply_to: no result is ever sent to {prefix}.dead\n" in done.stderr
+    assert f"broker.allow_reply_to: no result is ever sent to {prefix}.dead\n" in done.stderr
     assert "sent to b.jobs\n" in done.stderr
     assert "sent to a*" not in done.stderr
     assert "sesame" not in done.stdout + done.stderr
@@ -426,7 +426,9 @@ def test_check_says_where_the_signing_key_comes_from(
     for command in ("check", "run"):
         done = scraperd(command, **env)
         assert done.returncode == 78
-        assert done.stderr.startswith(f"scraperd: marks_key_file: line 1 of {file} has 6 bytes")
+        assert done.stderr.startswith(
+            f"scraperd: jobs.signing_key_file: line 1 of {file} has 6 bytes"
+        )
         assert "sesame" not in done.stdout + done.stderr
 
 
@@ -436,7 +438,7 @@ def test_check_compares_what_is_there(
     """A queue that the daemon would refuse is refused here, and one that it would use in spite of
     a difference is named; nothing is created.
     """
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     declare = dispatcher.channel.queue_declare
     declare(f"{prefix}.results", durable=True, arguments={"x-queue-type": "quorum"})
     done = scraperd("check", **env)
@@ -491,7 +493,7 @@ def test_check_is_content_with_one_broker_of_several(
     host = broker_url.partition("@")[2]
     wrong = f"amqp://guest:hunter2@{host}"
     urls = json.dumps([f"amqp://127.0.0.1:{free_port()}/", wrong, broker_url])
-    done = scraperd("check", SCRAPERD_BROKER_URL=urls, SCRAPERD_PREFIX=prefix)
+    done = scraperd("check", SCRAPERD_BROKER_URL=urls, SCRAPERD_BROKER__PREFIX=prefix)
     assert done.returncode == 0
     assert f"broker: reached amqp://{host}" in done.stdout
     first, second = (line for line in done.stderr.splitlines() if "scraperd: RabbitMQ" not in line)
@@ -508,8 +510,8 @@ def test_publish_says_that_the_broker_takes_nothing(
         pass
     node.alarm_memory()
     try:
-        env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
-        done = scraperd("publish", "http://a.example/", SCRAPERD_CONFIRM_TIMEOUT="1", **env)
+        env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
+        done = scraperd("publish", "http://a.example/", SCRAPERD_BROKER__CONFIRM_TIMEOUT="1", **env)
     finally:
         node.clear_alarms()
     assert done.returncode == 1
@@ -522,7 +524,7 @@ def test_a_bad_configuration_exits_78(scraperd: Command, tmp_path: Path, command
     """Every fault at once, a line each, and the exit code that systemd does not restart."""
     (tmp_path / "bad.toml").write_text('concurency = 5\nprefix = "a b"\n')
     name, *rest = command.split()
-    done = scraperd(name, "--config", "bad.toml", *rest, SCRAPERD_HEARTBEAT="soon")
+    done = scraperd(name, "--config", "bad.toml", *rest, SCRAPERD_BROKER__HEARTBEAT="soon")
     assert done.returncode == 78
     assert "did you mean 'concurrency'?" in done.stderr
     assert len(done.stderr.splitlines()) == 3

@@ -104,7 +104,7 @@ def test_variables_win_over_it(scraperd: Command) -> None:
     """It is a file as any other: one setting of it, another of the environment."""
     port = free_port()
     broker = f"amqp://127.0.0.1:{port}/"
-    text = 'allow_reply_to = ["a"]\nbroker_url = "amqp://elsewhere.example/"'
+    text = 'broker_url = "amqp://elsewhere.example/"\nbroker.allow_reply_to = ["a"]'
     done = scraperd(write(text), "check", SCRAPERD_BROKER_URL=broker)
     assert f"configuration: good ({FILE})\n" in done.stdout
     assert f"no broker at amqp://127.0.0.1:{port}" in done.stderr

@@ -15,6 +15,7 @@ import pytest
 from scraperd.config.load import ConfigError, load
 from scraperd.config.settings import Config
 from tests.rig.ports import free_port
+from tests.rig.settings import configured
 
 # As kubelet makes them of a Service `scraperd` with the ports amqp (5672/TCP), health-check
 # (8080/TCP), syslog (514/UDP) and sigtran (2905/SCTP), the last by an IPv6 address.
@@ -45,7 +46,7 @@ KUBERNETES = {
 def test_what_kubernetes_sets_is_ignored() -> None:
     """All of them together change nothing, and a setting beside them counts."""
     assert load(None, KUBERNETES) == Config()
-    assert load(None, {**KUBERNETES, "SCRAPERD_CONCURRENCY": "7"}) == Config(concurrency=7)
+    assert load(None, {**KUBERNETES, "SCRAPERD_CONCURRENCY": "7"}) == configured(concurrency=7)
 
 
 @pytest.mark.parametrize("value", ["tcp://10.0.0.1:80", "udp://[::1]:53", "sctp://10.0.0.1:2905"])

@@ -12,34 +12,26 @@ import re
 import ssl
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scraperd.config.load import ConfigError, load, marks_file, marks_keys, notify_socket
-from scraperd.config.load import example as example_text
+from scraperd.config.example import example as example_text
+from scraperd.config.load import ConfigError, load, notify_socket
+from scraperd.config.names import SETTINGS, TABLES, meta_of, value_of
 from scraperd.config.settings import Config
+from scraperd.config.tables import FetchSettings
+from scraperd.contract import schema
+from tests.rig.settings import configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 DEFAULT = Config()
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
-    """Make a configuration file of a text."""
-
-    def make(text: str | bytes) -> Path:
-        path = tmp_path / "scraperd.toml"
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return path
-
-    return make
 
 
 def faults_of(path: Path | None, environ: dict[str, str]) -> list[str]:
@@ -60,19 +52,47 @@ def test_the_example_file_is_the_code_s_own() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     assert text == example_text()
     assert load(EXAMPLE, {}) == DEFAULT
-    assert list(tomllib.loads(text)) == list(Config.__struct_fields__)
+    tables = tomllib.loads(text)
+    assert list(tables) == list(Config.__struct_fields__)
+    for table, own in TABLES.items():
+        assert list(tables[table]) == list(own.__struct_fields__)
 
 
-def test_every_setting_says_its_unit_and_its_reason() -> None:
-    """Each setting of the example stands under a line with a reason and a unit."""
-    blocks = example_text().split("\n\n")[1:]
-    assert len(blocks) == len(Config.__struct_fields__)
-    for block in blocks:
-        reason, setting, *example_line = block.strip().split("\n")
-        assert reason.startswith("# ")
-        assert reason.endswith("]")
-        assert ". [" in reason
-        assert " = " in setting or (setting[0] == "[" and example_line[0].startswith("# "))
+def test_every_setting_says_its_unit_its_reason_and_whether_it_reloads() -> None:
+    """Each setting of the example stands under a line with a reason, a unit and "reload"."""
+    heads = r"# .+\.\n\[([a-z]+)\]"
+    blocks = [block.strip() for block in example_text().split("\n\n")[1:]]
+    assert [m[1] for block in blocks if (m := re.fullmatch(heads, block))] == list(TABLES)
+    said = [block for block in blocks if not re.fullmatch(heads, block)]
+    assert len(said) == len(SETTINGS)
+    for name, block in zip(SETTINGS, said, strict=True):
+        reason, setting, *example_line = block.split("\n")
+        reload = "yes" if meta_of(name)["extra"]["reload"] else "no"
+        assert re.fullmatch(rf"# .+\. \[.+\] \(reload: {reload}\)", reason)
+        key = name.rpartition(".")[2]
+        assert setting.startswith(f"{key} = ") or (
+            setting == f"[{key}]" and example_line[0].startswith("# ")
+        )
+
+
+def test_nothing_promises_a_reload_that_is_not_there() -> None:
+    """What the example says of reloads is said to be for later, before the first setting."""
+    head = example_text().partition("\n\n")[0]
+    assert "There is no reload yet: today each change needs a restart." in head
+
+
+def test_the_schema_has_each_table_with_its_settings() -> None:
+    """The JSON Schema of the configuration is made of the same types, and describes each."""
+    made = schema(Config)
+    shapes = {ref.rpartition(".")[2]: shape for ref, shape in made["$defs"].items()}
+    top = shapes["Config"]["properties"]
+    assert list(top) == list(Config.__struct_fields__)
+    for table, own in TABLES.items():
+        assert top[table]["description"]
+        assert shapes[own.__name__]["additionalProperties"] is False
+        properties = shapes[own.__name__]["properties"]
+        assert list(properties) == list(own.__struct_fields__)
+        assert all(each["description"] for each in properties.values())
 
 
 def certifi() -> str:
@@ -84,21 +104,21 @@ def changed(key: str, value: Any) -> Any:
     """Another good value for a setting, as TOML reads it."""
     others = {
         "broker_url": "amqp://x/",
-        "log_level": "debug",
-        "log_format": "json",
-        "prefetch": 500,
-        "max_connections": 500,
-        "nameservers": ["127.0.0.53", "[::1]:5353"],
-        "ca_file": certifi(),
-        "tls_minimum": "1.3",
-        "per_host_delay": 0.5,
-        "allow_reply_to": ["team.*", "*.answers"],
+        "log.level": "debug",
+        "log.format": "json",
+        "broker.prefetch": 500,
+        "fetch.max_connections": 500,
+        "fetch.nameservers": ["127.0.0.53", "[::1]:5353"],
+        "fetch.ca_file": certifi(),
+        "fetch.tls_minimum": "1.3",
+        "politeness.per_host_delay": 0.5,
+        "broker.allow_reply_to": ["team.*", "*.answers"],
         "hosts": {"*.example.com": {"per_host_delay": 1.5}},
-        "allow_networks": ["10.0.0.0/8", "::1"],
-        "deny_networks": ["192.0.2.0/24"],
-        "shared_networks": ["192.0.2.0/24"],
-        "allow_hosts": ["example.com", "*.example.org"],
-        "deny_hosts": ["*.example.com"],
+        "fetch.allow_networks": ["10.0.0.0/8", "::1"],
+        "fetch.deny_networks": ["192.0.2.0/24"],
+        "politeness.shared_networks": ["192.0.2.0/24"],
+        "fetch.allow_hosts": ["example.com", "*.example.org"],
+        "fetch.deny_hosts": ["*.example.com"],
         "proxies": {"office": "http://user:password@proxy.example:3128"},
     }
     if key in others:
@@ -115,22 +135,47 @@ def changed(key: str, value: Any) -> Any:
     return [500]
 
 
-@pytest.mark.parametrize("key", [k for k in Config.__struct_fields__ if k != "proxy"])
+def variable(name: str) -> str:
+    """The variable of a setting."""
+    return f"SCRAPERD_{name.upper().replace('.', '__')}"
+
+
+def with_value(name: str, value: Any) -> Config:
+    """The defaults with one setting changed."""
+    return configured(**{name.replace(".", "__"): value})
+
+
+@pytest.mark.parametrize("key", [k for k in SETTINGS if k != "fetch.proxy"])
 def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], Path]) -> None:
-    """Every setting can be set by the file and by a variable, with the same effect."""
-    value = changed(key, getattr(DEFAULT, key))
-    by_file = load(write(f"{key} = {toml(value)}"), {})
+    """Every setting can be set by the file, under its table's head or with a dot, and by a
+    variable, with the same effect; and by the variable over the file's example.
+    """
+    value = changed(key, value_of(DEFAULT, key))
+    table, _, leaf = key.rpartition(".")
+    head = f"[{table}]\n" if table else ""
+    by_file = load(write(f"{head}{leaf} = {toml(value)}"), {})
     text = value if isinstance(value, str) else toml(value)
-    assert load(None, {f"SCRAPERD_{key.upper()}": text}) == by_file
-    expected = msgspec.convert(value, get_type_hints(Config, include_extras=True)[key])
-    assert by_file == msgspec.structs.replace(DEFAULT, **{key: expected})
+    assert load(None, {variable(key): text}) == by_file
+    assert load(EXAMPLE, {variable(key): text}) == by_file
+    assert load(write(f"{key} = {toml(value)}"), {}) == by_file
+    expected = msgspec.convert(value, SETTINGS[key])
+    assert by_file == with_value(key, expected)
     assert by_file != DEFAULT
+
+
+def test_a_variable_changes_one_setting_of_a_table(write: Callable[[str], Path]) -> None:
+    """The other settings of its table stay as the file has them; `hosts` is replaced whole."""
+    path = write("[fetch]\nconnect_timeout = 5\nmax_redirects = 3\n[hosts.a]\n[hosts.b]\n")
+    environ = {"SCRAPERD_FETCH__CONNECT_TIMEOUT": "7", "SCRAPERD_HOSTS": "{c = {}}"}
+    config = load(path, environ)
+    assert (config.fetch.connect_timeout, config.fetch.max_redirects) == (7, 3)
+    assert list(config.hosts) == ["c"]
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('proxy = "office"', "proxy: no proxy 'office' in proxies"),
+        ('fetch.proxy = "office"', "fetch.proxy: no proxy 'office' in proxies"),
         ('hosts = {"a.b" = {proxy = "x"}}', """hosts."a.b".proxy: no proxy 'x' in proxies"""),
         ('proxies = {a = "http://u:hunter2@h"}', "proxies.a: must be http://[USER:PASSWORD@]HOST:"),
         ('proxies = {a = "socks5://u:hunter2@h:1/x"}', "proxies.a: must end after the port"),
@@ -150,29 +195,62 @@ def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], P
             'hosts."a.b".per_host_delay: Expected `float` >=',
         ),
         ('hosts = {"x" = {}, "a.*" = {}}', 'hosts."a.*": must be: table by host, *.domain or *'),
-        ('allow_networks = ["10.0.0.1/8"]', "allow_networks: 10.0.0.1/8 has host bits set"),
-        ('shared_networks = ["10.0.0.1/8"]', "shared_networks: 10.0.0.1/8 has host bits set"),
-        ('deny_networks = ["300.0.0.1"]', "deny_networks: '300.0.0.1' does not appear to be"),
-        ('allow_ports = ["90-80"]', "allow_ports: 90-80 is no port or range of ports"),
-        ("allow_ports = [0]", "allow_ports: "),
-        ('deny_hosts = ["127.0.0.3:8009"]', "deny_hosts: 127.0.0.3:8009 is no address; a host is"),
+        (
+            'fetch.allow_networks = ["10.0.0.1/8"]',
+            "fetch.allow_networks: 10.0.0.1/8 has host bits set",
+        ),
+        (
+            'politeness.shared_networks = ["10.0.0.1/8"]',
+            "politeness.shared_networks: 10.0.0.1/8 has host bits set",
+        ),
+        (
+            'fetch.deny_networks = ["300.0.0.1"]',
+            "fetch.deny_networks: '300.0.0.1' does not appear to be",
+        ),
+        ('fetch.allow_ports = ["90-80"]', "fetch.allow_ports: 90-80 is no port or range of ports"),
+        ("fetch.allow_ports = [0]", "fetch.allow_ports: "),
+        (
+            'fetch.deny_hosts = ["127.0.0.3:8009"]',
+            "fetch.deny_hosts: 127.0.0.3:8009 is no address; a host is",
+        ),
         ('hosts = {"1.2.3" = {}}', "hosts: 1.2.3 is no address"),
         ('hosts = {"X.y" = {}, "x.y" = {}}', "hosts: X.y and x.y are the same host"),
-        ('allow_hosts = ["[::1]", "0::1"]', "allow_hosts: [::1] and 0::1 are the same host"),
-        ('user_agent = "Mozilla/5.0 (compatible; bot)"', "user_agent: begins with Mozilla"),
-        ('deny_hosts = ["HTTP://x"]', "deny_hosts: must be: hosts, *.domain"),
-        ('nameservers = ["dns.example"]', "nameservers: must be: addresses, with :PORT"),
-        ('nameservers = ["999.0.0.1"]', "nameservers: 999.0.0.1 is no address"),
-        (f'nameservers = ["1.1.1.1:{"9" * 5000}"]', "nameservers: 1.1.1.1:9999"),
-        ('nameservers = ["[::1]:99999"]', "nameservers: [::1]:99999 is no address, or its port"),
-        ('proxies = {a = "socks5://\u00e9:hunter2@h:1"}', "proxies.a: SOCKS5 takes a user name"),
-        ('ca_file = "/nowhere/ca.pem"', "ca_file: /nowhere/ca.pem: No such file or directory"),
-        ("ca_file = '/etc/passwd'", "ca_file: /etc/passwd: not a file of PEM certificates"),
         (
-            "max_job_size = 1_000_000\nmemory_budget = 1_999_999",
-            "max_job_size (1000000) must not be greater than half of memory_budget (999999)",
+            'fetch.allow_hosts = ["[::1]", "0::1"]',
+            "fetch.allow_hosts: [::1] and 0::1 are the same host",
         ),
-        ("max_connections = 50", "max_connections (50) must be 0 or at least concurrency (100)"),
+        (
+            'fetch.user_agent = "Mozilla/5.0 (compatible; bot)"',
+            "fetch.user_agent: begins with Mozilla",
+        ),
+        ('fetch.deny_hosts = ["HTTP://x"]', "fetch.deny_hosts: must be: hosts, *.domain"),
+        (
+            'fetch.nameservers = ["dns.example"]',
+            "fetch.nameservers: must be: addresses, with :PORT",
+        ),
+        ('fetch.nameservers = ["999.0.0.1"]', "fetch.nameservers: 999.0.0.1 is no address"),
+        (f'fetch.nameservers = ["1.1.1.1:{"9" * 5000}"]', "fetch.nameservers: 1.1.1.1:9999"),
+        (
+            'fetch.nameservers = ["[::1]:99999"]',
+            "fetch.nameservers: [::1]:99999 is no address, or its port",
+        ),
+        ('proxies = {a = "socks5://\u00e9:hunter2@h:1"}', "proxies.a: SOCKS5 takes a user name"),
+        (
+            'fetch.ca_file = "/nowhere/ca.pem"',
+            "fetch.ca_file: /nowhere/ca.pem: No such file or directory",
+        ),
+        (
+            "fetch.ca_file = '/etc/passwd'",
+            "fetch.ca_file: /etc/passwd: not a file of PEM certificates",
+        ),
+        (
+            "jobs.max_size = 1_000_000\nfetch.memory_budget = 1_999_999",
+            "jobs.max_size (1000000) must not be greater than half of fetch.memory_budget (999999)",
+        ),
+        (
+            "fetch.max_connections = 50",
+            "fetch.max_connections (50) must be 0 or at least concurrency (100)",
+        ),
     ],
 )
 def test_what_is_no_host_network_or_proxy(
@@ -188,12 +266,12 @@ def test_a_proxy_is_chosen_by_its_name(write: Callable[[str], Path]) -> None:
     """For everything, for a host, or for none of a domain's hosts."""
     config = load(
         write(
-            'proxies = {office = "socks5://u:p@h:1080"}\nproxy = "office"\n'
+            'proxies = {office = "socks5://u:p@h:1080"}\nfetch.proxy = "office"\n'
             '[hosts."*.example.com"]\nproxy = ""\n'
         ),
         {},
     )
-    assert config.proxy == "office"
+    assert config.fetch.proxy == "office"
     assert config.hosts["*.example.com"].proxy == ""
 
 
@@ -209,17 +287,17 @@ def toml(value: Any) -> str:
     [
         ("concurrency", "200", 200),
         ("concurrency", "1_000", 1000),
-        ("job_timeout", "90", 90.0),
-        ("job_timeout", "90.5", 90.5),
-        ("verify_tls", "false", False),
-        ("retry_http_codes", "[500, 599]", (500, 599)),
-        ("retry_http_codes", "[]", ()),
-        ("prefix", "true", "true"),
-        ("prefix", "42", "42"),
-        ("user_agent", '"quoted"', '"quoted"'),
-        ("user_agent", "", ""),
+        ("jobs.timeout", "90", 90.0),
+        ("jobs.timeout", "90.5", 90.5),
+        ("fetch.verify_tls", "false", False),
+        ("jobs.retry_http_codes", "[500, 599]", (500, 599)),
+        ("jobs.retry_http_codes", "[]", ()),
+        ("broker.prefix", "true", "true"),
+        ("broker.prefix", "42", "42"),
+        ("fetch.user_agent", '"quoted"', '"quoted"'),
+        ("fetch.user_agent", "", ""),
         ("broker_url", "amqps://u:p@h:5671/v%2Fh", "amqps://u:p@h:5671/v%2Fh"),
-        ("log_level", "debug", "debug"),
+        ("log.level", "debug", "debug"),
     ],
 )
 def test_a_variable_overrides(
@@ -227,12 +305,13 @@ def test_a_variable_overrides(
 ) -> None:
     """Numbers, booleans, lists and bare text come from the environment, over the file."""
     path = write(example_text())
-    assert getattr(load(path, {f"SCRAPERD_{name.upper()}": text}), name) == expected
+    assert value_of(load(path, {variable(name): text}), name) == expected
 
 
 def test_other_variables_are_left_alone() -> None:
     """What does not start with SCRAPERD_, and the one that names the file, are no settings."""
-    others = {"PATH": "/", "scraperd_prefix": "x", "XSCRAPERD_PREFIX": "x", "SCRAPERD_CONFIG": "/x"}
+    others = {"PATH": "/", "scraperd_concurrency": "x", "SCRAPERD_CONFIG": "/x"}
+    others["XSCRAPERD_CONCURRENCY"] = "x"
     assert load(None, others) == DEFAULT
 
 
@@ -244,45 +323,69 @@ def test_the_real_environment_is_read_by_default() -> None:
 # key, what stands in the file, what the message must say
 BAD_VALUES: list[tuple[str, str, str]] = [
     ("concurency", "1", "unknown setting 'concurency'; did you mean 'concurrency'?"),
-    ("Prefetch", "1", "did you mean 'prefetch'?"),
-    ("retries", "1", "did you mean 'max_retries'?"),
+    ("broker.Prefetch", "1", "did you mean 'broker.prefetch'?"),
+    ("retries", "1", "did you mean 'jobs.max_retries'?"),
     ("zzz", "1", "unknown setting 'zzz'; `config.example.toml` lists them all"),
     ("agent", '"x"', "unknown setting 'agent'"),
-    ("prefetch_count", "1", "unknown setting 'prefetch_count'; did you mean 'prefetch'?"),
+    ("prefetch_count", "1", "unknown setting 'prefetch_count'; did you mean 'broker.prefetch'?"),
     ("concurrency", '"many"', "concurrency: Expected `int`, got `str` (pages)"),
     ("concurrency", "true", "concurrency: Expected `int`, got `bool` (pages)"),
     ("concurrency", "1.5", "concurrency: Expected `int`, got `float` (pages)"),
     ("concurrency", "0", "concurrency: Expected `int` >= 1 (pages)"),
     ("concurrency", "100001", "concurrency: Expected `int` <= 100000 (pages)"),
-    ("job_timeout", "nan", "job_timeout: Expected `float` > 0.0 (seconds)"),
-    ("job_timeout", "inf", "job_timeout: Expected `float` <= 86400.0 (seconds)"),
-    ("job_timeout", "-1", "job_timeout: Expected `float` > 0.0 (seconds)"),
-    ("job_timeout", "1" + "0" * 400, "job_timeout: Number out of range (seconds)"),
-    ("job_timeout", "1979-05-27", "job_timeout: Expected `float`, got `date` (seconds)"),
-    ("retry_backoff_max", "7200", "retry_backoff_max: Expected `float` <= 3600.0 (seconds)"),
-    ("retry_http_codes", "500", "retry_http_codes: Expected `array`, got `int` (statuses)"),
-    ("retry_http_codes", "[99]", "retry_http_codes: Expected `int` >= 100 (statuses)"),
-    ("retry_http_codes", "[600]", "retry_http_codes: Expected `int` <= 599 (statuses)"),
-    ("verify_tls", "1", "verify_tls: Expected `bool`, got `int` (true or false)"),
-    ("verify_tls", '"no"', "verify_tls: Expected `bool`, got `str` (true or false)"),
-    ("allow_reply_to", '"a"', "allow_reply_to: Expected `array`, got `str` (queue names"),
-    ("allow_reply_to", '["a\\n"]', "allow_reply_to: must be: queue names; * stands for any text"),
-    ("allow_reply_to", '[""]', "allow_reply_to: must be: queue names"),
-    ("allow_reply_to", f'["{"x" * 256}"]', "allow_reply_to: Expected `str` of length <= 255"),
-    ("marks_key_file", "7", "marks_key_file: Expected `str`, got `int` (path of a file"),
-    ("log_level", '"loud"', "(debug, info, warning, error)"),
-    ("log_level", '"a\\nb"', "Invalid enum value 'a\\nb' (debug, info, warning, error)"),
-    ("log_format", "7", "log_format: Expected `str`, got `int` (auto, json, console)"),
-    ("prefix", '""', "prefix: must be: letters, digits, _ . and -, 1 to 100"),
-    ("prefix", '"a b"', "prefix: must be: letters"),
-    ("prefix", '"a\\n"', "prefix: must be: letters"),
-    ("user_agent", '"a\\nb"', "user_agent: must be: printable ASCII"),
-    ("user_agent", '"a\\n"', "user_agent: must be: printable ASCII"),
-    ("contact_url", '"a\\n"', "contact_url: must be: URL in ASCII"),
-    ("worker_name", '"é"', "worker_name: must be: printable ASCII"),
+    ("jobs.timeout", "nan", "jobs.timeout: Expected `float` > 0.0 (seconds)"),
+    ("jobs.timeout", "inf", "jobs.timeout: Expected `float` <= 86400.0 (seconds)"),
+    ("jobs.timeout", "-1", "jobs.timeout: Expected `float` > 0.0 (seconds)"),
+    ("jobs.timeout", "1" + "0" * 400, "jobs.timeout: Number out of range (seconds)"),
+    ("jobs.timeout", "1979-05-27", "jobs.timeout: Expected `float`, got `date` (seconds)"),
+    (
+        "jobs.retry_backoff_max",
+        "7200",
+        "jobs.retry_backoff_max: Expected `float` <= 3600.0 (seconds)",
+    ),
+    (
+        "jobs.retry_http_codes",
+        "500",
+        "jobs.retry_http_codes: Expected `array`, got `int` (statuses)",
+    ),
+    ("jobs.retry_http_codes", "[99]", "jobs.retry_http_codes: Expected `int` >= 100 (statuses)"),
+    ("jobs.retry_http_codes", "[600]", "jobs.retry_http_codes: Expected `int` <= 599 (statuses)"),
+    ("fetch.verify_tls", "1", "fetch.verify_tls: Expected `bool`, got `int` (true or false)"),
+    ("fetch.verify_tls", '"no"', "fetch.verify_tls: Expected `bool`, got `str` (true or false)"),
+    (
+        "broker.allow_reply_to",
+        '"a"',
+        "broker.allow_reply_to: Expected `array`, got `str` (queue names",
+    ),
+    (
+        "broker.allow_reply_to",
+        '["a\\n"]',
+        "broker.allow_reply_to: must be: queue names; * stands for any text",
+    ),
+    ("broker.allow_reply_to", '[""]', "broker.allow_reply_to: must be: queue names"),
+    (
+        "broker.allow_reply_to",
+        f'["{"x" * 256}"]',
+        "broker.allow_reply_to: Expected `str` of length <= 255",
+    ),
+    (
+        "jobs.signing_key_file",
+        "7",
+        "jobs.signing_key_file: Expected `str`, got `int` (path of a file",
+    ),
+    ("log.level", '"loud"', "(debug, info, warning, error)"),
+    ("log.level", '"a\\nb"', "Invalid enum value 'a\\nb' (debug, info, warning, error)"),
+    ("log.format", "7", "log.format: Expected `str`, got `int` (auto, json, console)"),
+    ("broker.prefix", '""', "broker.prefix: must be: letters, digits, _ . and -, 1 to 100"),
+    ("broker.prefix", '"a b"', "broker.prefix: must be: letters"),
+    ("broker.prefix", '"a\\n"', "broker.prefix: must be: letters"),
+    ("fetch.user_agent", '"a\\nb"', "fetch.user_agent: must be: printable ASCII"),
+    ("fetch.user_agent", '"a\\n"', "fetch.user_agent: must be: printable ASCII"),
+    ("fetch.contact_url", '"a\\n"', "fetch.contact_url: must be: URL in ASCII"),
+    ("jobs.worker_name", '"é"', "jobs.worker_name: must be: printable ASCII"),
     ("broker_url", "3", "broker_url: Expected `str | array`, got `int` (amqp:// or amqps:// URL"),
-    ("delivery_limit", "51", "delivery_limit: Expected `int` <= 50"),
-    ("broker", "{ url = 'amqp://h' }", "unknown setting 'broker'; did you mean 'broker_url'?"),
+    ("jobs.delivery_limit", "51", "jobs.delivery_limit: Expected `int` <= 50"),
+    ("broker", "{ url = 'amqp://h' }", "unknown setting 'broker.url'; did you mean 'broker_url'"),
 ]
 
 
@@ -314,12 +417,24 @@ def test_a_broker_is_an_amqp_url_or_several(url: str, write: Callable[[str], Pat
         ("CONCURRENCY", "0", "environment: concurrency: Expected `int` >= 1 (pages)"),
         ("CONCURRENCY", "9" * 5000, "environment: concurrency: Expected `int`"),
         ("CONCURRENCY", "[" * 5000, "environment: concurrency: Expected `int`"),
-        ("VERIFY_TLS", "yes", "environment: verify_tls: Expected `bool`, got `str`"),
-        ("VERIFY_TLS", "True", "environment: verify_tls: Expected `bool`, got `str`"),
-        ("RETRY_HTTP_CODES", "500, 502", "environment: retry_http_codes: Expected `array`"),
-        ("WORKER_NAME", "a b", "environment: worker_name: must be: printable ASCII, no spaces"),
-        ("LOG_LEVEL", "\udcff", "environment: log_level: not UTF-8 (debug, info, warning, error)"),
-        ("WORKER_NAME", "\udcff", "environment: worker_name: must be: printable ASCII, no spaces"),
+        ("FETCH__VERIFY_TLS", "yes", "environment: fetch.verify_tls: Expected `bool`, got `str`"),
+        ("FETCH__VERIFY_TLS", "True", "environment: fetch.verify_tls: Expected `bool`, got `str`"),
+        (
+            "JOBS__RETRY_HTTP_CODES",
+            "500, 502",
+            "environment: jobs.retry_http_codes: Expected `array`",
+        ),
+        (
+            "JOBS__WORKER_NAME",
+            "a b",
+            "environment: jobs.worker_name: must be: printable ASCII, no spaces",
+        ),
+        ("LOG__LEVEL", "\udcff", "environment: log.level: not UTF-8 (debug, info, warning, error)"),
+        (
+            "JOBS__WORKER_NAME",
+            "\udcff",
+            "environment: jobs.worker_name: must be: printable ASCII, no spaces",
+        ),
     ],
 )
 def test_a_bad_variable_is_named(name: str, text: str, words: str) -> None:
@@ -330,8 +445,8 @@ def test_a_bad_variable_is_named(name: str, text: str, words: str) -> None:
 
 def test_a_variable_s_text_is_one_value() -> None:
     """A line break in a variable can't set a second setting."""
-    config = load(None, {"SCRAPERD_CONCURRENCY": "7\nprefetch = 99"})
-    assert (config.concurrency, config.prefetch) == (7, DEFAULT.prefetch)
+    config = load(None, {"SCRAPERD_CONCURRENCY": "7\nbroker_url = 'amqp://elsewhere/'"})
+    assert (config.concurrency, config.broker_url) == (7, DEFAULT.broker_url)
 
 
 @pytest.mark.parametrize(
@@ -367,17 +482,23 @@ def test_a_file_that_can_t_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ("reconnect_min = 40", "reconnect_min (40) must not be greater than reconnect_max (30)"),
         (
-            "connect_timeout = 31",
-            "connect_timeout (31) must not be greater than download_timeout (30)",
+            "broker.reconnect_min = 40",
+            "broker.reconnect_min (40) must not be greater than broker.reconnect_max (30)",
         ),
-        ("job_timeout = 29.5", "download_timeout (30) must not be greater than job_timeout (29.5)"),
         (
-            "retry_backoff = 601",
-            "retry_backoff (601) must not be greater than retry_backoff_max (600)",
+            "fetch.connect_timeout = 31",
+            "fetch.connect_timeout (31) must not be greater than fetch.download_timeout (30)",
         ),
-        ("prefetch = 99", "prefetch (99) must be 0 or at least concurrency (100)"),
+        (
+            "jobs.timeout = 29.5",
+            "fetch.download_timeout (30) must not be greater than jobs.timeout (29.5)",
+        ),
+        (
+            "jobs.retry_backoff = 601",
+            "jobs.retry_backoff (601) must not be greater than jobs.retry_backoff_max (600)",
+        ),
+        ("broker.prefetch = 99", "broker.prefetch (99) must be 0 or at least concurrency (100)"),
     ],
 )
 def test_values_that_can_t_hold_together(
@@ -390,9 +511,18 @@ def test_values_that_can_t_hold_together(
 
 def test_every_fault_is_told_at_once(write: Callable[[str], Path]) -> None:
     """Three faults in the file, two in the environment and an impossible pair make six lines."""
-    path = write("concurency = 1\nprefetch = 'x'\nheartbeat = 0\nretry_backoff = 700\n")
-    environ = {"SCRAPERD_VERIFY_TLS": "yes", "SCRAPERD_NAME": "x"}
-    keys = ["'concurency'", "prefetch:", "heartbeat:", "'name'", "verify_tls:", "retry_backoff ("]
+    path = write(
+        "concurency = 1\n[broker]\nprefetch = 'x'\nheartbeat = 0\n[jobs]\nretry_backoff = 700\n"
+    )
+    environ = {"SCRAPERD_FETCH__VERIFY_TLS": "yes", "SCRAPERD_NAME": "x"}
+    keys = [
+        "'concurency'",
+        "broker.prefetch:",
+        "broker.heartbeat:",
+        "fetch.verify_tls:",
+        "'name'",
+        "jobs.retry_backoff (",
+    ]
     faults = faults_of(path, environ)
     assert len(faults) == len(keys)
     for fault, key in zip(faults, keys, strict=True):
@@ -401,8 +531,8 @@ def test_every_fault_is_told_at_once(write: Callable[[str], Path]) -> None:
 
 def test_a_bad_value_causes_no_second_fault(write: Callable[[str], Path]) -> None:
     """A pair is not blamed for the default that stands in for a value that could not be read."""
-    [fault] = faults_of(write("connect_timeout = 60\ndownload_timeout = '300'\n"), {})
-    assert "download_timeout: Expected `float`, got `str`" in fault
+    [fault] = faults_of(write("fetch.connect_timeout = 60\nfetch.download_timeout = '300'\n"), {})
+    assert "fetch.download_timeout: Expected `float`, got `str`" in fault
 
 
 def test_two_brokers_in_one_text_are_refused() -> None:
@@ -437,20 +567,20 @@ def test_no_message_shows_a_password(url: str, write: Callable[[str], Path]) -> 
 
 @given(
     text=st.text(st.characters(exclude_characters="\0"), max_size=30),
-    key=st.sampled_from([*Config.__struct_fields__, "x", ""]),
+    key=st.sampled_from([*SETTINGS, *TABLES, "x", "fetch.x", "x.y", "hosts.x", "."]),
 )
 @settings(max_examples=200, deadline=None)
-@example(text="1" * 5000, key="prefetch")
-@example(text="'''", key="verify_tls")
+@example(text="1" * 5000, key="broker.prefetch")
+@example(text="'''", key="fetch.verify_tls")
 def test_no_variable_raises_anything_else(text: str, key: str) -> None:
     """Any text in any variable is a configuration or a ConfigError, and never a traceback."""
     try:
-        config = load(None, {f"SCRAPERD_{key.upper()}": text})
+        config = load(None, {variable(key): text})
     except ConfigError as error:
         faults = str(error).splitlines()
     else:
         faults = ["none"]
-        assert config == msgspec.structs.replace(DEFAULT, **{key: getattr(config, key)})
+        assert config == with_value(key, value_of(config, key))
     assert len(faults) == 1
 
 
@@ -461,12 +591,12 @@ def test_no_variable_raises_anything_else(text: str, key: str) -> None:
         ({"concurrency": 1}, 5),
         ({"concurrency": 30}, 60),
         ({"concurrency": 100_000}, 65535),
-        ({"prefetch": 500}, 500),
+        ({"broker__prefetch": 500}, 500),
     ],
 )
 def test_prefetch_is_concurrency_and_a_little_more(settings_: dict[str, int], count: int) -> None:
     """Unless it is set, as many jobs again as are fetched at once may wait or be on the move."""
-    assert msgspec.structs.replace(DEFAULT, **settings_).prefetch_count == count
+    assert configured(**settings_).prefetch_count == count
 
 
 @pytest.mark.parametrize(
@@ -480,8 +610,8 @@ def test_prefetch_is_concurrency_and_a_little_more(settings_: dict[str, int], co
 )
 def test_the_user_agent(agent: str, contact: str, sent: str) -> None:
     """It names the program and where to read about its owner, unless it is given whole."""
-    config = msgspec.structs.replace(DEFAULT, user_agent=agent, contact_url=contact)
-    assert re.fullmatch(sent, config.agent)
+    settings_ = FetchSettings(user_agent=agent, contact_url=contact)
+    assert re.fullmatch(sent, settings_.agent)
 
 
 ME = str(os.getpid())
@@ -506,61 +636,3 @@ ME = str(os.getpid())
 def test_where_systemd_listens(environ: dict[str, str], found: tuple[str, int]) -> None:
     """The socket and the watchdog's interval are read if they are ours and sound (sd_notify(3))."""
     assert notify_socket(environ) == found
-
-
-GOOD_KEY = "k" * 32
-
-
-@pytest.mark.parametrize(
-    ("text", "keys"),
-    [
-        (GOOD_KEY, 1),
-        (f"\n  {GOOD_KEY}\t\r\n\n{'l' * 64}\n", 2),
-        (b"\xff\x00" * 16, 1),
-    ],
-)
-def test_the_keys_of_marks_are_the_lines_of_their_file(
-    text: str | bytes, keys: int, write: Callable[[str | bytes], Path]
-) -> None:
-    """In their order, without the spaces around; any bytes will do."""
-    path = write(text)
-    found = marks_keys(Config(marks_key_file=str(path)), {})
-    assert len(found) == keys
-    assert all(len(key) in (32, 64) for key in found)
-
-
-def test_the_keys_of_marks_may_be_a_credential(tmp_path: Path) -> None:
-    """Of systemd's LoadCredential; the setting is stronger, and without either there is none."""
-    own = tmp_path / "own"
-    own.write_text("o" * 32)
-    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    assert marks_keys(Config(), environ) == marks_keys(Config(), {}) == ()
-    assert marks_file(Config(), environ) is None
-    (tmp_path / "scraperd-marks-key").write_text(GOOD_KEY)
-    assert marks_keys(Config(), environ) == (GOOD_KEY.encode(),)
-    assert marks_keys(Config(marks_key_file=str(own)), environ) == (b"o" * 32,)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "has no key; write one key a line"),
-        ("\n \n", "has no key"),
-        (f"{GOOD_KEY}\nsecret-of-ours", "line 2 of PATH has 14 bytes, fewer than 32; `openssl"),
-        ("secret-of-ours" * 2000, "has more than 16384 bytes"),
-        (None, "PATH.gone: No such file or directory"),
-    ],
-)
-def test_a_bad_key_file_is_told_without_its_keys(
-    text: str | None, words: str, write: Callable[[str | bytes], Path]
-) -> None:
-    """Which file and line, what is wrong, and what makes a good key."""
-    path = write(text or "")
-    name = str(path) if text is not None else f"{path}.gone"
-    with pytest.raises(ConfigError) as caught:
-        marks_keys(Config(marks_key_file=name), {})
-    [fault] = caught.value.faults
-    assert fault.startswith("marks_key_file: ")
-    assert words.replace("PATH", str(path)) in fault
-    assert "secret-of-ours" not in fault
-    assert GOOD_KEY not in fault

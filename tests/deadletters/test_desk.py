@@ -41,7 +41,7 @@ DEAD = [sys.executable, "-m", "scraperd", "dead"]
 @pytest.fixture
 def env(broker_url: str, prefix: str) -> dict[str, str]:
     """The variables that lead the command to this test's queues."""
-    return {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    return {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_requeued_job_runs_again(
     """
     channel = dispatcher.channel
     replies = channel.queue_declare("", exclusive=True).method.queue
-    with Daemon(broker_url, dispatcher.prefix, max_retries=0).ready() as daemon:
+    with Daemon(broker_url, dispatcher.prefix, jobs__max_retries=0).ready() as daemon:
         dispatcher.publish(
             {"url": hostel.url("/status/503")},
             reply_to=replies,

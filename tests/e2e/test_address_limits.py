@@ -49,10 +49,10 @@ def test_many_names_of_one_address_have_one_limit(
         Daemon(
             broker_url,
             prefix,
-            nameservers=[dns],
+            fetch__nameservers=[dns],
             concurrency=40,
-            per_host_concurrency=2,
-            per_address_concurrency=LIMIT,
+            politeness__per_host_concurrency=2,
+            politeness__per_address_concurrency=LIMIT,
         ).ready(),
     ):
         urls = [hostel.url(f"/hold/{n}", f"n{n % NAMES}.test") for n in range(2 * NAMES)]
@@ -81,10 +81,10 @@ def test_a_first_address_that_answers_nobody_is_no_way_round(
         Daemon(
             broker_url,
             prefix,
-            nameservers=[dns],
+            fetch__nameservers=[dns],
             concurrency=40,
-            per_host_concurrency=2,
-            per_address_concurrency=LIMIT,
+            politeness__per_host_concurrency=2,
+            politeness__per_address_concurrency=LIMIT,
         ).ready(),
     ):
         urls = [hostel.url(f"/hold/{n}", f"n{n % NAMES}.test") for n in range(NAMES)]
@@ -105,11 +105,11 @@ def test_a_shared_network_has_no_limit(
         Daemon(
             broker_url,
             prefix,
-            nameservers=[dns],
+            fetch__nameservers=[dns],
             concurrency=40,
-            per_host_concurrency=2,
-            per_address_concurrency=LIMIT,
-            shared_networks=["127.0.0.0/29"],
+            politeness__per_host_concurrency=2,
+            politeness__per_address_concurrency=LIMIT,
+            politeness__shared_networks=["127.0.0.0/29"],
         ).ready(),
     ):
         urls = [hostel.url(f"/hold/{n}", f"n{n}.test") for n in range(40)]

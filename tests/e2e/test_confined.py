@@ -23,7 +23,7 @@ def test_the_daemon_and_its_helpers_are_confined(
     """Neither can gain privileges; a helper is under a filter of system calls and may start no
     process; it still finds what was asked for.
     """
-    with Daemon(broker_url, prefix, dumpable=False) as daemon:
+    with Daemon(broker_url, prefix, sandbox__dumpable=False) as daemon:
         daemon.ready()
         dispatcher.publish({"url": hostel.url("/size/100000"), "extract": {"t": "h1"}})
         (result,) = dispatcher.results(1)

@@ -197,7 +197,12 @@ def test_orderly_restarts_are_held_against_no_job(
     """A job that is cut off by each drain, and those that wait behind it, go back as they came:
     more restarts than `delivery_limit` put none of them into quarantine.
     """
-    settings = {"delivery_limit": 3, "shutdown_timeout": 0.1, "concurrency": 1, "prefetch": 20}
+    settings = {
+        "jobs__delivery_limit": 3,
+        "jobs__shutdown_timeout": 0.1,
+        "concurrency": 1,
+        "broker__prefetch": 20,
+    }
     crashed = []
     for run in range(4):
         with Daemon(broker_url, prefix, **settings).ready() as daemon:
@@ -237,13 +242,13 @@ def test_a_job_past_its_limit_gets_its_outcome_without_its_properties(
 ) -> None:
     """What in its reply_to or headers ended each delivery before is left out of the last one."""
     own = dispatcher.channel.queue_declare("", exclusive=True).method.queue
-    with Daemon(broker_url, prefix, delivery_limit=3).ready() as daemon:
+    with Daemon(broker_url, prefix, jobs__delivery_limit=3).ready() as daemon:
         job = {"url": hostel.url("/hold/1"), "id": "a"}
         headers = {"traceparent": "t"}
         dispatcher.publish(job, queue="quarantine.solo", reply_to=own, headers=headers)
         hostel.wait_for(lambda hits: len(hits) == 1)
         daemon.kill()
-    with Daemon(broker_url, prefix, delivery_limit=3).ready():
+    with Daemon(broker_url, prefix, jobs__delivery_limit=3).ready():
         properties, body = dispatcher.take("results")
         dead, untouched = dispatcher.take("dead")
     assert json.loads(body)["error"]["kind"] == "internal"
@@ -261,7 +266,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(
     """With its log on a full disk the daemon works, drains, and exits with 0."""
     with Daemon(broker_url, prefix).ready():
         pass
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_PREFIX": prefix}
+    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     command = f"exec {sys.executable} -m scraperd run > /dev/full"
     with Process(["sh", "-c", command], env=env) as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(20)])
@@ -284,7 +289,7 @@ def test_a_consumer_lost_while_connecting_is_waited_for(
 
     with Wire(node.port) as wire:
         wire.cut_when = consumer_of_a_declaring
-        with Daemon(wire.url, prefix, log_format="console", reconnect_max=0.5) as daemon:
+        with Daemon(wire.url, prefix, log__format="console", broker__reconnect_max=0.5) as daemon:
             daemon.wait_for_line("ready")
             dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
             assert dispatcher.results(1)[0]["id"] == "a"
@@ -298,7 +303,7 @@ def test_expired_and_too_large(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Past expires_at nothing is fetched; a result larger than the broker takes fails instead."""
-    with Daemon(broker_url, prefix, max_result_size=20_000).ready():
+    with Daemon(broker_url, prefix, jobs__max_result_size=20_000).ready():
         dispatcher.publish(
             {"url": hostel.url("/page/1"), "id": "late", "expires_at": "2020-01-01T00:00:00Z"}
         )
@@ -330,7 +335,7 @@ def test_sigterm_drains(
     """SIGTERM with work in flight and more waiting: what was begun is finished and acked once,
     the rest stays in the queue, and the exit code is 0.
     """
-    with Daemon(broker_url, prefix, concurrency=5, prefetch=20).ready() as daemon:
+    with Daemon(broker_url, prefix, concurrency=5, broker__prefetch=20).ready() as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(40)])
         hostel.wait_for(lambda hits: len(hits) == 5)
         daemon.terminate()
@@ -349,7 +354,7 @@ def test_sigterm_with_a_site_that_hangs(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """What is not finished by shutdown_timeout goes back to the broker; the exit is still 0."""
-    with Daemon(broker_url, prefix, shutdown_timeout=0.5).ready() as daemon:
+    with Daemon(broker_url, prefix, jobs__shutdown_timeout=0.5).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
         hostel.wait_for(lambda hits: len(hits) == 1)
         assert daemon.drain() == 0
@@ -371,7 +376,7 @@ def test_a_second_signal_ends_at_once(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """The second SIGTERM does not wait for the hanging page, and the job is not lost."""
-    with Daemon(broker_url, prefix, shutdown_timeout=60).ready() as daemon:
+    with Daemon(broker_url, prefix, jobs__shutdown_timeout=60).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
         hostel.wait_for(lambda hits: len(hits) == 1)
         daemon.terminate()
@@ -387,14 +392,14 @@ def test_a_job_that_never_ends_is_dead_by_the_limit(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job whose process is killed each time gets its outcome once delivery_limit is reached."""
-    with Daemon(broker_url, prefix, delivery_limit=3).ready():
+    with Daemon(broker_url, prefix, jobs__delivery_limit=3).ready():
         pass
     dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
     for attempt in range(1, 4):
-        with Daemon(broker_url, prefix, delivery_limit=3).ready() as daemon:
+        with Daemon(broker_url, prefix, jobs__delivery_limit=3).ready() as daemon:
             hostel.wait_for(lambda hits, attempt=attempt: hits["/hold/1"] == attempt)
             daemon.kill()
-    with Daemon(broker_url, prefix, delivery_limit=3).ready():
+    with Daemon(broker_url, prefix, jobs__delivery_limit=3).ready():
         [result] = dispatcher.results(1)
         dead, _ = dispatcher.take("dead")
     assert result["error"]["kind"] == "internal"
@@ -425,7 +430,7 @@ def test_a_frozen_broker(tmp_path: Path, hostel: Hostel, prefix: str, dispatcher
     """A broker that stops answering is given up after the heartbeats, with jobs in flight and a
     publish pending; when it thaws, every job gets its result.
     """
-    with Node(tmp_path) as node, Daemon(node.url, prefix, heartbeat=1).ready() as daemon:
+    with Node(tmp_path) as node, Daemon(node.url, prefix, broker__heartbeat=1).ready() as daemon:
         dispatcher = dispatcher_of(node.url, prefix)
         idents = dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(10)])
         hostel.wait_for(lambda hits: len(hits) == 10)
@@ -490,7 +495,7 @@ def test_a_queue_with_another_delivery_limit_is_used_and_said(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"passive_declare": True}, "does not exist"),
+        ({"broker__passive_declare": True}, "does not exist"),
         ({"broker_url": ("guest:guest", "guest:hunter2")}, "refused the user name or the password"),
     ],
     ids=["passive", "password"],
@@ -521,7 +526,7 @@ def test_passive_declare_works_on_a_provisioned_broker(
     """With the queues in place, a daemon that may not declare does all its work."""
     with Daemon(broker_url, prefix).ready():
         pass
-    with Daemon(broker_url, prefix, passive_declare=True).ready():
+    with Daemon(broker_url, prefix, broker__passive_declare=True).ready():
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
         assert dispatcher.results(1)[0]["id"] == "a"
 
@@ -565,7 +570,10 @@ def test_a_blocked_broker_is_said_and_survived(
     tmp_path: Path, hostel: Hostel, prefix: str, dispatcher_of: Any
 ) -> None:
     """Under a memory alarm results wait; when it clears they arrive, no page fetched twice."""
-    with Node(tmp_path) as node, Daemon(node.url, prefix, confirm_timeout=1).ready() as daemon:
+    with (
+        Node(tmp_path) as node,
+        Daemon(node.url, prefix, broker__confirm_timeout=1).ready() as daemon,
+    ):
         dispatcher = dispatcher_of(node.url, prefix)
         dispatcher.publish({"url": hostel.url("/page/0"), "id": "first"})
         dispatcher.results(1)

@@ -88,7 +88,7 @@ def test_no_detour_into_a_host_starves_its_own_jobs(
     """Jobs that come to a host by a detour get no more of it than jobs that name it: its honest
     jobs are at least half as many of the pages served first.
     """
-    obey = {"robotstxt_obey": attack is robots_sent_on, "max_retries": 0}
+    obey = {"politeness__robotstxt_obey": attack is robots_sent_on, "jobs__max_retries": 0}
     with Hostel(VICTIM) as victim:
         direct = [{"url": victim.url(f"/page/{n}")} for n in range(HOSTILE)]
         fair = honest_share(broker_url, dispatcher, victim, direct, **obey)

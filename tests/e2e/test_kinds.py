@@ -164,14 +164,14 @@ def cases(at: Strangers) -> dict[str, Case]:
 
 def settings(at: Strangers) -> dict[str, Any]:
     return {
-        "max_retries": 1,
-        "delivery_limit": 3,
-        "retry_backoff": 0.1,
-        "max_redirects": 3,
-        "allow_networks": ["127.0.0.1/32", "127.0.0.2/32"],
+        "jobs__max_retries": 1,
+        "jobs__delivery_limit": 3,
+        "jobs__retry_backoff": 0.1,
+        "fetch__max_redirects": 3,
+        "fetch__allow_networks": ["127.0.0.1/32", "127.0.0.2/32"],
         "hosts": {"127.0.0.2": {"robotstxt_obey": True}},
-        "nameservers": [at.dns.address],
-        "ca_file": str(at.certificates.authority),
+        "fetch__nameservers": [at.dns.address],
+        "fetch__ca_file": str(at.certificates.authority),
         "proxies": {"down": f"http://robot:hunter2@127.0.0.1:{free_port()}"},
     }
 

@@ -30,7 +30,13 @@ class Watched(Process):
     """The real daemon, with its loop's pulse taken."""
 
     def __init__(self, url: str, prefix: str, file: Path, **settings: Any) -> None:
-        values = {**LOOPBACK, "log_format": "json", "broker_url": url, "prefix": prefix, **settings}
+        values = {
+            **LOOPBACK,
+            "log__format": "json",
+            "broker_url": url,
+            "broker__prefix": prefix,
+            **settings,
+        }
         argv = [sys.executable, "-m", "benchmarks.watched", str(file)]
         super().__init__(argv, env=variables(values))
         self.file = file
@@ -77,7 +83,7 @@ def test_a_job_of_a_million_form_fields_holds_nobody_up(
         refused = found.pop("its message id")
         assert refused["error"] == {
             "kind": "invalid_job",
-            "message": f"the job has {len(raw)} bytes, more than 524288 (max_job_size)",
+            "message": f"the job has {len(raw)} bytes, more than 524288 (jobs.max_size)",
             "field": "",
         }
         assert not {"url", "meta"} & refused.keys()
@@ -104,7 +110,7 @@ def test_many_huge_jobs_stay_within_memory(
         sent.add(hashlib.sha256(raw).digest())
         dispatcher.publish(raw, correlation_id=f"huge {n}")
         dispatcher.publish_many([hostel.url(f"/page/{n}")])
-    settings = {"memory_budget": 64 * MIB}
+    settings = {"fetch__memory_budget": 64 * MIB}
     with Watched(broker_url, prefix, tmp_path / "holds", **settings).ready() as daemon:
         results = dispatcher.results(20, timeout=100)
         kinds = [result.get("error", {}).get("kind", "ok") for result in results]
@@ -128,7 +134,7 @@ def test_large_jobs_make_room_for_others(
     urls = [hostel.url(f"/hold/{n}") for n in range(16)]
     large = dispatcher.publish_many(urls, extract=rules)
     small = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(20)])
-    settings = {"memory_budget": 16 * MIB}  # an eighth of it for large jobs: eight of these
+    settings = {"fetch__memory_budget": 16 * MIB}  # an eighth of it for large jobs: eight of these
     with Watched(broker_url, prefix, tmp_path / "holds", **settings).ready() as daemon:
         found = {result["id"] for result in dispatcher.results(20)}
         assert found == set(small)

@@ -161,7 +161,9 @@ def test_a_narrow_line_keeps_its_heartbeats(
     """A result that takes many heartbeats to send, at 8,000 bytes a second, ends no connection:
     whatever comes counts as one (AMQP 0-9-1 section 4.2.7).
     """
-    with Daemon(line.url, prefix, heartbeat=1, confirm_timeout=60).ready() as daemon:
+    with Daemon(
+        line.url, prefix, broker__heartbeat=1, broker__confirm_timeout=60
+    ).ready() as daemon:
         line.throttle(8_000)
         dispatcher.publish({"url": hostel.url("/size/60000"), "id": "a"})
         [result] = dispatcher.results(1)
@@ -178,7 +180,7 @@ def test_silence_is_noticed_by_its_heartbeats(
     """A line that falls silent without an end is given up after some heartbeats, dialled again
     until it is good, and then the job that was done meanwhile is done again.
     """
-    with Daemon(line.url, prefix, heartbeat=1, connect_timeout=1).ready() as daemon:
+    with Daemon(line.url, prefix, broker__heartbeat=1, fetch__connect_timeout=1).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
         hostel.wait_for(lambda hits: hits["/hold/1"] == 1)
         line.silence()
@@ -197,7 +199,7 @@ def test_a_reset_is_noticed_at_once(
     line: Pipe, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """No heartbeat is waited for, and the job in flight comes again with the next connection."""
-    with Daemon(line.url, prefix, heartbeat=60).ready() as daemon:
+    with Daemon(line.url, prefix, broker__heartbeat=60).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
         hostel.wait_for(lambda hits: hits["/hold/1"] == 1)
         start, began = len(daemon.lines), time.monotonic()

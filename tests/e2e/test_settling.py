@@ -108,7 +108,9 @@ def test_snooze_moves_the_job_to_a_delay_tier_before_the_ack(
     its wait; the ack follows the confirm. Nobody is told anything yet.
     """
     job = {"url": hostel.url("/page/2"), "id": "b"}
-    with Daemon(wire.url, prefix, per_host_delay=60, snooze_after=0.1).ready():
+    with Daemon(
+        wire.url, prefix, politeness__per_host_delay=60, politeness__snooze_after=0.1
+    ).ready():
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
         done = len(wire.wait_for(settled()))
         dispatcher.publish(
@@ -137,7 +139,9 @@ def test_a_full_delay_queue_holds_the_jobs_and_loses_none(
     """Snoozed jobs are rejected (reject-publish): they stay unacked until those before them have
     left the queue. There are many, as a quorum queue tells a channel a moment late that it is full.
     """
-    with Daemon(broker_url, prefix, per_host_delay=0.05, snooze_after=0.3).ready() as daemon:
+    with Daemon(
+        broker_url, prefix, politeness__per_host_delay=0.05, politeness__snooze_after=0.3
+    ).ready() as daemon:
         policy = f"{prefix}-full"
         definition = '{"max-length": 20}'
         node.ctl("set_policy", policy, rf"^{prefix}\.delay", definition, "--apply-to", "queues")
@@ -178,7 +182,9 @@ def test_a_connection_that_breaks_while_a_job_is_snoozed_loses_nothing(
     """Cut between publish and confirm: the job was not acked, so it comes again beside the one
     that is snoozed; two results at most, under one id.
     """
-    with Daemon(wire.url, prefix, per_host_delay=1.5, snooze_after=0.1).ready() as daemon:
+    with Daemon(
+        wire.url, prefix, politeness__per_host_delay=1.5, politeness__snooze_after=0.1
+    ).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
         assert dispatcher.results(1)[0]["id"] == "a"
         wire.wait_for(settled())
@@ -296,7 +302,7 @@ def test_a_reply_to_a_silent_queue_holds_nobody_up(
     silent = f"{prefix}.reply.silent"
     arguments = {"x-queue-type": "quorum"}
     dispatcher.channel.queue_declare(silent, durable=True, arguments=arguments)
-    with Daemon(broker_url, prefix, confirm_timeout=1).ready() as daemon:
+    with Daemon(broker_url, prefix, broker__confirm_timeout=1).ready() as daemon:
         node.eval(QUEUE.format(queue=silent, what="suspend"))
         dispatcher.publish({"url": hostel.url("/page/0"), "id": "stuck"}, reply_to=silent)
         hostel.wait_for(lambda hits: hits["/page/0"] == 1)

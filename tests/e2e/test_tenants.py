@@ -46,7 +46,7 @@ def test_a_pause_that_one_port_asks_for_is_not_the_host_s(
     quarter of an hour: only jobs for that port wait.
     """
     with Hostel("127.0.0.2") as hostile, Hostel("127.0.0.2") as victim:
-        with Daemon(broker_url, prefix, autothrottle=True).ready() as daemon:
+        with Daemon(broker_url, prefix, politeness__autothrottle=True).ready() as daemon:
             dispatcher.publish({"url": hostile.url("/busy/900/a"), "id": "busy"})
             daemon.wait_for_line('"verdict":"retry"')
             dispatcher.publish({"url": hostile.url("/page/1"), "id": "snoozed"})
@@ -65,7 +65,7 @@ def test_pages_that_take_long_leave_room_for_others(
     """Thrice as many pages as may be in flight, each of which takes a minute: those that would wait
     for the others are snoozed, so jobs that come after them are taken and done.
     """
-    settings = {"concurrency": 10, "extract_timeout": 60, "log_level": "debug"}
+    settings = {"concurrency": 10, "sandbox__timeout": 60, "log__level": "debug"}
     with Hostel("127.0.0.2") as victim:
         with Daemon(broker_url, prefix, **settings).ready() as daemon:
             for number in range(60):

@@ -59,7 +59,7 @@ def test_forged_headers_are_as_if_absent(
     """Jobs with every header of ours, two of each, beside innocent ones: none is moved to another
     queue, all are done in their first attempt, and the log says so in a line, not in one a job.
     """
-    with Daemon(broker_url, prefix, log_level="debug").ready() as daemon:
+    with Daemon(broker_url, prefix, log__level="debug").ready() as daemon:
         for number, headers in enumerate(FORGED * 2):
             job = {"url": hostel.url(f"/page/{number}"), "id": f"forged-{number}"}
             dispatcher.publish(job, headers=headers)
@@ -118,7 +118,7 @@ def test_queues_that_are_allowed_get_results(
     """
     allow = ["{prefix}.reply.*", f"{prefix}-t*m.answers"]
     team = Dispatcher(dispatcher.channel, f"{prefix}-team")
-    with Daemon(broker_url, prefix, allow_reply_to=allow).ready() as daemon:
+    with Daemon(broker_url, prefix, broker__allow_reply_to=allow).ready() as daemon:
         for reader, name in ((dispatcher, "reply.me"), (team, "answers")):
             queue = f"{reader.prefix}.{name}"
             dispatcher.channel.queue_declare(queue)
@@ -165,7 +165,7 @@ def test_signatures_are_valid_for_whoever_has_the_key(
     new.write_text("b" * 32)
     job = {"url": hostel.url("/busy/900/a"), "id": "a"}
     text = ""
-    with Daemon(broker_url, prefix, marks_key_file=str(old)).ready() as daemon:
+    with Daemon(broker_url, prefix, jobs__signing_key_file=str(old)).ready() as daemon:
         dispatcher.publish(job)
         properties, body = dispatcher.take("delay.1000")
         assert daemon.drain() == 0
@@ -174,7 +174,7 @@ def test_signatures_are_valid_for_whoever_has_the_key(
     assert (headers["x-scraperd-attempt"], headers["x-scraperd-total-retries"]) == (2, 1)
     moved = json.dumps({**job, "id": "b"}).encode()
     for file, first in ((old, 2), (both, 2), (new, 1)):
-        with Daemon(broker_url, prefix, marks_key_file=str(file)).ready() as daemon:
+        with Daemon(broker_url, prefix, jobs__signing_key_file=str(file)).ready() as daemon:
             dispatcher.publish(body, headers=headers)
             dispatcher.publish(moved, headers=headers)
             ends = {result["id"]: result["attempt"] for result in dispatcher.results(2)}
@@ -204,6 +204,6 @@ def test_processes_that_do_not_believe_each_other_end_a_job(
         assert daemon.drain() == 0
     assert (one.headers["x-scraperd-attempt"], one.headers["x-scraperd-total-retries"]) == (2, 107)
     assert (result["attempt"], result["error"]["kind"]) == (1, "internal")
-    assert "marks_key_file" in result["error"]["message"]
+    assert "jobs.signing_key_file" in result["error"]["message"]
     assert letter.headers["x-scraperd-dead-reason"] == "internal"
     assert "x-scraperd-signature" not in letter.headers

@@ -90,7 +90,9 @@ def test_a_delay_is_kept_by_snoozing(
     """Jobs whose turn is far off wait in delay queues, come back and end well, once each and in
     their first attempt; the site sees them half a delay apart at least.
     """
-    with Daemon(broker_url, prefix, per_host_delay=0.3, snooze_after=0.4).ready() as daemon:
+    with Daemon(
+        broker_url, prefix, politeness__per_host_delay=0.3, politeness__snooze_after=0.4
+    ).ready() as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(15)])
         until(lambda: snoozed(dispatcher) > 5)
         found = ends(dispatcher, 15)
@@ -112,7 +114,7 @@ def test_a_host_that_hangs_holds_nobody_else_up(
     """Behind 200 jobs of a host whose pages hang, the jobs of another host are done meanwhile;
     the first host sees no more at once than it may.
     """
-    with Daemon(broker_url, prefix, per_host_concurrency=2, concurrency=20).ready():
+    with Daemon(broker_url, prefix, politeness__per_host_concurrency=2, concurrency=20).ready():
         dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(200)])
         idents = dispatcher.publish_many([other.url(f"/page/{n}") for n in range(20)])
         found = ends(dispatcher, 20)
@@ -127,7 +129,11 @@ def test_a_host_that_falls_silent_holds_nobody_else_up(
 ) -> None:
     """The same of one that answered at once before: its line seemed too fast to be left."""
     with Daemon(
-        broker_url, prefix, per_host_concurrency=4, concurrency=20, autothrottle=True
+        broker_url,
+        prefix,
+        politeness__per_host_concurrency=4,
+        concurrency=20,
+        politeness__autothrottle=True,
     ).ready():
         dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(10)])
         ends(dispatcher, 10)
@@ -144,7 +150,9 @@ def test_a_retry_after_holds_the_whole_host_back(
     """After a 429, no job of that host reaches it before the time it named. That spends an
     attempt of the job that was answered so, and of no other.
     """
-    with Daemon(broker_url, prefix, per_host_concurrency=1, snooze_after=0.5).ready() as daemon:
+    with Daemon(
+        broker_url, prefix, politeness__per_host_concurrency=1, politeness__snooze_after=0.5
+    ).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/busy/2/x"), "id": "busy"})
         dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(5)])
         daemon.wait_for_line('"verdict":"retry"')
@@ -162,7 +170,9 @@ def test_sigterm_gives_those_back_who_wait(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Jobs that wait in the daemon for their host's turn are not waited for: they go back."""
-    with Daemon(broker_url, prefix, per_host_delay=8, snooze_after=60).ready() as daemon:
+    with Daemon(
+        broker_url, prefix, politeness__per_host_delay=8, politeness__snooze_after=60
+    ).ready() as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(6)])
         first = ends(dispatcher, 1)
         daemon.wait_for_line('"verdict":"done"')  # acked: its result is here a moment before
@@ -183,7 +193,9 @@ def test_sigterm_while_a_robots_txt_hangs(
     """Nor is a robots.txt waited for that nobody sends."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        Daemon(broker_url, prefix, robotstxt_obey=True, snooze_after=60).ready() as daemon,
+        Daemon(
+            broker_url, prefix, politeness__robotstxt_obey=True, politeness__snooze_after=60
+        ).ready() as daemon,
     ):
         dispatcher.publish({"url": f"http://127.0.0.1:{silent.getsockname()[1]}/", "id": "a"})
         visitor, _ = silent.accept()
@@ -200,7 +212,9 @@ def test_those_who_wait_when_the_broker_is_lost(
     """They leave their places, for they are delivered again: each page is fetched once."""
     with (
         Wire(node.port) as wire,
-        Daemon(wire.url, prefix, per_host_delay=0.6, snooze_after=60).ready() as daemon,
+        Daemon(
+            wire.url, prefix, politeness__per_host_delay=0.6, politeness__snooze_after=60
+        ).ready() as daemon,
     ):
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(6)])
         found = ends(dispatcher, 1)
@@ -220,7 +234,9 @@ def test_snoozed_jobs_outlive_their_daemon(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, node: Node
 ) -> None:
     """Killed while jobs wait in delay queues, the daemon has a successor that serves them."""
-    with Daemon(broker_url, prefix, per_host_delay=2, snooze_after=0.1).ready() as daemon:
+    with Daemon(
+        broker_url, prefix, politeness__per_host_delay=2, politeness__snooze_after=0.1
+    ).ready() as daemon:
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(6)])
         first = ends(dispatcher, 1)
         # All are acked, or a kill would bring one back beside the copy that waits.
@@ -238,7 +254,7 @@ def test_a_job_that_expires_before_its_turn_says_so_then(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """It does not wait out the turn: nobody wants its page any more."""
-    with Daemon(broker_url, prefix, per_host_delay=100).ready():
+    with Daemon(broker_url, prefix, politeness__per_host_delay=100).ready():
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a"})
         assert list(ends(dispatcher, 1)) == ["a"]
         soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
@@ -256,7 +272,9 @@ def test_robots_txt_is_obeyed(broker_url: str, prefix: str, dispatcher: Dispatch
     robots = "User-agent: *\nDisallow: /private\nCrawl-delay: 0.3\n"
     with (
         Hostel(robots=robots) as site,
-        Daemon(broker_url, prefix, robotstxt_obey=True, snooze_after=0.5).ready(),
+        Daemon(
+            broker_url, prefix, politeness__robotstxt_obey=True, politeness__snooze_after=0.5
+        ).ready(),
     ):
         dispatcher.publish_many([site.url(f"/private/{n}") for n in range(50)])
         denied = ends(dispatcher, 50)
@@ -282,7 +300,7 @@ def test_a_redirect_to_a_host_whose_turn_is_far_off(  # noqa: PLR0917 - fixtures
     """
     hosts = {"127.0.0.2": {"per_host_delay": 3.0 if why == "delayed" else 0.0}}
     before = "/page/0" if why == "delayed" else "/busy/4/x"
-    with Daemon(broker_url, prefix, hosts=hosts, snooze_after=0.2).ready() as daemon:
+    with Daemon(broker_url, prefix, hosts=hosts, politeness__snooze_after=0.2).ready() as daemon:
         dispatcher.publish({"url": other.url(before), "id": "before", "max_retries": 0})
         assert list(ends(dispatcher, 1)) == ["before"]
         dispatcher.publish({"url": hostel.url(f"/to/{other.url('/page/1')}"), "id": "a"})
@@ -300,7 +318,9 @@ def test_a_redirect_within_a_host_whose_turn_is_far_off(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job that its host has begun to serve waits out the host's delay here, once."""
-    with Daemon(broker_url, prefix, per_host_delay=2.0, snooze_after=0.2).ready():
+    with Daemon(
+        broker_url, prefix, politeness__per_host_delay=2.0, politeness__snooze_after=0.2
+    ).ready():
         dispatcher.publish({"url": hostel.url(f"/to/{hostel.url('/page/1')}"), "id": "a"})
         end = ends(dispatcher, 1)["a"]
     assert (end.result["status"], end.snoozes) == ("ok", 0)
@@ -317,7 +337,7 @@ def test_no_job_leads_into_our_own_network(
     port = hostel.url("").rpartition(":")[2]
     hosts = ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]", "0.0.0.0"]
     urls = [f"http://{host}:{port}/page/1" for host in hosts]
-    with Daemon(broker_url, prefix, allow_networks=[]).ready() as daemon:
+    with Daemon(broker_url, prefix, fetch__allow_networks=[]).ready() as daemon:
         dispatcher.publish_many(urls)
         found = ends(dispatcher, len(urls))
         assert daemon.drain() == 0
@@ -336,7 +356,7 @@ def test_a_redirect_does_not_lead_there_either(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, other: Hostel
 ) -> None:
     """A site we may fetch from cannot send us to one that we may not."""
-    with Daemon(broker_url, prefix, allow_networks=["127.0.0.1/32"]).ready():
+    with Daemon(broker_url, prefix, fetch__allow_networks=["127.0.0.1/32"]).ready():
         dispatcher.publish({"url": hostel.url(f"/to/{other.url('/page/1')}"), "id": "a"})
         assert ends(dispatcher, 1)["a"].kind == "blocked_address"
     assert (hostel.connections, other.connections) == (1, 0)
@@ -390,10 +410,10 @@ def test_two_daemons_share_a_slow_hosts_jobs(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Jobs that one daemon snoozed come back to either, and are done once in all."""
-    slow: dict[str, Any] = {"per_host_delay": 0.3, "snooze_after": 0.2}
+    slow: dict[str, Any] = {"politeness__per_host_delay": 0.3, "politeness__snooze_after": 0.2}
     with (
-        Daemon(broker_url, prefix, **slow, worker_name="one").ready(),
-        Daemon(broker_url, prefix, **slow, worker_name="two").ready(),
+        Daemon(broker_url, prefix, **slow, jobs__worker_name="one").ready(),
+        Daemon(broker_url, prefix, **slow, jobs__worker_name="two").ready(),
     ):
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(12)])
         found = ends(dispatcher, 12)

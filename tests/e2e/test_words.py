@@ -148,7 +148,7 @@ async def test_results_and_the_log(dispatcher: Dispatcher, node: Any, tmp_path: 
     """A job that is hostile in each field is one line of each command and of the log, with its own
     words; a forged line in its `meta` is none.
     """
-    env = {"SCRAPERD_BROKER_URL": node.url, "SCRAPERD_PREFIX": dispatcher.prefix}
+    env = {"SCRAPERD_BROKER_URL": node.url, "SCRAPERD_BROKER__PREFIX": dispatcher.prefix}
     async with Site() as site:
         url = site.at("/", page())
         with Daemon(node.url, dispatcher.prefix) as daemon:
@@ -191,7 +191,7 @@ async def test_what_is_no_result(dispatcher: Dispatcher, node: Any, terminal: bo
     for body in NO_RESULTS.values():
         dispatcher.channel.basic_publish("", queue.name, body, pika.BasicProperties())
     count = str(len(NO_RESULTS))
-    env = {"SCRAPERD_BROKER_URL": node.url, "SCRAPERD_PREFIX": dispatcher.prefix}
+    env = {"SCRAPERD_BROKER_URL": node.url, "SCRAPERD_BROKER__PREFIX": dispatcher.prefix}
     printed = await command("results", "--consume", "--count", count, terminal=terminal, **env)
     harmless(printed)
     assert printed.err.count("is not JSON") == len(NO_RESULTS)

@@ -324,8 +324,8 @@ def test_matches_are_counted_by_rule() -> None:
 @pytest.mark.parametrize(
     ("allowance", "words"),
     [
-        (Allowance(matches=2, output=1000), "extract.x: more than 2 matches (extract_max_matches)"),
-        (Allowance(matches=9, output=9), "extract.x: more than 9 bytes (extract_max_output)"),
+        (Allowance(matches=2, output=1000), "extract.x: more than 2 matches (extract.max_matches)"),
+        (Allowance(matches=9, output=9), "extract.x: more than 9 bytes (extract.max_output_size)"),
         (Allowance(matches=9, output=99, work=2), "extract.x: more than 2 steps (on the loop)"),
     ],
 )
@@ -341,7 +341,7 @@ def test_a_table_is_bounded_before_it_is_made() -> None:
     """A cell that says it spans a thousand columns and 65,000 rows is counted, not built."""
     page = b"<table>" + b"<tr><td colspan=1000 rowspan=65534>x" * 1000 + b"</table>"
     rules = compile_rules(b'{"x": {"selector": "table", "output": "table"}}')
-    with pytest.raises(Overrun, match="extract_max_matches"):
+    with pytest.raises(Overrun, match=r"extract\.max_matches"):
         _extract(page, URL, rules=rules, allowance=Allowance(matches=100_000, output=10**8))
 
 

@@ -238,9 +238,11 @@ def test_only_on_the_loop_a_bound_of_work_is_raised() -> None:
     with pytest.raises(Overrun):
         taken(page, "text/html", rules, msgspec.structs.replace(LIMITS, work=10))
     _, failure = taken(page, "text/html", rules, msgspec.structs.replace(LIMITS, matches=10))
-    assert failure == Failure("extract", "extract.p: more than 10 matches (extract_max_matches)")
+    assert failure == Failure("extract", "extract.p: more than 10 matches (extract.max_matches)")
     _, failure = taken(page, "text/html", rules, msgspec.structs.replace(LIMITS, output=10))
-    assert failure == Failure("too_large", "extract.p: more than 10 bytes (extract_max_output)")
+    assert failure == Failure(
+        "too_large", "extract.p: more than 10 bytes (extract.max_output_size)"
+    )
     doubling = {"x": {"jmespath": "|".join(["[@,@]"] * 12)}}
     _, failure = taken(
         b'"0123456789"',
@@ -248,7 +250,9 @@ def test_only_on_the_loop_a_bound_of_work_is_raised() -> None:
         doubling,
         msgspec.structs.replace(LIMITS, output=10_000),
     )
-    assert failure == Failure("too_large", "extract.x: more than 10000 bytes (extract_max_output)")
+    assert failure == Failure(
+        "too_large", "extract.x: more than 10000 bytes (extract.max_output_size)"
+    )
 
 
 MEDIA = st.sampled_from(

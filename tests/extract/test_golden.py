@@ -19,17 +19,16 @@ from scraperd.config.settings import Config
 from scraperd.contract import Job, decode_job
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import Extracted, ExtractRequest, extract_document
-from scraperd.extract.limits import limits_of
 from scraperd.sandbox.child import REPLY, REQUEST, Reply, Start
-from scraperd.sandbox.extractor import Extractor
 from scraperd.scrape.content import extract_request
+from scraperd.wiring import extract_limits, extractor_of
 
 if TYPE_CHECKING:
     from scraperd.extract.rules import Rules
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-LIMITS = limits_of(Config())
+LIMITS = extract_limits(Config())
 TIMES = 20
 
 
@@ -102,7 +101,7 @@ def in_process(pages: list[Golden], **environment: str) -> list[bytes]:
 async def test_a_page_gives_what_it_holds(name: str) -> None:
     """Every field of the result is as a person reads it off the page, to the type of a number."""
     page = golden(name)
-    async with Extractor(Config()) as extractor:
+    async with extractor_of(Config()) as extractor:
         found = (await extractor.extract(page.asked, page.body, page.rules, "host")).extracted
     order = [*page.expected, "charset"]
     ours = dict(sorted(fields(found).items(), key=lambda item: order.index(item[0])))

@@ -336,9 +336,13 @@ def test_rules_that_take_too_many_bytes_are_refused() -> None:
 def test_the_bounds_can_be_set() -> None:
     """Fewer, flatter and shorter rules can be asked for; the setting is named."""
     for rules, bounds, words in (
-        ({"a": "b", "c": "d"}, Bounds(rules=1), "more than 1 rules (extract_max_rules)"),
-        ({"a": {"selector": "b", "output": {"c": "d"}}}, Bounds(depth=1), "(extract_max_depth)"),
-        ({"a": "bcd"}, Bounds(selector=2), "longer than 2 characters (extract_max_selector)"),
+        ({"a": "b", "c": "d"}, Bounds(rules=1), "more than 1 rules (extract.max_rules)"),
+        ({"a": {"selector": "b", "output": {"c": "d"}}}, Bounds(depth=1), "(extract.max_depth)"),
+        (
+            {"a": "bcd"},
+            Bounds(selector=2),
+            "longer than 2 characters (extract.max_selector_length)",
+        ),
         ({"a": {"jmespath": "bcd"}}, Bounds(selector=2), "longer than 2 characters"),
     ):
         with pytest.raises(RuleError) as caught:

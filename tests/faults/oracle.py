@@ -138,7 +138,7 @@ def _events(row: Row, scene: Scene) -> Iterator[str]:
 
 def _statuses(scene: Scene) -> Iterator[str]:
     """What systemd was told is true: `consuming` if it does, and only then."""
-    patience = 3 * (int(scene.settings.get("heartbeat", HEARTBEAT)) + 1) + SLACK
+    patience = 3 * (int(scene.settings.get("broker__heartbeat", HEARTBEAT)) + 1) + SLACK
     for began, ended in scene.away:
         for daemon in scene.daemons:
             late = [

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from tests.rig.node import Node
 
 QUICK = {
-    "retry_backoff": 0.1,
-    "retry_backoff_max": 1,
-    "reconnect_min": 0.1,
-    "reconnect_max": 2,
-    "log_format": "json",
+    "jobs__retry_backoff": 0.1,
+    "jobs__retry_backoff_max": 1,
+    "broker__reconnect_min": 0.1,
+    "broker__reconnect_max": 2,
+    "log__format": "json",
 }
 BEAT = 0.2  # seconds between two things it tells systemd
 _LAUNCHER = [sys.executable, "-m", "tests.faults.launcher"]
@@ -48,7 +48,7 @@ class Daemon(Process):
     ) -> None:
         self.ear = Ear()
         broker = urls[0] if len(urls) == 1 else list(urls)
-        values = {**LOOPBACK, **QUICK, **settings, "broker_url": broker, "prefix": prefix}
+        values = {**LOOPBACK, **QUICK, **settings, "broker_url": broker, "broker__prefix": prefix}
         told = {"NOTIFY_SOCKET": self.ear.address, "WATCHDOG_USEC": str(int(BEAT * 2e6))}
         argv = ["sh", "-c", 'exec "$@" > /dev/full', "sh", *_LAUNCHER] if mute else _LAUNCHER
         super().__init__(argv, env={**variables(values), **told, **(hooks or {})})

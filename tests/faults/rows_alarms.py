@@ -41,7 +41,7 @@ def _blocked(scene: Scene, alarm: Callable[[], None]) -> None:
     """
     at_once, due, jobs = scene.many(50, 10), scene.many(500, 50), f"{scene.prefix}.jobs"
     scene.duplicates = 0
-    scene.start(concurrency=at_once, confirm_timeout=2)
+    scene.start(concurrency=at_once, broker__confirm_timeout=2)
     scene.load(at_once, "/hold/{n}")
     scene.hits(at_once)
     _delayed(scene, due)

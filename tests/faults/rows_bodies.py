@@ -98,7 +98,7 @@ def _job(scene: Scene, ident: str, **job: Any) -> bytes:
 def oversized_jobs(scene: Scene) -> None:
     """Jobs of 10 MB, large and small ones between them: all end as they must, within memory."""
     budget = 16 * MIB
-    scene.start(memory_budget=budget)
+    scene.start(fetch__memory_budget=budget)
     huge = b'{"id": "not looked at", "meta": "%s"}' % (b"x" * 10_000_000)
     rules = {f"r{n}": {"selector": "h1", "default": "x" * 900} for n in range(250)}
     for n in range(scene.many(40, 6)):
@@ -114,14 +114,14 @@ def oversized_jobs(scene: Scene) -> None:
 
 @row(11, "result-too-large", may="broker_limit broker_lost")  # RabbitMQ 4 takes 16 MiB
 def result_too_large(scene: Scene) -> None:
-    """Pages of 20 MiB: past max_result_size a job fails before its result is published."""
+    """Pages of 20 MiB: past jobs.max_result_size a job fails before its result is published."""
     size, count = 20 * MIB, scene.many(10, 1)
-    scene.start(download_maxsize=30 * MIB, transfer_maxsize=30 * MIB)
+    scene.start(fetch__download_maxsize=30 * MIB, fetch__transfer_maxsize=30 * MIB)
     scene.load(count, f"/size/{size}/{{n}}", status="failed too_large")
     scene.load(scene.many(300, 20))
     scene.quiet()
     scene.daemon.ended()
-    scene.start(max_result_size=40 * MIB)
+    scene.start(jobs__max_result_size=40 * MIB)
     scene.cuts += 1
     raised = "ok" if scene.node.version < (4,) else "failed too_large"
     scene.load(count, f"/size/{size}/{{n}}", status=raised)

@@ -52,7 +52,7 @@ def connections_closed(scene: Scene) -> None:
 @row(3, "broker-frozen", nodes=1, says="broker_lost", may="broker_unreachable")
 def broker_frozen(scene: Scene) -> None:
     """The broker stops answering under load (SIGSTOP) for a minute, and goes on."""
-    _under_load(scene, heartbeat=scene.many(10, 1))
+    _under_load(scene, broker__heartbeat=scene.many(10, 1))
     with scene.broker_away():
         scene.node.pause()
         scene.daemon.wait_for_line("broker_lost", timeout=60)

@@ -44,12 +44,12 @@ def ack_timeout(scene: Scene) -> None:
     """The broker's ack timeout is shorter than a job: learned once, then jobs end before it."""
     for setting in ("channel_tick_interval, 1000", "consumer_timeout, 5000"):
         scene.node.eval(f"application:set_env(rabbit, {setting})")
-    scene.start(max_retries=20)
+    scene.start(jobs__max_retries=20)
     scene.cuts += 1
     held = scene.load(scene.many(20, 5), "/hold/{n}")
     scene.load(scene.many(1000, 100))
     line = scene.daemon.wait_for_line("broker_limit")
-    assert '"setting":"ack_timeout","broker_takes":5.0' in line, line
+    assert '"setting":"broker.ack_timeout","broker_takes":5.0' in line, line
     scene.outcomes(len(scene.ledger.letters) - len(held))
     for _ in range(3):  # held again and again: each attempt ends in time, and takes nobody along
         start = len(scene.daemon.lines)

@@ -37,7 +37,7 @@ FORGED = [
 def forged_headers(scene: Scene) -> None:
     """Forged headers of every kind, and a kill -9 among them: no job waits or ends by them."""
     half = scene.many(500, 60)
-    scene.start(concurrency=20, log_level="debug")
+    scene.start(concurrency=20, log__level="debug")
     scene.load(half)
     for number, headers in enumerate(FORGED):
         ident = f"forged-{number}"

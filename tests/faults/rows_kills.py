@@ -30,7 +30,7 @@ def kill9_loop(scene: Scene) -> None:
 def kill9_between_confirm_and_ack(scene: Scene) -> None:
     """Kill -9 when a result is confirmed and its job not acked: one duplicate, same attempt."""
     scene.hooks = {"FAULT_KILL_AT": "ack", "FAULT_AFTER": str(scene.many(200, 20))}
-    scene.start(concurrency=1, prefetch=1)
+    scene.start(concurrency=1, broker__prefetch=1)
     scene.load(scene.many(500, 40))
     scene.daemon.expected = -9
     scene.until(lambda: scene.daemon.returncode is not None, "the daemon kills itself")

@@ -44,7 +44,7 @@ def requeue_killed(scene: Scene) -> None:
 
 
 def _requeue(scene: Scene, *options: str) -> Process:
-    env = variables({"broker_url": scene.node.url, "prefix": scene.prefix})
+    env = variables({"broker_url": scene.node.url, "broker__prefix": scene.prefix})
     return Process([*REQUEUE, *options], env=env)
 
 

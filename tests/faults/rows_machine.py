@@ -51,7 +51,7 @@ def clock_jumps(scene: Scene) -> None:
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock(Path(folder))
         scene.hooks = clock.env
-        scene.start(snooze_after=0.1, per_host_delay=0.01)
+        scene.start(politeness__snooze_after=0.1, politeness__per_host_delay=0.01)
         for jump in (HOUR, -2 * HOUR, HOUR):
             scene.load(scene.many(300, 40))
             scene.load(scene.many(100, 10), "/flaky/1/{n}")

@@ -21,7 +21,7 @@ NARROW = 64_000 / 8  # bytes a second
 def network_silent(scene: Scene) -> None:
     """Nothing passes any more, and nobody closes the connection; later it does again."""
     with Pipe(scene.node.port) as pipe:
-        _under_load(scene, pipe, heartbeat=scene.many(10, 1))
+        _under_load(scene, pipe, broker__heartbeat=scene.many(10, 1))
         with scene.broker_away():
             pipe.silence()
             scene.daemon.wait_for_line("broker_lost", timeout=60)

@@ -137,7 +137,7 @@ def poison_without_belief(scene: Scene) -> None:
         def another_key(number: int) -> dict[str, Any]:
             path = Path(folder) / str(number)
             path.write_text(secrets.token_hex(32))
-            return {"marks_key_file": str(path)}
+            return {"jobs__signing_key_file": str(path)}
 
         scene.start(concurrency=20, **another_key(0))
         scene.load(half)

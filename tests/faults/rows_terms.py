@@ -47,7 +47,7 @@ def second_sigterm(scene: Scene) -> None:
 @row(2, "sigterm-hung-site", says="drain_timeout")
 def sigterm_hung_site(scene: Scene) -> None:
     """SIGTERM while every page hangs: it ends with 0 once shutdown_timeout (1 s) has passed."""
-    scene.start(shutdown_timeout=1)
+    scene.start(jobs__shutdown_timeout=1)
     scene.load(scene.many(500, 100), "/hold/{n}")
     scene.hits(50)
     scene.daemon.ended(timeout=15)

@@ -128,7 +128,7 @@ def soaked(minutes: float, chance: random.Random, rests: list[Rest]) -> Row:
 def _soak(
     scene: Scene, pipe: Pipe, seconds: float, chance: random.Random, rests: list[Rest]
 ) -> None:
-    scene.start(through=[pipe.url], concurrency=50, heartbeat=5)
+    scene.start(through=[pipe.url], concurrency=50, broker__heartbeat=5)
     scene.load(200)
     scene.quiet()
     scene.hooks = {"FAULT_POISON": "1"}

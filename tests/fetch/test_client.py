@@ -21,32 +21,34 @@ from typing import TYPE_CHECKING, Any
 import brotli
 import pytest
 from backports import zstd
-from msgspec.structs import replace
 from yarl import URL
 
 from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
 from scraperd.config.settings import Config
+from scraperd.config.tables import FetchSettings
 from scraperd.contract import Failure, decode_job
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Request, Response
 from scraperd.fetch.protocol import MAX_QUEUED
-from scraperd.scrape.pipeline import Scraper
 from scraperd.scrape.request import Target
+from scraperd.wiring import fetcher_of, scraper_of
 from tests.rig.page import loopback
+from tests.rig.settings import configured
 from tests.rig.site import Site, Visit, chunk, full_backlog, head, page
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Iterator
 
+    from scraperd.config.settings import Config
+    from scraperd.fetch.client import Fetcher
     from tests.rig.certificates import Certificates
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED = "Transfer-Encoding: chunked"
 LIMIT = 1 << 20
-MAX_HEADER = Config().max_header_size
-MAX_HEADERS = Config().max_headers
+MAX_HEADER = FetchSettings().max_header_size
+MAX_HEADERS = FetchSettings().max_headers
 
 
 def request(url: str, **changes: Any) -> Request:
@@ -86,7 +88,7 @@ async def test_a_name_that_does_not_exist(fetcher: Fetcher) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]"])
 async def test_where_no_connection_may_lead(site: Site, host: str) -> None:
     """An address as it stands or behind a name: `blocked_address`, and nothing was dialled."""
-    async with Fetcher(loopback(allow_networks=())) as fetcher:
+    async with fetcher_of(loopback(fetch__allow_networks=())) as fetcher:
         found = await failure(fetcher, f"http://{host}:{site.port}/")
     assert (found.kind, found.retryable) == ("blocked_address", False)
     assert site.connections == 0
@@ -97,9 +99,9 @@ async def test_where_no_connection_may_lead(site: Site, host: str) -> None:
 
 async def test_a_port_that_is_not_allowed(site: Site) -> None:
     """`allow_ports` holds for every connection, before it is made."""
-    async with Fetcher(loopback(allow_ports=(80, 443))) as fetcher:
+    async with fetcher_of(loopback(fetch__allow_ports=(80, 443))) as fetcher:
         found = await failure(fetcher, site.url())
-    message = f"port {site.port} is not among allow_ports"
+    message = f"port {site.port} is not among fetch.allow_ports"
     assert found == Failure("blocked_address", message)
     assert site.connections == 0
 
@@ -168,7 +170,7 @@ async def test_the_connection_is_lost_before_an_answer(
 async def test_a_bad_certificate(trusted: Certificates, certificate: str, words: str) -> None:
     """OpenSSL's own words reach the operator; trying again would change nothing."""
     context: ssl.SSLContext = getattr(trusted, certificate)
-    async with Site(context) as site, Fetcher(loopback()) as fetcher:
+    async with Site(context) as site, fetcher_of(loopback()) as fetcher:
         found = await failure(fetcher, site.at("/", page()))
     assert (found.kind, found.retryable) == ("tls", False)
     assert words in found.message
@@ -177,7 +179,7 @@ async def test_a_bad_certificate(trusted: Certificates, certificate: str, words:
 
 async def test_a_good_certificate(trusted: Certificates) -> None:
     """Without this, the four above could fail for any reason. Connections are kept here too."""
-    async with Site(trusted.good) as site, Fetcher(loopback()) as fetcher:
+    async with Site(trusted.good) as site, fetcher_of(loopback()) as fetcher:
         url = site.at("/", page(b"secret"))
         assert [await body(fetcher, url) for _ in range(3)] == [b"secret"] * 3
         assert site.connections == 1
@@ -187,7 +189,7 @@ async def test_certificates_can_be_left_unchecked(certificates: Certificates) ->
     """`verify_tls = false` takes a certificate that nothing is right about."""
     async with (
         Site(certificates.self_signed) as site,
-        Fetcher(loopback(verify_tls=False)) as fetcher,
+        fetcher_of(loopback(fetch__verify_tls=False)) as fetcher,
     ):
         assert await body(fetcher, site.at("/", page(b"anyway"))) == b"anyway"
 
@@ -306,7 +308,7 @@ async def test_a_silent_tls_handshake(site: Site, fetcher: Fetcher) -> None:
 
 async def test_connecting_has_a_timeout_of_its_own() -> None:
     """A firewall that drops packets costs `connect_timeout`, not the whole `timeout`."""
-    async with full_backlog() as port, Fetcher(loopback(connect_timeout=0.2)) as fetcher:
+    async with full_backlog() as port, fetcher_of(loopback(fetch__connect_timeout=0.2)) as fetcher:
         started = time.monotonic()
         found = await failure(fetcher, f"http://127.0.0.1:{port}/", timeout=5)
     assert found == Failure("timeout", "no connection within the connect timeout", retryable=True)
@@ -320,7 +322,7 @@ async def test_a_slow_answer_is_not_a_slow_connection(site: Site) -> None:
         await asyncio.sleep(0.3)
         await visit.send(page(b"late"))
 
-    async with Fetcher(loopback(connect_timeout=0.1)) as fetcher:
+    async with fetcher_of(loopback(fetch__connect_timeout=0.1)) as fetcher:
         assert await body(fetcher, site.at("/", late)) == b"late"
 
 
@@ -641,7 +643,7 @@ async def test_the_environment_is_not_asked(
     netrc.write_text("machine 127.0.0.1 login who password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1/")
-    async with Fetcher(loopback()) as fetcher:
+    async with fetcher_of(loopback()) as fetcher:
         await body(fetcher, site.at("/", page()))
     assert site.visits[0].header("Authorization") is None
 
@@ -734,7 +736,7 @@ async def test_an_answer_nobody_asked_for_reaches_nobody(
     idle.set()
     await sent.wait()
     site.at("/probe", page(b"probe"))
-    async with Fetcher(loopback()) as other:  # a round trip of its own: the stray has arrived
+    async with fetcher_of(loopback()) as other:  # a round trip of its own: the stray has arrived
         assert await body(other, site.url("/probe")) == b"probe"
     assert await body(fetcher, site.at("/2", page(b"second"))) == b"second"
 
@@ -813,8 +815,10 @@ async def test_a_cancelled_scrape_leaves_nothing_open(
     """In whatever state it is: CancelledError comes out, and its connection is closed."""
     before = sockets()
     job = decode_job(f'{{"url": "{site.at("/", handler)}"}}'.encode())
-    async with Fetcher(config) as fetcher:
-        scraper = Scraper(replace(config, per_host_concurrency=10), fetcher, SYSTEM)
+    async with fetcher_of(config) as fetcher:
+        scraper = scraper_of(
+            configured(config, politeness__per_host_concurrency=10), fetcher, SYSTEM
+        )
         scrapes = [scraper.scrape(Target.of(job), None, scraper.claim()) for _ in range(10)]
         tasks = [asyncio.create_task(one) for one in scrapes]
         await site.until(lambda s: len(s.visits) == 10)
@@ -830,7 +834,7 @@ async def test_a_cancelled_scrape_leaves_nothing_open(
 async def test_cancelled_while_connecting() -> None:
     """Neither a handshake nor a connection attempt outlives its scrape."""
     before = sockets()
-    async with full_backlog() as port, Fetcher(loopback()) as fetcher:
+    async with full_backlog() as port, fetcher_of(loopback()) as fetcher:
         open_before = sockets()
         fetching = asyncio.create_task(fetcher.fetch(request(f"http://127.0.0.1:{port}/")))
         await asyncio.sleep(0.05)
@@ -845,7 +849,7 @@ async def test_cancelled_while_connecting() -> None:
 async def test_a_deadline_from_outside_is_no_failure_of_the_site(
     site: Site, fetcher: Fetcher
 ) -> None:
-    """The worker's own `job_timeout` comes out as what it is, not as the site's timeout."""
+    """The worker's own `jobs.timeout` comes out as what it is, not as the site's timeout."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await fetcher.fetch(request(site.at("/", drip_of_chunks), timeout=30))
@@ -855,7 +859,7 @@ async def test_a_closed_fetcher_leaves_no_descriptor(trusted: Certificates) -> N
     """Kept connections, with and without TLS, end with the session; names were resolved too."""
     async with Site() as plain, Site(trusted.good, host="localhost") as secure:
         before = sockets()
-        async with Fetcher(loopback()) as fetcher:
+        async with fetcher_of(loopback()) as fetcher:
             for _ in range(5):
                 await body(fetcher, plain.at("/", page()))
                 await body(fetcher, secure.at("/", page()))

@@ -17,7 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from scraperd.base.inflate import Undecodable
-from scraperd.config.settings import Config
+from scraperd.config.tables import FetchSettings
 from scraperd.contract import Failure
 from scraperd.fetch.connector import Crowded
 from scraperd.fetch.errors import EXPECTED, failure_of, failure_of_error
@@ -31,7 +31,8 @@ KEY = ConnectionKey("a.test", 443, True, True, None, None, None)
 NO_HEADERS = CIMultiDictProxy(CIMultiDict[str]())
 INFO = RequestInfo(TARGET, "GET", NO_HEADERS, TARGET)
 ADDRESS = "10.1.2.3"
-LONG_LINE = "a header or the status line is longer than max_header_size"
+FULL = "an address of it has as many fetches as politeness.per_address_concurrency allows"
+LONG_LINE = "a header or the status line is longer than fetch.max_header_size"
 REFUSED = OSError(errno.ECONNREFUSED, f"Connect call failed ('{ADDRESS}', 443)")
 
 
@@ -59,7 +60,7 @@ def malformed(message: str) -> aiohttp.ClientResponseError:
 
 def translated(error: Exception, proxy: str = "") -> Failure:
     asked = Request("GET", TARGET, {}, None, 2.5, 1000, proxy=proxy, spent=1.0)
-    return failure_of_error(error, asked, Config(max_headers=7, max_header_size=4096))
+    return failure_of_error(error, asked, FetchSettings(max_headers=7, max_header_size=4096))
 
 
 ROWS = {
@@ -77,7 +78,7 @@ ROWS = {
     ),
     "a version of TLS": (
         aiohttp.ClientConnectorSSLError(KEY, tls_error("UNSUPPORTED_PROTOCOL")),
-        ("tls", False, "handshake: the site does not speak TLS 1.2 (tls_minimum)"),
+        ("tls", False, "handshake: the site does not speak TLS 1.2 (fetch.tls_minimum)"),
     ),
     "a handshake": (
         aiohttp.ClientConnectorSSLError(KEY, tls_error("BAD_RECORD")),
@@ -109,7 +110,7 @@ ROWS = {
         (
             "connect",
             True,
-            "a.test: an address of it has as many fetches as per_address_concurrency allows",
+            "a.test: " + FULL,
         ),
     ),
     "a lookup of the system's": (
@@ -155,7 +156,7 @@ ROWS = {
     ),
     "many headers": (
         malformed("Too many headers received"),
-        ("protocol", False, "malformed response: more headers than max_headers (7)"),
+        ("protocol", False, "malformed response: more headers than fetch.max_headers (7)"),
     ),
     "no HTTP": (
         malformed("Bad status line\n\n  b'\x1b['\n  ^"),

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from scraperd.config.settings import Config
+from scraperd.config.tables import FetchSettings
 from scraperd.fetch.guard import MAX_CACHED_ADDRESSES, Blocked, Guard
 from tests.rig.site import page
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from tests.rig.site import Site
 
-DEFAULT: Final = Guard(Config())
-ALL_V6: Final = Guard(Config(allow_networks=("::/0",)))
+DEFAULT: Final = Guard(FetchSettings())
+ALL_V6: Final = Guard(FetchSettings(allow_networks=("::/0",)))
 V4_DENIED: Final = [
     ("0.0.0.0", "0.255.255.255"),
     ("10.0.0.0", "10.255.255.255"),
@@ -80,7 +80,7 @@ def v4s(ranges: list[tuple[str, str]] = V4_DENIED) -> st.SearchStrategy[int]:
 
 def guard(allow: str = "", deny: str = "", **settings: Any) -> Guard:
     networks = {"allow_networks": tuple(allow.split()), "deny_networks": tuple(deny.split())}
-    return Guard(Config(**networks, **settings))
+    return Guard(FetchSettings(**networks, **settings))
 
 
 def admits(number: int, kind: type[IPv4Address | IPv6Address]) -> bool:
@@ -262,10 +262,10 @@ def test_names_and_public_literals_are_not_refused(host: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "url", "reason"),
     [
-        ({}, "http://example.com:22/", "port 22 is not among allow_ports"),
+        ({}, "http://example.com:22/", "port 22 is not among fetch.allow_ports"),
         ({}, "https://example.com:8443/", None),
         ({"allow_ports": (443,)}, "https://example.com/", None),
-        ({"allow_ports": (443,)}, "http://example.com/", "port 80 is not among allow_ports"),
+        ({"allow_ports": (443,)}, "http://example.com/", "port 80 is not among fetch.allow_ports"),
         ({"allow_ports": ("8000-8002",)}, "http://example.com:8000/", None),
         ({"allow_ports": ("8000-8002",)}, "http://example.com:8002/", None),
         ({"allow_ports": ("8000-8002",)}, "http://example.com:7999/", "port 7999"),
@@ -279,15 +279,15 @@ def test_names_and_public_literals_are_not_refused(host: str) -> None:
         ({"deny_hosts": ("93.184.216.34",)}, "http://93.184.216.34/", "deny_hosts"),
         ({"deny_hosts": ("2606::1",)}, "http://[2606::1]/", "deny_hosts"),
         ({"allow_hosts": ("example.com",)}, "http://example.com/", None),
-        ({"allow_hosts": ("example.com",)}, "http://example.org/", "not among allow_hosts"),
-        ({"allow_hosts": ("example.com",)}, "http://93.184.216.34/", "not among allow_hosts"),
+        ({"allow_hosts": ("example.com",)}, "http://example.org/", "not among fetch.allow_hosts"),
+        ({"allow_hosts": ("example.com",)}, "http://93.184.216.34/", "not among fetch.allow_hosts"),
         ({"allow_hosts": ("127.0.0.1",)}, "http://127.0.0.1/", "allow_networks"),
         (
             {"allow_hosts": ("*.example.com",), "deny_hosts": ("a.example.com",)},
             "http://a.example.com/",
-            "a.example.com is among deny_hosts",
+            "a.example.com is among fetch.deny_hosts",
         ),
-        ({}, "http://10.0.0.1/", "10.0.0.1 is not public and not among allow_networks"),
+        ({}, "http://10.0.0.1/", "10.0.0.1 is not public and not among fetch.allow_networks"),
         ({"allow_networks": ("10.0.0.0/8",)}, "http://10.0.0.1/", None),
         ({"allow_networks": ("127.0.0.0/8",)}, "http://127.1/", "usual form"),
         ({"deny_networks": ("93.0.0.0/8",)}, "http://93.1.1.1/", "deny_networks"),
@@ -296,7 +296,7 @@ def test_names_and_public_literals_are_not_refused(host: str) -> None:
 )
 def test_refusals_name_the_setting(settings: dict[str, Any], url: str, reason: str | None) -> None:
     """An operator reads in the result which setting to change."""
-    refused = Guard(Config(**settings)).refuses(URL(url))
+    refused = Guard(FetchSettings(**settings)).refuses(URL(url))
     assert refused is reason if reason is None else reason in (refused or "")
 
 

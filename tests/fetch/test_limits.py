@@ -19,15 +19,16 @@ import pytest
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.memory import Budget
 from scraperd.fetch.message import Request, Response
+from scraperd.wiring import fetcher_of
 from tests.rig.page import loopback
 from tests.rig.site import Site, Visit, chunk, head, page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from scraperd.fetch.client import Fetcher
     from scraperd.fetch.memory import Claim
     from tests.rig.certificates import Certificates
 
@@ -42,11 +43,11 @@ async def get(url: str, fetcher: Fetcher | None = None, **changes: Any) -> Respo
     request = Request(url=URL(url), headers={}, **fields)
     if fetcher is not None:
         return await fetcher.fetch(request)
-    async with Fetcher(loopback(**own)) as fresh:
+    async with fetcher_of(loopback(**own)) as fresh:
         return await fresh.fetch(request)
 
 
-SETTINGS = {"max_headers", "max_header_size", "transfer_maxsize"}
+SETTINGS = {"fetch__max_headers", "fetch__max_header_size", "fetch__transfer_maxsize"}
 
 
 def bytes_of(answer: Response | Failure) -> bytes:
@@ -61,9 +62,9 @@ def bytes_of(answer: Response | Failure) -> bytes:
 async def test_how_many_headers(site: Site, over: int) -> None:
     """`max_headers` is exact, and named by the failure."""
     url = site.at("/", head(*["X-Many: a"] * (9 + over), "Content-Length: 0"))
-    answer = await get(url, max_headers=10)
+    answer = await get(url, fetch__max_headers=10)
     if over:
-        message = "malformed response: more headers than max_headers (10)"
+        message = "malformed response: more headers than fetch.max_headers (10)"
         assert answer == Failure("protocol", message)
     else:
         assert bytes_of(answer) == b""
@@ -80,10 +81,11 @@ async def test_how_many_headers(site: Site, over: int) -> None:
 )
 async def test_how_long_a_header(site: Site, start: bytes) -> None:
     """`max_header_size` is for names, values and the status line; the failure names it."""
-    message = (
-        "malformed response: a header or the status line is longer than max_header_size (1024)"
+    long = "a header or the status line is longer than fetch.max_header_size (1024)"
+    message = f"malformed response: {long}"
+    assert await get(site.at("/", start), fetch__max_header_size=1024) == Failure(
+        "protocol", message
     )
-    assert await get(site.at("/", start), max_header_size=1024) == Failure("protocol", message)
     pieces = [start[i : i + 100] for i in range(0, len(start), 100)]
 
     async def slowly(visit: Visit) -> None:
@@ -92,11 +94,13 @@ async def test_how_long_a_header(site: Site, start: bytes) -> None:
             await asyncio.sleep(0)
         await visit.gone()
 
-    assert await get(site.at("/", slowly), max_header_size=1024) == Failure("protocol", message)
+    assert await get(site.at("/", slowly), fetch__max_header_size=1024) == Failure(
+        "protocol", message
+    )
 
 
 HEAD_LIMIT = 4 * 1024
-TOO_MUCH = "more than 4096 bytes of headers (4 times max_header_size)"
+TOO_MUCH = "more than 4096 bytes of headers (4 times fetch.max_header_size)"
 
 
 def of_size(size: int, *lines: str, status: str = "200 OK") -> bytes:
@@ -125,7 +129,7 @@ async def test_how_much_of_headers(site: Site, over: int, *, split: bool, early:
             await asyncio.sleep(0.005 if split else 0)
 
     url = site.at("/", handler)
-    async with Fetcher(loopback(max_header_size=1024)) as fetcher:
+    async with fetcher_of(loopback(fetch__max_header_size=1024)) as fetcher:
         for _ in range(3):
             answer = await get(url, fetcher)
             if over:
@@ -141,7 +145,7 @@ async def test_a_head_and_its_body_at_once(site: Site) -> None:
     whole = head(CHUNKED) + b"".join(chunk(bytes([n])) for n in noise[:50_000]) + chunk(b"")
     site.at("/chunks", whole)
     url = site.at("/", page(noise))
-    async with Fetcher(loopback(max_header_size=1024)) as fetcher:
+    async with fetcher_of(loopback(fetch__max_header_size=1024)) as fetcher:
         for _ in range(3):
             assert bytes_of(await get(url, fetcher)) == noise
             assert bytes_of(await get(site.url("/chunks"), fetcher)) == noise[:50_000]
@@ -160,7 +164,7 @@ async def test_long_words_around_small_chunks(site: Site) -> None:
             await asyncio.sleep(0.002)
         await visit.send(chunk(b""))
 
-    assert bytes_of(await get(site.at("/", handler), max_header_size=1024)) == b"b" * 50
+    assert bytes_of(await get(site.at("/", handler), fetch__max_header_size=1024)) == b"b" * 50
 
 
 @pytest.mark.parametrize("after", [b"0\r\n", b"1;"], ids=["trailers", "chunk extension"])
@@ -175,7 +179,7 @@ async def test_how_much_that_is_no_body(site: Site, after: bytes) -> None:
             await asyncio.sleep(0.002)
         await visit.gone()
 
-    answer = await get(site.at("/", handler), max_header_size=1024)
+    answer = await get(site.at("/", handler), fetch__max_header_size=1024)
     assert answer == Failure("protocol", f"the body broke off: {TOO_MUCH}", retryable=True)
 
 
@@ -191,7 +195,7 @@ async def test_what_comes_while_nothing_is_due(site: Site) -> None:
             await visit.gone()
 
     url = site.at("/", handler)
-    async with Fetcher(loopback()) as fetcher:
+    async with fetcher_of(loopback()) as fetcher:
         assert bytes_of(await get(url, fetcher)) == b"here"
         idle.set()
         await site.until(lambda s: s.open == 0)
@@ -257,9 +261,9 @@ async def test_bytes_as_sent(site: Site, framing: str, over: int) -> None:
         whole = head(CHUNKED, *coding) + chunk(sent) + chunk(b"")
         url = site.at("/", page(sent, headers=coding) if framing == "length" else whole)
         limit = len(sent) - over
-        answer = await get(url, transfer_maxsize=limit)
+        answer = await get(url, fetch__transfer_maxsize=limit)
         if over:
-            message = f"the body is larger than {limit} bytes as sent (transfer_maxsize)"
+            message = f"the body is larger than {limit} bytes as sent (fetch.transfer_maxsize)"
             assert answer == Failure("too_large", message)
         else:
             assert bytes_of(answer) == NOISE
@@ -272,12 +276,12 @@ async def test_a_declared_length_is_believed(site: Site) -> None:
         await visit.send(head("Content-Length: 1001", "Content-Encoding: gzip"))
         await visit.gone()
 
-    answer = await get(site.at("/", handler), transfer_maxsize=1000)
+    answer = await get(site.at("/", handler), fetch__transfer_maxsize=1000)
     assert isinstance(answer, Failure)
     assert answer.kind == "too_large"
 
 
-@pytest.mark.parametrize("limits", [{"max_body": 1000}, {"transfer_maxsize": 1000}])
+@pytest.mark.parametrize("limits", [{"max_body": 1000}, {"fetch__transfer_maxsize": 1000}])
 @pytest.mark.parametrize("coding", [None, "gzip"])
 async def test_cut_off_instead(site: Site, coding: str | None, limits: dict[str, int]) -> None:
     """With `truncate`, what is past a limit is not there, and nothing else is wrong."""
@@ -296,7 +300,7 @@ async def test_cut_off_instead(site: Site, coding: str | None, limits: dict[str,
 async def test_nothing_to_cut_off(site: Site) -> None:
     """With `truncate`, a body of exactly the limit is whole, and its connection is kept."""
     url = site.at("/", page(NOISE))
-    async with Fetcher(loopback()) as fetcher:
+    async with fetcher_of(loopback()) as fetcher:
         for _ in range(2):
             answer = await get(url, fetcher, truncate=True, max_body=len(NOISE))
             assert bytes_of(answer) == NOISE
@@ -374,8 +378,8 @@ async def test_connections_over_all_hosts() -> None:
         most = max(most, connected(site.port))
         await visit.send(page(b"here"))
 
-    config = loopback(max_connections=50, concurrency=50)
-    async with Site(listen="0.0.0.0") as site, Fetcher(config) as fetcher:
+    config = loopback(fetch__max_connections=50, concurrency=50)
+    async with Site(listen="0.0.0.0") as site, fetcher_of(config) as fetcher:
         site.at("/", handler)
         urls = hosts(site, 300)
         for url in urls:
@@ -391,8 +395,8 @@ async def test_connections_over_all_hosts() -> None:
 
 async def test_tls_connections_give_way(certificates: Certificates) -> None:
     """They are idle connections like the others."""
-    config = loopback(max_connections=5, concurrency=5, verify_tls=False)
-    async with Site(certificates.good, listen="0.0.0.0") as site, Fetcher(config) as fetcher:
+    config = loopback(fetch__max_connections=5, concurrency=5, fetch__verify_tls=False)
+    async with Site(certificates.good, listen="0.0.0.0") as site, fetcher_of(config) as fetcher:
         site.at("/", page(b"here"))
         for url in hosts(site, 20):
             assert bytes_of(await get(url, fetcher)) == b"here"
@@ -410,8 +414,8 @@ async def test_nobody_waits_for_a_connection() -> None:
         most = max(most, connected(site.port))
         await visit.send(page(b"together"))
 
-    config = loopback(max_connections=40, concurrency=40)
-    async with Site(listen="0.0.0.0") as site, Fetcher(config) as fetcher:
+    config = loopback(fetch__max_connections=40, concurrency=40)
+    async with Site(listen="0.0.0.0") as site, fetcher_of(config) as fetcher:
         site.at("/", handler)
         urls = hosts(site, 200)
         async with asyncio.timeout(10):
@@ -435,7 +439,7 @@ async def test_a_site_that_says_no_goodbye(trusted: Certificates) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = asyncio.create_task(asyncio.to_thread(serve, listener))
         port = listener.getsockname()[1]
-        async with Fetcher(loopback()) as fetcher:
+        async with fetcher_of(loopback()) as fetcher:
             assert bytes_of(await get(f"https://127.0.0.1:{port}/", fetcher)) == b"here"
             await asyncio.sleep(0.05)  # the loop closes sockets in its next round
             assert connected(port) == 0

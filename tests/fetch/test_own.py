@@ -34,12 +34,13 @@ def child(script: str) -> str:
 def test_where_the_kernel_can_not_be_asked_sites_are_fetched_all_the_same() -> None:
     """A process that may open no socket says why; the guard admits what the settings admit."""
     said = child("""
-from scraperd.config.settings import Config
+from scraperd.config.tables import FetchSettings
 from scraperd.fetch import own
 from scraperd.sandbox import confine
 from scraperd.fetch.guard import Guard
 confine.confine()
-print(bool(own.lacking()), Guard(Config()).admits("93.184.216.34"), Guard(Config()).admits("::1"))
+guard = Guard(FetchSettings())
+print(bool(own.lacking()), guard.admits("93.184.216.34"), guard.admits("::1"))
 """)
     assert said.split() == ["True", "True", "False"]
 
@@ -48,9 +49,9 @@ def test_without_a_descriptor_nothing_is_dialled() -> None:
     """What can't be asked now is no permission: the dial fails as it does for its own socket."""
     said = child("""
 import errno, resource, socket
-from scraperd.config.settings import Config
+from scraperd.config.tables import FetchSettings
 from scraperd.fetch.guard import Guard
-guard = Guard(Config())
+guard = Guard(FetchSettings())
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
 try:

@@ -15,8 +15,8 @@ import pytest
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Request, Response
+from scraperd.wiring import fetcher_of
 from tests.rig.dns import Nameserver, Record
 from tests.rig.page import loopback
 from tests.rig.proxies import PASSWORD, USER, RealProxy
@@ -54,9 +54,9 @@ def proxies(
 @contextlib.asynccontextmanager
 async def through(url: str, **settings: Any) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
     """Yields what fetches a URL through the proxy at `url`; any message it gives is clean."""
-    config = loopback(**{"proxies": {"exit-1": url}, "connect_timeout": 1, **settings})
+    config = loopback(**{"proxies": {"exit-1": url}, "fetch__connect_timeout": 1, **settings})
     port = URL(url).port
-    async with Fetcher(config) as fetcher:
+    async with fetcher_of(config) as fetcher:
 
         async def get(target: str, proxy: str = "exit-1", method: str = "GET") -> Any:
             request = Request(method, URL(target), {}, None, 5.0, 1 << 20, proxy=proxy)
@@ -180,7 +180,7 @@ async def test_no_way_round_the_guard(site: Site, scheme: str, target: str) -> N
     url = target.format(site.port)
     async with (
         Site() as proxy,
-        through(f"{scheme}://127.0.0.1:{proxy.port}", allow_networks=()) as get,
+        through(f"{scheme}://127.0.0.1:{proxy.port}", fetch__allow_networks=()) as get,
     ):
         found = await get(url)
         assert (found.kind, found.retryable) == ("blocked_address", False)
@@ -206,7 +206,7 @@ async def test_a_name_with_a_forbidden_address(site: Site, tls: str) -> None:
             "http": f"http://127.0.0.1:{site.port}",
             "socks5": f"socks5://127.0.0.1:{site.port}",
         }
-        async with through(ways["http"], proxies=ways, nameservers=(server.address,)) as get:
+        async with through(ways["http"], proxies=ways, fetch__nameservers=(server.address,)) as get:
             found = await get(f"http{tls}://mixed.test:9/", "http")
             assert (found.kind, found.retryable) == ("blocked_address", False)
             assert found.message.startswith("mixed.test: not all of its addresses are known")
@@ -328,7 +328,7 @@ async def test_a_silent_proxy(site: Site, scheme: str, url: str) -> None:
             pass
 
     site.raw = silent
-    async with through(f"{scheme}://127.0.0.1:{site.port}", connect_timeout=0.2) as get:
+    async with through(f"{scheme}://127.0.0.1:{site.port}", fetch__connect_timeout=0.2) as get:
         found = await get(url)
         assert found.message.startswith("proxy exit-1: no connection through it within the connect")
         assert (found.kind, found.retryable) == ("proxy", True)
@@ -346,7 +346,7 @@ async def test_a_site_that_is_silent_in_tls(
             pass
 
     site.raw = silent
-    async with through(proxies[scheme, False].url(), connect_timeout=0.3) as get:
+    async with through(proxies[scheme, False].url(), fetch__connect_timeout=0.3) as get:
         found = await get(site.url().replace("http:", "https:"))
         assert (found.kind, found.retryable) == ("proxy", True)
         await site.until(lambda s: s.connections == 1 and s.open == 0)

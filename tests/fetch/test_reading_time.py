@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from yarl import URL
 
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Request, Response
 from scraperd.fetch.protocol import Connection
 from scraperd.fetch.reading_time import ReadingTime
+from scraperd.wiring import fetcher_of
 from tests.rig.page import loopback
 from tests.rig.site import Site, Visit, chunk, head, page
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from scraperd.contract import Failure
+    from scraperd.fetch.client import Fetcher
 
 LARGE = bytes(range(256)) * 4_000  # a megabyte: many pieces, each larger than a read buffer
 
@@ -214,7 +215,7 @@ async def test_a_slow_reader_holds_what_is_held() -> None:
 @pytest.fixture
 async def scarce() -> AsyncIterator[Fetcher]:
     """A fetcher where one piece a turn is parsed, and all others are held."""
-    async with Fetcher(loopback(), ReadingTime(1e-9)) as made:
+    async with fetcher_of(loopback(), ReadingTime(1e-9)) as made:
         yield made
 
 

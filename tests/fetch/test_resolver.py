@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from scraperd.config.settings import Config
+from scraperd.config.tables import FetchSettings
 from scraperd.fetch.guard import Blocked, Guard
 from scraperd.fetch.resolver import (
     ABSENT_TTL,
@@ -79,8 +79,8 @@ def resolver_for(
     patience: float = PATIENCE,
     **settings: Any,
 ) -> Resolver:
-    config = Config(**{"nameservers": addresses, "allow_networks": LOOPBACK, **settings})
-    return Resolver(config, Guard(config), clock=clock, patience=patience)
+    own = FetchSettings(**{"nameservers": addresses, "allow_networks": LOOPBACK, **settings})
+    return Resolver(own, Guard(own), clock=clock, patience=patience)
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ import trustme
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Request, Response
+from scraperd.wiring import fetcher_of
 from tests.rig.chatter import Chatter
 from tests.rig.page import loopback
 from tests.rig.site import Site, page
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 async def get(context: ssl.SSLContext, **settings: Any) -> Response | Failure:
     """What a client with these settings gets of a site with this certificate."""
-    async with Site(context) as site, Fetcher(loopback(**settings)) as fetcher:
+    async with Site(context) as site, fetcher_of(loopback(**settings)) as fetcher:
         url = URL(site.at("/", page(b"secret")))
         answer = await fetcher.fetch(Request("GET", url, {}, None, 5.0, 1000))
         assert len(site.visits) == isinstance(answer, Response)
@@ -48,7 +48,9 @@ async def refused(context: ssl.SSLContext, **settings: Any) -> Failure:
 
 async def test_an_authority_of_our_own(certificates: Certificates) -> None:
     """`ca_file` is trusted, and only if it is set."""
-    assert isinstance(await get(certificates.good, ca_file=str(certificates.authority)), Response)
+    assert isinstance(
+        await get(certificates.good, fetch__ca_file=str(certificates.authority)), Response
+    )
     assert (await refused(certificates.good)).message.startswith("certificate: unknown authority: ")
 
 
@@ -57,19 +59,19 @@ async def test_instead_of_the_systems(trusted: Certificates, tmp_path: Path) -> 
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
     assert isinstance(await get(trusted.good), Response)
-    found = await refused(trusted.good, ca_file=str(other))
+    found = await refused(trusted.good, fetch__ca_file=str(other))
     assert "unknown authority" in found.message
 
 
 async def test_an_authority_below_another(certificates: Certificates) -> None:
     """An intermediate authority in `ca_file` is enough, as with curl."""
     path, context = certificates.intermediate
-    assert isinstance(await get(context, ca_file=str(path)), Response)
+    assert isinstance(await get(context, fetch__ca_file=str(path)), Response)
 
 
 async def test_faults_are_told_apart(certificates: Certificates) -> None:
     """Expired, for another host, self-signed, of a stranger: each has words of its own."""
-    settings = {"ca_file": str(certificates.authority)}
+    settings = {"fetch__ca_file": str(certificates.authority)}
     names = ["expired", "wrong_host", "self_signed", "stranger"]
     found = [await refused(getattr(certificates, name), **settings) for name in names]
     assert not any(failure.retryable for failure in found)
@@ -84,22 +86,22 @@ async def test_faults_are_told_apart(certificates: Certificates) -> None:
 @pytest.mark.parametrize("verify", [True, False])
 async def test_the_oldest_version(certificates: Certificates, *, verify: bool) -> None:
     """`tls_minimum` holds whether certificates are checked or not; 1.2 is spoken by default."""
-    settings = {"verify_tls": verify, "ca_file": str(certificates.authority)}
+    settings = {"fetch__verify_tls": verify, "fetch__ca_file": str(certificates.authority)}
     assert isinstance(await get(certificates.tls_1_2, **settings), Response)
-    assert isinstance(await get(certificates.good, tls_minimum="1.3", **settings), Response)
+    assert isinstance(await get(certificates.good, fetch__tls_minimum="1.3", **settings), Response)
 
 
 @pytest.mark.parametrize("verify", [True, False])
 async def test_a_version_too_old(certificates: Certificates, *, verify: bool) -> None:
     """A server that can't speak `tls_minimum` is named for that; it will not learn it by itself."""
-    settings = {"verify_tls": verify, "ca_file": str(certificates.authority)}
+    settings = {"fetch__verify_tls": verify, "fetch__ca_file": str(certificates.authority)}
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = asyncio.create_task(asyncio.to_thread(handshake, listener, certificates.tls_1_2))
-        async with Fetcher(loopback(tls_minimum="1.3", **settings)) as fetcher:
+        async with fetcher_of(loopback(fetch__tls_minimum="1.3", **settings)) as fetcher:
             url = URL(f"https://127.0.0.1:{listener.getsockname()[1]}/")
             found = await fetcher.fetch(Request("GET", url, {}, None, 5.0, 1000))
         await server
-    message = "handshake: the site does not speak TLS 1.3 (tls_minimum)"
+    message = "handshake: the site does not speak TLS 1.3 (fetch.tls_minimum)"
     assert found == Failure("tls", message)
 
 
@@ -112,7 +114,7 @@ async def test_a_site_that_wants_a_huge_prime(certificates: Certificates) -> Non
         server = asyncio.create_task(
             asyncio.to_thread(handshake, listener, certificates.huge_prime)
         )
-        async with Fetcher(loopback(ca_file=str(certificates.authority))) as fetcher:
+        async with fetcher_of(loopback(fetch__ca_file=str(certificates.authority))) as fetcher:
             url = URL(f"https://127.0.0.1:{listener.getsockname()[1]}/")
             before = time.thread_time()
             found = await fetcher.fetch(Request("GET", url, {}, None, 20.0, 1000))
@@ -125,7 +127,7 @@ async def test_a_site_that_wants_a_huge_prime(certificates: Certificates) -> Non
 
 async def test_a_chain_of_hundreds(certificates: Certificates) -> None:
     """A handshake of more than 48 kB ends: OpenSSL takes twice as much, which costs 0.15 s."""
-    found = await refused(certificates.long_chain, ca_file=str(certificates.authority))
+    found = await refused(certificates.long_chain, fetch__ca_file=str(certificates.authority))
     assert found == Failure("tls", "handshake: more than 49152 bytes of handshake", retryable=True)
 
 
@@ -143,7 +145,7 @@ async def chat(certificates: Certificates, updates: int) -> tuple[Response | Fai
 
     async with Site(certificates.good) as site:
         url, site.raw, site.tls = URL(site.url()), raw, None
-        async with Fetcher(loopback(ca_file=str(certificates.authority))) as fetcher:
+        async with fetcher_of(loopback(fetch__ca_file=str(certificates.authority))) as fetcher:
             before = time.thread_time()
             answer = await fetcher.fetch(Request("GET", url, {}, None, 30.0, 200_000))
             return answer, time.thread_time() - before

@@ -27,14 +27,14 @@ from scraperd.broker.ports import (
     Results,
     Source,
 )
-from scraperd.config.settings import Config
 from scraperd.contract import Peeked
 from scraperd.fetch.memory import Budget, Claim
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys
-from scraperd.jobs.worker import Worker
 from scraperd.ops.telemetry import Observer
 from scraperd.scrape.result import Facts, Scraped
+from scraperd.wiring import worker_of
+from tests.rig.settings import configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,8 +228,8 @@ class Steps:
         self.observer = Told(log=self.log)
         self.observer.fault = fault
         self.scrapes: Any = Scrapes(fault)
-        self.worker = Worker(
-            Config(**config), self.scrapes, settler, self.observer, "w", clocks=SYSTEM
+        self.worker = worker_of(
+            configured(**config), self.scrapes, settler, self.observer, "w", SYSTEM
         )
         self.tag = 0
 
@@ -372,7 +372,7 @@ async def test_a_job_that_cannot_be_settled_ends_its_generation(step: str) -> No
 @pytest.mark.parametrize("step", ["peek", "headers", "publish to the dead"])
 async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
     """Its body is not read here, and what else may raise ends it too."""
-    steps = Steps(Fault(step), delivery_limit=3)
+    steps = Steps(Fault(step), jobs__delivery_limit=3)
     notes = {"x-scraperd-strikes": 3, "source": Source.SOLO}
     await steps.run(lambda: (steps.deliver(EVIL, kind=Raising, **notes), steps.deliver("good")))
     [letter] = steps.dead
@@ -382,7 +382,7 @@ async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
 
 async def test_the_body_of_a_job_past_its_limit_is_not_read() -> None:
     """A body that is no job at all ends like any other, with what the helper saw."""
-    steps = Steps(Fault(), delivery_limit=3)
+    steps = Steps(Fault(), jobs__delivery_limit=3)
     await steps.run(lambda: steps.deliver("", body=b"\xff{", **{"x-scraperd-strikes": 3}))
     [result] = steps.results(EVIL)
     assert "delivered 3 times before" in result["error"]["message"]

@@ -19,16 +19,18 @@ import pytest
 from scraperd.base.clocks import Clocks
 from scraperd.broker.ports import Delay, Delivery, Into, Limits, Lost, Refused, Source
 from scraperd.broker.rabbitmq.limits import learn
-from scraperd.config.settings import Config
+from scraperd.config.tables import JobsSettings
 from scraperd.contract import Failure, Peeked
 from scraperd.fetch.memory import Budget, Claim
 from scraperd.jobs.signing import Keys
 from scraperd.jobs.unrun import MAX_SNOOZES
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
-from scraperd.jobs.worker import FURTHEST, Worker
+from scraperd.jobs.worker import FURTHEST
 from scraperd.ops.telemetry import Observer
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.scrape.result import Facts, Failed, Scraped
+from scraperd.wiring import worker_of
+from tests.rig.settings import configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,10 +151,10 @@ class House:
     """A running worker with its neighbours."""
 
     def __init__(self, **settings: Any) -> None:
-        config = Config(**settings)
+        config = configured(**settings)
         self.scrapes = Scrapes(asyncio.Semaphore(config.concurrency))
         self.settles, self.log = Settles(), Log()
-        self.worker = Worker(
+        self.worker = worker_of(
             config,
             self.scrapes,  # type: ignore[arg-type]
             self.settles,  # type: ignore[arg-type]
@@ -390,7 +392,7 @@ async def test_a_second_loss_does_not_blame_for_the_first() -> None:
 
 async def test_a_job_past_its_delivery_limit_is_not_tried_again() -> None:
     """A job that has been delivered too often is dead without a scrape, or a look at its body."""
-    async with House(delivery_limit=3) as house:
+    async with House(jobs__delivery_limit=3) as house:
         house.deliver("good", redeliveries=7, **{"x-scraperd-strikes": 2})
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
@@ -463,7 +465,7 @@ async def test_a_job_whose_marks_get_lost_each_time_ends(
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert verdict == (Dead("internal") if ends else Done())
-    assert not ends or "the same marks_key_file" in outcome.result.error.message
+    assert not ends or "the same jobs.signing_key_file" in outcome.result.error.message
 
 
 async def test_a_process_that_lives_suspects_none_of_its_jobs() -> None:
@@ -497,7 +499,7 @@ async def test_a_job_whose_outcome_no_queue_takes_is_let_go() -> None:
 
 
 async def test_a_job_ends_before_the_broker_takes_it_back() -> None:
-    """What the broker said of its ack timeout bounds the job, whatever job_timeout is."""
+    """What the broker said of its ack timeout bounds the job, whatever jobs.timeout is."""
     async with House() as house:
         learn(house.settles.limits, "timed out. Timeout value used: 20 ms. This")
         house.deliver("wait")
@@ -507,14 +509,14 @@ async def test_a_job_ends_before_the_broker_takes_it_back() -> None:
 
 
 async def test_compiling_rules_is_a_part_of_a_jobs_time() -> None:
-    """Rules that are not compiled within `job_timeout`: a timeout that says so, and a retry."""
-    async with House(job_timeout=0.05) as house:
+    """Rules that are not compiled within `jobs.timeout`: a timeout that says so, and a retry."""
+    async with House(jobs__timeout=0.05) as house:
         house.deliver("dear", extract={"a": "b"})
         await house.idle()
     [(outcome, verdict)] = house.settles.settled
     assert outcome.result.error.kind == "timeout"
     assert outcome.result.error.message.startswith("extract took over 0.0")
-    assert "to be compiled (job_timeout)" in outcome.result.error.message
+    assert "to be compiled (jobs.timeout)" in outcome.result.error.message
     assert verdict == Retry(verdict.delay)
     assert house.scrapes.started == []
 
@@ -533,16 +535,20 @@ async def test_the_backoff_is_jittered_by_the_die() -> None:
     """The wait before a retry is a share of the backoff, as the die falls: jobs that failed
     together do not come back together.
     """
-    async with House(job_timeout=0.01, download_timeout=0.01, connect_timeout=0.01) as house:
+    async with House(
+        jobs__timeout=0.01, fetch__download_timeout=0.01, fetch__connect_timeout=0.01
+    ) as house:
         house.deliver("wait", **{"x-scraperd-attempt": 2})
         await house.idle()
     [(_, verdict)] = house.settles.settled
-    assert verdict == Retry(ROLL * 2 * Config().retry_backoff)
+    assert verdict == Retry(ROLL * 2 * JobsSettings().retry_backoff)
 
 
 async def test_a_job_over_its_time_is_retried() -> None:
     """The scraper is given `job_timeout`; a timeout that it reports is retried."""
-    async with House(job_timeout=0.01, download_timeout=0.01, connect_timeout=0.01) as house:
+    async with House(
+        jobs__timeout=0.01, fetch__download_timeout=0.01, fetch__connect_timeout=0.01
+    ) as house:
         house.deliver("wait")
         await house.idle()
     [(outcome, _)] = house.settles.settled

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.base.urls import check_url, host_of, without_credentials
-from scraperd.config.settings import Config
+from scraperd.config.tables import LogSettings
 from scraperd.contract import Failure, Result, Timings
 from scraperd.jobs.record import Record
 from scraperd.jobs.verdict import Dead, Done, Retry, Snooze, Verdict
@@ -39,7 +39,7 @@ class Log:
 
     def open(self, **changes: Any) -> Observer:
         """An observer that writes here, by a configuration with these changes."""
-        configure(msgspec.structs.replace(Config(), **changes), self.stream)
+        configure(LogSettings(**changes), self.stream)
         return Observer()
 
     @property
@@ -134,10 +134,10 @@ def test_a_snoozed_job_is_a_line_for_debugging_only(log: Log) -> None:
     """It says whose turn is waited for and how long, and has no status: there is no result yet."""
     verdict = Snooze("x.y", 12.34567)
     snoozed = Record("7", "http://a.b/c", "a.b", 2, None, verdict, True, 0.25, snoozes=3)
-    log.open(log_level="info").record(snoozed)
+    log.open(level="info").record(snoozed)
     assert log.lines == []
     structlog.reset_defaults()
-    log.open(log_level="debug").record(snoozed)
+    log.open(level="debug").record(snoozed)
     [line] = log.lines
     assert (line["level"], line["event"], line["verdict"]) == ("debug", "job", "snooze")
     assert (line["turn_of"], line["turn_in"], line["snoozes"]) == ("x.y", 12.346, 3)
@@ -196,7 +196,7 @@ def test_an_event_has_its_level(log: Log, event: str, level: str) -> None:
 )
 def test_a_level_drops_what_is_below_it(log: Log, level: str, events: list[str]) -> None:
     """With `warning` the log has no line a job, as the example configuration says."""
-    observer = log.open(log_level=level)
+    observer = log.open(level=level)
     observer.record(record())
     observer.event("start")
     observer.event("broker_lost")
@@ -269,7 +269,7 @@ def test_whatever_a_stranger_writes_is_one_json_line(ident: str, url: str, messa
 def test_whatever_a_stranger_writes_is_harmless_on_the_console(ident: str, message: str) -> None:
     """There it is one line too, and no line of a traceback can pass for one of the log."""
     log = Log()
-    observer = log.open(log_format="console")
+    observer = log.open(format="console")
     observer.event("broker_lost", id=ident, values=[ident], reason=message)
     assert log.text.removesuffix("\n").isprintable()
     observer.trouble("internal_error", ValueError(message), id=ident)
@@ -339,13 +339,13 @@ def test_no_spelling_of_userinfo_reaches_the_log(user: str, host: str, start: st
 @pytest.mark.parametrize("log_format", ["json", "auto"])
 def test_what_is_no_terminal_gets_json(log: Log, log_format: str) -> None:
     """Under systemd, and in a pipe, the log is JSON lines without being told to."""
-    log.open(log_format=log_format).event("ready", broker="b")
+    log.open(format=log_format).event("ready", broker="b")
     assert log.lines[0]["event"] == "ready"
 
 
 def test_the_console_is_for_people(log: Log) -> None:
     """On the console the same record is one readable line, without colours where there are none."""
-    observer = log.open(log_format="console")
+    observer = log.open(format="console")
     observer.record(record(url=f"http://u:{SECRET}@a.b/"))
     [line] = log.text.splitlines()
     for part in ("[info", "job", "id=7", "url=http://a.b/", "host=a.b", "status=ok"):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.config.settings import Config
+from scraperd.config.tables import PolitenessSettings
 from scraperd.politeness.addresses import EARLY_RETURN, Address, Addresses
 from scraperd.politeness.throttle import LATENCY_WEIGHT
 
@@ -21,7 +21,9 @@ NOW = 1000.0
 
 def addresses(limit: int = 4, *shared: str) -> Addresses:
     """With this limit, and these networks that have none."""
-    return Addresses(Config(per_address_concurrency=limit, shared_networks=tuple(shared)))
+    return Addresses(
+        PolitenessSettings(per_address_concurrency=limit, shared_networks=tuple(shared))
+    )
 
 
 @pytest.mark.parametrize(

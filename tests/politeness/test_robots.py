@@ -17,14 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
-from msgspec.structs import replace
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from scraperd.config.settings import Config, HostSettings
+from scraperd.config.tables import HostSettings
 from scraperd.contract import Failure
 from scraperd.fetch.message import Request, Response
-from scraperd.politeness.host_rules import HostTable
 from scraperd.politeness.robots import (
     BUSY_WAIT,
     EVERYTHING,
@@ -40,12 +38,15 @@ from scraperd.politeness.robots import (
     Rules,
     parse,
 )
+from scraperd.wiring import robots_of, table_of
 from tests.rig.page import Clock
+from tests.rig.settings import configured
 from tests.rig.site import Site, Visit, page, redirect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from scraperd.config.settings import Config
     from scraperd.fetch.client import Fetcher
 
     Get: TypeAlias = Callable[[URL, str], Awaitable[Response | Failure]]
@@ -374,8 +375,11 @@ def test_crawl_delay(lines: str, delay: float | None) -> None:
 @pytest.fixture
 def config() -> Config:
     """A client that may reach the test's sites, and asks for robots.txt."""
-    return Config(
-        connect_timeout=1, allow_networks=("127.0.0.0/8",), allow_ports=(), robots_cache_ttl=3600
+    return configured(
+        fetch__connect_timeout=1,
+        fetch__allow_networks=("127.0.0.0/8",),
+        fetch__allow_ports=(),
+        politeness__robots_cache_ttl=3600,
     )
 
 
@@ -386,7 +390,7 @@ async def robots(config: Config, fetcher: Fetcher, clock: Clock) -> AsyncIterato
     async def get(url: URL, _proxy: str) -> Response | Failure:
         return await fetcher.fetch(Request("GET", url, {}, None, 2.0, MAX_BYTES, truncate=True))
 
-    robots = Robots(config, HostTable(config), get, clock)
+    robots = robots_of(config, table_of(config), get, clock)
     yield robots
     await robots.close()
     assert robots._running == {}
@@ -548,14 +552,14 @@ async def test_a_redirect_to_a_blocked_address(site: Site, robots: Robots) -> No
 
 async def test_not_asked(site: Site, fetcher: Fetcher) -> None:
     """Where robots.txt is not obeyed, it is not fetched; a host may differ from the setting."""
-    config = Config(hosts={"127.0.0.1": HostSettings(robotstxt_obey=False)})
+    config = configured(hosts={"127.0.0.1": HostSettings(robotstxt_obey=False)})
     asked: list[URL] = []
 
     async def get(url: URL, _proxy: str) -> Failure:
         asked.append(url)
         return Failure("dns", "no address")
 
-    robots = Robots(config, HostTable(config), get, time.monotonic)
+    robots = robots_of(config, table_of(config), get, time.monotonic)
     assert await robots.rules(URL(site.url("/x"))) is EVERYTHING
     assert await robots.rules(URL("http://other.example/x")) == Failure(
         "dns", "robots.txt: no address"
@@ -587,7 +591,7 @@ async def test_a_wait_of_the_getter(config: Config) -> None:
     async def get(_: URL, _proxy: str) -> Failure:
         return Failure("robots_denied", "the host is busy", retryable=True, retry_after=100.0)
 
-    robots = Robots(config, HostTable(config), get, Clock())
+    robots = robots_of(config, table_of(config), get, Clock())
     assert (await refusal(robots, "http://h/")).retry_after == 100.0
 
 
@@ -664,7 +668,7 @@ async def test_a_mistake_of_ours(no_loose_ends: None, config: Config, leaves: bo
         await release.wait()
         raise RuntimeError(str(url))
 
-    robots = Robots(config, HostTable(config), get, time.monotonic)
+    robots = robots_of(config, table_of(config), get, time.monotonic)
     caller = asyncio.create_task(refusal(robots, "http://h/"))
     await begun.wait()
     if leaves:
@@ -692,7 +696,7 @@ async def test_a_silent_host_is_left_alone_for_a_while(config: Config, clock: Cl
         return Failure("timeout", "not finished within 10 s", retryable=True)
 
     asked: list[URL] = []
-    robots = Robots(config, HostTable(config), get, clock)
+    robots = robots_of(config, table_of(config), get, clock)
     found = await refusal(robots, "http://h/")
     assert (found.kind, found.retryable, found.retry_after) == ("timeout", True, BUSY_WAIT)
     clock.now += BUSY_WAIT - 1
@@ -712,7 +716,7 @@ async def test_how_many_are_fetched(config: Config) -> None:
         await release.wait()
         return answered(url, NOTHING.encode())
 
-    robots = Robots(replace(config, concurrency=4), HostTable(config), get, time.monotonic)
+    robots = robots_of(configured(config, concurrency=4), table_of(config), get, time.monotonic)
     urls = [URL(f"http://h{number}.example/") for number in range(2)]
     full = [robots.full]
     callers = [asyncio.create_task(robots.rules(url)) for url in (*urls, *urls)]
@@ -739,7 +743,8 @@ async def test_one_is_always_fetched(config: Config) -> None:
     """Half of one is one."""
     get, asked = serving(b"")
     await rules(
-        Robots(replace(config, concurrency=1), HostTable(config), get, time.monotonic), "http://h/"
+        robots_of(configured(config, concurrency=1), table_of(config), get, time.monotonic),
+        "http://h/",
     )
     assert len(asked) == 1
 
@@ -754,7 +759,7 @@ async def test_close_gives_the_places_back(config: Config, turns: int) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    robots = Robots(replace(config, concurrency=2), HostTable(config), get, time.monotonic)
+    robots = robots_of(configured(config, concurrency=2), table_of(config), get, time.monotonic)
     caller = asyncio.create_task(refusal(robots, "http://h/"))
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -773,7 +778,7 @@ async def test_large_files_in_line(config: Config, clock: Clock) -> None:
     async def get(url: URL, _proxy: str) -> Response:
         return answered(url, b"" if url.raw_host == "small.example" else large)
 
-    robots = Robots(replace(config, concurrency=8), HostTable(config), get, clock)
+    robots = robots_of(configured(config, concurrency=8), table_of(config), get, clock)
     async with robots._parsing:
         waiting = []
         for number in range(MAX_QUEUE + 1):
@@ -821,7 +826,7 @@ async def test_a_file_that_grew(config: Config, clock: Clock) -> None:
     async def get(url: URL, _proxy: str) -> Response:
         return answered(url, bodies.pop())
 
-    robots = Robots(config, HostTable(config), get, clock)
+    robots = robots_of(config, table_of(config), get, clock)
     sizes = []
     while bodies:
         found = await rules(robots, "http://h/")
@@ -850,7 +855,7 @@ def serving(body: bytes) -> tuple[Get, list[URL]]:
 async def test_twenty_thousand_origins(config: Config) -> None:
     """The number of files kept is bounded; those used last stay."""
     get, asked = serving(b"")
-    robots = Robots(config, HostTable(config), get, time.monotonic)
+    robots = robots_of(config, table_of(config), get, time.monotonic)
     favourite = URL("http://favourite.example/")
     for number in range(20_000):
         await robots.rules(URL.build(scheme="http", host=f"h{number}.example", path="/"))
@@ -869,7 +874,7 @@ async def test_large_files_are_bounded_by_memory(config: Config) -> None:
     async def get(url: URL, _proxy: str) -> Response:
         return answered(url, NOTHING.encode() if url.raw_host == "usual.example" else body)
 
-    robots = Robots(config, HostTable(config), get, time.monotonic)
+    robots = robots_of(config, table_of(config), get, time.monotonic)
     each = rules_of(body).size
     assert each > LARGE_BYTES
     count = MAX_CACHED_BYTES // each
@@ -1091,7 +1096,7 @@ def test_no_file_is_malformed(pieces: list[str], noise: bytes) -> None:
 async def test_the_loop_runs_while_a_large_file_is_parsed(config: Config) -> None:
     """512 KiB take a tenth of a second; meanwhile other tasks get their turns."""
     get, _ = serving(filled(numbered("allow:/directory-N/page-N.html")))
-    robots = Robots(config, HostTable(config), get, time.monotonic)
+    robots = robots_of(config, table_of(config), get, time.monotonic)
     parsing = asyncio.create_task(robots.rules(URL("http://h/")))
     turns = 0
     while not parsing.done():

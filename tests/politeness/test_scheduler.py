@@ -19,12 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scraperd.broker.rabbitmq.topology import DELAYS
-from scraperd.config.settings import Config, HostSettings
+from scraperd.config.settings import Config
+from scraperd.config.tables import HostSettings
 from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import Wait
-from scraperd.politeness.host_rules import HostTable
 from scraperd.politeness.scheduler import MAX_IDLE_HOSTS, HostScheduler, Load, Permit
+from scraperd.wiring import scheduler_of, table_of
 from tests.rig.hours import run
+from tests.rig.settings import configured
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -37,11 +39,14 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+THROTTLED = {"politeness__autothrottle": True, "politeness__per_host_concurrency": 4}
+
+
 def host_scheduler(jitter: Callable[[], float] | None = None, **settings_: Any) -> HostScheduler:
     """As the daemon makes it, on the running loop's clock; jitter as from a fixed die."""
-    config = Config(**settings_)
+    config = configured(**settings_)
     clock = asyncio.get_running_loop().time
-    return HostScheduler(config, HostTable(config), clock, jitter or random.Random(7).random)
+    return scheduler_of(config, table_of(config), clock, jitter or random.Random(7).random)
 
 
 def slow(delay: float, **more: Any) -> dict[str, HostSettings]:
@@ -79,7 +84,10 @@ def test_one_host_has_its_own_bound() -> None:
 
     async def main() -> list[str]:
         scheduler = host_scheduler(
-            concurrency=10, prefetch=100, per_host_concurrency=2, snooze_after=60
+            concurrency=10,
+            broker__prefetch=100,
+            politeness__per_host_concurrency=2,
+            politeness__snooze_after=60,
         )
         ended: list[str] = []
 
@@ -102,7 +110,9 @@ def test_a_delay_is_kept(delay: float, count: int) -> None:
     """Starts are half a delay apart at least and one and a half at most, a delay in the mean."""
 
     async def main() -> list[float]:
-        scheduler = host_scheduler(hosts=slow(delay), prefetch=2000, snooze_after=60)
+        scheduler = host_scheduler(
+            hosts=slow(delay), broker__prefetch=2000, politeness__snooze_after=60
+        )
         starts: list[float] = []
 
         async def fetch() -> None:
@@ -126,7 +136,7 @@ def test_a_crawl_delay_counts_like_a_delay_of_the_config() -> None:
     """The longer one of the two holds."""
 
     async def main() -> float:
-        scheduler = host_scheduler(hosts=slow(0.5), snooze_after=60)
+        scheduler = host_scheduler(hosts=slow(0.5), politeness__snooze_after=60)
         for _ in range(11):
             permit = await scheduler.acquire("slow", crawl_delay=2.0)
             assert isinstance(permit, Permit)
@@ -142,7 +152,7 @@ def test_another_port_does_not_set_the_pace_of_a_host() -> None:
     """
 
     async def main() -> None:
-        scheduler = host_scheduler(snooze_after=60)
+        scheduler = host_scheduler(politeness__snooze_after=60)
 
         async def take(delay: float, route: str) -> float:
             permit = await scheduler.acquire("shared", Wait(route=route), crawl_delay=delay)
@@ -165,7 +175,7 @@ def test_what_another_route_to_a_host_says_holds_for_that_route_only() -> None:
     """
 
     async def main() -> None:
-        scheduler = host_scheduler(autothrottle=True, per_host_concurrency=4)
+        scheduler = host_scheduler(**THROTTLED)
 
         async def take(route: str = "", *, never_expires: bool = False) -> Permit | NotYet:
             wait = Wait(route=route, never_expires=never_expires)
@@ -226,7 +236,7 @@ def test_a_penalty_sends_those_away_who_wait() -> None:
     """Retry-After: nothing starts before its end, and who waits here is told so at once."""
 
     async def main() -> None:
-        scheduler = host_scheduler(hosts=slow(0.5), prefetch=200)
+        scheduler = host_scheduler(hosts=slow(0.5), broker__prefetch=200)
         first = await scheduler.acquire("slow")
         assert isinstance(first, Permit)
         waiting = [asyncio.create_task(scheduler.acquire("slow")) for _ in range(3)]
@@ -270,7 +280,7 @@ def test_a_job_that_has_begun_goes_first() -> None:
     """The next hop of a redirect starts before all who wait for the same host."""
 
     async def main() -> list[str]:
-        scheduler = host_scheduler(hosts=slow(1.0), snooze_after=10)
+        scheduler = host_scheduler(hosts=slow(1.0), politeness__snooze_after=10)
         order: list[str] = []
 
         async def fetch(name: str, *, urgent: bool = False) -> None:
@@ -308,7 +318,7 @@ def test_nobody_waits_for_a_host_where_others_should() -> None:
     """
 
     async def main() -> None:
-        scheduler = host_scheduler(concurrency=10, prefetch=18, hosts=slow(0.2))
+        scheduler = host_scheduler(concurrency=10, broker__prefetch=18, hosts=slow(0.2))
         asked = [asyncio.create_task(scheduler.acquire("slow")) for _ in range(10)]
         await asyncio.sleep(0)
         assert scheduler.ordinary_waiting == 2
@@ -369,7 +379,7 @@ def test_those_that_have_begun_take_no_more_than_half() -> None:
     """
 
     async def main() -> Counter[str]:
-        scheduler = host_scheduler(hosts=slow(1.0), snooze_after=10)
+        scheduler = host_scheduler(hosts=slow(1.0), politeness__snooze_after=10)
         served: Counter[str] = Counter()
 
         async def again(name: str, first: Wait) -> None:
@@ -467,7 +477,10 @@ def test_names_of_one_address_share_its_places() -> None:
 
     async def main() -> list[str]:
         scheduler = host_scheduler(
-            per_address_concurrency=4, per_host_concurrency=2, prefetch=2000, snooze_after=60
+            politeness__per_address_concurrency=4,
+            politeness__per_host_concurrency=2,
+            broker__prefetch=2000,
+            politeness__snooze_after=60,
         )
         order: list[str] = []
         running = 0
@@ -500,7 +513,7 @@ def test_a_full_address_keeps_nobody_here() -> None:
     """
 
     async def main() -> None:
-        scheduler = host_scheduler(per_address_concurrency=10)
+        scheduler = host_scheduler(politeness__per_address_concurrency=10)
         jobs = [
             asyncio.create_task(scheduler.acquire(f"h{n}", address="2001:db8::1:0"))
             for n in range(90)
@@ -522,7 +535,9 @@ def test_a_host_that_may_have_more_than_an_address() -> None:
 
     async def main() -> None:
         hosts = {"big": HostSettings(per_host_concurrency=20)}
-        scheduler = host_scheduler(per_address_concurrency=4, hosts=hosts, snooze_after=60)
+        scheduler = host_scheduler(
+            politeness__per_address_concurrency=4, hosts=hosts, politeness__snooze_after=60
+        )
         big = [await scheduler.acquire("big", address="192.0.2.1") for _ in range(20)]
         small = asyncio.create_task(scheduler.acquire("small", address="192.0.2.1"))
         await asyncio.sleep(1)
@@ -541,7 +556,7 @@ def test_what_a_fetch_connects_to_is_counted_too() -> None:
     """
 
     async def main() -> None:
-        scheduler = host_scheduler(per_address_concurrency=8)
+        scheduler = host_scheduler(politeness__per_address_concurrency=8)
         got = [await scheduler.acquire(f"h{n}", address=f"192.0.2.{n + 10}") for n in range(9)]
         held = [permit for permit in got if isinstance(permit, Permit)]
         assert [scheduler.add_address(permit, "192.0.2.1") for permit in held] == [True] * 8 + [
@@ -581,8 +596,8 @@ def test_a_paced_host_does_not_go_before_others_by_hanging() -> None:
     async def main() -> list[str]:
         scheduler = host_scheduler(
             concurrency=2,
-            prefetch=400,
-            snooze_after=60,
+            broker__prefetch=400,
+            politeness__snooze_after=60,
             hosts={"tiny": HostSettings(per_host_delay=0.001)},
         )
         order: list[str] = []
@@ -627,7 +642,9 @@ def test_a_forgotten_line_does_not_take_its_successor_along() -> None:
     """
 
     async def main() -> None:
-        scheduler = host_scheduler(concurrency=1, per_host_concurrency=2, hosts=slow(0.3))
+        scheduler = host_scheduler(
+            concurrency=1, politeness__per_host_concurrency=2, hosts=slow(0.3)
+        )
         busy = await scheduler.acquire("other")
         assert isinstance(busy, Permit)
         gone = asyncio.create_task(scheduler.acquire("slow"))
@@ -770,7 +787,7 @@ class Broker:
     async def work(self, hosts: list[str]) -> None:
         """Run one job for each of `hosts` to its end."""
         jitter = random.Random(7).random
-        scheduler = HostScheduler(self.config, HostTable(self.config), now, jitter)
+        scheduler = scheduler_of(self.config, table_of(self.config), now, jitter)
         self.queue.extend((host, None, 0) for host in hosts)
         tasks: set[asyncio.Task[None]] = set()
         while sum(map(len, self.done.values())) < len(hosts):
@@ -823,7 +840,7 @@ def simulated(
     brokers: list[Broker] = []
 
     async def main() -> None:
-        brokers.append(Broker(Config(**more), fetch))
+        brokers.append(Broker(configured(**more), fetch))
         await brokers[0].work(jobs)
 
     run(main())
@@ -880,8 +897,8 @@ async def chaos(jobs: list[tuple[str, float, str]], concurrency: int, at_once: i
     """
     scheduler = host_scheduler(
         concurrency=concurrency,
-        per_host_concurrency=2,
-        per_address_concurrency=at_once,
+        politeness__per_host_concurrency=2,
+        politeness__per_address_concurrency=at_once,
         hosts={"a": HostSettings(per_host_delay=0.3)},
     )
     running: Counter[str] = Counter()

@@ -18,8 +18,8 @@ import uvloop
 from yarl import URL
 
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Request, Response
+from scraperd.wiring import fetcher_of
 from tests.rig import public
 from tests.rig.dns import Nameserver
 from tests.rig.site import Site, page
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from scraperd.config.settings import Config
+    from scraperd.fetch.client import Fetcher
 
 if public.INSIDE not in os.environ:
     collect_ignore_glob = ["test_*.py"]
@@ -90,7 +91,7 @@ async def nothing_heard(canary: Canary) -> AsyncIterator[None]:
 
 async def fetch(config: Config, *urls: str) -> dict[str, Response | Failure]:
     """Each URL's one hop, by one Fetcher, whatever the decoding of a job would say to it."""
-    async with Fetcher(config) as fetcher:
+    async with fetcher_of(config) as fetcher:
         return await hops(fetcher, *urls)
 
 
@@ -144,7 +145,7 @@ class Command:
 
     async def __call__(self, url: str, **settings: Any) -> dict[str, Any]:
         """The result of one URL; `settings` are of scraperd's configuration."""
-        settings = {"nameservers": [self._names.address], **settings}
+        settings = {"fetch__nameservers": [self._names.address], **settings}
         env = {f"SCRAPERD_{key.upper()}": json.dumps(value) for key, value in settings.items()}
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "scraperd", "scrape", "--compact", url),

@@ -41,7 +41,7 @@ async def test_the_canary_is_reached_if_the_settings_allow_it(
     scrape: Command, canary: Canary
 ) -> None:
     """It does listen, and it does count."""
-    settings = {"allow_networks": ["127.0.0.0/8", public.METADATA]}
+    settings = {"fetch__allow_networks": ["127.0.0.0/8", public.METADATA]}
     for host in ("loopback.test", public.METADATA):
         before = canary.connections
         result = await scrape(f"http://{host}/", **settings)

@@ -13,10 +13,11 @@ import pytest
 
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.guard import Blocked
+from scraperd.wiring import fetcher_of
 from tests.public.conftest import BLOCKED, fetch, is_blocked
 from tests.rig import public
+from tests.rig.settings import configured
 from tests.rig.site import page, redirect
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ async def test_no_spelling_of_an_address_gets_through() -> None:
 async def test_no_name_leads_to_a_private_address(names: Nameserver) -> None:
     """A record, AAAA record, alias and the hosts file are judged by what they lead to."""
     urls = [f"http://{name}/" for name in names.records if not name.startswith(("public", "mixed"))]
-    config = Config(nameservers=(names.address,))
+    config = configured(fetch__nameservers=(names.address,))
     answers = await fetch(config, *urls, "http://localhost/", "http://localhost./")
     assert {url for url, answer in answers.items() if not is_blocked(answer)} == set()
     shown = " ".join(answer.message for answer in answers.values() if isinstance(answer, Failure))
@@ -58,7 +59,7 @@ async def test_no_name_leads_to_a_private_address(names: Nameserver) -> None:
 )
 async def test_the_dial_itself_is_guarded(host: str) -> None:
     """The last line: a literal that nobody looked at before, and that no resolver ever sees."""
-    async with Fetcher(Config()) as fetcher:
+    async with fetcher_of(Config()) as fetcher:
         with pytest.raises(aiohttp.ClientConnectorError) as caught:
             await fetcher._sessions[""].get(f"http://{host}/")
     assert isinstance(caught.value.os_error, Blocked)
@@ -104,7 +105,9 @@ async def test_a_name_that_changes_its_mind_gets_nowhere(
     names.sequences["rebind.test"] = [here, here, loopback]
     site.at("/first", redirect("/second", headers=["Connection: close"]))
     site.at("/second", page(b"never asked for"))
-    result = await scrape("http://rebind.test/first", dns_cache_ttl=0, robotstxt_obey=False)
+    result = await scrape(
+        "http://rebind.test/first", fetch__dns_cache_ttl=0, politeness__robotstxt_obey=False
+    )
     assert result["error"]["kind"] == BLOCKED, result
     assert names.asked("rebind.test") >= 3
     assert site.seen("/first")
@@ -119,5 +122,5 @@ async def test_robots_txt_may_not_redirect_to_a_private_address(
 ) -> None:
     """It is fetched under the same guard as the page."""
     site.at("/robots.txt", redirect(target))
-    await scrape(f"http://{public.SITE}/", robotstxt_obey=True)
+    await scrape(f"http://{public.SITE}/", politeness__robotstxt_obey=True)
     assert site.seen("/robots.txt")

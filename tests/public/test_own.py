@@ -14,10 +14,11 @@ import pytest
 
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
-from scraperd.fetch.client import Fetcher
 from scraperd.fetch.message import Response
+from scraperd.wiring import fetcher_of
 from tests.public.conftest import PublicSite, fetch, hops, is_blocked
 from tests.rig import public
+from tests.rig.settings import configured
 from tests.rig.site import page
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ WRAPPED = [
     if ":" not in one
     for form in ("[::ffff:{}]", "[64:ff9b::{}]")
 ]
-OWN = "is an address of this machine and not among allow_networks"
+OWN = "is an address of this machine and not among fetch.allow_networks"
 NAMES = ("own.test", "own2.test")
 
 
@@ -43,7 +44,7 @@ async def test_no_address_of_this_machine_is_fetched_from() -> None:
     assert {url for url, answer in answers.items() if not is_blocked(answer)} == set()
     for answer in answers.values():
         assert isinstance(answer, Failure)
-        assert "not among allow_networks" in answer.message
+        assert "not among fetch.allow_networks" in answer.message
     said = [answer.message for answer in map(answers.get, plain) if isinstance(answer, Failure)]
     assert [message.partition(" ")[2] for message in said] == [OWN] * len(plain)
 
@@ -51,21 +52,21 @@ async def test_no_address_of_this_machine_is_fetched_from() -> None:
 @pytest.mark.usefixtures("nothing_heard")
 async def test_no_name_leads_to_an_address_of_this_machine(names: Nameserver) -> None:
     """The message says whose the address is and names the setting, but not the address."""
-    config = Config(nameservers=(names.address,))
+    config = configured(fetch__nameservers=(names.address,))
     (mapped,) = (await fetch(config, "http://own3.test/")).values()
     assert is_blocked(mapped)  # as any IPv6 form of an IPv4 address
     answers = await fetch(config, *(f"http://{name}/" for name in NAMES))
     assert {url for url, answer in answers.items() if not is_blocked(answer)} == set()
     for answer in answers.values():
         assert isinstance(answer, Failure)
-        assert "one of this machine's own, and not among allow_networks" in answer.message
+        assert "one of this machine's own, and not among fetch.allow_networks" in answer.message
         assert not any(address in answer.message for address in public.ALL_OWN)
 
 
 @pytest.mark.usefixtures("nothing_heard")
 async def test_the_neighbours_are_fetched_from(site: PublicSite, names: Nameserver) -> None:
     """Sites in the same network, and a name that has an address of ours beside a site's."""
-    config = Config(nameservers=(names.address,))
+    config = configured(fetch__nameservers=(names.address,))
     async with PublicSite(public.OTHER_SITE) as other, PublicSite(public.SITE_V6) as third:
         for one in (other, third):
             one.at("/", page())
@@ -81,7 +82,7 @@ async def test_allow_networks_opens_an_address_of_this_machine(
     """Alone or in a network of its own, by address, mapped, and by name; no other address."""
     whole = ("93.184.216.0/24", "2606:2800:220:1::/64")
     allowed = whole if network == "whole" else (public.OWN, public.OWN_V6)
-    config = Config(nameservers=(names.address,), allow_networks=allowed)
+    config = configured(fetch__nameservers=(names.address,), fetch__allow_networks=allowed)
     good = (public.OWN, f"[{public.OWN_V6}]", f"[::ffff:{public.OWN}]", "own.test", "own3.test")
     answers = await fetch(config, *(f"http://{host}/" for host in (*good, public.OWN_OTHER)))
     *opened, other = answers.values()
@@ -94,7 +95,7 @@ async def test_allow_networks_opens_an_address_of_this_machine(
 
 async def test_deny_networks_wins() -> None:
     """What is allowed and denied is denied, also if it is this machine's own."""
-    config = Config(allow_networks=(public.OWN,), deny_networks=(public.OWN,))
+    config = configured(fetch__allow_networks=(public.OWN,), fetch__deny_networks=(public.OWN,))
     (answer,) = (await fetch(config, f"http://{public.OWN}/")).values()
     assert isinstance(answer, Failure)
     assert "deny_networks" in answer.message
@@ -106,7 +107,7 @@ async def test_an_address_that_the_machine_gets_later_is_refused(names: Nameserv
     names.records["moving.test"] = [("A", public.MOVING, 3600)]
     async with (
         PublicSite(public.MOVING) as site,
-        Fetcher(Config(nameservers=(names.address,))) as fetcher,
+        fetcher_of(configured(fetch__nameservers=(names.address,))) as fetcher,
     ):
         site.at("/", page(headers=["Connection: close"]))
         before = await hops(fetcher, *urls)

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 LOOPBACK = {  # what lets the daemon reach the tests' sites, and hurry
-    "allow_networks": ["127.0.0.0/8", "::1/128"],
-    "allow_ports": [],
-    "robotstxt_obey": False,
-    "per_host_concurrency": 10_000,
-    "per_address_concurrency": 0,
-    "autothrottle": False,
+    "fetch__allow_networks": ["127.0.0.0/8", "::1/128"],
+    "fetch__allow_ports": [],
+    "politeness__robotstxt_obey": False,
+    "politeness__per_host_concurrency": 10_000,
+    "politeness__per_address_concurrency": 0,
+    "politeness__autothrottle": False,
 }
 
 
@@ -41,14 +41,20 @@ class Daemon(Process):
         self, broker_url: str, prefix: str, env: dict[str, str] | None = None, **settings: Any
     ) -> None:
         quick: dict[str, Any] = {
-            "retry_backoff": 0.1,
-            "retry_backoff_max": 1,
-            "reconnect_min": 0.1,
-            "log_format": "json",
+            "jobs__retry_backoff": 0.1,
+            "jobs__retry_backoff_max": 1,
+            "broker__reconnect_min": 0.1,
+            "log__format": "json",
         }
         if os.geteuid():  # only root looks into a process of another kind
-            quick["dumpable"] = True
-        values = {**LOOPBACK, **quick, **settings, "broker_url": broker_url, "prefix": prefix}
+            quick["sandbox__dumpable"] = True
+        values = {
+            **LOOPBACK,
+            **quick,
+            **settings,
+            "broker_url": broker_url,
+            "broker__prefix": prefix,
+        }
         super().__init__(
             [sys.executable, "-m", "scraperd", "run"], env={**variables(values), **(env or {})}
         )

@@ -22,14 +22,18 @@ from scraperd.contract import Job, Result, decode_job, decode_result, encode, sc
 from scraperd.extract.compile import compile_rules
 from scraperd.fetch.client import Fetcher
 from scraperd.politeness.admission import NotYet
-from scraperd.scrape.pipeline import Scraper
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Label, result_of
+from scraperd.wiring import fetcher_of, scraper_of
 from tests.rig.certificates import Certificates
+from tests.rig.settings import configured
 from tests.rig.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from scraperd.config.settings import Config
+    from scraperd.fetch.client import Fetcher
 
     Scrape: TypeAlias = Callable[..., Awaitable[Result]]
 
@@ -101,11 +105,11 @@ def clock() -> Clock:
 
 def loopback(**settings: Any) -> Config:
     """Settings of a client that may reach these tests' sites, which asks for no robots.txt."""
-    return Config(
+    return configured(
         **{
-            "allow_networks": ("127.0.0.0/8", "::1/128"),
-            "allow_ports": (),
-            "robotstxt_obey": False,
+            "fetch__allow_networks": ("127.0.0.0/8", "::1/128"),
+            "fetch__allow_ports": (),
+            "politeness__robotstxt_obey": False,
             **settings,
         }
     )
@@ -114,13 +118,13 @@ def loopback(**settings: Any) -> Config:
 @pytest.fixture
 def config() -> Config:
     """Small limits; a test module may have its own."""
-    return loopback(download_timeout=2, connect_timeout=1, max_redirects=5)
+    return loopback(fetch__download_timeout=2, fetch__connect_timeout=1, fetch__max_redirects=5)
 
 
 @pytest.fixture
 async def fetcher(config: Config, no_loose_ends: None) -> AsyncIterator[Fetcher]:
     """One session, as all jobs of a process share it."""
-    async with Fetcher(config) as fetcher:
+    async with fetcher_of(config) as fetcher:
         yield fetcher
 
 
@@ -145,7 +149,7 @@ def scraping(config: Config, fetcher: Fetcher) -> Scrape:
         job = decode_job(msgspec.json.encode({"url": url, **fields}))
         assert isinstance(job, Job), job
         rules = compile_rules(bytes(job.extract)) if isinstance(job.extract, msgspec.Raw) else None
-        async with Scraper(config, fetcher, SYSTEM) as scraper:
+        async with scraper_of(config, fetcher, SYSTEM) as scraper:
             with closing(scraper.claim()) as claim:
                 ended = await scraper.scrape(Target.of(job), rules, claim)
         assert not isinstance(ended, NotYet)

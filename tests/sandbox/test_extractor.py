@@ -37,7 +37,9 @@ from scraperd.sandbox.extractor import (
 from scraperd.sandbox.fair_queue import HostFairQueue, TimeSharing, TimeSlice
 from scraperd.sandbox.habits import Habits, TokenBucket
 from scraperd.sandbox.pool import MAX_RETAINED_BYTES
+from scraperd.wiring import extract_limits, extractor_of
 from tests.rig.process import started
+from tests.rig.settings import configured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -98,7 +100,7 @@ def cpu(pid: int) -> float:
 @asynccontextmanager
 async def extracting(**settings: Any) -> AsyncIterator[Extractor]:
     """An extractor that leaves no process behind."""
-    async with Extractor(Config(**settings)) as extractor:
+    async with extractor_of(configured(**settings)) as extractor:
         yield extractor
     assert not nurseries()
 
@@ -147,20 +149,19 @@ async def test_a_large_page_gives_what_a_small_one_gives() -> None:
 async def take_here(page: bytes, rules: Any, **more: Any) -> Any:
     """The same without a helper."""
     from scraperd.extract.document import extract_document as take_now
-    from scraperd.extract.limits import limits_of
 
     question = asked(rules, **more)
     assert question.rules is not None
-    taken = take_now(question, page, compile_rules(question.rules), limits_of(Config()))
+    taken = take_now(question, page, compile_rules(question.rules), extract_limits(Config()))
     return {name: msgspec.json.decode(part) for name, part in taken.parts.items()}
 
 
 async def test_a_page_that_takes_too_long_fails_and_keeps_its_body() -> None:
-    """Past `extract_timeout` of CPU the helper ends; the bound is named, the next page is fine."""
-    async with extracting(extract_timeout=0.2) as extractor, free_loop():
+    """Past `sandbox.timeout` of CPU the helper ends; the bound is named, the next page is fine."""
+    async with extracting(sandbox__timeout=0.2) as extractor, free_loop():
         found = await take(extractor, SLOW, {"t": "x b b b"}, body=True)
         assert found["failure"].kind == "extract"
-        assert found["failure"].message == "the page took over 0.2 s of CPU (extract_timeout)"
+        assert found["failure"].message == "the page took over 0.2 s of CPU (sandbox.timeout)"
         assert not found["failure"].retryable
         assert found["body"].encode() == SLOW
         assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
@@ -170,10 +171,10 @@ async def test_a_page_that_takes_too_much_memory_fails() -> None:
     """26 kB make five million elements: the bound is named, and this process has none of them."""
     page = b"<p>" + b"".join(b"<b c=%x>" % n for n in range(1200)) + b"<p>x" * 4000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    async with extracting(extract_memory=256 * 1024 * 1024) as extractor, free_loop():
+    async with extracting(sandbox__memory=256 * 1024 * 1024) as extractor, free_loop():
         found = await take(extractor, page, {"t": "h1"}, body=True)
         assert found["failure"].kind == "extract"
-        assert "bytes of memory (extract_memory)" in found["failure"].message
+        assert "bytes of memory (sandbox.memory)" in found["failure"].message
         assert found["body"].encode() == page
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
@@ -182,22 +183,22 @@ async def test_a_page_that_takes_too_much_memory_fails() -> None:
     ("settings", "rules", "kind", "words"),
     [
         (
-            {"extract_max_matches": 100},
+            {"extract__max_matches": 100},
             {"p": {"selector": "p", "type": "list"}},
             "extract",
-            "extract.p: more than 100 matches (extract_max_matches)",
+            "extract.p: more than 100 matches (extract.max_matches)",
         ),
         (
-            {"extract_max_output": 10_000},
+            {"extract__max_output_size": 10_000},
             {"p": {"selector": "p", "type": "list"}},
             "too_large",
-            "extract.p: more than 10000 bytes (extract_max_output)",
+            "extract.p: more than 10000 bytes (extract.max_output_size)",
         ),
         (
-            {"extract_max_output": 10_000},
+            {"extract__max_output_size": 10_000},
             {"p": {"selector": "body", "output": "html"}},
             "too_large",
-            "extract.p: more than 10000 bytes (extract_max_output)",
+            "extract.p: more than 10000 bytes (extract.max_output_size)",
         ),
     ],
 )
@@ -214,15 +215,15 @@ async def test_what_is_found_is_bounded(
 async def test_links_are_bounded_as_well() -> None:
     """The bound counts all that is taken, by rules or not."""
     page = b"<a href=/0123456789>x</a>" * 10_000
-    async with extracting(extract_max_output=100_000) as extractor:
+    async with extracting(extract__max_output_size=100_000) as extractor:
         failure = (await take(extractor, page, None, links=True))["failure"]
         assert failure.kind == "too_large"
-        assert failure.message == "links: more than 100000 bytes (extract_max_output)"
+        assert failure.message == "links: more than 100000 bytes (extract.max_output_size)"
 
 
 async def test_a_cancelled_job_takes_its_helper_along() -> None:
     """Nobody waits for what nobody wants any more, and the next page gets a new helper."""
-    async with extracting(extract_processes=1) as extractor:
+    async with extracting(sandbox__processes=1) as extractor:
         before = children()
         slow = asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}))
         while not any(cpu(pid) > 0.3 for pid in children() - before):  # noqa: ASYNC110
@@ -236,7 +237,7 @@ async def test_a_cancelled_job_takes_its_helper_along() -> None:
 
 async def test_a_job_cancelled_while_its_helper_starts_leaves_none_behind() -> None:
     """The helper that was on its way is there for the next page, and ends with the others."""
-    async with extracting(extract_processes=1) as extractor:
+    async with extracting(sandbox__processes=1) as extractor:
         for _ in range(3):
             job = asyncio.create_task(take(extractor, LARGE, {"t": "h1"}))
             await asyncio.sleep(0)
@@ -253,7 +254,7 @@ async def test_a_job_cancelled_while_its_helper_starts_leaves_none_behind() -> N
 
 async def test_a_helper_that_died_between_two_pages_is_replaced() -> None:
     """Whatever ended an idle helper, the next page does not pay for it."""
-    async with extracting(extract_processes=1) as extractor:
+    async with extracting(sandbox__processes=1) as extractor:
         before = children()
         await take(extractor, LARGE, {"t": "h1"})
         (pid,) = children() - before
@@ -265,7 +266,7 @@ async def test_a_helper_that_died_between_two_pages_is_replaced() -> None:
 
 async def test_a_helper_killed_at_its_page_is_replaced_too() -> None:
     """Nobody but a stranger sends SIGKILL; the page is asked of another helper."""
-    async with extracting(extract_processes=1) as extractor:
+    async with extracting(sandbox__processes=1) as extractor:
         before = children()
         await take(extractor, LARGE, {"t": "h1"})
         (pid,) = children() - before
@@ -275,7 +276,7 @@ async def test_a_helper_killed_at_its_page_is_replaced_too() -> None:
 
 async def test_a_signal_for_the_group_does_not_end_a_helper() -> None:
     """Ctrl-C and a service manager's SIGTERM reach all processes; what is in flight must finish."""
-    async with extracting(extract_processes=1) as extractor:
+    async with extracting(sandbox__processes=1) as extractor:
         before = children()
         await take(extractor, LARGE, {"t": "h1"})
         (pid,) = children() - before
@@ -290,7 +291,7 @@ async def test_a_helper_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("SCRAPERD_BROKER_URL", "amqp://user:secret@broker/")
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        async with extracting(extract_processes=1) as extractor:
+        async with extracting(sandbox__processes=1) as extractor:
             before = children()
             await take(extractor, LARGE, {"t": "h1"})
             (pid,) = children() - before
@@ -309,7 +310,7 @@ async def test_a_helper_that_keeps_much_memory_is_ended() -> None:
     """
     ballast = bytearray(400 * 1024 * 1024)
     ballast[:: resource.getpagesize()] = b"x" * len(ballast[:: resource.getpagesize()])
-    async with extracting(extract_processes=1) as extractor:
+    async with extracting(sandbox__processes=1) as extractor:
         await take(extractor, LARGE, {"t": "h1"})
         assert len(extractor._helpers._idle) == 1
         await take(extractor, b"<p>x</p>" * 800_000, {"t": "h1"}, body=True, metadata=True)
@@ -325,7 +326,7 @@ def helper_memory(pid: int) -> int:
 
 async def test_one_host_does_not_get_all_helpers() -> None:
     """While one host's pages hold all the helpers they may, another host's page is searched."""
-    async with extracting(extract_processes=2, extract_timeout=60) as extractor:
+    async with extracting(sandbox__processes=2, sandbox__timeout=60) as extractor:
         slow = [
             asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}, "bad")) for _ in range(5)
         ]
@@ -339,7 +340,7 @@ async def test_one_host_does_not_get_all_helpers() -> None:
 
 async def test_pages_that_take_long_wait_for_each_other_only() -> None:
     """With one quick helper and one slow, slow pages of many hosts hold up no quick one."""
-    async with extracting(extract_processes=2, extract_timeout=60) as extractor:
+    async with extracting(sandbox__processes=2, sandbox__timeout=60) as extractor:
         slow = [
             asyncio.create_task(take(extractor, SLOW, {"t": "x b b b"}, f"bad{n}"))
             for n in range(3)
@@ -357,7 +358,7 @@ async def test_pages_that_take_long_wait_for_each_other_only() -> None:
 
 async def test_the_helpers_of_a_dead_parent_are_replaced() -> None:
     """Whatever ended the process that forks helpers, no helper outlives it and no page is lost."""
-    async with extracting(extract_processes=2) as extractor:
+    async with extracting(sandbox__processes=2) as extractor:
         await take(extractor, LARGE, {"t": "h1"})
         (nursery,) = nurseries()
         (pid,) = children()
@@ -377,7 +378,7 @@ async def test_the_helpers_of_a_dead_parent_are_replaced() -> None:
 
 async def test_a_page_that_needs_longer_goes_on_in_the_next_lane() -> None:
     """Beside pages that take a minute, of many hosts, quick ones are done."""
-    async with extracting(extract_timeout=60) as extractor:
+    async with extracting(sandbox__timeout=60) as extractor:
         slow = [
             asyncio.create_task(take(extractor, SLOW, {f"t{n}": "x b b b"}, f"bad{n}"))
             for n in range(9)
@@ -403,7 +404,7 @@ async def refused(extractor: Extractor, question: ExtractRequest) -> bool:
 
 async def test_more_long_pages_than_should_wait_are_sent_away() -> None:
     """Only those that would wait; of a kind that is known to be long, before it is fetched."""
-    async with extracting(extract_timeout=60, concurrency=8) as extractor:
+    async with extracting(sandbox__timeout=60, concurrency=8) as extractor:
         rules = {"t": "x b b b"}
         question = asked(rules)
         extractor.look(question, "h")
@@ -432,7 +433,7 @@ async def test_more_long_pages_than_should_wait_are_sent_away() -> None:
 
 async def test_one_page_or_another_host_says_nothing_of_a_kind() -> None:
     """A page that goes through all levels counts once; without rules the kind is a host's own."""
-    async with extracting(extract_timeout=0.4) as extractor:
+    async with extracting(sandbox__timeout=0.4) as extractor:
         await take(extractor, b"<b>" * 12_000, {"t": "x b b b"}, "bad")
         assert extractor._habits.level(_kind(asked({"t": "x b b b"}), "bad")) == 0
         plain = asked(None)
@@ -452,7 +453,7 @@ async def test_nothing_is_put_off_while_nothing_waits() -> None:
             room = max_waiting(levels, slots_of(processes, len(levels)), 25)
             assert room[0] == math.inf
             assert all(1 <= seat <= 25 for seat in room[1:])
-    async with extracting(extract_timeout=600) as extractor:
+    async with extracting(sandbox__timeout=600) as extractor:
         question = asked({"t": "h1"})
         for _ in range(4):
             extractor._habits.note(_kind(question, "h"), 2)
@@ -463,8 +464,8 @@ async def test_nothing_is_put_off_while_nothing_waits() -> None:
 async def test_rules_that_no_helper_lived_to_check_are_not_bad() -> None:
     """What a helper lacks is no fault of the rules."""
     rules = {f"r{k}": {"jmespath": "a" + "[]" * 200 + f"[{k}]"} for k in range(20)}
-    async with extracting(extract_timeout=0.01) as extractor:
-        with pytest.raises(Unchecked, match="extract_timeout"):
+    async with extracting(sandbox__timeout=0.01) as extractor:
+        with pytest.raises(Unchecked, match=r"sandbox\.timeout"):
             await extractor.rules(json.dumps(rules).encode())
 
 
@@ -631,7 +632,7 @@ async def test_rules_that_one_job_gives_up_are_compiled_for_the_others() -> None
 def test_all_selectors_of_a_job_are_bounded() -> None:
     """What lexbor has to read when rules are compiled has a bound, which is named."""
     rules = {f"r{k}": "a," * 450 + "b" for k in range(60)}
-    with pytest.raises(RuleError, match=r"50000 characters \(extract_max_selectors\)"):
+    with pytest.raises(RuleError, match=r"50000 characters \(extract.max_selectors_length\)"):
         compile_rules(json.dumps(rules).encode())
 
 

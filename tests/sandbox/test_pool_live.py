@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.rig.hostel import Hostel
 
 FREE = 0.1  # seconds of its own processor time that the loop may be held
-TIMEOUT = "the page took over 0.3 s of CPU (extract_timeout)"
+TIMEOUT = "the page took over 0.3 s of CPU (sandbox.timeout)"
 ENDINGS = {
     "10 MB of nested <b>": TIMEOUT,
     "five million reopened": TIMEOUT,
@@ -42,8 +42,13 @@ def test_the_loop_turns_beside_the_worst_pages(
     The loop's own processor time counts, while a heartbeat of a millisecond was late.
     """
     port, file = free_port(), tmp_path / "holds"
-    settings = {**LOOPBACK, "broker_url": broker_url, "prefix": prefix, "log_format": "json"}
-    settings |= {"extract_timeout": 0.3, "extract_processes": 2}
+    settings = {
+        **LOOPBACK,
+        "broker_url": broker_url,
+        "broker__prefix": prefix,
+        "log__format": "json",
+    }
+    settings |= {"sandbox__timeout": 0.3, "sandbox__processes": 2}
     watched = [sys.executable, "-m", "benchmarks.watched", str(file)]
     site = [sys.executable, "-m", "benchmarks.extraction_pages", str(port)]
     with Process(site) as hostile, Process(watched, env=variables(settings)) as daemon:

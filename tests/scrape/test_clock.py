@@ -53,10 +53,10 @@ def daemon(broker_url: str, prefix: str, dispatcher: Dispatcher, clock: Clock) -
     """The daemon under that clock; PACED is fetched from slowly, and nothing is snoozed."""
     hosts = {PACED: {"per_host_concurrency": 1, "per_host_delay": DELAY}}
     limits = {
-        "download_timeout": 1,
-        "connect_timeout": 1,
-        "retry_after_max": 60,
-        "snooze_after": 60,
+        "fetch__download_timeout": 1,
+        "fetch__connect_timeout": 1,
+        "jobs__retry_after_max": 60,
+        "politeness__snooze_after": 60,
     }
     with Daemon(broker_url, prefix, clock.env, hosts=hosts, **limits).ready() as daemon:
         yield daemon
@@ -116,7 +116,7 @@ def test_a_hosts_pace_stays(daemon: Daemon, clock: Clock, dispatcher: Dispatcher
 def test_a_timeout_is_as_long_as_it_was(
     daemon: Daemon, clock: Clock, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
-    """A site that is silent is left after `download_timeout`, jump or not."""
+    """A site that is silent is left after `fetch.download_timeout`, jump or not."""
     for number, jump in enumerate(jumps(clock)):
         began = time.monotonic()
         job = {"url": hostel.url(f"/hold/{number}"), "id": str(number), "max_retries": 0}
@@ -135,8 +135,12 @@ def test_a_snoozed_job_comes_back_in_time(
     """The turns that jobs were promised, which travel as times of day, are not an hour later
     though their host is busy when they come back, and its pace is kept.
     """
-    pace = {"per_host_delay": 0.5, "per_host_concurrency": 1, "snooze_after": 0.1}
-    with Daemon(broker_url, prefix, clock.env, log_level="debug", **pace).ready() as daemon:
+    pace = {
+        "politeness__per_host_delay": 0.5,
+        "politeness__per_host_concurrency": 1,
+        "politeness__snooze_after": 0.1,
+    }
+    with Daemon(broker_url, prefix, clock.env, log__level="debug", **pace).ready() as daemon:
         for number, seconds in enumerate((HOUR, -2 * HOUR)):
             start = len(daemon.lines)
             with Hostel(f"127.0.0.{20 + number}") as site:

@@ -91,7 +91,7 @@ async def test_a_jobs_url_is_parsed_once(site: Site) -> None:
     log = Log()
     job = {"url": url, "extract": {"title": "h1"}, "include": ["body", "headers"]}
     with Parses(url) as parses:
-        [result] = await life(log, job, robotstxt_obey=True)
+        [result] = await life(log, job, politeness__robotstxt_obey=True)
     assert (result.status, result.data) == ("ok", {"title": "Here"})
     assert [line["host"] for line in log.jobs] == ["127.0.0.1"]
     assert parses.names == ["exact"]
@@ -102,7 +102,11 @@ async def test_a_job_that_moves_is_parsed_once_a_delivery(site: Site) -> None:
     url = site.at("/gone", b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
     log = Log()
     with Parses(url) as parses:
-        settings = {"max_retries": 1, "retry_backoff": 0.05, "retry_backoff_max": 0.05}
+        settings = {
+            "jobs__max_retries": 1,
+            "jobs__retry_backoff": 0.05,
+            "jobs__retry_backoff_max": 0.05,
+        }
         [result] = await life(log, {"url": url}, **settings)
     assert result.attempt == 2
     assert parses.names == ["exact"] * len(log.jobs)

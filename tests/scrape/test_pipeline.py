@@ -23,9 +23,9 @@ from msgspec import UNSET
 from scraperd.base.clocks import SYSTEM
 from scraperd.contract import Failure, Job, Redirect, Result, decode_job, encode
 from scraperd.fetch.client import REDIRECT_BODY, REDIRECT_WAIT, Fetcher
-from scraperd.scrape.pipeline import Scraper
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Scraped
+from scraperd.wiring import fetcher_of, scraper_of
 from tests.rig.page import loopback, scraping
 from tests.rig.site import Site, Visit, chunk, head, page, redirect
 
@@ -94,10 +94,10 @@ async def test_statuses_that_are_fine(site: Site, scrape: Scrape, status: int) -
 
 async def test_retry_codes_are_configured(site: Site) -> None:
     """`retry_http_codes` decides, not a list of ours."""
-    config = loopback(retry_http_codes=(404,))
+    config = loopback(jobs__retry_http_codes=(404,))
     site.at("/404", page(status=404))
     site.at("/503", page(status=503))
-    async with Fetcher(config) as fetcher:
+    async with fetcher_of(config) as fetcher:
         scrape = scraping(config, fetcher)
         assert failed(await scrape(site.url("/404"))).retryable
         assert not failed(await scrape(site.url("/503"))).retryable
@@ -216,9 +216,9 @@ async def test_too_many_redirects(
     site: Site, configured: int, wanted: int | None, hops: int
 ) -> None:
     """A loop ends at the limit, the tighter of the job's and ours; the way is in the result."""
-    config = loopback(max_redirects=configured)
+    config = loopback(fetch__max_redirects=configured)
     fields = {} if wanted is None else {"max_redirects": wanted}
-    async with Fetcher(config) as fetcher:
+    async with fetcher_of(config) as fetcher:
         result = await scraping(config, fetcher)(site.at("/", redirect("/")), **fields)
     assert failed(result) == Failure("too_many_redirects", f"more than {hops} redirects")
     assert len(site.visits) == hops + 1
@@ -316,7 +316,7 @@ async def test_no_spelling_of_a_secret_survives(site: Site, scrape: Scrape, name
 
 async def test_secrets_are_not_sent_in_the_clear(trusted: Certificates) -> None:
     """From https to http on the same host is another origin."""
-    async with Site(trusted.good) as secure, Site() as plain, Fetcher(loopback()) as fetcher:
+    async with Site(trusted.good) as secure, Site() as plain, fetcher_of(loopback()) as fetcher:
         secure.at("/", redirect(plain.url("/x")))
         plain.at("/x", page(b"plain"))
         result = await scraping(loopback(), fetcher)(
@@ -467,9 +467,9 @@ async def test_the_timeout_only_tightens(
     site: Site, configured: float, wanted: float | None
 ) -> None:
     """The smaller of the configured timeout and the job's counts."""
-    config = loopback(download_timeout=configured)
+    config = loopback(fetch__download_timeout=configured)
     fields = {} if wanted is None else {"timeout": wanted}
-    async with Fetcher(config) as fetcher:
+    async with fetcher_of(config) as fetcher:
         started = time.monotonic()
         result = await scraping(config, fetcher)(site.at("/", Visit.gone), **fields)
     assert failed(result) == Failure("timeout", "not finished within 0.2 s", retryable=True)
@@ -479,9 +479,9 @@ async def test_the_timeout_only_tightens(
 @pytest.mark.parametrize(("configured", "wanted"), [(50, None), (50, 5000), (5000, 50)])
 async def test_the_body_size_only_tightens(site: Site, configured: int, wanted: int | None) -> None:
     """The smaller of the configured size and the job's counts."""
-    config = loopback(download_maxsize=configured)
+    config = loopback(fetch__download_maxsize=configured)
     fields = {} if wanted is None else {"max_body_size": wanted}
-    async with Fetcher(config) as fetcher:
+    async with fetcher_of(config) as fetcher:
         result = await scraping(config, fetcher)(site.at("/", page(b"x" * 51)), **fields)
     assert failed(result) == Failure("too_large", "the body is larger than 50 bytes")
 
@@ -539,7 +539,7 @@ async def test_bodies(
 ) -> None:
     """Each kind of body with its type; JSON as it was written, not as it was understood."""
     job = decode_job(f'{{"url": "{site.at("/", page())}", {fields}}}'.encode())
-    scraper = Scraper(config, fetcher, SYSTEM)
+    scraper = scraper_of(config, fetcher, SYSTEM)
     assert isinstance(job, Job)
     ended = await scraper.scrape(Target.of(job), None, scraper.claim())
     assert isinstance(ended, Scraped)

@@ -22,18 +22,17 @@ from msgspec import UNSET
 
 from scraperd.base.clocks import SYSTEM, Clocks
 from scraperd.base.fd_limits import OutOfDescriptors
-from scraperd.config.settings import HostSettings
+from scraperd.config.tables import HostSettings
 from scraperd.contract import Failure, Job, Redirect, Result, decode_job
 from scraperd.extract.compile import compile_rules
-from scraperd.fetch.client import Fetcher
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.politeness.host_queue import HostQueue
 from scraperd.politeness.host_rules import HostRules
 from scraperd.politeness.throttle import Throttle
 from scraperd.sandbox.extractor import Crowded
-from scraperd.scrape.pipeline import Scraper
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Failed, Scraped, result_of
+from scraperd.wiring import fetcher_of, scraper_of
 from tests.rig.nginx import Nginx
 from tests.rig.page import label, loopback
 from tests.rig.site import Site, Visit, page, redirect
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from scraperd.scrape.pipeline import Scraper
     from tests.rig.page import Scrape
     from tests.rig.site import Handler
 
@@ -78,7 +78,7 @@ class Run:
 async def scraper(**settings: Any) -> AsyncIterator[Run]:
     """One that may reach these sites, with these settings."""
     config = loopback(**settings)
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
+    async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, SYSTEM) as one:
         yield Run(one)
 
 
@@ -219,7 +219,7 @@ async def test_a_robots_txt_holds_for_its_origin_only(site: Site) -> None:
     """Another port is another origin (section 2.3), with a file of its own."""
     site.at("/robots.txt", robots("Disallow: /a"))
     site.at("/b", page())
-    async with Site() as other, scraper(robotstxt_obey=True) as run:
+    async with Site() as other, scraper(politeness__robotstxt_obey=True) as run:
         other.at("/a", page())
         assert failed(await run(site.url("/a"))).kind == "robots_denied"
         fine(await run(site.url("/b")))
@@ -230,7 +230,7 @@ async def test_a_robots_txt_holds_for_its_origin_only(site: Site) -> None:
 
 async def test_a_robots_txt_behind_a_redirect(site: Site) -> None:
     """It holds for the origin that was asked, wherever the file is (section 2.3.1.2)."""
-    async with Site() as other, scraper(robotstxt_obey=True) as run:
+    async with Site() as other, scraper(politeness__robotstxt_obey=True) as run:
         other.at("/r", robots("Disallow: /a"))
         other.at("/a", page())
         site.at("/robots.txt", redirect(other.url("/r")))
@@ -250,7 +250,7 @@ async def test_a_robots_txt_is_no_way_round_another_hosts(hosts: Site) -> None:
     hosts.at("/robots.txt", own)
     hosts.at("/page", page())
     hosts.at("/expensive", robots("Allow: /"))
-    async with scraper(robotstxt_obey=True) as run:
+    async with scraper(politeness__robotstxt_obey=True) as run:
         fine(await run(second(hosts, "/page")))
         denied = await run(hosts.url("/page"))
     assert isinstance(denied, Result)
@@ -263,7 +263,9 @@ async def test_a_robots_txt_is_no_way_round_another_hosts(hosts: Site) -> None:
 async def test_what_a_proxy_says_is_no_robots_txt(site: Site, status: int) -> None:
     """A proxy that refuses us does not allow us the site: a failure of the proxy, and no fetch."""
     site.at("http://127.0.0.9:1/robots.txt", page(status=status))
-    async with scraper(robotstxt_obey=True, proxies={"p": site.url("")}, proxy="p") as run:
+    async with scraper(
+        politeness__robotstxt_obey=True, proxies={"p": site.url("")}, fetch__proxy="p"
+    ) as run:
         refused = await run("http://127.0.0.9:1/page")
     assert isinstance(refused, Result)
     assert refused.error is not UNSET
@@ -284,7 +286,9 @@ async def test_hanging_robots_txt_leave_slots_for_others(hosts: Site) -> None:
 
     hosts.at("/robots.txt", known_or_never)
     hosts.at("/page", page())
-    async with scraper(robotstxt_obey=True, concurrency=8, snooze_after=0.3) as run:
+    async with scraper(
+        politeness__robotstxt_obey=True, concurrency=8, politeness__snooze_after=0.3
+    ) as run:
         fine(await run(hosts.url("/page")))
         silent = [f"http://127.0.1.{n}:{hosts.port}/page" for n in range(1, 31)]
         jobs = [asyncio.create_task(run(url)) for url in silent]
@@ -304,7 +308,7 @@ async def test_a_way_that_leads_through_a_denied_page(site: Site) -> None:
     site.at("/robots.txt", robots("Disallow: /b"))
     site.at("/b", redirect("/c"))
     site.at("/c", page())
-    async with scraper(robotstxt_obey=True) as run:
+    async with scraper(politeness__robotstxt_obey=True) as run:
         result = await run(site.at("/a", redirect("/b")))
     assert failed(result).kind == "robots_denied"
     assert isinstance(result, Result)
@@ -314,7 +318,7 @@ async def test_a_way_that_leads_through_a_denied_page(site: Site) -> None:
 
 async def test_a_redirect_to_an_origin_that_denies(site: Site) -> None:
     """The target's own robots.txt is asked, though the first site allows everything."""
-    async with Site() as other, scraper(robotstxt_obey=True) as run:
+    async with Site() as other, scraper(politeness__robotstxt_obey=True) as run:
         other.at("/robots.txt", robots("Disallow: /"))
         result = await run(site.at("/a", redirect(other.url("/secret"))))
         assert failed(result).kind == "robots_denied"
@@ -324,7 +328,7 @@ async def test_a_redirect_to_an_origin_that_denies(site: Site) -> None:
 async def test_a_robots_txt_is_asked_for_under_our_name(site: Site) -> None:
     """As any page is; with nothing of the job in it."""
     site.at("/a", page())
-    async with scraper(robotstxt_obey=True, user_agent="Tester/1.0") as run:
+    async with scraper(politeness__robotstxt_obey=True, fetch__user_agent="Tester/1.0") as run:
         fine(await run(site.url("/a"), headers={"Authorization": "x"}, cookies={"a": "b"}))
     [visit] = site.seen("/robots.txt")
     assert visit.header("User-Agent") == "Tester/1.0"
@@ -341,7 +345,7 @@ async def test_a_robots_txt_that_takes_its_time(site: Site) -> None:
 
     site.at("/robots.txt", slow)
     site.at("/a", page())
-    async with scraper(robotstxt_obey=True, snooze_after=0.1) as run:
+    async with scraper(politeness__robotstxt_obey=True, politeness__snooze_after=0.1) as run:
         told = await asyncio.gather(*(run(site.url("/a")) for _ in range(3)))
         for not_yet in told:
             assert isinstance(not_yet, NotYet)
@@ -357,7 +361,7 @@ async def test_a_robots_txt_that_takes_its_time(site: Site) -> None:
 async def test_a_robots_txt_that_never_comes_holds_no_end_up(site: Site) -> None:
     """The process can stop at once, though a fetch of one still runs."""
     site.at("/robots.txt", Visit.gone)
-    async with scraper(robotstxt_obey=True, snooze_after=0.1) as run:
+    async with scraper(politeness__robotstxt_obey=True, politeness__snooze_after=0.1) as run:
         assert isinstance(await run(site.url("/a")), NotYet)
         started = time.monotonic()
     assert time.monotonic() - started < 1
@@ -373,7 +377,7 @@ async def test_each_hop_takes_its_own_hosts_turn(hosts: Site) -> None:
     at_b: list[float] = []
     hosts.at("/page", timed(at_b, page()))
     hosts.at("/from", timed(at_a, redirect(second(hosts, "/page"))))
-    async with scraper(hosts={"127.0.0.2": _delay(2)}, snooze_after=5) as run:
+    async with scraper(hosts={"127.0.0.2": _delay(2)}, politeness__snooze_after=5) as run:
         fine(await run(second(hosts, "/page")))
         started = time.monotonic()
         result = fine(await run(hosts.url("/from")))
@@ -389,7 +393,7 @@ async def test_a_redirect_within_a_host_waits_too(site: Site) -> None:
     site.at("/a", timed(times, redirect("/b")))
     site.at("/b", timed(times, page()))
     site.at("/c", timed(times, page()))
-    async with scraper(per_host_delay=0.3, snooze_after=10) as run:
+    async with scraper(politeness__per_host_delay=0.3, politeness__snooze_after=10) as run:
         for result in await asyncio.gather(run(site.url("/a")), run(site.url("/c"))):
             fine(result)
     assert [visit.path for visit in site.visits] == ["/a", "/b", "/c"]
@@ -400,7 +404,7 @@ async def test_a_loop_of_redirects_ends(hosts: Site) -> None:
     """Also one over two hosts, each with a robots.txt."""
     hosts.at("/a", redirect(second(hosts, "/b")))
     hosts.at("/b", redirect(hosts.url("/a")))
-    async with scraper(robotstxt_obey=True, max_redirects=6) as run:
+    async with scraper(politeness__robotstxt_obey=True, fetch__max_redirects=6) as run:
         error = failed(await run(hosts.url("/a")))
     assert (error.kind, error.retryable) == ("too_many_redirects", False)
     assert len(hosts.seen("/a") + hosts.seen("/b")) == 7
@@ -410,7 +414,7 @@ async def test_a_loop_of_redirects_ends(hosts: Site) -> None:
 async def test_waiting_is_not_held_against_a_job(site: Site) -> None:
     """What is waited for a turn counts as `wait`, and takes nothing of the job's timeout."""
     site.at("/", page())
-    async with scraper(per_host_delay=2, snooze_after=5) as run:
+    async with scraper(politeness__per_host_delay=2, politeness__snooze_after=5) as run:
         fine(await run(site.url()))
         result = fine(await run(site.url(), timeout=0.9))
     assert result.timings is not UNSET
@@ -422,7 +426,7 @@ async def test_waiting_is_not_held_against_a_job(site: Site) -> None:
 async def test_a_job_that_comes_back_is_served_in_its_place(site: Site) -> None:
     """One whose turn is too far off is told when; with that reservation, it is served then."""
     site.at("/", page())
-    async with scraper(per_host_delay=0.4, snooze_after=0.05) as run:
+    async with scraper(politeness__per_host_delay=0.4, politeness__snooze_after=0.05) as run:
         fine(await run(site.url()))
         later = await run(site.url())
         assert isinstance(later, NotYet)
@@ -459,7 +463,7 @@ async def test_a_job_that_is_cut_off_at_a_hop_tells_of_its_way(site: Site) -> No
     site.at("/b", Visit.gone)
     begun: list[str] = []
     config = loopback()
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
+    async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, SYSTEM) as one:
         with contextlib.closing(one.claim()) as claim:
             ended = await one.scrape(
                 target, None, claim, within=0.5, on_fetch=lambda: begun.append("a")
@@ -480,8 +484,8 @@ async def test_a_job_that_is_cut_off_at_its_page_tells_of_the_page(site: Site) -
     body = b"<b>" * 3_000
     url, raw = site.at("/", page(body, content_type="text/html")), b'{"t": "x b b b"}'
     target, rules = Target.of(Job(url=url, extract=msgspec.Raw(raw))), compile_rules(raw)
-    config = loopback(extract_timeout=60)
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
+    config = loopback(sandbox__timeout=60)
+    async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, SYSTEM) as one:
         with contextlib.closing(one.claim()) as claim:
             ended = await one.scrape(target, rules, claim, within=3)
     assert isinstance(ended, Failed)
@@ -495,8 +499,8 @@ async def test_a_job_that_is_told_to_come_back_has_begun_nothing(site: Site) -> 
     """`on_fetch` is not called: until it is, a process that ends may give the job to another."""
     site.at("/", page())
     begun: list[str] = []
-    config = loopback(per_host_delay=60, snooze_after=0.05)
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
+    config = loopback(politeness__per_host_delay=60, politeness__snooze_after=0.05)
+    async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, SYSTEM) as one:
         for name, expected in (("first", Scraped), ("second", NotYet)):
             with contextlib.closing(one.claim()) as claim:
                 ended = await one.scrape(
@@ -514,7 +518,7 @@ async def test_how_long_a_job_rests_is_for_the_die_to_say() -> None:
     config = loopback()
     for roll, rests in ((0.0, (2.0, 15.0)), (0.5, (4.0, 37.5))):
         clocks = Clocks(time.monotonic, time.time, lambda roll=roll: roll)
-        async with Fetcher(config) as fetcher, Scraper(config, fetcher, clocks) as one:
+        async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, clocks) as one:
             told = [one.snooze("h", lack) for lack in (OutOfDescriptors(), Crowded())]
             assert told == [NotYet("h", rest) for rest in rests]
             assert one.snoozed_for == {OutOfDescriptors: 1, Crowded: 1}
@@ -527,7 +531,7 @@ async def test_fetches_wait_for_memory(site: Site) -> None:
     """Bodies of many times the budget, all at once: each is fetched when there is room for it."""
     body = b"<title>large</title>" + b"x" * 700_000
     site.at("/", page(body))
-    async with scraper(memory_budget=1024 * 1024, download_timeout=5) as run:
+    async with scraper(fetch__memory_budget=1024 * 1024, fetch__download_timeout=5) as run:
         results = await asyncio.gather(*(run(site.url()) for _ in range(12)))
     hashes = {fine(result).content_hash for result in results}
     assert hashes == {f"sha256:{hashlib.sha256(body).hexdigest()}"}
@@ -537,8 +541,8 @@ async def test_a_fetch_does_not_begin_without_memory(site: Site) -> None:
     """While a body that takes all of it is not done with, no other page is asked for."""
     site.at("/a", page(b"x" * 1_100_000))
     site.at("/b", page())
-    config = loopback(memory_budget=1024 * 1024)
-    async with Fetcher(config) as fetcher, Scraper(config, fetcher, SYSTEM) as one:
+    config = loopback(fetch__memory_budget=1024 * 1024)
+    async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, SYSTEM) as one:
         held = one.claim()
         ended = await one.scrape(Target.of(Job(url=site.url("/a"))), None, held)
         assert isinstance(ended, Scraped)

@@ -32,7 +32,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 
 from aiormq import exceptions as amqp
 
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
     from pamqp import commands as spec
+
+    from scraperd.config.tables import BrokerSettings
 
 T = TypeVar("T")
 CLOSE_TIMEOUT: Final = 5.0
@@ -82,6 +84,22 @@ class Settings:
     reconnect_max: float
     confirm_timeout: float
     passive: bool
+
+    @classmethod
+    def of(
+        cls, table: BrokerSettings, urls: tuple[str, ...], name: str, connect_timeout: float
+    ) -> Self:
+        """Return the settings of the table `broker`, with what stands elsewhere."""
+        return cls(
+            urls=urls,
+            name=name,
+            heartbeat=table.heartbeat,
+            connect_timeout=connect_timeout,
+            reconnect_min=table.reconnect_min,
+            reconnect_max=table.reconnect_max,
+            confirm_timeout=table.confirm_timeout,
+            passive=table.passive_declare,
+        )
 
 
 @dataclass(slots=True)

@@ -27,10 +27,10 @@ def learn(limits: Limits, words: str) -> tuple[str, float] | None:
     """
     if (match := _TOO_LARGE.search(words)) and int(match["bytes"]) < limits.max_message:
         limits.max_message = int(match["bytes"])
-        return "max_result_size", limits.max_message
+        return "jobs.max_result_size", limits.max_message
     if (match := _TOO_LATE.search(words)) and int(match["ms"]) / 1000 < limits.ack_timeout:
         limits.ack_timeout = int(match["ms"]) / 1000
-        return "ack_timeout", limits.ack_timeout
+        return "broker.ack_timeout", limits.ack_timeout
     return None
 
 

@@ -135,7 +135,11 @@ class RabbitPublisher:
         """Log a refusal once for each queue, up to a limit: publishers choose the names."""
         if queue not in self._refused and len(self._refused) < MAX_REFUSED_LOGGED:
             self._refused.add(queue)
-            why = "a queue of ours" if self._addresses.never(queue) else "not in allow_reply_to"
+            why = (
+                "a queue of ours"
+                if self._addresses.never(queue)
+                else "not in broker.allow_reply_to"
+            )
             self._events("reply_refused", queue=printable(queue, 255), why=why)
 
     async def _redeclare(self, generation: Generation) -> None:

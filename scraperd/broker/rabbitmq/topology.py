@@ -187,12 +187,12 @@ async def declare(
     except amqp.ChannelNotFoundEntity as error:
         raise TopologyError(
             f"{name!r} does not exist on the broker. Create it as docs/operations.md lists, or set "
-            "passive_declare = false and let scraperd create it."
+            "broker.passive_declare = false and let scraperd create it."
         ) from error
     except amqp.ChannelAccessRefused as error:
         raise TopologyError(
             f"the broker's user may not declare {name!r}: {error}. Give it the permission, or "
-            "create all queues yourself (docs/operations.md) and set passive_declare = true."
+            "create all queues yourself (docs/operations.md) and set broker.passive_declare = true."
         ) from error
     await channel.close()
     return differs
@@ -259,7 +259,7 @@ def _conflict(name: str, text: str) -> str:
         delete = f"delete it (rabbitmqadmin --vhost={vhost} delete exchange name={name})"
     return (
         f"{what} {name!r} exists with {match['arg']} = {theirs}, but scraperd asks for "
-        f"{ours}. That can't be changed: choose another prefix, or {delete} and start again."
+        f"{ours}. That can't be changed: choose another broker.prefix, or {delete} and start again."
     )
 
 

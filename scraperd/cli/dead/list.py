@@ -17,6 +17,7 @@ from scraperd.base.jsonline import dumps
 from scraperd.cli.console import EPILOG, say
 from scraperd.cli.console import show as show_json
 from scraperd.cli.dead.filters import UNITS, wanted_of, with_filters
+from scraperd.cli.dead.queue import dead_queue
 from scraperd.cli.dead.telling import missing_of, tell_readers, unseen
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
@@ -57,7 +58,7 @@ async def _list(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # n
         else:
             say(_row(line))
 
-    tally = await desk.look(config, wanted, show)
+    tally = await desk.look(dead_queue(config), wanted, show)
     say(f"{tally.matched} of {tally.total} dead letters{unseen(tally)}", err=True)
     tell_readers(tally)
     return missing_of(tally)
@@ -83,7 +84,7 @@ def _age(seconds: int | None) -> str:
 
 async def _summary(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # noqa: FBT001
     counts: Counter[tuple[str, str | None, str | None]] = Counter()
-    tally = await desk.look(config, wanted, lambda one: counts.update([_sort(one)]))
+    tally = await desk.look(dead_queue(config), wanted, lambda one: counts.update([_sort(one)]))
     if not as_json:
         say(_SUM.format(count="COUNT", reason="REASON", kind="KIND", host="HOST"))
     for (reason, kind, host), count in counts.most_common(TOP):

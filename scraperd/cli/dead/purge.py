@@ -21,6 +21,7 @@ from scraperd.cli.console import (
     say,
 )
 from scraperd.cli.dead.filters import chosen_of, dry_run_flag, everything, ids, with_filters
+from scraperd.cli.dead.queue import dead_queue
 from scraperd.cli.dead.telling import missing_of, report, tell_readers, would
 from scraperd.cli.shared.client import complete_client, run_client
 from scraperd.cli.shared.options import config_of, with_config
@@ -64,7 +65,7 @@ def _agreed(config: Config, wanted: desk.Wanted) -> desk.Tally:
     found: list[desk.Tally] = []
 
     async def count() -> int:
-        found.append(await desk.look(config, wanted, lambda _: None))
+        found.append(await desk.look(dead_queue(config), wanted, lambda _: None))
         return 0
 
     if code := complete_client(count()):
@@ -87,7 +88,7 @@ async def _purge(config: Config, wanted: desk.Wanted, save: Path | None, missing
     """`missing` are ids that were found to have no letter before."""
     tally = desk.Tally()
     try:
-        await desk.purge(config, wanted, tally, save)
+        await desk.purge(dead_queue(config), wanted, tally, save)
     except desk.SaveError as error:
         fail(str(error), EXIT_FAILED)
     finally:

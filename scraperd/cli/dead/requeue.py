@@ -12,6 +12,7 @@ import click
 
 from scraperd.cli.console import EPILOG
 from scraperd.cli.dead.filters import chosen_of, dry_run_flag, everything, ids, with_filters
+from scraperd.cli.dead.queue import dead_queue
 from scraperd.cli.dead.telling import missing_of, report, would
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import Number, config_of, with_config
@@ -45,7 +46,7 @@ def command(path: Path | None, *, rate: float | None, dry_run: bool, **given: An
 async def _requeue(config: Config, wanted: desk.Wanted, rate: float | None) -> int:
     tally = desk.Tally()
     try:
-        await desk.requeue(config, wanted, tally, rate)
+        await desk.requeue(dead_queue(config), wanted, tally, rate)
     finally:
         report("requeued", tally)
     return missing_of(tally)

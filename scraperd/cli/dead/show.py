@@ -14,6 +14,7 @@ import click
 from scraperd.cli.console import EPILOG
 from scraperd.cli.console import show as show_json
 from scraperd.cli.dead.filters import chosen_of, everything, ids, with_filters
+from scraperd.cli.dead.queue import dead_queue
 from scraperd.cli.dead.telling import missing_of, tell_readers
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
@@ -42,7 +43,7 @@ def command(path: Path | None, **given: Any) -> None:
 async def _show(config: Config, wanted: desk.Wanted) -> int:
     indent = 2 if sys.stdout.isatty() else None
     tally = await desk.look(
-        config, wanted, lambda letter: show_json(desk.whole_json(letter, indent))
+        dead_queue(config), wanted, lambda letter: show_json(desk.whole_json(letter, indent))
     )
     tell_readers(tally)
     return missing_of(tally)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scraperd.cli.console import EXIT_FAILED, say
+from scraperd.cli.dead.queue import dead_queue
 from scraperd.deadletters import desk
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def missing_of(tally: desk.Tally) -> int:
 
 async def would(config: Config, wanted: desk.Wanted, what: str) -> int:
     """Count the letters that `what` would be done to, and say how many; the exit code."""
-    tally = await desk.look(config, wanted, lambda _: None)
+    tally = await desk.look(dead_queue(config), wanted, lambda _: None)
     say(f"would {what} {tally.matched} of {tally.total} dead letters{unseen(tally)}")
     tell_readers(tally)
     return missing_of(tally)

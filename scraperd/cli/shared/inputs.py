@@ -52,7 +52,7 @@ def text_of(raw: bytes, source: str | Path) -> str:
 
 def checked_job(config: Config, raw: bytes, where: str) -> Job:
     """The job that a message of these bytes would be, or the end in words."""
-    job = decode_job(raw, config.max_job_size)
+    job = decode_job(raw, config.jobs.max_size)
     if isinstance(job, Invalid):
         fail(f"{where}: {job.message}", EXIT_USAGE)
     return job
@@ -63,6 +63,6 @@ def compiled_rules(config: Config, job: Job, where: str = "") -> Rules | None:
     try:
         if job.extract is UNSET:
             return None
-        return compile_rules(bytes(job.extract), bounds_of(config))
+        return compile_rules(bytes(job.extract), bounds_of(config.extract))
     except RuleError as error:
         fail(f"{where}{error}", EXIT_USAGE)

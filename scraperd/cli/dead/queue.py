@@ -1,0 +1,26 @@
+"""The dead queue of a configuration, for the commands that look at it.
+
+May touch: the configuration's values.
+Must never: connect; the desk does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from scraperd.broker.rabbitmq.dead_queue import opened
+from scraperd.broker.rabbitmq.generation import Settings
+from scraperd.broker.rabbitmq.topology import Topology
+
+if TYPE_CHECKING:
+    from scraperd.config.settings import Config
+    from scraperd.deadletters.desk import Opening
+
+
+def dead_queue(config: Config) -> Opening:
+    """Return the dead queue, on connections of its own once it is entered."""
+    table = replace(config.broker, passive_declare=True)  # nothing is created for a look
+    urls, within = config.broker_urls, config.fetch.connect_timeout
+    return opened(Settings.of(table, urls, "scraperd dead", within), Topology(table.prefix))

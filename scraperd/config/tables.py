@@ -1,0 +1,527 @@
+"""The tables of the configuration: each setting with its type, default, unit and reason.
+
+May touch: nothing of ours but the version. Pure.
+Must never: read a file or the environment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from scraperd import __version__
+
+
+def reloadable(unit: str, why: str) -> dict[str, Any]:
+    """Describe a setting whose value is looked up for each job, fetch or page.
+
+    A reload can change it in a running process. There is no reload yet.
+    """
+    return {"description": why, "extra": {"unit": unit, "reload": True}}
+
+
+def fixed(unit: str, why: str) -> dict[str, Any]:
+    """Describe a setting that is fixed at the start: in connections, caches, processes, names."""
+    return {"description": why, "extra": {"unit": unit, "reload": False}}
+
+
+def _whole(pattern: str) -> str:
+    """A pattern for the whole text: Python's `$` alone lets a line break follow."""
+    return f"^{pattern}$(?!\\n)"
+
+
+JOB_SHARE = 0.75  # of ack_timeout, for a job; the rest is for publishing its outcome
+_Seconds = Annotated[float, Meta(gt=0, le=86400)]
+_SecondsOrNone = Annotated[float, Meta(ge=0, le=86400)]
+_Pages = Annotated[int, Meta(ge=1, le=100_000)]
+Name = Annotated[str, Meta(pattern=_whole("[a-z0-9_-]{1,50}"))]
+_HOST = r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?"
+HostPattern = Annotated[str, Meta(pattern=_whole(f"({_HOST})"))]
+_PortRange = Annotated[str, Meta(pattern=_whole("[0-9]{1,5}-[0-9]{1,5}"))]
+_Port = Annotated[int, Meta(ge=1, le=65535)] | _PortRange
+_SERVER = r"[0-9.]+(:[0-9]{1,5})?|[0-9a-f:.]+|\[[0-9a-f:.]+\](:[0-9]{1,5})?"
+_Server = Annotated[str, Meta(pattern=_whole(f"({_SERVER})"))]
+_Queues = Annotated[str, Meta(pattern=_whole("[^\\x00-\\x1f\\x7f]+"), max_length=255)]
+_UpToAnHour = Annotated[float, Meta(gt=0, le=3600)]  # the longest delay tier
+_Bytes = Annotated[int, Meta(ge=1)]
+
+
+class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `broker`; `Config` says what it is about."""
+
+    prefix: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "letters, digits, _ . and -, 1 to 100",
+                "Starts every exchange and queue name, so that teams can share a broker.",
+            ),
+            pattern=_whole("[A-Za-z0-9_.-]{1,100}"),
+        ),
+    ] = "scraperd"
+    allow_reply_to: Annotated[
+        tuple[_Queues, ...],
+        Meta(
+            **reloadable(
+                "queue names; * stands for any text, {prefix} for prefix; 255 characters at most",
+                "Where results may go if a job's reply_to says so; none means the results only.",
+            )
+        ),
+    ] = ("{prefix}.reply.*", "amq.gen-*")
+    passive_declare: Annotated[
+        bool,
+        Meta(
+            **fixed(
+                "true or false", "Only check that the queues exist; for brokers set up by policy."
+            )
+        ),
+    ] = False
+    prefetch: Annotated[
+        int,
+        Meta(
+            **reloadable(
+                "jobs",
+                "Unacked jobs held; 0 means twice concurrency. A crash redelivers all.",
+            ),
+            ge=0,
+            le=65535,
+        ),
+    ] = 0
+    ack_timeout: Annotated[
+        _Seconds,
+        Meta(
+            **reloadable("seconds", "The broker's consumer_timeout: how long it waits for an ack.")
+        ),
+    ] = 1800.0
+    heartbeat: Annotated[
+        int, Meta(**fixed("seconds", "RabbitMQ's guide: 5 to 20; lower sees ghosts."), ge=1, le=600)
+    ] = 10
+    reconnect_min: Annotated[
+        _Seconds, Meta(**fixed("seconds", "First wait for a broker that is away, then doubling."))
+    ] = 1.0
+    reconnect_max: Annotated[
+        _Seconds, Meta(**fixed("seconds", "Longest wait for a broker that is away; jittered."))
+    ] = 30.0
+    confirm_timeout: Annotated[
+        _Seconds,
+        Meta(**fixed("seconds", "A publish not confirmed by then means a new connection.")),
+    ] = 30.0
+
+
+class FetchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `fetch`; `Config` says what it is about."""
+
+    download_timeout: Annotated[
+        _Seconds, Meta(**reloadable("seconds", "One request, from dialling to the last byte."))
+    ] = 30.0
+    connect_timeout: Annotated[
+        _Seconds, Meta(**reloadable("seconds", "Name lookup, TCP and TLS handshake."))
+    ] = 10.0
+    download_maxsize: Annotated[
+        _Bytes, Meta(**reloadable("bytes", "Largest body, counted after decompression."))
+    ] = 10 * 1024 * 1024
+    transfer_maxsize: Annotated[
+        _Bytes, Meta(**reloadable("bytes", "Largest body as it is sent, before decompression."))
+    ] = 10 * 1024 * 1024
+    max_redirects: Annotated[
+        int, Meta(**reloadable("hops", "A longer chain fails as too_many_redirects."), ge=0, le=100)
+    ] = 10
+    max_headers: Annotated[
+        int, Meta(**fixed("headers", "A response with more fails as protocol."), ge=1, le=10_000)
+    ] = 200
+    max_header_size: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "bytes",
+                "Longest header of a response; all of them together may take four times that.",
+            ),
+            ge=1024,
+            le=1024 * 1024,
+        ),
+    ] = 64 * 1024
+    max_connections: Annotated[
+        int,
+        Meta(
+            **reloadable(
+                "connections",
+                "Open to sites, idle ones included; 0 means twice concurrency.",
+            ),
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0
+    memory_budget: Annotated[
+        int,
+        Meta(
+            **reloadable(
+                "bytes",
+                "All bodies and results in flight; past it, fetches wait for memory.",
+            ),
+            ge=1024 * 1024,
+        ),
+    ] = 256 * 1024 * 1024
+    nameservers: Annotated[
+        tuple[_Server, ...],
+        Meta(
+            **fixed(
+                "addresses, with :PORT if it is not 53",
+                "Asked for names; none means those of /etc/resolv.conf.",
+            )
+        ),
+    ] = ()
+    dns_cache_ttl: Annotated[
+        _SecondsOrNone,
+        Meta(
+            **reloadable(
+                "seconds", "A name is looked up again after this, or its own TTL if shorter."
+            )
+        ),
+    ] = 300.0
+    verify_tls: Annotated[
+        bool, Meta(**fixed("true or false", "Check certificates against the system's authorities."))
+    ] = True
+    ca_file: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "path of a PEM file",
+                "Authorities to trust instead of the system's; empty means the system's.",
+            )
+        ),
+    ] = ""
+    tls_minimum: Annotated[
+        Literal["1.2", "1.3"],
+        Meta(**fixed("1.2, 1.3", "The oldest TLS version that is spoken.")),
+    ] = "1.2"
+    user_agent: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "printable ASCII",
+                "Empty means `scraperd/VERSION`; the contact URL is put behind it.",
+            ),
+            pattern=_whole("[ -~]*"),
+        ),
+    ] = ""
+    contact_url: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "URL in ASCII", "Where a site's owner reads who you are; sent in the User-Agent."
+            ),
+            pattern=_whole("[!-~]*"),
+        ),
+    ] = ""
+    allow_ports: Annotated[
+        tuple[_Port, ...],
+        Meta(
+            **reloadable(
+                'ports and "FIRST-LAST" ranges', "Where a URL may lead; none means any port."
+            )
+        ),
+    ] = (80, 443, 8080, 8443)
+    allow_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            **reloadable(
+                "addresses and networks",
+                "Not public, or this machine's, yet allowed; metadata services by address only.",
+            )
+        ),
+    ] = ()
+    deny_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            **reloadable(
+                "addresses and networks", "Public ones that may not. Wins over allow_networks."
+            )
+        ),
+    ] = ()
+    allow_hosts: Annotated[
+        tuple[HostPattern, ...],
+        Meta(**reloadable("hosts, *.domain", "If there are any, no other host is fetched from.")),
+    ] = ()
+    deny_hosts: Annotated[
+        tuple[HostPattern, ...],
+        Meta(**reloadable("hosts, *.domain", "Never fetched from. Wins over allow_hosts.")),
+    ] = ()
+    proxy: Annotated[
+        str,
+        Meta(
+            **reloadable(
+                "name of a proxy", "Used where neither job nor host names one; empty means none."
+            ),
+            pattern=_whole("[a-z0-9_-]{0,50}"),
+        ),
+    ] = ""
+
+    @property
+    def agent(self) -> str:
+        """The User-Agent header, with the contact URL unless it has it already."""
+        agent = self.user_agent or f"scraperd/{__version__}"
+        known = not self.contact_url or self.contact_url in agent
+        return agent if known else f"{agent} (+{self.contact_url})"
+
+
+class PolitenessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `politeness`; `Config` says what it is about."""
+
+    robotstxt_obey: Annotated[
+        bool, Meta(**reloadable("true or false", "Ask robots.txt before a page (RFC 9309)."))
+    ] = True
+    robots_agent: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "letters, _ and -",
+                "The name robots.txt knows us by; empty means the first word of the User-Agent.",
+            ),
+            pattern=_whole("[A-Za-z_-]*"),
+        ),
+    ] = ""
+    robots_cache_ttl: Annotated[
+        _Seconds,
+        Meta(
+            **reloadable("seconds", "How long a robots.txt is kept; RFC 9309 says a day at most.")
+        ),
+    ] = 86400.0
+    max_crawl_delay: Annotated[
+        _SecondsOrNone,
+        Meta(
+            **reloadable(
+                "seconds", "A longer Crawl-delay is cut to this; throttling goes no further."
+            )
+        ),
+    ] = 30.0
+    per_host_concurrency: Annotated[
+        _Pages, Meta(**reloadable("pages", "How many pages of one host are fetched at once."))
+    ] = 8
+    per_host_delay: Annotated[
+        _SecondsOrNone,
+        Meta(**reloadable("seconds", "Between two fetches from one host; each varies by half.")),
+    ] = 0.0
+    per_address_concurrency: Annotated[
+        int,
+        Meta(
+            **reloadable(
+                "pages",
+                "Fetched at once from one address, of all its hosts; 0 means no limit.",
+            ),
+            ge=0,
+            le=100_000,
+        ),
+    ] = 32
+    shared_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            **reloadable(
+                "addresses and networks",
+                "Those of CDNs and large hosters, where many sites share an address: no limit.",
+            )
+        ),
+    ] = ()
+    autothrottle: Annotated[
+        bool,
+        Meta(
+            **reloadable(
+                "true or false", "Slow down for a host that answers 429 or 503, or ever slower."
+            )
+        ),
+    ] = True
+    snooze_after: Annotated[
+        Annotated[float, Meta(ge=0, le=60)],
+        Meta(
+            **reloadable(
+                "seconds", "A job whose host's turn is further off waits in a delay queue."
+            )
+        ),
+    ] = 2.0
+
+
+class ExtractSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `extract`; `Config` says what it is about."""
+
+    max_rules: Annotated[
+        int, Meta(**fixed("rules", "A job with more is invalid_job."), ge=1, le=10_000)
+    ] = 500
+    max_depth: Annotated[
+        int, Meta(**fixed("levels", "Rules nested deeper are invalid_job."), ge=1, le=50)
+    ] = 16
+    max_selector_length: Annotated[
+        int,
+        Meta(
+            **fixed("characters", "A longer selector, expression, or regex is invalid_job."),
+            ge=1,
+            le=10_000,
+        ),
+    ] = 1000
+    max_selectors_length: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "characters",
+                "All selectors of a job together: lexbor reads them when rules are compiled.",
+            ),
+            ge=1,
+            le=250_000,
+        ),
+    ] = 50_000
+    max_matches: Annotated[
+        int,
+        Meta(**fixed("matches", "A page on which the rules match more fails as extract."), ge=1),
+    ] = 100_000
+    max_output_size: Annotated[
+        _Bytes,
+        Meta(**fixed("bytes", "A page of which more is taken, as JSON, fails as too_large.")),
+    ] = 10 * 1024 * 1024
+
+
+class SandboxSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `sandbox`; `Config` says what it is about."""
+
+    timeout: Annotated[
+        Annotated[float, Meta(gt=0, le=600)],
+        Meta(**fixed("seconds of CPU", "What a page may take to be parsed and searched.")),
+    ] = 5.0
+    processes: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "processes",
+                "Search pages too large or rules too costly for the event loop; begun when needed.",
+            ),
+            ge=1,
+            le=64,
+        ),
+    ] = 4
+    memory: Annotated[
+        int,
+        Meta(
+            **fixed("bytes", "What such a process may use; a tree takes 25 times its page."),
+            ge=256 * 1024 * 1024,
+        ),
+    ] = 1024 * 1024 * 1024
+    dumpable: Annotated[
+        bool,
+        Meta(
+            **fixed(
+                "true or false",
+                "Whether processes of the same user may trace the daemon and look into it, and the "
+                "kernel may dump its core: for debugging. Its memory holds passwords and cookies.",
+            )
+        ),
+    ] = False
+
+
+class JobsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `jobs`; `Config` says what it is about."""
+
+    max_size: Annotated[
+        int,
+        Meta(
+            **reloadable(
+                "bytes",
+                "A larger job is invalid_job, unread: to decode 1 MiB can hold all others for "
+                "40 ms.",
+            ),
+            ge=1024,
+            le=128 * 1024 * 1024,
+        ),
+    ] = 512 * 1024
+    timeout: Annotated[
+        _Seconds,
+        Meta(
+            **reloadable(
+                "seconds", "One attempt in all; at most three quarters of broker.ack_timeout."
+            )
+        ),
+    ] = 120.0
+    shutdown_timeout: Annotated[
+        _Seconds,
+        Meta(**reloadable("seconds", "SIGTERM: how long jobs in flight may take to finish.")),
+    ] = 30.0
+    max_retries: Annotated[
+        int,
+        Meta(
+            **reloadable("retries", "Further attempts after a failure that may pass."),
+            ge=0,
+            le=1000,
+        ),
+    ] = 3
+    retry_backoff: Annotated[
+        _Seconds,
+        Meta(
+            **reloadable(
+                "seconds", "Bound of the first random delay; it doubles with each attempt."
+            )
+        ),
+    ] = 5.0
+    retry_backoff_max: Annotated[
+        _UpToAnHour, Meta(**reloadable("seconds", "The bound grows no further than this."))
+    ] = 600.0
+    retry_after_max: Annotated[
+        _UpToAnHour, Meta(**reloadable("seconds", "A longer Retry-After of a site is cut to this."))
+    ] = 3600.0
+    retry_http_codes: Annotated[
+        tuple[Annotated[int, Meta(ge=100, le=599)], ...],
+        Meta(**reloadable("statuses", "Responses that may be better next time.")),
+    ] = (408, 425, 429, 500, 502, 503, 504, 522, 524)
+    max_result_size: Annotated[
+        _Bytes,
+        Meta(**reloadable("bytes", "A larger result fails as too_large; RabbitMQ 4 takes 16 MiB.")),
+    ] = 15 * 1024 * 1024
+    delivery_limit: Annotated[
+        int,
+        Meta(
+            **reloadable(
+                "returns",
+                "A job that came back this often (its process died) is dead; first it runs among "
+                "few, then alone.",
+            ),
+            ge=3,
+            le=50,
+        ),
+    ] = 5
+    signing_key_file: Annotated[
+        str,
+        Meta(
+            **reloadable(
+                "path of a file with a key a line",
+                "Keys that sign our notes on jobs, for all processes; else made from broker_url.",
+            )
+        ),
+    ] = ""
+    worker_name: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "printable ASCII, no spaces, up to 100",
+                "Names this process in results and logs; empty means HOST:PID.",
+            ),
+            pattern=_whole("[!-~]{0,100}"),
+        ),
+    ] = ""
+
+
+class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `log`; `Config` says what it is about."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(**reloadable("debug, info, warning, error", "`warning` drops the line a job writes.")),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(**fixed("auto, json, console", "auto: colours on a terminal, JSON elsewhere.")),
+    ] = "auto"
+
+
+class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry of the table `hosts`: UNSET where the setting of its own table holds."""
+
+    per_host_concurrency: _Pages | UnsetType = UNSET
+    per_host_delay: _SecondsOrNone | UnsetType = UNSET
+    robotstxt_obey: bool | UnsetType = UNSET
+    proxy: Annotated[str, Meta(pattern=_whole("[a-z0-9_-]{0,50}"))] | UnsetType = UNSET
