@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scraperd.base.clocks import Clocks
     from scraperd.config.settings import Config
     from scraperd.extract.document import Limits as ExtractLimits
-    from scraperd.fetch.reading_time import ReadingTime
+    from scraperd.fetch.http1.reading_time import ReadingTime
     from scraperd.jobs.record import Observer
     from scraperd.jobs.settle import Settler
     from scraperd.politeness.robots import Get

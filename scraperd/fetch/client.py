@@ -1,6 +1,6 @@
 """One URL, one hop, once: a request goes out; a bounded body or a Failure comes back.
 
-May touch: the network, through aiohttp sessions (one direct, one for each proxy); the loop's clock.
+May touch: the network, through connectors (one direct, one for each proxy); the loop's clock.
 Must never: follow a redirect, keep cookies, log, or raise for what a site does.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from scraperd.base.fd_limits import OutOfDescriptors
-from scraperd.base.inflate import Inflater, inflater
+from scraperd.base.inflate import Inflater, Undecodable, inflater
 from scraperd.base.text import printable
 from scraperd.contract import Failure
 from scraperd.fetch.connector import (
@@ -29,10 +28,12 @@ from scraperd.fetch.connector import (
 )
 from scraperd.fetch.errors import EXPECTED, failure_of_error
 from scraperd.fetch.guard import Blocked, Guard
+from scraperd.fetch.http1.exchange import Exchange, head_of
+from scraperd.fetch.http1.reader import BrokenOff, HeadLimits, Incomplete, Malformed
+from scraperd.fetch.http1.reading_time import ReadingTime
 from scraperd.fetch.message import Response, location_of
-from scraperd.fetch.protocol import LAST
+from scraperd.fetch.protocol import Connection, Target
 from scraperd.fetch.proxies import UNAUTHORISED, ProxyFailed, Socks
-from scraperd.fetch.reading_time import ReadingTime
 from scraperd.fetch.resolver import LookupFailed, Resolver
 from scraperd.fetch.tls import Context
 
@@ -41,20 +42,22 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from scraperd.config.tables import FetchSettings
+    from scraperd.fetch.http1.reader import Head
     from scraperd.fetch.message import Request
 
 ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-READ_BUFFER: Final = 16 * 1024  # bytes a connection reads ahead, outside of the memory budget
 REDIRECT_BODY: Final = 64 * 1024  # bytes read of a redirect's body, to keep its connection
 REDIRECT_WAIT: Final = 0.5  # seconds for the same
-_NO_TYPE: Final = ("Content-Type",)
 _PROXY_AUTHENTICATION: Final = 407
 _AUTHORIZATION: Final = "authorization"
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110 9.2.2
+_PROXY_AUTHORIZATION: Final = "Proxy-Authorization"
+_TRANSFER_CODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})  # RFC 9112 section 7.2
 _WHOLE_CONNECTION = re.compile(r"\s*(?:Negotiate|Nego2|NTLM|Kerberos)\b", re.IGNORECASE)
 
 
 class Fetcher:
-    """The sessions that all jobs share. Use it as an async context manager.
+    """The connections that all jobs share. Use it as an async context manager.
 
     `fetch` may run any number of times at once. `guard` refuses addresses (SSRF). `connections`
     to sites are open at most. `located` waits for a name for `lookup_wait` seconds; None if no
@@ -77,8 +80,14 @@ class Fetcher:
         self._lookup_wait = lookup_wait
         self._reading_time = reading_time or ReadingTime()
         self.guard = Guard(settings)
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._http_proxies: set[str] = set()
+        self._connectors: dict[str, Connector] = {}
+        self._http_proxies: dict[str, URL] = {}
+        self._limits = HeadLimits(settings.max_headers, settings.max_header_size)
+        self._defaults = {
+            "User-Agent": settings.agent,
+            "Accept": ACCEPT,
+            "Accept-Encoding": "gzip, deflate, br, zstd",
+        }
 
     async def __aenter__(self) -> Self:
         bound = Bound(self._connections, self._reading_time)
@@ -89,39 +98,20 @@ class Fetcher:
             "socket_factory": self.guard.socket,
             "ssl": tls,
         }
-        self._sessions[""] = self._session(Connector(bound, **direct))
+        self._connectors[""] = Connector(bound, **direct)
         for name, text in self._proxies.items():
             url = URL(text)
             if url.scheme == "http":
-                self._http_proxies.add(name)
+                self._http_proxies[name] = url
                 # the operator named it: neither the guard nor the nameservers for untrusted names
                 own = HttpProxyConnector(bound, resolver=aiohttp.ThreadedResolver(), ssl=tls)
-                self._sessions[name] = self._session(own, proxy=url)
+                self._connectors[name] = own
             else:
                 socks = Socks(url, self._settings.connect_timeout)
-                self._sessions[name] = self._session(
-                    SocksConnector(socks, self.guard, bound, resolver=self._resolver, ssl=tls)
+                self._connectors[name] = SocksConnector(
+                    socks, self.guard, bound, resolver=self._resolver, ssl=tls
                 )
         return self
-
-    def _session(self, connector: Connector, **options: Any) -> aiohttp.ClientSession:
-        settings = self._settings
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),  # cookies belong to one job, never to the process
-            headers={
-                "User-Agent": settings.agent,
-                "Accept": ACCEPT,
-                "Accept-Encoding": "gzip, deflate, br, zstd",
-            },
-            trust_env=False,
-            auto_decompress=False,  # aiohttp passes a stream that ends early off as a whole one
-            read_bufsize=READ_BUFFER,
-            max_headers=settings.max_headers,
-            max_field_size=settings.max_header_size,
-            max_line_size=settings.max_header_size,
-            **options,
-        )
 
     async def __aexit__(
         self,
@@ -129,8 +119,8 @@ class Fetcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for session in self._sessions.values():
-            await session.close()
+        for connector in self._connectors.values():
+            await connector.close()
         await self._resolver.close()
 
     async def located(self, request: Request) -> str:
@@ -157,20 +147,21 @@ class Fetcher:
 
         Raises OutOfDescriptors if this process has no file descriptor left: no site is to blame.
 
-        aiohttp itself sends an idempotent request a second time if its connection
-        was closed before any answer: a kept one may have been closed meanwhile.
+        A kept connection may have been closed meanwhile: if it ends before a byte of an
+        answer came, the request is sent again on another one. So is an idempotent one whose
+        connection had something else in it than an answer.
         """
         refused = self.guard.refuses(request.url)
         if refused is not None:
             return Failure("blocked_address", refused)
-        session = self._sessions.get(request.proxy)
-        if session is None:
+        connector = self._connectors.get(request.proxy)
+        if connector is None:
             return Failure("proxy", f"no proxy is named {printable(request.proxy)}")
-        deadline = asyncio.get_running_loop().time() + request.timeout
         try:
-            if request.proxy in self._http_proxies:
-                await self._look_up(request)
-            return await self._send(session, request, deadline)
+            async with asyncio.timeout(request.timeout):
+                if request.proxy in self._http_proxies:
+                    await self._look_up(request)
+                return await self._send(connector, request)
         except EXPECTED as error:
             return failure_of_error(error, request, self._settings)
 
@@ -190,47 +181,77 @@ class Fetcher:
             except TimeoutError:
                 raise LookupFailed("no nameserver answered in time", retryable=True) from None
 
-    async def _send(
-        self, session: aiohttp.ClientSession, request: Request, deadline: float
-    ) -> Response | Failure:
-        left = request.timeout
-        if request.proxy:
-            left = max(0.001, deadline - asyncio.get_running_loop().time())
+    async def _send(self, connector: Connector, request: Request) -> Response | Failure:
+        """Send it on a kept connection or a new one. What a kept one spoils is sent again."""
         REACH.set(request.reach)
-        LAST.set(last := _is_last(request))
-        async with session.request(
-            request.method,
-            request.url,
-            headers={**request.headers, "Connection": "close"} if last else request.headers,
-            data=None if request.body is None else io.BytesIO(request.body),
-            # aiohttp would give a POST without a body a Content-Type all the same
-            skip_auto_headers=None if request.method == "GET" else _NO_TYPE,
-            timeout=aiohttp.ClientTimeout(total=left, connect=self._settings.connect_timeout),
-            allow_redirects=False,
-        ) as answer:
-            if answer.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
-                raise ProxyFailed(UNAUTHORISED, retryable=False)
-            if location_of(answer) is not None:
-                await _pass_over(answer.content)
-                body: bytes | Failure = b""
+        target = Target(request.url, self._http_proxies.get(request.proxy))
+        limits = aiohttp.ClientTimeout(
+            total=request.timeout, connect=self._settings.connect_timeout
+        )
+        while True:
+            try:
+                lent = await connector.lend(target, limits)
+            except TimeoutError:
+                raise aiohttp.ConnectionTimeoutError from None
+            answer = await self._ask(lent, request, target)
+            if answer is not None:
+                return answer
+
+    async def _ask(
+        self, lent: aiohttp.connector.Connection, request: Request, target: Target
+    ) -> Response | Failure | None:
+        """Return the answer; None if the connection was kept, and ended or had junk in it."""
+        connection, last = lent.protocol, _is_last(request)
+        assert isinstance(connection, Connection)
+        kept = connection.uses > 0
+        head = self._head(request, target, last=last)
+        exchange = Exchange(connection, request, head, self._limits)
+        reader = exchange.reader
+        try:
+            async with exchange:
+                return await self._answer(exchange, request)
+        except (Incomplete, OSError) as error:
+            if reader.head is not None:
+                raise BrokenOff from error
+            if not kept or reader.begun:
+                raise
+        except Malformed:
+            if not kept or reader.head is not None or request.method not in _IDEMPOTENT:
+                raise
+        finally:
+            if connection.finish() and not last:
+                lent.release()
             else:
-                body = await self._read(answer, request, deadline)
+                lent.close()
+        return None
+
+    def _head(self, request: Request, target: Target, *, last: bool) -> bytes:
+        forwarded = self._is_forwarded(request)
+        extra = {}
+        if forwarded and (given := target.proxy_headers.get(_PROXY_AUTHORIZATION)):
+            extra[_PROXY_AUTHORIZATION] = given
+        return head_of(request, {**self._defaults, **extra}, last=last, absolute=forwarded)
+
+    async def _answer(self, exchange: Exchange, request: Request) -> Response | Failure:
+        head = await exchange.head()
+        if head.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
+            raise ProxyFailed(UNAUTHORISED, retryable=False)
+        if location_of(head) is not None:
+            await _pass_over(exchange)
+            return Response(head.status, request.url, head.headers, b"")
+        body = await self._read(exchange, head, request)
         if isinstance(body, Failure):
             return body
-        return Response(answer.status, request.url, answer.headers, body)
+        return Response(head.status, request.url, head.headers, body)
 
-    async def _read(
-        self, answer: aiohttp.ClientResponse, request: Request, deadline: float
-    ) -> bytes | Failure:
+    async def _read(self, exchange: Exchange, head: Head, request: Request) -> bytes | Failure:
         """Read the body. Returning before its end closes the connection."""
-        coding = None
-        if "Content-Encoding" in answer.headers:
-            coding = inflater(",".join(answer.headers.getall("Content-Encoding")))
+        coding = _coding(head)
         if not request.truncate:
-            beyond = _declared(answer, coding, request, self._settings.transfer_maxsize)
+            beyond = _declared(head, coding, request, self._settings.transfer_maxsize)
             if beyond is not None:
                 return beyond
-        pieces, beyond = await self._collect(answer.content, coding, request, deadline)
+        pieces, beyond = await self._collect(exchange, coding, request)
         if beyond is not None:
             return b"".join(pieces) if request.truncate else beyond
         if coding is not None and not coding.ended:
@@ -239,11 +260,7 @@ class Fetcher:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _collect(
-        self,
-        content: aiohttp.StreamReader,
-        coding: Inflater | None,
-        request: Request,
-        deadline: float,
+        self, exchange: Exchange, coding: Inflater | None, request: Request
     ) -> tuple[list[bytes], Failure | None]:
         """Decode the body as it comes. Return it, and a failure if it was cut at a limit."""
         pieces: list[bytes] = []
@@ -252,7 +269,7 @@ class Fetcher:
         if coding is None and transfer < limit:
             limit, beyond = transfer, _too_much_sent
         size = sent = 0
-        async for data in content.iter_any():
+        async for data in exchange.body(limit if coding is None else transfer):
             sent += len(data)
             excess = 0 if coding is None else max(0, sent - transfer)
             kept = data[: len(data) - excess] if excess else data
@@ -262,8 +279,7 @@ class Fetcher:
                     pieces.append(piece[: limit - size])
                     return pieces, beyond(limit)
                 if claim is not None and not claim.try_grow(len(piece)):
-                    async with asyncio.timeout_at(deadline):
-                        await claim.grow(len(piece))
+                    await claim.grow(len(piece))
                 pieces.append(piece)
             if excess:
                 return pieces, _too_much_sent(transfer)
@@ -287,11 +303,20 @@ def _is_last(request: Request) -> bool:
     return any(_WHOLE_CONNECTION.match(value) for value in given)
 
 
+def _coding(head: Head) -> Inflater | None:
+    """What undoes the codings of the body. Raises Undecodable."""
+    unknown = [one for one in head.codings if one not in _TRANSFER_CODINGS]
+    if unknown:
+        raise Undecodable(f"{printable(unknown[0])}: not a transfer coding")
+    codings = [*head.headers.getall("Content-Encoding", ()), *head.codings]
+    return inflater(",".join(codings)) if codings else None
+
+
 def _declared(
-    answer: aiohttp.ClientResponse, coding: Inflater | None, request: Request, transfer: int
+    head: Head, coding: Inflater | None, request: Request, transfer: int
 ) -> Failure | None:
     """Fail if the Content-Length is already beyond a limit."""
-    length = 0 if answer.content.is_eof() else answer.content_length or 0
+    length = 0 if request.method == "HEAD" else head.length or 0
     if coding is None and length > request.max_body:
         return _too_large(request.max_body)
     return _too_much_sent(transfer) if length > transfer else None
@@ -307,17 +332,17 @@ def _too_much_sent(limit: int) -> Failure:
     )
 
 
-async def _pass_over(content: aiohttp.StreamReader) -> None:
+async def _pass_over(exchange: Exchange) -> None:
     """Read what there is of a redirect's body, so that its connection can be kept.
 
     An error in it is ignored: that body is not used.
     """
-    if content.is_eof():
+    if exchange.reader.ended:
         return
     size = 0
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+    with contextlib.suppress(TimeoutError, Incomplete, Malformed, OSError):
         async with asyncio.timeout(REDIRECT_WAIT):
-            async for data in content.iter_any():
+            async for data in exchange.body(REDIRECT_BODY):
                 size += len(data)
                 if size > REDIRECT_BODY:
                     return

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from aiohttp import AddrInfoType
 
     from scraperd.fetch.guard import Guard
+    from scraperd.fetch.http1.reading_time import ReadingTime
     from scraperd.fetch.protocol import Connection, Idle
-    from scraperd.fetch.reading_time import ReadingTime
 
 _Made = TypeVar("_Made")  # a connection, or one with its transport
 

@@ -18,6 +18,7 @@ from scraperd.base.text import printable
 from scraperd.contract import Failure
 from scraperd.fetch.connector import Crowded
 from scraperd.fetch.guard import Blocked
+from scraperd.fetch.http1.reader import BrokenOff, Incomplete, Malformed
 from scraperd.fetch.message import retry_after
 from scraperd.fetch.proxies import TIMEOUT, ProxyFailed
 from scraperd.fetch.resolver import LookupFailed
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 EXPECTED: Final = (  # all that a fetch may raise without a mistake of ours
     aiohttp.ClientError,
+    Malformed,
+    Incomplete,
+    BrokenOff,
     Undecodable,
     ProxyFailed,
     TimeoutError,
@@ -38,8 +42,6 @@ EXPECTED: Final = (  # all that a fetch may raise without a mistake of ours
     ValueError,
 )
 # How aiohttp's parser and its dialler begin what they say: they have no type of error for it.
-TOO_LONG: Final = "Got more than "
-TOO_MANY: Final = "Too many headers"
 SEVERAL: Final = "Multiple exceptions"
 _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
     errno.ECONNREFUSED: "connection refused",
@@ -140,26 +142,19 @@ def _reason(error: OSError) -> str:
     return _ERRNO.get(error.errno) or errno.errorcode.get(error.errno, "no connection")
 
 
-def _broken_off(error: aiohttp.ClientPayloadError, _request: Request, _: FetchSettings) -> str:
-    """Give the reason without aiohttp's wrapping: `<ContentLengthError: 400, message='...'>`."""
-    cause = _one_line(getattr(error.__cause__, "message", "")) or _text(error)
-    return f"the body broke off: {cause}"
-
-
-def _malformed(error: aiohttp.ClientResponseError, _: Request, settings: FetchSettings) -> str:
-    """Name the limit that the response is beyond, or else give the parser's own words."""
-    if error.message.startswith(TOO_LONG):
-        limit = f"fetch.max_header_size ({settings.max_header_size})"
-        words = f"a header or the status line is longer than {limit}"
-    elif error.message.startswith(TOO_MANY):
-        words = f"more headers than fetch.max_headers ({settings.max_headers})"
-    else:
-        words = _one_line(error.message)
-    return f"malformed response: {words}"
+def _broken_off(error: BrokenOff, _request: Request, _: FetchSettings) -> str:
+    cause = error.__cause__
+    return f"the body broke off: {_why(cause) if cause else 'the site closed it'}"
 
 
 def _lost(error: Exception, _request: Request, _: FetchSettings) -> str:
-    return f"connection lost: {_text(error)}"
+    return f"connection lost: {_why(error)}"
+
+
+def _why(error: BaseException) -> str:
+    """Say the system's word where it has one, never its own text; else the error's words."""
+    has_number = isinstance(error, OSError) and error.errno is not None
+    return _reason(error) if has_number else _text(error)  # type: ignore[arg-type]
 
 
 def _text(error: BaseException) -> str:
@@ -167,8 +162,7 @@ def _text(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Join the lines; the parser draws an arrow under the fault, on a line of its own."""
-    return printable(" ".join(text.removesuffix("^").split()))
+    return printable(" ".join(text.split()))
 
 
 _says: Final = attrgetter("retryable")  # the error itself knows
@@ -185,10 +179,9 @@ _TABLE: Final = (  # the most specific first; the last row fits all that is left
     _Row(aiohttp.ClientConnectorDNSError, "dns", True, lambda e, *_: f"no address for {e.host}"),
     _Row(aiohttp.ClientConnectorError, "connect", True, _not_connected),
     _Row(Undecodable, "decode", False, lambda e, *_: f"content encoding {_text(e)}"),
-    _Row(aiohttp.ClientPayloadError, "protocol", True, _broken_off),
-    _Row(aiohttp.ServerDisconnectedError, "connect", True, _lost),
-    _Row(aiohttp.ClientOSError, "connect", True, _lost),
-    _Row(aiohttp.ClientResponseError, "protocol", False, _malformed),
+    _Row(BrokenOff, "protocol", True, _broken_off),
+    _Row(Incomplete, "connect", True, _lost),
+    _Row(Malformed, "protocol", False, lambda e, *_: f"malformed response: {_text(e)}"),
     _Row(ValueError, "protocol", False, lambda e, *_: f"not a request: {_text(e)}"),
     _Row(Exception, "connect", True, _lost),
 )

@@ -1,4 +1,4 @@
-"""aiohttp's connections and connector, with faults mended; the only file on aiohttp's internals.
+"""Our connections in aiohttp's connector; the only file on aiohttp's internals.
 
 May touch: private attributes and undocumented classes of aiohttp 3.14, each by a contract test.
 Must never: change what a well-behaved site sees, or decide about limits, proxies or addresses.
@@ -9,30 +9,61 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict
+
+from scraperd.fetch.http1.reader import MAX_INTERIM, Incomplete, Malformed, Reader
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
     from aiohttp import AddrInfoType
+    from aiohttp.connector import Connection as Lent
+    from yarl import URL
 
-    from scraperd.fetch.reading_time import ReadingTime
+    from scraperd.fetch.http1.reading_time import ReadingTime
 
     # Each idle connection with its connector and the key it is kept under; the oldest comes first.
     Idle: TypeAlias = dict["Connection", tuple["HookedConnector", Any]]
 
 _Made = TypeVar("_Made")  # a connection, or one with its transport
 
-# Whether this task's request is the last of its connection; aiohttp passes nothing else down.
-LAST: ContextVar[bool] = ContextVar("last", default=False)
-MAX_QUEUED: Final = 32  # responses that came at once; one is due, and perhaps some 1xx before it
-HEAD: Final = 4  # times max_header_size: what may come in a row that is not body
+READ_BUFFER: Final = 16 * 1024  # bytes of a body that are read ahead, outside of the memory budget
+
+
+class Target:
+    """Where a request goes, as far as a connector has to know: what it uses of a ClientRequest."""
+
+    method = "GET"
+    ssl = True  # as the connector itself has it
+    proxy_auth = server_hostname = None
+
+    def __init__(self, url: URL, proxy: URL | None = None) -> None:
+        assert url.raw_host is not None
+        assert url.port is not None
+        self.url = url.origin()
+        self.host, self.port = url.raw_host, url.port
+        self.proxy_headers: dict[str, str] = {}
+        if proxy is not None and proxy.user is not None:
+            told = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
+            self.proxy_headers["Proxy-Authorization"] = told
+            proxy = proxy.with_user(None)
+        self.proxy = proxy
+        self.headers = CIMultiDict({"Host": url.host_port_subcomponent or ""})
+        self.request_info = aiohttp.RequestInfo(self.url, "GET", self.headers, self.url)  # type: ignore[arg-type]
+        self.connection_key = ConnectionKey(
+            self.host, self.port, self.is_ssl(), True, proxy, None, None
+        )
+
+    def is_ssl(self) -> bool:
+        """Return whether the site speaks TLS."""
+        return self.url.scheme == "https"
 
 
 class HookedConnector(aiohttp.TCPConnector):
@@ -78,7 +109,11 @@ class HookedConnector(aiohttp.TCPConnector):
         del targets
         return None
 
-    # --- what subclasses ask
+    # --- what others ask
+
+    async def lend(self, target: Target, limits: aiohttp.ClientTimeout) -> Lent:
+        """Return a connection to `target`, a kept or a new one. Release it, or close it."""
+        return await self.connect(target, [], limits)  # type: ignore[arg-type]
 
     @property
     def busy(self) -> int:
@@ -143,6 +178,9 @@ class HookedConnector(aiohttp.TCPConnector):
 class Connection(ResponseHandler):
     """One connection to a site or a proxy; `idle` holds those that wait for a request.
 
+    `ask` sends a request, and `more` waits for what the reader of its response gets. Only an
+    HTTP proxy's answer to CONNECT is read by aiohttp itself.
+
     What comes when the time of a turn is spent is held, and parsed in a later turn. It is not
     read any further until then. A connection that holds data takes no other request.
     """
@@ -154,8 +192,100 @@ class Connection(ResponseHandler):
         self._idle = idle
         self._reading_time = reading_time
         self._held: deque[bytes] = deque()
-        self._head_limit = self._head_room = 0  # bytes; 0 before the first request
+        self._reader: Reader | None = None
+        self._news: asyncio.Future[None] | None = None
+        self._fault: BaseException | None = None
+        self._enough = 0  # bytes of the body that whoever waits wants; 0: the head will do
+        self._full = False  # that many are there
+        self.uses = 0  # requests
         self.peer = ""  # the IP address at its other end, perhaps a proxy's
+
+    # --- a request and its response
+
+    def ask(self, reader: Reader, request: bytes) -> None:
+        """Send `request`; `reader` reads what comes. Raises ConnectionError if it is closed."""
+        if self.transport is None:
+            raise ConnectionResetError("it was closed")
+        self.uses += 1
+        self._reader, self._fault, self._enough = reader, None, 0
+        if self._held:  # it came before the request; browsers take it
+            self._reading_time.wait(self)
+        self.transport.write(request)
+
+    async def send(self, data: bytes) -> None:
+        """Send more of the request, as fast as it is taken. Raises ConnectionError."""
+        if self.transport is None:
+            raise ConnectionResetError("it was closed")
+        self.transport.write(data)
+        await self._drain_helper()
+
+    async def more(self, enough: int = READ_BUFFER) -> None:
+        """Wait until the head and `enough` bytes of the body are there, or its end.
+
+        Raises what ended the connection before: Malformed, Incomplete or OSError.
+        """
+        self._enough = enough
+        if not self._is_news():
+            if self._full:
+                self._full = False
+                self._resume_transport_reading()
+            self._news = self._loop.create_future()
+            try:
+                await self._news
+            finally:
+                self._news = None
+        if self._fault is not None:
+            raise self._fault
+
+    def finish(self) -> bool:
+        """End the request. Return whether another may follow it on this connection."""
+        reader, self._reader = self._reader, None
+        resume, self._full = self._full, False
+        if reader is None or not (reader.ended and reader.keep) or self._held:
+            return False
+        if resume:
+            self._resume_transport_reading()
+        return self._fault is None and super().is_connected()
+
+    def _is_news(self) -> bool:
+        reader = self._reader
+        assert reader is not None
+        if self._fault is not None or reader.ended:
+            return True
+        return reader.head is not None and reader.size >= self._enough
+
+    def _read(self, reader: Reader, data: bytes) -> None:
+        """Give it `data`; none means that it is to go on with what it has."""
+        try:
+            if data:
+                reader.feed(data)
+            else:
+                reader.go_on()
+        except Malformed as fault:
+            self._end(fault)
+        if self._is_news():
+            self._wake()
+        if reader.ended:
+            return
+        self._full = reader.size >= max(self._enough, 1)
+        if reader.behind:
+            self._held.appendleft(b"")
+        if self._full or self._held:
+            self._pause_transport_reading()
+
+    def _end(self, fault: BaseException) -> None:
+        """Whoever waits gets `fault`, and nothing more is read."""
+        self._held.clear()
+        self._fault = self._fault or fault
+        if self.transport is not None:
+            self.transport.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    # --- what the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the peer's address."""
@@ -163,22 +293,9 @@ class Connection(ResponseHandler):
         name = transport.get_extra_info("peername")
         self.peer = name[0] if name else ""
 
-    def set_response_params(self, *, max_field_size: int = 8190, **others: Any) -> None:
-        """Begin a request. The head of its response has the full room again."""
-        self._head_limit = self._head_room = HEAD * max_field_size
-        if LAST.get():
-            self.force_close()
-        super().set_response_params(max_field_size=max_field_size, **others)
-
     def data_received(self, data: bytes) -> None:
-        """Parse what comes, now or in a later turn.
-
-        Empty `data` is not the site's: with it the parser is told to go on, by whoever reads the
-        body. What it holds itself comes before what is held here.
-        """
-        if not data:
-            super().data_received(data)
-        elif self._held:
+        """Parse what comes, now or in a later turn."""
+        if self._held:
             self._held.append(data)
         elif self._reading_time.over:
             self._held.append(data)
@@ -186,76 +303,53 @@ class Connection(ResponseHandler):
             self._reading_time.wait(self)
         else:
             self._reading_time.spend(functools.partial(self._parse, data))
+            if self._held:
+                self._reading_time.wait(self)
 
     def go_on(self) -> None:
-        """Parse a piece of what is held, unless the reader of the body is behind."""
-        if self._held and not self._reading_paused:
+        """Parse a piece of what is held, unless whoever reads the body is behind."""
+        if self._held and not self._full and (self._reader or self._parser):
             self._parse(self._held.popleft())
             if self._held:
                 self._reading_time.wait(self)
             else:
                 self._resume_transport_reading()
 
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
-        """Go on where the reader of the body was behind."""
-        super().resume_reading(resume_parser)
+    def _resume_transport_reading(self) -> None:
         if self._held:
             self._reading_time.wait(self)
-
-    def _resume_transport_reading(self) -> None:
-        if not (self._held or self._reading_paused or self._buffer_paused):
+        elif not (self._full or self._reading_paused or self._buffer_paused):
             super()._resume_transport_reading()
 
-    def _flush(self) -> None:
-        """Parse all that is held: nothing more will come."""
-        while self._held:
-            self._parse(self._held.popleft())
-
     def _parse(self, data: bytes) -> None:
-        """Parse it, and bound the bytes that no budget counts.
+        """Give it to whoever reads; what comes before the request waits for it.
 
-        Those are heads, 1xx responses, chunk extensions and trailers. `max_headers` and
-        `max_header_size` bound each header; together they still allow megabytes. A body's
-        own bytes are counted by the fetch, so each of them restores the room. What comes
-        on an idle connection answers no request (RFC 9112 section 6.3), and ends the
-        connection.
+        What comes on an idle connection answers no request (RFC 9112 section 6.3), and ends it.
         """
         if self in self._idle:
             self.abort()
-        elif not self._head_limit:  # no request has begun: aiohttp keeps a few bytes for it
+        elif self._reader is not None:
+            self._read(self._reader, data)
+        elif self._parser is not None:
             super().data_received(data)
-        elif len(data) <= self._head_room:
-            self._feed(data)
-        elif self._feed(data[: self._head_room]):
-            super().data_received(data[self._head_room :])
-        elif self.transport is not None and not self.transport.is_closing():
+        else:
+            self._held.appendleft(data)
+            self._pause_transport_reading()
+
+    def _flush(self) -> None:
+        """Parse all that is held: nothing more will come."""
+        while self._held and (self._reader or self._parser):
+            self._parse(self._held.popleft())
+
+    def feed_data(self, *args: Any, **kwargs: Any) -> None:
+        """Queue a proxy's answer to CONNECT; end a flood of 1xx before it."""
+        super().feed_data(*args, **kwargs)
+        if len(self) > MAX_INTERIM and self.transport is not None:
             self.transport.abort()
-            limit = f"{self._head_limit} bytes of headers ({HEAD} times fetch.max_header_size)"
-            self.set_exception(HttpProcessingError(code=0, message=f"more than {limit}"))
-
-    def _feed(self, data: bytes) -> bool:
-        """Parse `data`. Return whether a part of it was body.
-
-        The parser does not say so. The body of a response is a stream that counts the bytes
-        it was given: they were body if the count grew, or if a new stream that has not
-        ended took the place of the old one.
-        """
-        before = self._payload
-        size = 0 if before is None else before.total_bytes
-        super().data_received(data)
-        body = self._payload
-        if body is None or (body.total_bytes == size if body is before else body.is_eof()):
-            self._head_room -= len(data)
-            return False
-        self._head_room = self._head_limit
-        return True
+            self.set_exception(HttpProcessingError(code=0, message="too many responses at once"))
 
     def is_connected(self) -> bool:
-        """Return whether another request may use it.
-
-        A response that came while the connection was idle answers no request; the
-        next job would take it for its own (RFC 9112 section 6.3).
-        """
+        """Return whether another request may use it."""
         return super().is_connected() and len(self) == 0 and not self._held
 
     def eof_received(self) -> None:
@@ -264,10 +358,22 @@ class Connection(ResponseHandler):
         super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop counting an idle connection that the site closed."""
+        """End the response with the connection, and stop counting it as idle."""
         self._flush()
         self._idle.pop(self, None)
+        reader = self._reader
+        if reader is not None and not reader.ended and self._fault is None:
+            self._fault = exc
+            try:
+                if exc is None:
+                    reader.feed_eof(trusted=self._is_tls())
+            except (Malformed, Incomplete) as fault:
+                self._fault = fault
         super().connection_lost(exc)
+        self._wake()
+
+    def _is_tls(self) -> bool:
+        return self.transport is not None and bool(self.transport.get_extra_info("sslcontext"))
 
     def abort(self) -> None:
         """Close at once; what is held is nobody's any more."""
@@ -277,18 +383,3 @@ class Connection(ResponseHandler):
     def close(self) -> None:
         """Close at once. In order, a site could make us wait: for an upload, or the end of TLS."""
         self.abort()
-
-    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        """Tell the body's reader too: of a broken chunk it would learn at its timeout only."""
-        self._held.clear()  # it comes behind the fault
-        body = self._payload
-        if isinstance(exc, HttpProcessingError) and body is not None and not body.is_eof():
-            body.set_exception(aiohttp.ClientPayloadError(exc.message), exc)
-        super().set_exception(exc, *cause)
-
-    def feed_data(self, *args: Any, **kwargs: Any) -> None:
-        """Queue a response. End a flood of 1xx here: it is parsed faster than any timer fires."""
-        super().feed_data(*args, **kwargs)
-        if len(self) > MAX_QUEUED and self.transport is not None:
-            self.transport.abort()
-            self.set_exception(HttpProcessingError(code=0, message="too many responses at once"))

@@ -17,21 +17,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import pytest
-from aiohttp import http_parser
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
 
 from scraperd.fetch import connector, errors, protocol
-from tests.rig.site import Site, chunk, head, page
+from tests.rig.site import Site, head, page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 FETCH = Path(protocol.__file__).parent
 # The names that our subclasses add: those of protocol.py, and those of connector.py.
-OURS = {"_idle", "_head_limit", "_head_room", "_feed", "_parse", "_bound", "_socks", "_guard"}
-OURS |= {"_reading_time", "_held", "_flush"}
+OURS = {"_idle", "_parse", "_bound", "_socks", "_guard", "_reading_time", "_held", "_flush"}
+OURS |= {"_reader", "_news", "_fault", "_enough", "_full", "_is_news", "_read", "_end", "_wake"}
+OURS |= {"_is_tls"}
+PUBLIC = {"peer", "uses", "busy", "forget", "lend", "go_on", "ask", "send", "more", "finish"}
 HOOKS = {"may_reuse", "connecting", "through_proxy", "before_tunnel_tls", "dial"}
 TWO_HEADS = head("Content-Length: 0") * 2
 MARK: ContextVar[str] = ContextVar("mark", default="")
@@ -307,22 +308,6 @@ async def _(site: Site) -> None:
     assert hash(key) is not None
 
 
-@promise("ResponseHandler.force_close()", "Connection: LAST, a connection that is not kept")
-async def _(site: Site) -> None:
-    made: list[ResponseHandler] = []
-
-    class Handler(ResponseHandler):
-        def set_response_params(self, **options: Any) -> None:
-            made.append(self)
-            self.force_close()
-            super().set_response_params(**options)
-
-    await fetched(site, making(Handler))
-    (handler,) = made
-    assert handler.should_close
-    assert handler.transport is None, "it was kept"
-
-
 @promise("TCPConnector._create_connection makes", "HookedConnector.connecting: one new connection")
 async def _(site: Site) -> None:
     using = Called()
@@ -453,22 +438,46 @@ async def _(_: Site) -> None:
     assert parameters(ResponseHandler.__init__) == "(self, loop)"
 
 
-@promise("ResponseHandler.set_response_params()", "Connection: begins a request, knows its limit")
+@promise("BaseConnector.connect()", "HookedConnector.lend: a Target will do for a ClientRequest")
 async def _(site: Site) -> None:
-    begun: list[int] = []
+    reached = []
+    for url in (f"http://127.0.0.1:{site.port}/", f"http://localhost:{site.port}/"):
+        using = aiohttp.TCPConnector()
+        target = protocol.Target(URL(url))
+        lent = await using.connect(target, [], aiohttp.ClientTimeout())  # type: ignore[arg-type]
+        assert isinstance(lent.protocol, ResponseHandler), lent.protocol
+        reached.append(lent.protocol.transport)
+        lent.release()
+        again = await using.connect(protocol.Target(URL(url)), [], aiohttp.ClientTimeout())  # type: ignore[arg-type]
+        assert again.protocol is lent.protocol or again.protocol.transport is reached[-1], (
+            "not kept"
+        )
+        again.close()
+        await using.close()
+    assert all(reached)
 
-    class Handler(ResponseHandler):
-        def set_response_params(self, *, max_field_size: int = 8190, **others: Any) -> None:
-            begun.append(max_field_size)
-            super().set_response_params(max_field_size=max_field_size, **others)
 
-    known = inspect.signature(ResponseHandler.set_response_params).parameters
-    assert known["max_field_size"].default == 8190, "the default that Connection repeats"
-    kinds = {one.kind for name, one in known.items() if name != "self"}
-    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
-    using = making(Handler)
-    await fetched(site, using, max_field_size=4096)
-    assert begun == [4096], f"called with {begun}"
+@promise("ResponseHandler._parser", "Connection: aiohttp reads by itself if it is not None")
+async def _(_: Site) -> None:
+    assert connected()._parser is None
+    assert asking()._parser is not None
+
+
+@promise("ResponseHandler._loop", "Connection.more: makes its futures by it")
+async def _(_: Site) -> None:
+    assert connected()._loop is asyncio.get_running_loop()
+
+
+@promise("ResponseHandler._drain_helper()", "Connection.send: waits while the transport is full")
+async def _(_: Site) -> None:
+    handler = connected()
+    await handler._drain_helper()
+    handler.pause_writing()
+    waiting = asyncio.ensure_future(handler._drain_helper())
+    await asyncio.sleep(0)
+    assert not waiting.done(), "it does not wait"
+    handler.resume_writing()
+    await waiting
 
 
 @promise("ResponseHandler.transport", "Connection: None after close() and abort()")
@@ -508,15 +517,6 @@ async def _(site: Site) -> None:
         async with session.get(site.at("/", head("Content-Length: 5"))):
             pass  # leaving the body unread
         assert len(closed) == 1
-
-
-@promise("ResponseHandler.data_received() before a request", "Connection: a few bytes are kept")
-async def _(_: Site) -> None:
-    handler = connected()
-    handler.data_received(head("Content-Length: 0"))
-    assert len(handler) == 0
-    handler.set_response_params()
-    assert len(handler) == 1, "what came before the request is lost"
 
 
 @promise("ResponseHandler.data_received(b'')", "Connection: no data means that the parser goes on")
@@ -588,61 +588,10 @@ async def _(_: Site) -> None:
     assert tail_is_full
 
 
-@promise("ResponseHandler.resume_reading()", "Connection: called where the reader has caught up")
-async def _(_: Site) -> None:
-    assert parameters(ResponseHandler.resume_reading) == "(self, resume_parser)"
-    went_on: list[ResponseHandler] = []
-
-    class Handler(ResponseHandler):
-        def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002
-            went_on.append(self)
-            super().resume_reading(resume_parser)
-
-    handler = connected(Handler)
-    handler.set_response_params(read_bufsize=1_000)
-    handler.data_received(head("Content-Length: 1000000") + b"x" * 500_000)
-    body = handler._payload
-    assert body is not None
-    assert handler._reading_paused, "a body that nobody reads is read on"
-    await body.readany()
-    assert went_on == [handler]
-
-
 @promise("ResponseHandler.eof_received()", "Connection: parses what it holds before the end")
 async def _(_: Site) -> None:
     assert parameters(ResponseHandler.eof_received) == "(self)"
     assert connected().eof_received() is None  # type: ignore[func-returns-value]
-
-
-@promise("ResponseHandler._payload", "Connection._feed: the body that is being read")
-async def _(_: Site) -> None:
-    handler = asking()
-    assert handler._payload is None, "there is a body before any response"
-    handler.data_received(head("Content-Length: 5") + b"he")
-    body = handler._payload
-    assert isinstance(body, aiohttp.StreamReader)
-    assert not body.is_eof()
-    handler.data_received(b"llo")
-    assert handler._payload is body, "the body was replaced while it was read"
-    assert body.is_eof()
-
-
-@promise("ResponseHandler._payload of no body", "Connection._feed: it has ended, or is not there")
-async def _(_: Site) -> None:
-    handler = asking()
-    handler.data_received(head(status="204 No Content"))
-    assert handler._payload is None or handler._payload.is_eof()
-
-
-@promise("StreamReader.total_bytes", "Connection._feed: counts what the parser took for body")
-async def _(_: Site) -> None:
-    handler = asking()
-    handler.data_received(head("Transfer-Encoding: chunked") + chunk(b"hello"))
-    body = handler._payload
-    assert body is not None
-    assert body.total_bytes == 5, "it counts other bytes than the body's"
-    handler.data_received(b"3;extension=")
-    assert body.total_bytes == 5, "a chunk's extension counts as body"
 
 
 @promise("DataQueue.__len__", "Connection: how many responses nobody has taken yet")
@@ -669,86 +618,13 @@ async def _(_: Site) -> None:
     assert statuses == [100, 200]
 
 
-@promise("ResponseHandler.set_exception()", "Connection: is told what the parser found wrong")
-async def _(_: Site) -> None:
-    told: list[tuple[Any, ...]] = []
-
-    class Handler(ResponseHandler):
-        def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-            told.append((exc, *cause))
-            super().set_exception(exc, *cause)
-
-    handler = asking(Handler)
-    handler.data_received(b"no HTTP\r\n\r\n")
-    error = told[0][0]
-    assert isinstance(error, HttpProcessingError)
-    assert error.message
-    with pytest.raises(HttpProcessingError):
-        await handler.read()
-
-
-@promise("StreamReader.set_exception()", "Connection.set_exception: ends the reader of a body")
-async def _(_: Site) -> None:
-    handler = asking()
-    handler.data_received(head("Content-Length: 5"))
-    body = handler._payload
-    assert body is not None
-    reading = asyncio.ensure_future(body.read())
-    await asyncio.sleep(0)
-    cause = HttpProcessingError(code=0, message="why")
-    body.set_exception(aiohttp.ClientPayloadError("broken"), cause)
-    with pytest.raises(aiohttp.ClientPayloadError) as caught:
-        await reading
-    assert caught.value.__cause__ is cause
-
-
-@promise("HttpProcessingError(code=, message=)", "Connection: its message reaches the failure")
-async def _(site: Site) -> None:
-    class Handler(ResponseHandler):
-        def data_received(self, _: bytes) -> None:
-            self.set_exception(HttpProcessingError(code=0, message="our words"))
-
-    using = making(Handler)
-    error = await refused(site, page(b"here"), connector=using)
-    assert isinstance(error, aiohttp.ClientResponseError)
-    assert error.message == "our words"
-
-
 @promise("ClientTimeout(total=, connect=)", "Fetcher._send: what is left of a job bounds both")
 async def _(_: Site) -> None:
     limits = aiohttp.ClientTimeout(total=1, connect=2)
     assert (limits.total, limits.connect) == (1, 2), limits
 
 
-@promise("the compiled parser", "Connection.set_exception, and the figures of docs/performance.md")
-async def _(_: Site) -> None:
-    module = http_parser.HttpResponseParser.__module__
-    assert module == "aiohttp._http_parser", f"responses are parsed by {module}"
-
-
 # --- words, and what headers are made of
-
-
-@promise("the words 'Got more than '", "errors._malformed: names max_header_size")
-async def _(site: Site) -> None:
-    error = await refused(site, head("a: " + 9000 * "x"), max_field_size=8190)
-    assert isinstance(error, aiohttp.ClientResponseError)
-    assert error.message.startswith(errors.TOO_LONG), error.message
-
-
-@promise("the words 'Too many headers'", "errors._malformed: names max_headers")
-async def _(site: Site) -> None:
-    error = await refused(site, head(*(f"a{n}: x" for n in range(20))), max_headers=10)
-    assert isinstance(error, aiohttp.ClientResponseError)
-    assert error.message.startswith(errors.TOO_MANY), error.message
-
-
-@promise("the arrow under a fault", "errors._one_line: on a line of its own, the last, if at all")
-async def _(site: Site) -> None:
-    error = await refused(site, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")
-    assert isinstance(error, aiohttp.ClientResponseError)
-    *_, last = error.message.splitlines()
-    assert last.strip() == "^" or "^" not in error.message, error.message
 
 
 async def dial_failing(site: Site, v6: OSError, v4: OSError) -> OSError:
@@ -778,30 +654,6 @@ async def _(site: Site) -> None:
 
     first, second = OursError("the same words"), OursError("the same words")
     assert await dial_failing(site, first, second) is first
-
-
-@promise("ClientPayloadError.__cause__.message", "errors._broken_off: the words without wrapping")
-async def _(site: Site) -> None:
-    answer = head("Content-Length: 50") + b"short"
-
-    async def hang_up(visit: Any) -> None:
-        await visit.send(answer)
-        visit.hang_up()
-
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(aiohttp.ClientPayloadError) as caught:
-            async with session.get(site.at("/", hang_up)) as response:
-                await response.read()
-    message = getattr(caught.value.__cause__, "message", "")
-    assert "Not enough data" in message, repr(caught.value.__cause__)
-
-
-@promise("surrogate-escaped headers", "base.urls, scrape.content: a header's bytes, each one")
-async def _(site: Site) -> None:
-    answer = b"HTTP/1.1 200 OK\r\na: \xe9\xc3\xa9\r\nContent-Length: 0\r\n\r\n"
-    async with aiohttp.ClientSession() as session, session.get(site.at("/", answer)) as found:
-        value = found.headers["a"]
-    assert value.encode("utf-8", "surrogateescape") == b"\xe9\xc3\xa9", ascii(value)
 
 
 # --- the tests
@@ -891,7 +743,11 @@ def test_our_names_are_free(kind: type) -> None:
     for part in kind.__mro__:
         if part.__module__.startswith("aiohttp."):
             taken |= private_names(ast.parse(inspect.getsource(part)))
-    assert (OURS | HOOKS | {"peer", "busy", "forget", "go_on"}) & taken == set()
+    assert (
+        OURS
+        | HOOKS
+        | {"peer", "busy", "forget", "go_on", "lend", "ask", "send", "more", "finish", "uses"}
+    ) & taken == set()
 
 
 def test_no_other_file_touches_internals() -> None:

@@ -28,8 +28,8 @@ from scraperd.base.clocks import SYSTEM
 from scraperd.config.settings import Config
 from scraperd.config.tables import FetchSettings
 from scraperd.contract import Failure, decode_job
+from scraperd.fetch.http1.reader import MAX_INTERIM
 from scraperd.fetch.message import Request, Response
-from scraperd.fetch.protocol import MAX_QUEUED
 from scraperd.scrape.request import Target
 from scraperd.wiring import fetcher_of, scraper_of
 from tests.rig.page import loopback
@@ -137,22 +137,22 @@ async def reset_in_headers(visit: Visit) -> None:
     visit.reset()
 
 
-async def hang_up_in_headers(visit: Visit) -> None:
-    await visit.send(b"HTTP/1.1 200 OK\r\nContent-Ty")
+async def hang_up_in_interim(visit: Visit) -> None:
+    await visit.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     visit.hang_up()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize(
-    "handler", [reset, hang_up, reset_in_headers, hang_up_in_headers], ids=lambda h: h.__name__
+    "handler", [reset, hang_up, reset_in_headers, hang_up_in_interim], ids=lambda h: h.__name__
 )
 async def test_the_connection_is_lost_before_an_answer(
     site: Site, fetcher: Fetcher, handler: Callable[[Visit], Awaitable[None]], method: str
 ) -> None:
-    """A `connect` failure. A POST was sent once: it may have been acted on (RFC 9110 9.2.2)."""
+    """A `connect` failure. It was sent once: the connection was new, and the site is to blame."""
     found = await failure(fetcher, site.at("/", handler), method=method)
     assert (found.kind, found.retryable) == ("connect", True)
-    assert len(site.visits) == (1 if method == "POST" else 2)
+    assert len(site.visits) == 1
 
 
 # --- TLS
@@ -338,10 +338,9 @@ async def test_a_slow_answer_is_not_a_slow_connection(site: Site) -> None:
         pytest.param(b"HTTP/1.1 OK\r\n\r\n", id="no digits"),
         pytest.param(b"HTTP/7.7 200 OK\r\n\r\n", id="unknown version"),
         pytest.param(b"\x00\xff" * 100 + b"\r\n\r\n", id="noise"),
-        pytest.param(head("No colon here"), id="no colon"),
         pytest.param(head("Content-Length: -1"), id="negative length"),
         pytest.param(head("Content-Length: 3", "Content-Length: 4") + b"abcd", id="two lengths"),
-        pytest.param(head("Content-Length: 3", CHUNKED) + b"abc", id="length and chunks"),
+        pytest.param(head("Content-Length: 3", CHUNKED) + b"xyz", id="length, and no chunks"),
         pytest.param(head(f"X-Big: {'a' * MAX_HEADER}", "Content-Length: 0"), id="big header"),
         pytest.param(head(*["X-Many: a"] * MAX_HEADERS, "Content-Length: 0"), id="many headers"),
         pytest.param(b"HTTP/1.1 200 " + b"O" * (MAX_HEADER + 1) + b"\r\n\r\n", id="big reason"),
@@ -402,7 +401,7 @@ async def test_a_body_that_breaks_off(
     assert found.kind in ("protocol", "connect")  # a RST can overtake the headers
     if end is Visit.hang_up:
         assert found.kind == "protocol"
-        assert found.message.startswith("the body broke off: Not enough data")
+        assert found.message.startswith("the body broke off: the site closed it")
 
 
 async def test_a_flood_of_1xx(site: Site, fetcher: Fetcher) -> None:
@@ -415,7 +414,7 @@ async def test_a_flood_of_1xx(site: Site, fetcher: Fetcher) -> None:
     assert found == Failure("protocol", "malformed response: too many responses at once")
 
 
-@pytest.mark.parametrize("interim", [1, MAX_QUEUED - 1])
+@pytest.mark.parametrize("interim", [1, MAX_INTERIM - 1])
 async def test_a_few_1xx_are_passed_over(site: Site, fetcher: Fetcher, interim: int) -> None:
     """RFC 9110 section 15.2: interim responses may come before the answer, in one packet too."""
     early = head("Link: </style.css>; rel=preload", status="103 Early Hints")

@@ -180,7 +180,7 @@ async def test_how_much_that_is_no_body(site: Site, after: bytes) -> None:
         await visit.gone()
 
     answer = await get(site.at("/", handler), fetch__max_header_size=1024)
-    assert answer == Failure("protocol", f"the body broke off: {TOO_MUCH}", retryable=True)
+    assert answer == Failure("protocol", f"malformed response: {TOO_MUCH}")
 
 
 async def test_what_comes_while_nothing_is_due(site: Site) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from yarl import URL
 
+from scraperd.fetch.http1.reader import HeadLimits, Malformed, Reader
+from scraperd.fetch.http1.reading_time import ReadingTime
 from scraperd.fetch.message import Request, Response
 from scraperd.fetch.protocol import Connection
-from scraperd.fetch.reading_time import ReadingTime
 from scraperd.wiring import fetcher_of
 from tests.rig.page import loopback
 from tests.rig.site import Site, Visit, chunk, head, page
@@ -117,6 +118,9 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closing
 
+    def write(self, data: object) -> None:
+        """Take a request."""
+
     def pause_reading(self) -> None:
         self.reading = False
 
@@ -141,75 +145,118 @@ def spent(slice_: float = 0.005) -> ReadingTime:
     return reading_time
 
 
-def asking(reading_time: ReadingTime) -> tuple[Connection, Wire]:
-    """A connection that has sent a request."""
+def asking(reading_time: ReadingTime) -> tuple[Connection, Wire, Reader]:
+    """A connection that has sent a request, and what reads its response."""
     made, wire = Connection(asyncio.get_running_loop(), {}, reading_time), Wire()
     made.connection_made(wire)
-    made.set_response_params(read_bufsize=1_000)
-    return made, wire
+    reader = Reader(HeadLimits(100, 8_000))
+    made.ask(reader, b"GET / HTTP/1.1\r\n\r\n")
+    return made, wire, reader
 
 
 async def test_what_is_held_stops_the_reading() -> None:
     """A connection that holds data is not read, and takes no request, until it is parsed."""
-    made, wire = asking(spent())
+    made, wire, reader = asking(spent())
     made.data_received(head("Content-Length: 5"))
     made.data_received(b"hello")
-    assert len(made) == 0, "it was parsed though the time was over"
+    assert reader.head is None, "it was parsed though the time was over"
     assert not wire.reading
     assert not made.is_connected()
-    await turn()
-    _, body = await made.read()
-    assert await body.read() == b"hello"
+    await made.more()
+    assert reader.take() == b"hello"
     assert wire.reading
+    assert made.finish()
     assert made.is_connected()
+
+
+async def test_what_comes_before_the_request_waits_for_it() -> None:
+    """A site that answers before it was asked is heard once it is asked."""
+    made, wire = Connection(asyncio.get_running_loop(), {}, ReadingTime()), Wire()
+    made.connection_made(wire)
+    made.data_received(page(b"early"))
+    assert not wire.reading
+    reader = Reader(HeadLimits(100, 8_000))
+    made.ask(reader, b"GET / HTTP/1.1\r\n\r\n")
+    await made.more()
+    assert reader.take() == b"early"
 
 
 async def test_the_end_comes_behind_what_is_held() -> None:
     """A body that ends with the connection is whole, though its end comes while data are held."""
     for end in ("eof", "lost"):
-        made, _ = asking(spent())
-        made.set_response_params(read_until_eof=True)
+        made, _, reader = asking(spent())
         made.data_received(head())
         made.data_received(b"hello")
         if end == "eof":
             made.eof_received()
         made.connection_lost(None)
-        _, body = await made.read()
-        assert await body.read() == b"hello", end
+        await made.more()
+        assert reader.ended, end
+        assert reader.take() == b"hello", end
 
 
 async def test_an_aborted_connection_parses_nothing() -> None:
     """What is held is dropped with the connection."""
-    made, _ = asking(spent())
+    made, _, reader = asking(spent())
     made.data_received(page(b"here"))
     made.abort()
     made.connection_lost(None)
     await turn()
-    assert len(made) == 0
+    assert reader.head is None
 
 
 async def test_a_fault_ends_what_is_held_behind_it() -> None:
     """Nothing that follows a malformed response is taken for another response."""
-    made, _ = asking(spent())
+    made, wire, reader = asking(spent())
     made.data_received(b"no HTTP\r\n\r\n")
     made.data_received(page(b"here"))
+    with pytest.raises(Malformed):
+        await made.more()
+    assert wire.closing
     await turn()
-    await turn()
-    assert len(made) == 0
+    assert reader.head is None
 
 
 async def test_a_slow_reader_holds_what_is_held() -> None:
-    """Data that are held wait for the body's reader as well, and come in order."""
-    made, wire = asking(spent())
+    """Data that are held wait for whoever reads the body as well, and come in order."""
+    made, wire, reader = asking(spent())
     made.data_received(head(f"Content-Length: {len(LARGE)}") + LARGE[:500_000])
     made.data_received(LARGE[500_000:])
+    await made.more(0)
     await turn()
-    await turn()
-    _, body = await made.read()
-    assert body.total_bytes == 500_000, "the reader is behind, and more was parsed"
+    assert reader.size == 500_000, "nobody took it, and more was parsed"
     assert not wire.reading
-    assert await body.read() == LARGE
-    assert wire.reading
+    body = reader.take()
+    while not reader.ended:
+        await made.more()
+        body += reader.take()
+    assert body == LARGE
+
+
+async def test_tiny_chunks_take_several_turns() -> None:
+    """One piece of a hundred thousand chunks is read in steps, others come between them."""
+    reading_time = ReadingTime()
+    made, wire, reader = asking(reading_time)
+    made.data_received(head("Transfer-Encoding: chunked"))
+    await made.more(0)
+    others = 0
+
+    async def count() -> None:
+        nonlocal others
+        while not reader.ended:
+            others += 1
+            await turn()
+
+    counting = asyncio.create_task(count())
+    made.data_received(chunk(b"x") * 20_000 + chunk(b""))
+    assert not wire.reading
+    body = b""
+    while not reader.ended:
+        await made.more()
+        body += reader.take()
+    await counting
+    assert body == b"x" * 20_000
+    assert others > 3, "it was read in one turn"
 
 
 @pytest.fixture
