@@ -6,12 +6,15 @@ Must never: let through what cannot be seen.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# A password can hold any character, so this removes too much, not too little.
+_USERINFO_IN_TEXT: Final = re.compile(r"//\S*@")
 _MOST_MARKS: Final = 4  # that `printable` leaves on one letter
 
 
@@ -33,3 +36,8 @@ def _seen(text: str) -> Iterator[str]:
     for it in text:
         marks = marks + 1 if unicodedata.category(it).startswith("M") else 0
         yield it if it.isprintable() and marks <= _MOST_MARKS else "\N{REPLACEMENT CHARACTER}"
+
+
+def text_without_credentials(text: str) -> str:
+    """Return `text` without the userinfo of the URLs in it. Libraries quote URLs in errors."""
+    return _USERINFO_IN_TEXT.sub("//", text)

@@ -40,9 +40,6 @@ _USERINFO_OF = re.compile("(https?://)[^/?#]*@", re.IGNORECASE)
 _NO_USERINFO = re.compile(r"https?://[^/?#@\\]+(?:[/?#]|$)", re.IGNORECASE)
 _DOTS = re.compile(r"/(\.|%2e)", re.IGNORECASE)
 _ODD = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
-_USERINFO_IN_TEXT = re.compile(
-    r"//\S*@"
-)  # a password can hold any character, so this removes too much, not too little
 
 
 def check_url(url: str) -> str | None:
@@ -183,8 +180,3 @@ def without_credentials(url: str) -> str:
     if "@" not in url or _NO_USERINFO.match(url):
         return url
     return str(URL(url).with_user(None)) if host_of(url) else "(not a URL)"
-
-
-def text_without_credentials(text: str) -> str:
-    """Return `text` without the userinfo of the URLs in it. Libraries quote URLs in errors."""
-    return _USERINFO_IN_TEXT.sub("//", text)

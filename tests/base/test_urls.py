@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 from yarl import URL
 
-from scraperd.base.urls import check_url, exact, origin_of, resolve, text_without_credentials
+from scraperd.base.text import text_without_credentials
+from scraperd.base.urls import check_url, exact, origin_of, resolve
 
 BASE = URL("http://site.example/dir/page?q=1")
 

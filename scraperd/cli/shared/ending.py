@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from scraperd.base.text import printable
-from scraperd.base.urls import text_without_credentials
+from scraperd.base.text import printable, text_without_credentials
 from scraperd.cli.console import EXIT_FAILED, EXIT_INTERNAL, WIDEST, fail, say
 
 if TYPE_CHECKING:
