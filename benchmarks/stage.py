@@ -21,7 +21,7 @@ import pika
 from pika.exceptions import ChannelClosedByBroker
 
 from tests.rig import process
-from tests.rig.daemon import variables
+from tests.rig.daemon import environment
 from tests.rig.nginx import Nginx
 from tests.rig.node import Node
 from tests.rig.pages import html_files, postgres_docs, python_docs
@@ -84,8 +84,8 @@ class Stage:
     @contextmanager
     def child(self, *module: str, tree: Path = CHECKOUT, **settings: Any) -> Iterator[Child]:
         """`python -m MODULE` in `tree`, its output in a file; ended by SIGTERM, which must do."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("SCRAPERD_", "PYTHONPATH"))}
-        env |= variables({"broker_url": self.node.url, "broker__prefix": PREFIX, **settings})
+        env = environment({"broker_url": self.node.url, "broker__prefix": PREFIX, **settings})
+        env.pop("PYTHONPATH", None)  # it would win over `tree`
         log = self.folder / "child.log"
         with log.open("wb") as output:
             popen = process.spawn([sys.executable, "-m", *module], env=env, cwd=tree, stdout=output)

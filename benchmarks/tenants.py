@@ -32,7 +32,7 @@ from benchmarks.tenants_attacks import ATTACKS, FULL, OTHERS, Aim, Facts, comman
 from benchmarks.tenants_site import HOSTS, LIMITED, NAMES, WEB
 from benchmarks.watched import holds, last_beat
 from tests.rig import ports, process
-from tests.rig.daemon import variables
+from tests.rig.daemon import environment
 from tests.rig.nginx import Nginx
 
 if TYPE_CHECKING:
@@ -157,9 +157,8 @@ class Service:
     def __init__(self, scene: Scene, prefix: str) -> None:
         self._scene = scene
         self.prefix = prefix
-        self._env = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
         own = {"broker_url": scene.stage.node.url, "broker__prefix": prefix}
-        self._env |= variables({**SETTINGS, **own, "fetch__nameservers": [scene.nameserver]})
+        self._env = environment({**SETTINGS, **own, "fetch__nameservers": [scene.nameserver]})
         self._popen: subprocess.Popen[bytes] | None = None
         self._due = 0.0
         self._looked = 0.0

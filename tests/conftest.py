@@ -9,23 +9,28 @@ from __future__ import annotations
 import gc
 import secrets
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 from hypothesis import HealthCheck, settings
 
 from scraperd.broker.rabbitmq.topology import Topology
-from tests.rig.daemon import Dispatcher
+from tests.rig.daemon import LOOPBACK, Dispatcher, environment, variables
 from tests.rig.hostel import Hostel
 from tests.rig.nginx import Nginx
 from tests.rig.node import Node
 from tests.rig.pages import python_docs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from pika.adapters.blocking_connection import BlockingChannel
+
+    Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_configure() -> None:
@@ -98,6 +103,37 @@ def dispatcher(amqp: BlockingChannel, prefix: str) -> Iterator[Dispatcher]:
         channel.queue_delete(queue.name)
     for name, _ in topology.exchanges:
         channel.exchange_delete(name)
+
+
+@pytest.fixture
+def env(broker_url: str, prefix: str) -> dict[str, str]:
+    """The variables that lead a command to this test's queues."""
+    return variables({"broker_url": broker_url, "broker__prefix": prefix})
+
+
+@pytest.fixture
+def scraperd(tmp_path: Path) -> Command:
+    """Run a command to its end, in an empty folder, with only the given variables of ours.
+
+    `stdin` is a text, or an open file's descriptor.
+    """
+
+    def run(*args: str, stdin: str | int = "", **env: str) -> subprocess.CompletedProcess[str]:
+        given: dict[str, Any] = {"input": stdin} if isinstance(stdin, str) else {"stdin": stdin}
+        done = subprocess.run(
+            [sys.executable, "-m", "scraperd", *args],
+            env={**environment(LOOPBACK), **env},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **given,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ Must never: leave an example out, or take anything from the page that is not che
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -31,6 +30,7 @@ from scraperd.extract.values import dates
 from scraperd.extract.values.casts import cast
 from scraperd.scrape.content import extract_request
 from scraperd.wiring import extract_limits, extractor_of
+from tests.rig.daemon import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -480,7 +480,7 @@ def test_the_command_does_what_is_shown(tmp_path: Path) -> None:
     assert program == "scraperd"
     done = subprocess.run(
         [sys.executable, "-m", "scraperd", *arguments],
-        env={name: value for name, value in os.environ.items() if "SCRAPERD_" not in name},
+        env=environment({}),
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scraperd.batch import Resumed, ResumeError, lines_of
-from tests.rig.daemon import LOOPBACK, variables
+from tests.rig.daemon import LOOPBACK, environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +36,8 @@ SETTINGS = {
 
 def command(*args: str, **settings: Any) -> tuple[list[str], dict[str, str]]:
     """The command, and an environment with these settings."""
-    others = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
-    env = {**others, **variables({**SETTINGS, **settings})}
-    return [sys.executable, "-m", "scraperd", "batch", *args], env
+    argv = [sys.executable, "-m", "scraperd", "batch", *args]
+    return argv, environment({**SETTINGS, **settings})
 
 
 def run(*args: str, stdin: bytes = b"", **settings: Any) -> subprocess.CompletedProcess[bytes]:

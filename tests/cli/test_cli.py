@@ -17,41 +17,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
-from tests.rig.daemon import LOOPBACK, Daemon, variables
+from tests.rig.daemon import Daemon, variables
 from tests.rig.ports import free_port
 from tests.rig.process import Process
 from tests.rig.wire import Seen, Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from tests.conftest import Command
     from tests.rig.daemon import Dispatcher
     from tests.rig.hostel import Hostel
     from tests.rig.node import Node
-
-    Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def scraperd(tmp_path: Path) -> Command:
-    """Run a command to its end, in an empty folder, with only the given variables of ours."""
-
-    def run(*args: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        others = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
-        done = subprocess.run(
-            [sys.executable, "-m", "scraperd", *args],
-            input=stdin,
-            env={**others, "SCRAPERD_CONFIG": os.devnull, **variables(LOOPBACK), **env},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    return run
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -213,15 +188,13 @@ def test_cast_url_of_a_hostile_url_is_no_value(scraperd: Command, tmp_path: Path
 
 
 def test_publish_names_the_bad_line_and_sends_nothing(
-    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
+    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, env: dict[str, str]
 ) -> None:
     """One bad line among good ones: it is named, and no job of the file is published."""
     with Daemon(broker_url, prefix).ready():
         pass
     text = '# a comment\nhttp://127.0.0.1:1/\n\n{"url": "http://x/", "ulr": 1}\n'
-    done = scraperd(
-        "publish", "-", stdin=text, SCRAPERD_BROKER_URL=broker_url, SCRAPERD_BROKER__PREFIX=prefix
-    )
+    done = scraperd("publish", "-", stdin=text, **env)
     assert done.returncode == 2
     assert "-:4: ulr: unknown field" in done.stderr
     assert dispatcher.depth("jobs") == 0
@@ -250,15 +223,14 @@ def test_publish_checks_every_job_first(scraperd: Command, text: str, words: str
 
 
 def test_publish_and_wait(
-    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+    scraperd: Command, broker_url: str, dispatcher: Dispatcher, hostel: Hostel, env: dict[str, str]
 ) -> None:
     """URLs as arguments, and a file of URLs and jobs: each result comes back as a JSON line, none
     of them through the shared results queue; a failed one makes the exit code 1.
     """
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     job = json.dumps({"url": hostel.url("/page/2"), "id": "mine", "meta": 7})
     text = f"{hostel.url('/page/1')}\n{job}\n"
-    with Daemon(broker_url, prefix).ready():
+    with Daemon(broker_url, dispatcher.prefix).ready():
         done = scraperd("publish", "-", "--wait", "--timeout", "30", stdin=text, **env)
         assert done.returncode == 0, done.stderr
         found = {result["url"]: result for result in lines(done.stdout)}
@@ -281,7 +253,7 @@ def test_publish_needs_few_permissions(
     node.ctl("add_user", prefix, "narrow")
     url = broker_url.replace("guest:guest", f"{prefix}:narrow", 1)
     assert prefix in url
-    env = {"SCRAPERD_BROKER_URL": url, "SCRAPERD_BROKER__PREFIX": prefix}
+    env = variables({"broker_url": url, "broker__prefix": prefix})
     own = r"^amq\.gen-"
     node.ctl("set_permissions", prefix, own, "^$", own)
     denied = scraperd("publish", "http://a.example/", **env)
@@ -300,12 +272,11 @@ def test_publish_needs_few_permissions(
 
 
 def test_publish_gives_up_waiting(
-    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+    scraperd: Command, broker_url: str, dispatcher: Dispatcher, hostel: Hostel, env: dict[str, str]
 ) -> None:
     """With nobody to scrape, --timeout ends the wait, says how many are missing, and exits 1."""
-    with Daemon(broker_url, prefix).ready():
+    with Daemon(broker_url, dispatcher.prefix).ready():
         pass
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     done = scraperd("publish", hostel.url("/page/1"), "--wait", "--timeout", "0.5", **env)
     assert done.returncode == 1
     assert "1 results missing after 0.5 s" in done.stderr
@@ -325,7 +296,7 @@ def test_publish_says_how_far_it_came(
 
     with Wire(node.port) as wire:
         wire.cut_when = at_the_300th
-        env = {"SCRAPERD_BROKER_URL": wire.url, "SCRAPERD_BROKER__PREFIX": prefix}
+        env = variables({"broker_url": wire.url, "broker__prefix": prefix})
         urls = "".join(f"http://127.0.0.1:1/{n}\n" for n in range(5000))
         command = [sys.executable, "-m", "scraperd", "publish", "-"]
         done = subprocess.run(
@@ -344,10 +315,9 @@ def test_publish_says_how_far_it_came(
 
 
 def test_results_tails_copies(
-    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, env: dict[str, str]
 ) -> None:
     """`results` shows what comes by and by and takes nothing; --key picks."""
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     command = [sys.executable, "-m", "scraperd", "results", "--key", "failed.#", "--count", "1"]
     with Daemon(broker_url, prefix).ready(), Process(command, env=env) as tail:
         tail.wait_for_line("copies of new results")
@@ -359,14 +329,13 @@ def test_results_tails_copies(
 
 
 def test_results_consumes_when_asked(
-    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+    scraperd: Command, broker_url: str, dispatcher: Dispatcher, hostel: Hostel, env: dict[str, str]
 ) -> None:
     """--consume takes results off the queue: as many as --count says, and no more."""
-    with Daemon(broker_url, prefix).ready() as daemon:
+    with Daemon(broker_url, dispatcher.prefix).ready() as daemon:
         dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(3)])
         hostel.wait_for(lambda hits: len(hits) == 3)
         assert daemon.drain() == 0  # and with it three results are in the queue
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     done = scraperd("results", "--consume", "--count", "2", **env)
     assert done.returncode == 0
     assert len(lines(done.stdout)) == 2
@@ -374,10 +343,9 @@ def test_results_consumes_when_asked(
 
 
 def test_check_says_what_is_there(
-    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
+    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher, env: dict[str, str]
 ) -> None:
     """Before the first start the queues are missing and that is fine; then they are counted."""
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     done = scraperd("check", **env)
     assert done.returncode == 0
     assert f"queue {prefix}.jobs: does not exist; the daemon will create it" in done.stdout
@@ -390,17 +358,17 @@ def test_check_says_what_is_there(
 
 
 def test_check_warns_of_a_broker_that_is_known_to_be_hit(
-    scraperd: Command, broker_url: str, prefix: str, node: Node
+    scraperd: Command, node: Node, env: dict[str, str]
 ) -> None:
     """The version, what can happen and what to do are a line; it is no reason to fail."""
-    done = scraperd("check", SCRAPERD_BROKER_URL=broker_url, SCRAPERD_BROKER__PREFIX=prefix)
+    done = scraperd("check", **env)
     said = f"scraperd: RabbitMQ {'.'.join(map(str, node.version))}: one message"
     assert (said in done.stderr) == (node.version < (4, 0))
     assert done.returncode == 0
 
 
 def test_check_says_where_the_signing_key_comes_from(
-    scraperd: Command, broker_url: str, prefix: str, tmp_path: Path
+    scraperd: Command, prefix: str, tmp_path: Path, env: dict[str, str]
 ) -> None:
     """And who else can read it, but never the key; and which patterns allow nothing. Without its
     key neither it nor the daemon starts.
@@ -408,7 +376,6 @@ def test_check_says_where_the_signing_key_comes_from(
     file = tmp_path / "keys"
     file.write_text("sesame-" * 9)
     file.chmod(0o644)
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     assert "signing key: made from user and password" in scraperd("check", **env).stdout
     env |= {
         "SCRAPERD_JOBS__SIGNING_KEY_FILE": str(file),
@@ -433,12 +400,11 @@ def test_check_says_where_the_signing_key_comes_from(
 
 
 def test_check_compares_what_is_there(
-    scraperd: Command, broker_url: str, prefix: str, dispatcher: Dispatcher
+    scraperd: Command, prefix: str, dispatcher: Dispatcher, env: dict[str, str]
 ) -> None:
     """A queue that the daemon would refuse is refused here, and one that it would use in spite of
     a difference is named; nothing is created.
     """
-    env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
     declare = dispatcher.channel.queue_declare
     declare(f"{prefix}.results", durable=True, arguments={"x-queue-type": "quorum"})
     done = scraperd("check", **env)
@@ -503,14 +469,13 @@ def test_check_is_content_with_one_broker_of_several(
 
 
 def test_publish_says_that_the_broker_takes_nothing(
-    scraperd: Command, broker_url: str, prefix: str, node: Node
+    scraperd: Command, broker_url: str, prefix: str, node: Node, env: dict[str, str]
 ) -> None:
     """Under an alarm it ends after confirm_timeout, in words, instead of waiting without any."""
     with Daemon(broker_url, prefix).ready():
         pass
     node.alarm_memory()
     try:
-        env = {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
         done = scraperd("publish", "http://a.example/", SCRAPERD_BROKER__CONFIRM_TIMEOUT="1", **env)
     finally:
         node.clear_alarms()

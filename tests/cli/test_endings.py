@@ -17,6 +17,7 @@ import pytest
 
 from scraperd import daemon
 from scraperd.cli import console
+from tests.rig.daemon import environment
 from tests.rig.process import spawn
 
 if TYPE_CHECKING:
@@ -53,10 +54,9 @@ HINT = "scraperd: PYTHONDEVMODE=1 shows the traceback; please report it\n"
 
 def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run Python to its end, with only the given variables of ours."""
-    others = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
     return subprocess.run(
         [sys.executable, *argv],
-        env={**others, "SCRAPERD_CONFIG": os.devnull, **env},
+        env={**environment({}), **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -156,10 +156,10 @@ def test_a_broken_library_ends_each_command_with_70(tmp_path: Path, command: str
 
 def few_descriptors(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command with too few file descriptors for an event loop."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SCRAPERD_")}
-    env["SCRAPERD_CONFIG"] = os.devnull
     argv = ["bash", "-c", 'ulimit -n 8; exec "$0" "$@"', sys.executable, "-m", "scraperd", *command]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        argv, env=environment({}), capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.parametrize("command", ["check", "scrape http://x/", "results", "dead list"])

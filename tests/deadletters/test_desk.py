@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,41 +30,18 @@ from tests.rig.wire import Seen, Wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.conftest import Command
     from tests.rig.daemon import Dispatcher
     from tests.rig.hostel import Hostel
     from tests.rig.node import Node
-
-    Command = Callable[..., subprocess.CompletedProcess[str]]
 
 DEAD = [sys.executable, "-m", "scraperd", "dead"]
 
 
 @pytest.fixture
-def env(broker_url: str, prefix: str) -> dict[str, str]:
-    """The variables that lead the command to this test's queues."""
-    return {"SCRAPERD_BROKER_URL": broker_url, "SCRAPERD_BROKER__PREFIX": prefix}
-
-
-@pytest.fixture
-def dead(env: dict[str, str], tmp_path: Path) -> Command:
-    """Run `scraperd dead ...` to its end."""
-
-    def run(*args: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        more = {"stdin": subprocess.DEVNULL, **more}
-        done = subprocess.run(
-            [*DEAD, *args],
-            env={**os.environ, **env, **more.pop("env", {})},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            **more,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    return run
+def dead(scraperd: Command, env: dict[str, str]) -> Command:
+    """Run `scraperd dead ...` to its end, on this test's queues."""
+    return partial(scraperd, "dead", **env)
 
 
 @pytest.fixture
@@ -272,7 +250,7 @@ def test_a_connection_that_is_cut(letters: Dispatcher, dead: Command, node: Node
 
     with Wire(node.port) as wire:
         wire.cut_when = cut
-        done = dead("requeue", "--all", env={"SCRAPERD_BROKER_URL": wire.url})
+        done = dead("requeue", "--all", SCRAPERD_BROKER_URL=wire.url)
     assert done.returncode == 1
     assert done.stderr.startswith("scraperd: lost the broker")
     assert len(done.stderr.splitlines()) == 1
@@ -482,7 +460,7 @@ def test_another_reader(dead: Command, letters: Dispatcher, node: Node) -> None:
 
     with Wire(node.port) as wire:
         wire.cut_when = snatch
-        done = dead("list", env={"SCRAPERD_BROKER_URL": wire.url})
+        done = dead("list", SCRAPERD_BROKER_URL=wire.url)
     held[0].close()
     assert done.returncode == 0
     assert done.stderr == "5 of 20 dead letters; 15 given to another reader\n"

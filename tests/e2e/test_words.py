@@ -19,7 +19,7 @@ import pika
 import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
-from tests.rig.daemon import LOOPBACK, Daemon, variables
+from tests.rig.daemon import LOOPBACK, Daemon, environment
 from tests.rig.site import Site
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _command(args: tuple[str, ...], terminal: bool, env: dict[str, str]) -> Prin
     ours, theirs = pty.openpty() if terminal else os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "scraperd", *args],
-        env={**os.environ, **variables(LOOPBACK), **env},
+        env={**environment(LOOPBACK), **env},
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ from scraperd.contract import Failure
 from scraperd.fetch.message import Request, Response
 from scraperd.wiring import fetcher_of
 from tests.rig import public
+from tests.rig.daemon import environment
 from tests.rig.dns import Nameserver
 from tests.rig.site import Site, page
 
@@ -146,10 +147,9 @@ class Command:
     async def __call__(self, url: str, **settings: Any) -> dict[str, Any]:
         """The result of one URL; `settings` are of scraperd's configuration."""
         settings = {"fetch__nameservers": [self._names.address], **settings}
-        env = {f"SCRAPERD_{key.upper()}": json.dumps(value) for key, value in settings.items()}
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "scraperd", "scrape", "--compact", url),
-            env={**os.environ, **env},
+            env=environment(settings),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

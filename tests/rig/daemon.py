@@ -75,9 +75,16 @@ class Daemon(Process):
         return self.wait(60)
 
 
+def environment(settings: dict[str, Any]) -> dict[str, str]:
+    """This process's environment with these settings, and with no other of scraperd's variables."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("SCRAPERD_")}
+    return {**others, **variables(settings)}
+
+
 def variables(settings: dict[str, Any]) -> dict[str, str]:
-    """Settings as environment variables, which are read as TOML."""
-    return {f"SCRAPERD_{name.upper()}": _toml(value) for name, value in settings.items()}
+    """Settings as environment variables, which are read as TOML; the machine's file is not read."""
+    named = {f"SCRAPERD_{name.upper()}": _toml(value) for name, value in settings.items()}
+    return {"SCRAPERD_CONFIG": os.devnull, **named}
 
 
 def _toml(value: Any, *, inner: bool = False) -> str:
