@@ -22,7 +22,7 @@ check: setup  ## lint, format, types, imports, the house rules, spelling and pla
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests.rig -p tests.faults -p benchmarks
+	$(BIN)/mypy -p tests.rig -p tests.oracles -p tests.faults -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rig.house
 	$(BIN)/codespell
@@ -64,7 +64,7 @@ bench-extract: setup  ## the worst pages and rules there are, beside ordinary tr
 	$(BIN)/python -m benchmarks.extraction
 
 bench-underrated: setup  ## search for pages and selectors that take longer than foretold; SECONDS=, SEED=
-	$(BIN)/python -m benchmarks.underrated $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.oracles.underrated $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 corpus-rules: setup  ## 3,000 real pages, rule by rule, each value checked by another parser
 	$(BIN)/python -m benchmarks.rules_corpus

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.stage import CHECKOUT, PageFile, Stage
-from benchmarks.truth import Truth, read
+from tests.oracles.truth import Truth, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -19,22 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.extraction_pages import HOSTS, SORTS, jobs
 from benchmarks.hostile import MIB, NEIGHBOURS, Goals
 from benchmarks.stage import Child, Stage
-from benchmarks.watched import holds
 from scraperd.config.settings import Config
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import Extracted, ExtractRequest
 from scraperd.sandbox.extractor import at_once, for_the_loop
 from scraperd.wiring import extract_limits
 from tests.rig import ports, process
+from tests.rig.extraction_pages import HOSTS, SORTS, jobs
 from tests.rig.nginx import Nginx
+from tests.rig.watched import holds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.watched import Hold
+    from tests.rig.watched import Hold
 
 RATE: Final = 30.0  # ordinary pages a second
 QUIET: Final = 20.0  # seconds of them alone
@@ -362,7 +362,7 @@ def _released(stage: Stage, kin: Kin) -> tuple[Counter[str], int]:
 @contextmanager
 def watched(stage: Stage, file: Path, **settings: Any) -> Iterator[Child]:
     """The real daemon with a heartbeat on its loop, consuming."""
-    with stage.child("benchmarks.watched", str(file), **settings) as daemon:
+    with stage.child("tests.rig.watched", str(file), **settings) as daemon:
         until(file.exists, 30)
         deadline = time.monotonic() + 30
         while not stage.channel.queue_declare(stage.jobs, passive=True).method.consumer_count:
@@ -376,7 +376,7 @@ def watched(stage: Stage, file: Path, **settings: Any) -> Iterator[Child]:
 def site(stage: Stage, port: int, folder: Path | None = None) -> Iterator[Path]:
     """The hostile site, in a process of its own; its output's file."""
     log = stage.folder / f"site-{port}.log"
-    argv = [sys.executable, "-m", "benchmarks.extraction_pages", str(port)]
+    argv = [sys.executable, "-m", "tests.rig.extraction_pages", str(port)]
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))
         popen = process.spawn([*argv, str(folder)] if folder else argv, stdout=output)

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from benchmarks import selectors_truth
 from scraperd.config.settings import Config
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import ExtractRequest, extract_document
 from scraperd.sandbox.extractor import Extractor, at_once, for_the_loop
 from scraperd.wiring import extract_limits, extractor_of
+from tests.oracles import selectors_truth
 from tests.rig.debs import debs
 from tests.rig.pages import postgres_docs, python_docs
 

@@ -30,10 +30,10 @@ from benchmarks.extraction import until
 from benchmarks.stage import Child, Stage
 from benchmarks.tenants_attacks import ATTACKS, FULL, OTHERS, Aim, Facts, command
 from benchmarks.tenants_site import HOSTS, LIMITED, NAMES, WEB
-from benchmarks.watched import holds, last_beat
 from tests.rig import ports, process
 from tests.rig.daemon import environment
 from tests.rig.nginx import Nginx
+from tests.rig.watched import holds, last_beat
 
 if TYPE_CHECKING:
     import subprocess
@@ -175,7 +175,7 @@ class Service:
 
     def _start(self) -> None:
         file = self._scene.stage.folder / f"{self.prefix}.holds.{len(self.files)}"
-        argv = [sys.executable, "-m", "benchmarks.watched", str(file)]
+        argv = [sys.executable, "-m", "tests.rig.watched", str(file)]
         with (self._scene.stage.folder / f"{self.prefix}.log").open("ab") as log:
             self._popen = process.spawn(argv, env=self._env, stdout=log)
         self.files.append(file)

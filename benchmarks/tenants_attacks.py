@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pika
 
-from benchmarks import extraction_pages
 from benchmarks.tenants_site import LIMITED, NAMES, ZEROS
+from tests.rig import extraction_pages
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from benchmarks.watched import holds
 from scraperd.broker.rabbitmq.topology import DELAYS
 from tests.rig.daemon import LOOPBACK, Daemon, Dispatcher, variables
 from tests.rig.process import Process
+from tests.rig.watched import holds
 
 if TYPE_CHECKING:
     from tests.rig.hostel import Hostel
@@ -37,7 +37,7 @@ class Watched(Process):
             "broker__prefix": prefix,
             **settings,
         }
-        argv = [sys.executable, "-m", "benchmarks.watched", str(file)]
+        argv = [sys.executable, "-m", "tests.rig.watched", str(file)]
         super().__init__(argv, env=variables(values))
         self.file = file
 

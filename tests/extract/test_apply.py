@@ -1,6 +1,6 @@
 """What rules find on a page: by hand-made pages, by RFC 3986, by another parser on real pages.
 
-May touch: html5lib through `benchmarks.truth`, the packaged manuals.
+May touch: html5lib through `tests.oracles.truth`, the packaged manuals.
 Must never: take the code's own answer for the expected one.
 """
 
@@ -15,12 +15,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from benchmarks.truth import read
 from scraperd.base.urls import check_url
 from scraperd.contract import Link, Metadata
 from scraperd.extract.apply import Allowance, Extract, Missing, Overrun, extract, extract_json
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.nodes import Base, _absolute, usable
+from tests.oracles.truth import read
 from tests.rig.pages import html_files, python_docs
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.underrated import Dice, search
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.cost import (
     Cost,
@@ -29,6 +28,7 @@ from scraperd.extract.cost import (
 from scraperd.extract.document import LIGHT_PAGE, Extracted, ExtractRequest, Limits
 from scraperd.extract.rules import Bounds
 from scraperd.sandbox.extractor import ON_LOOP_OUTPUT, at_once, for_the_loop
+from tests.oracles.underrated import Dice, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable

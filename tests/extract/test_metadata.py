@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser
 
-from benchmarks.truth import resolve
 from scraperd.contract import Link, Metadata
 from scraperd.extract.metadata import MAX_NESTING, links_of, metadata_of
 from scraperd.extract.nodes import Base, free
+from tests.oracles.truth import resolve
 from tests.rig.pages import html_files, postgres_docs, python_docs
 
 URL = "http://example.com/dir/page.html"

@@ -15,10 +15,10 @@ import pytest
 import soupsieve
 from selectolax.lexbor import LexborHTMLParser
 
-from benchmarks.underrated import Dice as Breeder
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.rules import RuleError
 from scraperd.extract.selectors import mended
+from tests.oracles.underrated import Dice as Breeder
 
 TAGS: Final = ["div", "section", "span", "main"]
 ATTRIBUTES: Final = [

@@ -35,6 +35,7 @@ def main() -> int:
     ]
     faults += [f"scraperd/: {what}" for what in faults_of_the_tree(CHECKOUT / "scraperd")]
     faults += [f"tests/: {what}" for what in faults_of_the_tests(CHECKOUT / "tests")]
+    faults += [f"tests/{what}" for what in uses_of_the_benches(CHECKOUT / "tests")]
     print(
         "\n".join(faults)
         or "house: every file opens with its rules, no function is too long, pure is pure"
@@ -81,6 +82,27 @@ def faults_of_the_tests(tests: Path) -> Iterator[str]:
     for name, count in names.items():
         if count > 1:
             yield f"{count} files are called {name}; give each a name of its own"
+
+
+def uses_of_the_benches(tests: Path) -> Iterator[str]:
+    """What names a module of benchmarks/ in a test: what both need is in rig/ or oracles/."""
+    for path in sorted(tests.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if any(name.partition(".")[0] == "benchmarks" for name in modules_named(node)):
+                where = f"{path.relative_to(tests)}:{getattr(node, 'lineno', 1)}"
+                yield f"{where} uses benchmarks/; what both need is in tests/rig or tests/oracles"
+
+
+def modules_named(node: ast.AST) -> list[str]:
+    """The modules that a statement imports, or a text that `python -m` takes for one."""
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module=str(module)):
+            return [module]
+        case ast.Constant(value=str(text)) if re.fullmatch(r"\w+(\.\w+)+", text):
+            return [text]
+    return []
 
 
 def purity(pyproject: str) -> list[str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.extraction_pages import jobs
-from benchmarks.watched import holds
 from tests.rig.daemon import LOOPBACK, variables
+from tests.rig.extraction_pages import jobs
 from tests.rig.ports import free_port
 from tests.rig.process import Process
+from tests.rig.watched import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +49,8 @@ def test_the_loop_turns_beside_the_worst_pages(
         "log__format": "json",
     }
     settings |= {"sandbox__timeout": 0.3, "sandbox__processes": 2}
-    watched = [sys.executable, "-m", "benchmarks.watched", str(file)]
-    site = [sys.executable, "-m", "benchmarks.extraction_pages", str(port)]
+    watched = [sys.executable, "-m", "tests.rig.watched", str(file)]
+    site = [sys.executable, "-m", "tests.rig.extraction_pages", str(port)]
     with Process(site) as hostile, Process(watched, env=variables(settings)) as daemon:
         hostile.wait_for_line("ready")
         daemon.wait_for_line('"event":"ready"')

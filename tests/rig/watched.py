@@ -1,4 +1,4 @@
-"""The real daemon with a heartbeat on its event loop: `python -m benchmarks.watched FILE`.
+"""The real daemon with a heartbeat on its event loop: `python -m tests.rig.watched FILE`.
 
 May touch: the daemon's loop, through the notifier it is given; the file of what it found.
 Must never: change what the daemon does, or mistake a processor that others hold for a held loop.
@@ -92,7 +92,7 @@ class _Heart:
         while True:
             time.sleep(LOOKED_AT / 2)
             if not self._seen and time.monotonic() - self._beaten > LOOKED_AT:
-                frames = sys._current_frames()  # noqa: SLF001 - its documented name
+                frames = sys._current_frames()
                 self._seen = _ours(frames.get(self._thread))
 
 

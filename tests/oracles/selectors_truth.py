@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup, Tag
 from bs4.element import Comment, NavigableString
 from dateutil import parser as dates
 
-from benchmarks import truth
+from tests.oracles import truth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,12 +75,12 @@ class Page:
         """Each hyperlink to the web: URL, text, `rel`."""
         return [
             (self._departed(url), self._one_line(text), rel)
-            for url, text, rel in truth._links(self.tree, self.base)  # noqa: SLF001
+            for url, text, rel in truth._links(self.tree, self.base)
         ]
 
     def metadata(self) -> dict[str, Any]:
         """What the page says of itself."""
-        found = truth._metadata(self.tree, self.base)  # noqa: SLF001
+        found = truth._metadata(self.tree, self.base)
         return found | ({"title": self._one_line(found["title"])} if "title" in found else {})
 
     def _value(self, rule: Any, scope: Tag | None) -> Any:
@@ -147,7 +147,7 @@ class Page:
         if element is None:
             return ""
         if id(element) not in self.texts:
-            self.texts[id(element)] = self._one_line(truth._text(element))  # noqa: SLF001
+            self.texts[id(element)] = self._one_line(truth._text(element))
         return self.texts[id(element)]
 
     def _one_line(self, text: str) -> str:
