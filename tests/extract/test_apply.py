@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -630,6 +630,8 @@ SOUP = st.lists(
 @example(page="<p><b><a href=1><p>x</b>y</a>z")
 def test_broken_markup_is_mended_as_the_html_standard_says(page: str) -> None:
     """On tag soup, titles, headings and links agree with another parser of the HTML standard."""
+    # html5lib 1.1 loses a <button> in a table while another is open; the standard reopens <a> there
+    assume("<table>" not in page or page.count("<button>") < 2)
     truth = read(page.encode(), URL)
     rules = compile_rules(b'{"t": "title", "h1": {"selector": "h1", "type": "list"}}')
     ours = _extract(page.encode(), URL, rules=rules, links=True)
