@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from math import inf
 from typing import Any
 
@@ -131,9 +131,47 @@ def test_a_turn_is_as_we_write_it_or_absent(value: Any, turn: Turn | None) -> No
 def test_a_retry_begins_anew_and_a_snooze_goes_on() -> None:
     """A snooze keeps attempt and strikes; a retry keeps what the job has waited for in all."""
     turn = Turn("a", 5.0)
-    now = Envelope(attempt=3, snoozes=2, strikes=1, turn=Turn("b", 1.0), tries=4, waits=6)
+    counts = {"attempt": 3, "snoozes": 2, "strikes": 1, "tries": 4, "waits": 6}
+    now = Envelope(**counts, turn=Turn("b", 1.0), undelivered="expired")
     assert now.retried() == Envelope(attempt=4, snoozes=2, tries=5, waits=6)
-    assert now.snoozed(turn) == replace(now, snoozes=3, waits=7, turn=turn)
+    assert now.snoozed(turn) == replace(now, snoozes=3, waits=7, turn=turn, undelivered=None)
+
+
+def test_a_header_of_another_type_or_size_is_as_if_absent() -> None:
+    """An id is a text, a reply address a text of 255 bytes at most."""
+    assert unsigned("x-scraperd-job-id", 7).ident is None
+    assert unsigned("x-scraperd-reply-to", 7).reply_to is None
+    for size, kept in ((255, True), (256, False)):
+        found = unsigned("x-scraperd-reply-to", "a" * size).reply_to
+        assert found == ("a" * size if kept else None)
+    assert unsigned("x-scraperd-reply-to", "\u00e9" * 128).reply_to is None
+
+
+def test_nothing_is_doubted_where_a_claim_leads_to_nothing() -> None:
+    """In the dead queue claims are read without a key, and so without a doubt."""
+    assert not unsigned("x-scraperd-attempt", 3).unverified
+
+
+NAIVE = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - as AMQP gives it
+EAST = timezone(timedelta(hours=3))
+
+
+@pytest.mark.parametrize(
+    ("value", "at"),
+    [
+        (NAIVE, NAIVE.replace(tzinfo=UTC)),
+        (NAIVE.replace(tzinfo=EAST), NAIVE.replace(tzinfo=EAST)),
+        ("2026-01-02T03:04:05", NAIVE.replace(tzinfo=UTC)),
+        ("2026-01-02T03:04:05+03:00", NAIVE.replace(tzinfo=EAST)),
+        ("soon", None),
+        (7, None),
+    ],
+)
+def test_a_time_of_death_has_a_zone(value: Any, at: datetime | None) -> None:
+    """Its own, or UTC; it can be compared with any other, whoever wrote it."""
+    found = Obituary.of({"x-scraperd-dead-at": value}).at
+    assert found == at
+    assert (found and found.utcoffset()) == (at and at.utcoffset())
 
 
 def test_a_dead_letter_says_what_its_job_died_of() -> None:
@@ -145,9 +183,14 @@ def test_a_dead_letter_says_what_its_job_died_of() -> None:
     headers = obituary(result, "dns", failure, envelope, now)
     assert Obituary.of(headers) == Obituary("dns", "no such \ufffd[2Jhost", now, 3, "expired")
     assert headers["x-scraperd-reply-to"] == "q"
+    assert headers["x-scraperd-worker"] == "w"
     assert headers["x-scraperd-dead-field"] == "url"
     whole = obituary(result, "invalid_job", Failure("invalid_job", "", field=""), envelope, now)
     assert whole["x-scraperd-dead-field"] == ""  # the job itself, and no field of it
+    nameless = Result(id="a", status="failed", attempt=2)
+    long = obituary(nameless, "dns", Failure("dns", "x" * 501), envelope, now)
+    assert len(long["x-scraperd-dead-message"]) == 500
+    assert long["x-scraperd-worker"] == ""
     strange = {name: [7] for name in headers}
     assert Obituary.of(strange) == Obituary(undelivered="unknown")
     assert Obituary.of({}) == Obituary()

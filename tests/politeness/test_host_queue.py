@@ -396,8 +396,10 @@ def test_the_usual_route_begins_with_a_fresh_throttle_once() -> None:
     queue.throttle.max_delay = 7.0
     queue.set_crawl_delay(0.0, "8080 ")
     assert queue.throttle.window == 2
+    queue.throttle.enabled = False
     queue.set_crawl_delay(0.0)
-    assert queue.throttle == Throttle(4, max_delay=7.0)
+    assert queue.throttle == Throttle(4, max_delay=7.0, enabled=False)
+    queue.throttle.enabled = True
     queue.throttle.overloaded(NOW, NOW)
     queue.set_crawl_delay(0.0)
     assert queue.throttle.window == 2
