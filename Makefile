@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test quick demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
+.PHONY: help setup check format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ test: setup  ## run all tests, with a RabbitMQ and nginx of their own; T=tests/e
 
 quick: setup  ## in about a minute: the tests that need no broker and no network namespace
 	$(BIN)/python -m pytest -p tests.rig.quick -n 2 --dist load $(T)
+
+mutate: setup  ## change a room one place at a time, and see which change no test notices; ROOM=, TESTS=
+	$(PIP) --require-hashes -r requirements/mutate.txt
+	$(BIN)/python -m tests.rig.mutate $(ROOM) $(if $(TESTS),--tests $(TESTS)) $(if $(ONLY),--only $(ONLY))
 
 demo: setup  ## 500 real pages through a private RabbitMQ and the daemon, with a table of results
 	$(BIN)/python -m examples.demo
@@ -83,6 +87,8 @@ pins: setup  ## write requirements/*.txt again from requirements/*.in
 	    --generate-hashes --upgrade requirements/run.in -o requirements/run.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --generate-hashes --upgrade requirements/dev.in -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    --generate-hashes --upgrade requirements/mutate.in -o requirements/mutate.txt
 
 clean:  ## remove everything that make made
 	rm -rf .venv .cache build dist .coverage .coverage.* htmlcov
