@@ -20,6 +20,7 @@ from tests.rig.watched import holds
 
 if TYPE_CHECKING:
     from tests.rig.hostel import Hostel
+    from tests.rig.node import Node
 
 MIB = 1024 * 1024
 PROCESS = 150  # MiB of resident memory that the daemon may take beside its budget
@@ -122,20 +123,21 @@ def test_many_huge_jobs_stay_within_memory(
 
 
 def test_large_jobs_make_room_for_others(
-    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, tmp_path: Path
+    node: Node, prefix: str, dispatcher: Dispatcher, hostel: Hostel, tmp_path: Path
 ) -> None:
     """16 jobs of 240 kB, on a site that does not answer: those for which there is no room
     wait in delay queues, in the same attempt, and small jobs run meanwhile. None is lost.
 
     So few come back at once that none is sent away again.
     """
-    declared(broker_url, prefix)
+    declared(node.url, prefix)
+    node.hurry(prefix, 12)  # instead of up to a minute; long enough to be counted there
     rules = {f"r{n}": {"selector": "h1", "default": "x" * 900} for n in range(250)}
     urls = [hostel.url(f"/hold/{n}") for n in range(16)]
     large = dispatcher.publish_many(urls, extract=rules)
     small = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(20)])
     settings = {"fetch__memory_budget": 16 * MIB}  # an eighth of it for large jobs: eight of these
-    with Watched(broker_url, prefix, tmp_path / "holds", **settings).ready() as daemon:
+    with Watched(node.url, prefix, tmp_path / "holds", **settings).ready() as daemon:
         found = {result["id"] for result in dispatcher.results(20)}
         assert found == set(small)
         waiting = sum(dispatcher.depth(f"delay.{seconds}") for seconds in DELAYS)

@@ -217,6 +217,16 @@ class Node:
         """
         self.eval("[ok = dets:sync(Table) || Table <- dets:all()], ok")
 
+    def hurry(self, prefix: str, seconds: float) -> None:
+        """Let no message wait for longer in a delay queue of this prefix.
+
+        A policy beside the queue's own time to live: RabbitMQ takes the smaller one. It holds for
+        messages that come later.
+        """
+        ttl = f'[{{<<"message-ttl">>, {int(seconds * 1000)}}}]'
+        which = f'<<"{prefix}">>, <<"^{prefix}[.]delay[.]">>, {ttl}, 0, <<"queues">>, <<"tests">>'
+        self.eval(f'rabbit_policy:set(<<"/">>, {which})')
+
     def counts(self) -> dict[str, tuple[int, int, int]]:
         """Return each queue's messages ready, messages unacked and consumers, as they are now.
 
