@@ -43,6 +43,7 @@ from scraperd.contract import (
     refused,
     schema,
 )
+from tests.rig.effort import least, scaled
 
 U = "https://example.com/"
 JOB_SCHEMA = schema(Job)
@@ -448,7 +449,7 @@ def test_a_long_host_is_refused_at_once(character: str) -> None:
     url = f"http://{character * (8000 // len(character))}/"
     began = time.process_time()
     assert (check_url(url), host_of(url)) == ("names neither a host nor an address", None)
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < scaled(0.1)
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "1e999", "0." + "9" * 5000])
@@ -840,20 +841,14 @@ def test_no_job_of_the_size_allowed_takes_long_to_decode(raw: bytes) -> None:
     of a fault; three times that is a fault of ours.
     """
     assert MAX_JOB * 0.95 < len(raw) <= MAX_JOB
-    times = []
-    for _ in range(3):
-        began = time.thread_time()
-        decode_job(raw)
-        times.append(time.thread_time() - began)
-    assert min(times) < 0.05
+    assert least(lambda: decode_job(raw)) < scaled(0.05)
 
 
 def test_a_long_text_is_cut_before_it_is_cleaned() -> None:
     """A megabyte of control characters costs no more than what is shown of it."""
     text = "\x01" * 10_000_000
-    began = time.thread_time()
     assert printable(text, 3) == "\ufffd\ufffd…"
-    assert time.thread_time() - began < 0.01
+    assert least(lambda: printable(text, 3)) < scaled(0.01)
 
 
 def test_a_failure_is_always_true() -> None:

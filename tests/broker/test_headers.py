@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pamqp import decode, encode
 
 from scraperd.broker.rabbitmq.wire import header_decoding
+from tests.rig.effort import least, scaled
 
 header_decoding.install()  # as each connection does
 COUNT = b"\x10x-delivery-countl" + (7).to_bytes(8, "big")
@@ -72,7 +73,7 @@ def test_no_header_takes_long_or_hides_another(evil: bytes) -> None:
     raw = table(b"\x01aA" + evil + COUNT)
     began = time.thread_time()
     consumed, found = decode.METHODS["table"](raw)
-    assert time.thread_time() - began < 0.1
+    assert time.thread_time() - began < scaled(0.1)
     assert (consumed, found["x-delivery-count"]) == (len(raw), 7)
     assert found["a"] is None or len(found["a"]) == 1200
 
@@ -80,9 +81,8 @@ def test_no_header_takes_long_or_hides_another(evil: bytes) -> None:
 def test_of_many_headers_the_first_are_read() -> None:
     """60,000 in one frame take no longer than MAX_ENTRIES, and what is handed out says so."""
     raw = table(b"\0V" * 60_000)
-    began = time.thread_time()
     consumed, found = decode.METHODS["table"](raw)
-    assert time.thread_time() - began < 0.01
+    assert least(lambda: decode.METHODS["table"](raw)) < scaled(0.01)
     assert consumed == len(raw)
     assert isinstance(found, header_decoding.Cut)
     at_most = b"".join(b"\1%cV" % n for n in range(header_decoding.MAX_ENTRIES))

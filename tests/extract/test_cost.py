@@ -29,6 +29,7 @@ from scraperd.extract.document import LIGHT_PAGE, Extracted, ExtractRequest, Lim
 from scraperd.extract.rules import Bounds
 from scraperd.sandbox.extractor import ON_LOOP_OUTPUT, at_once, for_the_loop
 from tests.oracles.underrated import Dice, search
+from tests.rig.effort import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +155,7 @@ def test_what_the_loop_may_do_does_not_hold_it(rule: str, size: int) -> None:
 
     for name, page in shapes(size).items():
         took = seconds(lambda page=page: at_once(asked, page, rules, LOOP))  # type: ignore[misc]
-        assert took < FREE, f"{name} held the loop for {took:.3f} s"
+        assert took < FREE or took < scaled(FREE), f"{name} held the loop for {took:.3f} s"
 
 
 def test_what_is_common_is_done_on_the_loop() -> None:
@@ -252,7 +253,7 @@ def test_a_page_that_is_looked_at_does_not_hold_the_loop_either() -> None:
     cost = cost_of_selector(".a[b*=c] d + e", 0)
     for page in pieces:
         took = seconds(lambda page=page: (of_html(page), shape_of(page, 1000, cost)))  # type: ignore[misc]
-        assert took < FREE / 4, page[:60]
+        assert took < FREE / 4 or took < scaled(FREE / 4), page[:60]
 
 
 def test_json_costs_by_its_values_and_the_expression() -> None:

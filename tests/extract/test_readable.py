@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
 from scraperd.extract.readable import AVAILABLE, readable
+from tests.rig.effort import scaled
 from tests.rig.pages import html_files, postgres_docs, python_docs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -175,7 +176,7 @@ def test_cost_is_linear(head: str, piece: str) -> None:
         return time.process_time() - start
 
     readable(b"<p>short</p>")
-    assert cost(80_000) < 24 * max(cost(10_000), 0.010)
+    assert cost(80_000) < 24 * max(cost(10_000), scaled(0.010))
 
 
 @settings(max_examples=60, deadline=None)

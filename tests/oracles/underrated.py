@@ -18,6 +18,7 @@ from scraperd.extract.cost import cost_of_selector, of_html, shape_of
 from scraperd.extract.document import LIGHT_PAGE
 from scraperd.extract.selectors import fault, mended
 from scraperd.sandbox.extractor import ON_LOOP, ON_LOOP_RULES
+from tests.rig.effort import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -239,7 +240,8 @@ def tried(pair: Pair) -> float:
 
 
 def _judge(pair: Pair, what: str, took: float, foretold: float) -> None:
-    if took > max(FLOOR, SAFETY * foretold):
+    bound = max(FLOOR, SAFETY * foretold)
+    if took > bound and took > scaled(bound):
         pieces = [(f"{text[:60]} of {len(text)}", n) for text, n in pair.pieces]
         raise Underrated(
             f"{what} took {took * 1e3:.1f} ms, not {foretold * 1e3:.1f}: "
