@@ -98,9 +98,9 @@ def put_many(letters: Dispatcher, count: int) -> list[str]:
 
 def wait_for(wanted: Callable[[], bool], letters: Dispatcher) -> None:
     """Ask until it is so."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60  # to start a command takes 20 s on a machine at its limit
     while not wanted():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "not so within a minute"
         letters.channel.connection.sleep(0.01)
 
 
@@ -499,7 +499,8 @@ def test_letters_that_another_command_holds(
         )
         command.send_signal(signal.SIGTERM)
         assert command.wait() == 143
-        said = "requeued 1 of 5 dead letters; 1 meant and left, 3 not looked at"
+        moved = letters.depth("jobs")  # more than one, if the list took over ten seconds
+        said = f"requeued {moved} of 5 dead letters; 1 meant and left, {4 - moved} not looked at"
         assert said in command.stdout
     assert sorted(bodies(letters, "jobs") + bodies(letters, "dead")) == idents
 
