@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
+# Of `make test`: for half of the time a worker waits, for a broker or for a delay.
+WORKERS := 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
@@ -33,7 +35,7 @@ format: setup  ## format the code and fix what can be fixed by machine
 	$(BIN)/ruff check --fix .
 
 test: setup  ## run all tests, with a RabbitMQ and nginx of their own; T=tests/extract/test_casts.py runs one
-	$(BIN)/python -m pytest $(if $(T),$(T),-n 2 --dist loadfile)
+	$(BIN)/python -m pytest $(if $(T),$(T),-n $(WORKERS) --dist worksteal)
 
 quick: setup  ## in about a minute: the tests that need no broker and no network namespace
 	$(BIN)/python -m pytest -p tests.rig.quick -n 2 --dist load $(T)
