@@ -26,7 +26,6 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 WORK: Final = CHECKOUT / ".cache" / "mutate"
 COPIED: Final = ("scraperd", "tests", "docs", "examples", "config.example.toml", "README.md")
 MUTMUT: Final = Path(sys.executable).with_name("mutmut")
-SLOWEST: Final = ("tests/public",)  # folders that no room's fast tests are in
 KILLED: Final = {"killed", "timeout", "segfault", "suspicious"}  # a test failed, or never ended
 
 
@@ -44,13 +43,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.rig.mutate", description=__doc__)
     parser.add_argument("room", type=Path, help="a file or a folder of scraperd/")
     parser.add_argument("--tests", nargs="*", help="default: the tests of the room")
-    parser.add_argument("--only", default="", help="a pattern of mutants' names, for a sample")
+    parser.add_argument("--only", nargs="*", default=[], help="patterns of mutants' names")
     options = parser.parse_args()
     room = options.room.resolve().relative_to(CHECKOUT)
     folder = WORK / "-".join(room.with_suffix("").parts[1:])
     lay_out(folder, room, options.tests or [f"tests/{room.parts[1]}"])
-    run = [MUTMUT, "run", *filter(None, [options.only])]
-    if subprocess.run(run, cwd=folder, check=False).returncode:
+    if subprocess.run([MUTMUT, "run", *options.only], cwd=folder, check=False).returncode:
         return 70
     return report(folder, room)
 
