@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from scraperd.config.settings import Config
 from scraperd.contract import Failure
 from scraperd.fetch.guard import Blocked
+from scraperd.fetch.protocol import Target
 from scraperd.wiring import fetcher_of
 from tests.public.conftest import BLOCKED, fetch, is_blocked
 from tests.rig import public
@@ -59,9 +61,10 @@ async def test_no_name_leads_to_a_private_address(names: Nameserver) -> None:
 )
 async def test_the_dial_itself_is_guarded(host: str) -> None:
     """The last line: a literal that nobody looked at before, and that no resolver ever sees."""
+    target = Target(URL(f"http://{host}/"))
     async with fetcher_of(Config()) as fetcher:
         with pytest.raises(aiohttp.ClientConnectorError) as caught:
-            await fetcher._sessions[""].get(f"http://{host}/")
+            await fetcher._connectors[""].lend(target, aiohttp.ClientTimeout(total=5))
     assert isinstance(caught.value.os_error, Blocked)
 
 
