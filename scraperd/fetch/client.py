@@ -145,6 +145,8 @@ class Fetcher:
     async def fetch(self, request: Request) -> Response | Failure:
         """Send `request` and read the answer. All that goes wrong comes back as a Failure.
 
+        What goes wrong in the body is the `trouble` of the Response: its head is known.
+
         Raises OutOfDescriptors if this process has no file descriptor left: no site is to blame.
 
         A kept connection may have been closed meanwhile: if it ends before a byte of an
@@ -157,13 +159,15 @@ class Fetcher:
         connector = self._connectors.get(request.proxy)
         if connector is None:
             return Failure("proxy", f"no proxy is named {printable(request.proxy)}")
+        heads: list[Head] = []
         try:
             async with asyncio.timeout(request.timeout):
                 if request.proxy in self._http_proxies:
                     await self._look_up(request)
-                return await self._send(connector, request)
+                return await self._send(connector, request, heads)
         except EXPECTED as error:
-            return failure_of_error(error, request, self._settings)
+            failure = failure_of_error(error, request, self._settings)
+            return _without_body(request, heads[-1], failure) if heads else failure
 
     async def _look_up(self, request: Request) -> None:
         """Check that all addresses of the target's name are allowed; the proxy looks it up again.
@@ -181,7 +185,7 @@ class Fetcher:
             except TimeoutError:
                 raise LookupFailed("no nameserver answered in time", retryable=True) from None
 
-    async def _send(self, connector: Connector, request: Request) -> Response | Failure:
+    async def _send(self, connector: Connector, request: Request, heads: list[Head]) -> Response:
         """Send it on a kept connection or a new one. What a kept one spoils is sent again."""
         REACH.set(request.reach)
         target = Target(request.url, self._http_proxies.get(request.proxy))
@@ -193,13 +197,17 @@ class Fetcher:
                 lent = await connector.lend(target, limits)
             except TimeoutError:
                 raise aiohttp.ConnectionTimeoutError from None
-            answer = await self._ask(lent, request, target)
+            answer = await self._ask(lent, request, target, heads)
             if answer is not None:
                 return answer
 
     async def _ask(
-        self, lent: aiohttp.connector.Connection, request: Request, target: Target
-    ) -> Response | Failure | None:
+        self,
+        lent: aiohttp.connector.Connection,
+        request: Request,
+        target: Target,
+        heads: list[Head],
+    ) -> Response | None:
         """Return the answer; None if the connection was kept, and ended or had junk in it."""
         connection, last = lent.protocol, _is_last(request)
         assert isinstance(connection, Connection)
@@ -209,7 +217,7 @@ class Fetcher:
         reader = exchange.reader
         try:
             async with exchange:
-                return await self._answer(exchange, request)
+                return await self._answer(exchange, request, heads)
         except (Incomplete, OSError) as error:
             if reader.head is not None:
                 raise BrokenOff from error
@@ -232,16 +240,18 @@ class Fetcher:
             extra[_PROXY_AUTHORIZATION] = given
         return head_of(request, {**self._defaults, **extra}, last=last, absolute=forwarded)
 
-    async def _answer(self, exchange: Exchange, request: Request) -> Response | Failure:
+    async def _answer(self, exchange: Exchange, request: Request, heads: list[Head]) -> Response:
+        """Return the response. Its head is put into `heads` at once: whatever its body does."""
         head = await exchange.head()
         if head.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
             raise ProxyFailed(UNAUTHORISED, retryable=False)
+        heads.append(head)
         if location_of(head) is not None:
             await _pass_over(exchange)
             return Response(head.status, request.url, head.headers, b"")
         body = await self._read(exchange, head, request)
         if isinstance(body, Failure):
-            return body
+            return _without_body(request, head, body)
         return Response(head.status, request.url, head.headers, body)
 
     async def _read(self, exchange: Exchange, head: Head, request: Request) -> bytes | Failure:
@@ -288,6 +298,10 @@ class Fetcher:
     def _is_forwarded(self, request: Request) -> bool:
         """Return whether a proxy reads the messages, so that it gives some answers itself."""
         return request.proxy in self._http_proxies and request.url.scheme == "http"
+
+
+def _without_body(request: Request, head: Head, trouble: Failure) -> Response:
+    return Response(head.status, request.url, head.headers, b"", trouble)
 
 
 def _is_last(request: Request) -> bool:

@@ -63,13 +63,14 @@ def failure_of_error(error: Exception, request: Request, settings: FetchSettings
 
 
 def failure_of(response: Response, retry_codes: tuple[int, ...]) -> Failure | None:
-    """Return the failure that a final status stands for; None for 2xx."""
+    """Return the failure that a final status stands for; for 2xx that of its body, or None."""
+    trouble = response.trouble
     if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
-        return None
+        return trouble
     wait = retry_after(response.headers)
     return Failure(
         "http_status",
-        f"the site answered {response.status}",
+        f"the site answered {response.status}" + (f"; {trouble.message}" if trouble else ""),
         retryable=response.status in retry_codes,
         retry_after=UNSET if wait is None else wait,
     )

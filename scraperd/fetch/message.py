@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
     from yarl import URL
 
+    from scraperd.contract import Failure
     from scraperd.fetch.memory import Claim
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -50,12 +51,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer with any status, and its whole body. A redirect's body is not kept."""
+    """The answer with any status, and its whole body. A redirect's body is not kept.
+
+    `trouble` is why the body could not be read; it is empty then.
+    """
 
     status: int
     url: URL
     headers: CIMultiDictProxy[str]
     body: bytes
+    trouble: Failure | None = None
 
 
 class Head(Protocol):

@@ -223,6 +223,7 @@ class Connection(ResponseHandler):
         """Wait until the head and `enough` bytes of the body are there, or its end.
 
         Raises what ended the connection before: Malformed, Incomplete or OSError.
+        A fault of the body is raised to whoever wants the body.
         """
         self._enough = enough
         if not self._is_news():
@@ -234,7 +235,7 @@ class Connection(ResponseHandler):
                 await self._news
             finally:
                 self._news = None
-        if self._fault is not None:
+        if self._fault is not None and (enough or self._reader is None or not self._reader.head):
             raise self._fault
 
     def finish(self) -> bool:

@@ -283,8 +283,7 @@ class Robots:
         """
         settings = self._settings
         if isinstance(answer, Failure):
-            hung = answer.kind == "timeout"  # it took a fetch's place for long, and would again
-            return _unreachable(answer), BUSY_WAIT if hung else FAULT_WAIT
+            return _unread(answer)
         if answer is None:
             return EVERYTHING, settings.robots_cache_ttl
         status = answer.status
@@ -295,6 +294,8 @@ class Robots:
             return failure, min(wait, self._retry_after_max)
         if status >= 300:  # noqa: PLR2004 - RFC 9110 section 15
             return EVERYTHING, settings.robots_cache_ttl
+        if answer.trouble is not None:
+            return _unread(answer.trouble)
         return await self._parse(answer.body)
 
     async def _parse(self, body: bytes) -> tuple[Rules | Failure, float]:
@@ -311,6 +312,12 @@ class Robots:
                 return await asyncio.to_thread(parse, *given), settings.robots_cache_ttl
         finally:
             self._queue -= 1
+
+
+def _unread(failure: Failure) -> tuple[Failure, float]:
+    """What becomes of it, and for how many seconds."""
+    hung = failure.kind == "timeout"  # it took a fetch's place for long, and would again
+    return _unreachable(failure), BUSY_WAIT if hung else FAULT_WAIT
 
 
 def _unreachable(failure: Failure) -> Failure:

@@ -57,7 +57,9 @@ def media_of(response: Response) -> str:
 
 def described(job: Job, response: Response) -> dict[str, Any]:
     """The fields that need no look at the body."""
-    found: dict[str, Any] = {"size": len(response.body)} | _validators(response)
+    found: dict[str, Any] = {**_validators(response)}
+    if response.trouble is None:
+        found["size"] = len(response.body)
     if media := media_of(response):
         found["content_type"] = printable(media)
     if job.wants("headers"):

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from scraperd.base.urls import host_name
 from scraperd.contract import Failure
-from scraperd.fetch.message import retry_after
+from scraperd.fetch.message import Response, retry_after
 
 if TYPE_CHECKING:
     from yarl import URL
 
     from scraperd.base.clocks import Clocks
     from scraperd.fetch.client import Fetcher
-    from scraperd.fetch.message import Request, Response
+    from scraperd.fetch.message import Request
     from scraperd.politeness.admission import NotYet
     from scraperd.politeness.host_queue import Wait
     from scraperd.politeness.host_rules import HostTable
@@ -72,11 +72,12 @@ class Hops:
         request.reach = None if request.proxy else partial(self.scheduler.add_address, permit)
         try:
             answer = await self._fetcher.fetch(request)
-            if isinstance(answer, Failure):
-                patient = request.timeout >= self._connect_timeout
-                load = "hung" if answer.kind == "timeout" and patient else None
-            elif answer.status in _BUSY:
+            failure = answer if isinstance(answer, Failure) else answer.trouble
+            if isinstance(answer, Response) and answer.status in _BUSY:
                 load, penalty = "busy", retry_after(answer.headers, self._clocks.now())
+            elif failure is not None:
+                patient = request.timeout >= self._connect_timeout
+                load = "hung" if failure.kind == "timeout" and patient else None
             else:
                 load = "fine"
         finally:

@@ -201,6 +201,8 @@ class Scraper:
         if is_same:
             return Scraped(trip.facts)
         failure = failure_of(answer, self._settings.retry_http_codes)
+        if answer.trouble is not None:
+            return Failed(failure or answer.trouble, trip.facts)
         asked = extract_request(job, str(answer.url), media_of(answer), ok=failure is None)
         patience = _patience(trip.target, failure)
         extracted, seconds = await self._extractor.extract(

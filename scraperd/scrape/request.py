@@ -6,13 +6,12 @@ Must never: fetch anything, or let a job's secrets reach another origin.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from msgspec import UNSET
 
-from scraperd.base.text import printable
+from scraperd.base.text import printable, text_without_credentials
 from scraperd.base.urls import exact, host_name, origin_of, resolve
 from scraperd.contract import Failure
 from scraperd.fetch.message import Request
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from scraperd.contract import Job
 
-_USERINFO = re.compile(r"//[^/?#]*@")
 _SECRETS: Final = frozenset({"authorization", "cookie", "cookie2", "www-authenticate"})
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
@@ -97,7 +95,7 @@ def redirect_target(base: URL, location: str) -> URL | Failure:
     try:
         return resolve(base, location)
     except ValueError as fault:
-        shown = printable(_USERINFO.sub("//", location))
+        shown = printable(text_without_credentials(location))
         return Failure("protocol", f"redirected to {shown}: {fault}")
 
 

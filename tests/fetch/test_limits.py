@@ -23,7 +23,7 @@ from scraperd.fetch.memory import Budget
 from scraperd.fetch.message import Request, Response
 from scraperd.wiring import fetcher_of
 from tests.rig.lived import lived
-from tests.rig.page import loopback
+from tests.rig.page import failed, loopback
 from tests.rig.site import Site, Visit, chunk, head, page
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ async def get(url: str, fetcher: Fetcher | None = None, **changes: Any) -> Respo
     fields = {"timeout": 5.0, "max_body": 1 << 20, "body": None, "method": "GET", **changes}
     request = Request(url=URL(url), headers={}, **fields)
     if fetcher is not None:
-        return await fetcher.fetch(request)
+        return failed(await fetcher.fetch(request))
     async with fetcher_of(loopback(**own)) as fresh:
-        return await fresh.fetch(request)
+        return failed(await fresh.fetch(request))
 
 
 SETTINGS = {"fetch__max_headers", "fetch__max_header_size", "fetch__transfer_maxsize"}

@@ -18,9 +18,8 @@ import uvloop
 
 from scraperd.base.clocks import SYSTEM
 from scraperd.config.settings import Config
-from scraperd.contract import Job, Result, decode_job, decode_result, encode, schema
+from scraperd.contract import Failure, Job, Result, decode_job, decode_result, encode, schema
 from scraperd.extract.compile import compile_rules
-from scraperd.fetch.client import Fetcher
 from scraperd.politeness.admission import NotYet
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Label, result_of
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from scraperd.config.settings import Config
     from scraperd.fetch.client import Fetcher
+    from scraperd.fetch.message import Response
 
     Scrape: TypeAlias = Callable[..., Awaitable[Result]]
 
@@ -49,6 +49,11 @@ __all__ = [  # what a conftest takes
     "trusted",
 ]
 _RESULT = jsonschema.Draft202012Validator(schema(Result))
+
+
+def failed(answer: Response | Failure) -> Response | Failure:
+    """What went wrong with an answer or with its body; the answer itself if nothing did."""
+    return answer if isinstance(answer, Failure) else answer.trouble or answer
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
