@@ -68,6 +68,10 @@ async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[Abstr
     except LOST as error:
         reraise_own_cancel(error)
         raise Lost(f"lost the broker at {endpoint(url)}: {error!r}") from error
+    except Exception as error:
+        if type(error) is Exception:  # how the library ends calls when it closed in order
+            raise Lost(f"lost the broker at {endpoint(url)}: connection closed") from error
+        raise
 
 
 async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
