@@ -16,6 +16,7 @@ from tests.rig.hostel import Hostel
 if TYPE_CHECKING:
     from tests.rig.daemon import Dispatcher
     from tests.rig.dns import Record
+    from tests.rig.node import Node
 
 NAMES = 90
 LIMIT = 6
@@ -38,16 +39,17 @@ def finish(dispatcher: Dispatcher, wanted: set[str], timeout: float = 60) -> Non
 
 
 def test_many_names_of_one_address_have_one_limit(
-    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+    node: Node, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Ninety names, two jobs each, whose pages are held: the server sees as many at once as one
     address may have, never more, while another address's jobs are done; in the end all are.
     """
+    node.hurry(prefix, 5)  # their turns are long off while the pages are held
     with (
         Hostel("127.0.0.2") as other,
         threaded(named(NAMES, "127.0.0.1")) as dns,
         Daemon(
-            broker_url,
+            node.url,
             prefix,
             fetch__nameservers=[dns],
             concurrency=40,
