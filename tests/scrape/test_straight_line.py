@@ -533,7 +533,8 @@ async def test_fetches_wait_for_memory(site: Site) -> None:
     """Bodies of many times the budget, all at once: each is fetched when there is room for it."""
     body = b"<title>large</title>" + b"x" * 700_000
     site.at("/", page(body))
-    async with scraper(fetch__memory_budget=1024 * 1024, fetch__download_timeout=5) as run:
+    patience = {"fetch__download_timeout": 60, "politeness__snooze_after": 60}  # on any machine
+    async with scraper(fetch__memory_budget=1024 * 1024, **patience) as run:
         results = await asyncio.gather(*(run(site.url()) for _ in range(12)))
     hashes = {fine(result).content_hash for result in results}
     assert hashes == {f"sha256:{hashlib.sha256(body).hexdigest()}"}
