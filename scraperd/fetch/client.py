@@ -189,30 +189,29 @@ class Fetcher:
         """Send it on a kept connection or a new one. What a kept one spoils is sent again."""
         REACH.set(request.reach)
         target = Target(request.url, self._http_proxies.get(request.proxy))
-        limits = aiohttp.ClientTimeout(
-            total=request.timeout, connect=self._settings.connect_timeout
-        )
-        while True:
+        connect = self._settings.connect_timeout
+        limits = aiohttp.ClientTimeout(total=request.timeout, connect=connect)
+        head = self._head(request, target, last=_is_last(request))  # it may raise
+        answer, spoilt = None, False
+        while answer is None:
             try:
-                lent = await connector.lend(target, limits)
+                lent = await connector.lend(target, limits, fresh=spoilt)
             except TimeoutError:
                 raise aiohttp.ConnectionTimeoutError from None
-            answer = await self._ask(lent, request, target, heads)
-            if answer is not None:
-                return answer
+            answer, spoilt = await self._ask(lent, request, head, heads), True
+        return answer
 
     async def _ask(
         self,
         lent: aiohttp.connector.Connection,
         request: Request,
-        target: Target,
+        head: bytes,
         heads: list[Head],
     ) -> Response | None:
         """Return the answer; None if the connection was kept, and ended or had junk in it."""
         connection, last = lent.protocol, _is_last(request)
         assert isinstance(connection, Connection)
         kept = connection.uses > 0
-        head = self._head(request, target, last=last)
         exchange = Exchange(connection, request, head, self._limits)
         reader = exchange.reader
         try:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import select
 from collections import deque
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import aiohttp
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 _Made = TypeVar("_Made")  # a connection, or one with its transport
 
+# Whether this task wants no kept connection; aiohttp passes nothing else down.
+_FRESH: ContextVar[bool] = ContextVar("fresh", default=False)
 READ_BUFFER: Final = 16 * 1024  # bytes of a body that are read ahead, outside of the memory budget
 
 
@@ -111,9 +115,15 @@ class HookedConnector(aiohttp.TCPConnector):
 
     # --- what others ask
 
-    async def lend(self, target: Target, limits: aiohttp.ClientTimeout) -> Lent:
-        """Return a connection to `target`, a kept or a new one. Release it, or close it."""
-        return await self.connect(target, [], limits)  # type: ignore[arg-type]
+    async def lend(
+        self, target: Target, limits: aiohttp.ClientTimeout, *, fresh: bool = False
+    ) -> Lent:
+        """Return a connection to `target`; a new one if `fresh`. Release it, or close it."""
+        token = _FRESH.set(fresh)
+        try:
+            return await self.connect(target, [], limits)  # type: ignore[arg-type]
+        finally:
+            _FRESH.reset(token)
 
     @property
     def busy(self) -> int:
@@ -131,11 +141,13 @@ class HookedConnector(aiohttp.TCPConnector):
     # --- aiohttp's private methods
 
     async def _get(self, *args: Any) -> Any:
+        if _FRESH.get():
+            return None
         while (taken := await super()._get(*args)) is not None:
             connection = taken.protocol
             assert isinstance(connection, Connection)
             self._idle.pop(connection, None)
-            if self.may_reuse(connection):
+            if connection.is_quiet() and self.may_reuse(connection):
                 return taken
             taken.close()
         return None
@@ -197,6 +209,8 @@ class Connection(ResponseHandler):
         self._fault: BaseException | None = None
         self._enough = 0  # bytes of the body that whoever waits wants; 0: the head will do
         self._full = False  # that many are there
+        self._waits = False  # for its turn to parse what is held
+        self._lost: tuple[BaseException | None, bool] | None = None  # by what; whether it was TLS
         self.uses = 0  # requests
         self.peer = ""  # the IP address at its other end, perhaps a proxy's
 
@@ -209,7 +223,7 @@ class Connection(ResponseHandler):
         self.uses += 1
         self._reader, self._fault, self._enough = reader, None, 0
         if self._held:  # it came before the request; browsers take it
-            self._reading_time.wait(self)
+            self._wait()
         self.transport.write(request)
 
     async def send(self, data: bytes) -> None:
@@ -264,9 +278,12 @@ class Connection(ResponseHandler):
                 reader.go_on()
         except Malformed as fault:
             self._end(fault)
+            return
         if self._is_news():
             self._wake()
         if reader.ended:
+            if not reader.keep:  # nothing more is wanted of it
+                self._pause_transport_reading()
             return
         self._full = reader.size >= max(self._enough, 1)
         if reader.behind:
@@ -301,24 +318,32 @@ class Connection(ResponseHandler):
         elif self._reading_time.over:
             self._held.append(data)
             self._pause_transport_reading()
-            self._reading_time.wait(self)
+            self._wait()
         else:
             self._reading_time.spend(functools.partial(self._parse, data))
             if self._held:
-                self._reading_time.wait(self)
+                self._wait()
+
+    def _wait(self) -> None:
+        """Wait for a turn, once: each place in the queue is a share of the time."""
+        if not self._waits:
+            self._waits = True
+            self._reading_time.wait(self)
 
     def go_on(self) -> None:
         """Parse a piece of what is held, unless whoever reads the body is behind."""
+        self._waits = False
         if self._held and not self._full and (self._reader or self._parser):
             self._parse(self._held.popleft())
             if self._held:
-                self._reading_time.wait(self)
+                self._wait()
             else:
+                self._see_end()
                 self._resume_transport_reading()
 
     def _resume_transport_reading(self) -> None:
         if self._held:
-            self._reading_time.wait(self)
+            self._wait()
         elif not (self._full or self._reading_paused or self._buffer_paused):
             super()._resume_transport_reading()
 
@@ -329,6 +354,8 @@ class Connection(ResponseHandler):
         """
         if self in self._idle:
             self.abort()
+        elif self._fault is not None:
+            return
         elif self._reader is not None:
             self._read(self._reader, data)
         elif self._parser is not None:
@@ -337,10 +364,28 @@ class Connection(ResponseHandler):
             self._held.appendleft(data)
             self._pause_transport_reading()
 
-    def _flush(self) -> None:
-        """Parse all that is held: nothing more will come."""
-        while self._held and (self._reader or self._parser):
-            self._parse(self._held.popleft())
+    def _lose(self, cause: BaseException | None) -> None:
+        """Note that nothing more comes. The response ends behind what is held."""
+        while self._held and self._parser is not None and self._reader is None:
+            self._parse(self._held.popleft())  # aiohttp's own parser ends with the connection
+        if self._lost is None:
+            self._lost = cause, self._is_tls()
+        self._see_end()
+
+    def _see_end(self) -> None:
+        """End the response if nothing more comes, and all that came is read."""
+        reader = self._reader
+        if self._lost is None or self._held or reader is None:
+            return
+        cause, trusted = self._lost
+        if not reader.ended and self._fault is None:
+            self._fault = cause
+            try:
+                if cause is None:
+                    reader.feed_eof(trusted=trusted)
+            except (Malformed, Incomplete) as fault:
+                self._fault = fault
+        self._wake()
 
     def feed_data(self, *args: Any, **kwargs: Any) -> None:
         """Queue a proxy's answer to CONNECT; end a flood of 1xx before it."""
@@ -353,32 +398,36 @@ class Connection(ResponseHandler):
         """Return whether another request may use it."""
         return super().is_connected() and len(self) == 0 and not self._held
 
+    def is_quiet(self) -> bool:
+        """Return whether nothing waits unread in the kernel: an unasked answer, or the end.
+
+        The loop may be behind with it; a request that is sent now would get it for its answer.
+        """
+        handle = self.transport and self.transport.get_extra_info("socket")
+        if not handle:
+            return True
+        unread = select.poll()
+        unread.register(handle.fileno(), select.POLLIN)
+        return not unread.poll(0)
+
     def eof_received(self) -> None:
-        """Parse what is held before the end is known."""
-        self._flush()
+        """End the response: what of the request is still being sent does not hold its end up."""
+        self._lose(None)
         super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the response with the connection, and stop counting it as idle."""
-        self._flush()
         self._idle.pop(self, None)
-        reader = self._reader
-        if reader is not None and not reader.ended and self._fault is None:
-            self._fault = exc
-            try:
-                if exc is None:
-                    reader.feed_eof(trusted=self._is_tls())
-            except (Malformed, Incomplete) as fault:
-                self._fault = fault
+        self._lose(exc)
         super().connection_lost(exc)
-        self._wake()
 
     def _is_tls(self) -> bool:
         return self.transport is not None and bool(self.transport.get_extra_info("sslcontext"))
 
     def abort(self) -> None:
-        """Close at once; what is held is nobody's any more."""
+        """Close at once; what is held is nobody's any more, and no response ends so."""
         self._held.clear()
+        self._lost = self._lost or (ConnectionAbortedError("it was closed"), False)
         super().abort()
 
     def close(self) -> None:

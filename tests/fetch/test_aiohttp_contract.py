@@ -29,10 +29,22 @@ if TYPE_CHECKING:
 
 FETCH = Path(protocol.__file__).parent
 # The names that our subclasses add: those of protocol.py, and those of connector.py.
-OURS = {"_idle", "_parse", "_bound", "_socks", "_guard", "_reading_time", "_held", "_flush"}
+OURS = {"_idle", "_parse", "_bound", "_socks", "_guard", "_reading_time", "_held"}
 OURS |= {"_reader", "_news", "_fault", "_enough", "_full", "_is_news", "_read", "_end", "_wake"}
-OURS |= {"_is_tls"}
-PUBLIC = {"peer", "uses", "busy", "forget", "lend", "go_on", "ask", "send", "more", "finish"}
+OURS |= {"_is_tls", "_waits", "_wait", "_lost", "_lose", "_see_end"}
+PUBLIC = {
+    "peer",
+    "uses",
+    "busy",
+    "forget",
+    "lend",
+    "go_on",
+    "ask",
+    "send",
+    "more",
+    "finish",
+    "is_quiet",
+}
 HOOKS = {"may_reuse", "connecting", "through_proxy", "before_tunnel_tls", "dial"}
 TWO_HEADS = head("Content-Length: 0") * 2
 MARK: ContextVar[str] = ContextVar("mark", default="")

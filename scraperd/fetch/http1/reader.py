@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HEADS: Final = 4  # times max_header_size: what may come in a row that is no byte of a body
+SMALL: Final = 4096  # bytes that may be looked through again with each that comes
 STEPS: Final = 2_000  # a chunk takes three; together some milliseconds
+LONGEST_KNOWN: Final = 64  # characters of a header name that is remembered
 MAX_INTERIM: Final = 32  # 1xx responses before the final one
+_LINE_ENDS: Final = re.compile(rb"[\r\n]+")
 _BLANK: Final = re.compile(rb"\n\r?\n")  # RFC 9112 section 2.2: a bare LF ends a line too
 _STATUS: Final = re.compile(
     r"HTTP/([0-3])(?:\.([0-9]))?[ \t]+([0-9]{3})(?:[ \t].*)?", re.IGNORECASE
@@ -90,6 +93,8 @@ class Reader:
         self._interim = 0
         self._pieces: list[bytes] = []
         self._data = b""  # from `_at` on it is not read yet
+        self._rest = bytearray()  # what follows it, of a long line that has not ended
+        self._spare = 0  # how long that may become before anything must be looked at
         self._at = 0
         self._searched = 0  # up to there, no end of a line or of a head was found
         self._left = 0  # bytes of the body, or of the chunk
@@ -98,12 +103,18 @@ class Reader:
     def feed(self, data: bytes) -> None:
         """Read `data`, which is not empty. Raises Malformed."""
         self.begun = True
-        self._data = self._data + data if self._data else data
+        if len(data) <= self._spare and b"\n" not in data:
+            self._rest += data
+            self._spare -= len(data)
+            return
+        self._data = b"".join((self._data, self._rest, data)) if self._data else data
+        self._rest.clear()
         self.go_on()
 
     def go_on(self) -> None:
         """Read on, STEPS steps at most: a body of tiny chunks takes many. Raises Malformed."""
         steps, size = STEPS, len(self._data)
+        self._spare, self.behind = 0, False
         while steps and not self.ended and self._at < size and self._step():
             steps -= 1
         self.behind = not steps and not self.ended and self._at < size
@@ -124,6 +135,8 @@ class Reader:
         `trusted` is False, anybody could have cut it anyway. Chromium does the same.
         """
         self.keep = False
+        self._data += self._rest
+        self._rest.clear()
         while self.behind:
             self.go_on()
         if self.head is None and not trusted and (rest := self._data.strip(b"\r\n")):
@@ -137,8 +150,8 @@ class Reader:
     # --- the states: each reads what it can, and returns False if it needs more than there is
 
     def _read_head(self) -> bool:
-        if self._data[self._at] in b"\r\n":  # RFC 9112 section 2.2, of requests; sites do it too
-            self._skip(1)
+        if ends := _LINE_ENDS.match(self._data, self._at):  # RFC 9112 section 2.2, of requests
+            self._skip(ends.end() - self._at)  # sites do it too
             return True
         found = _BLANK.search(self._data, max(self._at, self._searched - 2))
         if found is None:
@@ -203,6 +216,7 @@ class Reader:
         end = self._data.find(b"\n", max(self._at, self._searched))
         if end < 0:
             self._searched = len(self._data)
+            self._put_off(self._searched - self._at, self._room)
             if self._searched - self._at > self._room:
                 self._skip(self._searched - self._at)
             return None
@@ -238,12 +252,20 @@ class Reader:
         ):
             raise Malformed(_NO_STATUS)
         line = pending[pending.rfind(b"\n") + 1 :]
-        if len(line) > self._limits.size:
+        if len(line.removesuffix(b"\r")) > self._limits.size:
             raise Malformed(self._too_long())
         if pending.count(b"\n") > self._limits.headers + 1:
             raise Malformed(self._too_many())
         if len(pending) > self._room:
             self._skip(len(pending))
+        self._put_off(len(pending), min(self._room, len(pending) + self._limits.size - len(line)))
+
+    def _put_off(self, size: int, most: int) -> None:
+        """Let a line that is long already grow without a look at it, until there are `most` bytes.
+
+        Or each byte that comes would cost as much as all before it together.
+        """
+        self._spare = max(0, most - size) if size >= SMALL else 0
 
     def _too_long(self) -> str:
         limit = f"fetch.max_header_size ({self._limits.size})"
@@ -262,7 +284,7 @@ class Reader:
             raise Malformed(_NO_STATUS)
         if len(lines) > self._limits.headers:
             raise Malformed(self._too_many())
-        if max(len(first), *map(len, lines), 0) > self._limits.size:
+        if max(len(line.removesuffix(b"\r")) for line in raw.split(b"\n")) > self._limits.size:
             raise Malformed(self._too_long())
         number = int(status[3])
         if number < _FINAL:
@@ -326,8 +348,12 @@ def _value(text: str) -> str:
     return text.replace("\r", " ").strip(" \t") if "\r" in text else text.strip(" \t")
 
 
-@lru_cache(maxsize=1024)
 def _is_token(name: str) -> bool:
+    return _is_known(name) if len(name) <= LONGEST_KNOWN else _TOKEN.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _is_known(name: str) -> bool:
     return _TOKEN.fullmatch(name) is not None
 
 
