@@ -92,8 +92,8 @@ def put_many(letters: Dispatcher, count: int) -> list[str]:
         body = json.dumps({"url": "http://a.example/", "id": ident}).encode()
         properties = pika.BasicProperties(headers=marks("dns", ident), delivery_mode=2)
         quick.basic_publish("", f"{letters.prefix}.dead", body, properties)
-    quick.close()
     wait_for(lambda: letters.depth("dead") == count, letters)
+    quick.close()  # only now: RabbitMQ forgets what a quorum queue has not taken from it yet
     return idents
 
 
