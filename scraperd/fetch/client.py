@@ -278,7 +278,7 @@ class Fetcher:
         if coding is None and transfer < limit:
             limit, beyond = transfer, _too_much_sent
         size = sent = 0
-        async for data in exchange.body(limit if coding is None else transfer):
+        async for data in exchange.body():
             sent += len(data)
             excess = 0 if coding is None else max(0, sent - transfer)
             kept = data[: len(data) - excess] if excess else data
@@ -355,7 +355,7 @@ async def _pass_over(exchange: Exchange) -> None:
     size = 0
     with contextlib.suppress(TimeoutError, Incomplete, Malformed, OSError):
         async with asyncio.timeout(REDIRECT_WAIT):
-            async for data in exchange.body(REDIRECT_BODY):
+            async for data in exchange.body():
                 size += len(data)
                 if size > REDIRECT_BODY:
                     return

@@ -208,7 +208,7 @@ class Connection(ResponseHandler):
         self._news: asyncio.Future[None] | None = None
         self._fault: BaseException | None = None
         self._enough = 0  # bytes of the body that whoever waits wants; 0: the head will do
-        self._full = False  # that many are there
+        self._full = False  # READ_BUFFER bytes of it are there
         self._waits = False  # for its turn to parse what is held
         self._lost: tuple[BaseException | None, bool] | None = None  # by what; whether it was TLS
         self.uses = 0  # requests
@@ -233,8 +233,10 @@ class Connection(ResponseHandler):
         self.transport.write(data)
         await self._drain_helper()
 
-    async def more(self, enough: int = READ_BUFFER) -> None:
+    async def more(self, enough: int = 1) -> None:
         """Wait until the head and `enough` bytes of the body are there, or its end.
+
+        A byte is enough for the body: a packed one can be large.
 
         Raises what ended the connection before: Malformed, Incomplete or OSError.
         A fault of the body is raised to whoever wants the body.
@@ -285,7 +287,7 @@ class Connection(ResponseHandler):
             if not reader.keep:  # nothing more is wanted of it
                 self._pause_transport_reading()
             return
-        self._full = reader.size >= max(self._enough, 1)
+        self._full = self._full or reader.size >= READ_BUFFER  # until `more` reads on
         if reader.behind:
             self._held.appendleft(b"")
         if self._full or self._held:

@@ -564,6 +564,27 @@ async def test_a_head_may_speak_of_any_length(
 # --- content codings
 
 
+async def test_a_small_packed_body_is_unpacked_as_it_comes(site: Site, fetcher: Fetcher) -> None:
+    """A few bytes can stand for a large body: they do not wait for more, or for the end."""
+    bomb = gzip.compress(bytes(1 << 20))[:900]
+
+    async def handler(visit: Visit) -> None:
+        await visit.send(head("Content-Encoding: gzip"))
+        await going_on.wait()
+        await visit.send(bomb)
+        await visit.gone()
+
+    going_on = asyncio.Event()
+    fetching = asyncio.create_task(
+        failure(fetcher, site.at("/", handler), max_body=100_000, timeout=30)
+    )
+    await site.until(lambda s: bool(s.visits))
+    await body(fetcher, site.at("/other", page()))  # a round trip: the head has arrived
+    going_on.set()
+    async with asyncio.timeout(5):
+        assert (await fetching).kind == "too_large"
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 async def test_codings_are_undone(site: Site, fetcher: Fetcher, name: str) -> None:
     """Each coding that is asked for, sent in chunks as servers do."""

@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Self
 
 from scraperd.fetch.http1.reader import HeadLimits, Reader
-from scraperd.fetch.protocol import READ_BUFFER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -67,15 +66,14 @@ class Exchange:
         assert self.reader.head is not None
         return self.reader.head
 
-    async def body(self, limit: int) -> AsyncIterator[bytes]:
-        """Yield the body as it comes, `limit` bytes and a little more. Raises as `head` does."""
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes. Raises as `head` does."""
         while True:
             if piece := self.reader.take():
-                limit -= len(piece)
                 yield piece
             if self.reader.ended and not self.reader.size:
                 return
-            await self._connection.more(max(1, min(READ_BUFFER, limit + 1)))
+            await self._connection.more()
 
 
 def head_of(request: Request, defaults: dict[str, str], *, last: bool, absolute: bool) -> bytes:
