@@ -287,7 +287,8 @@ class Connection(ResponseHandler):
             if not reader.keep:  # nothing more is wanted of it
                 self._pause_transport_reading()
             return
-        self._full = self._full or reader.size >= READ_BUFFER  # until `more` reads on
+        enough = max(self._enough, READ_BUFFER)
+        self._full = self._full or reader.size >= enough  # until `more` reads on
         if reader.behind:
             self._held.appendleft(b"")
         if self._full or self._held:
