@@ -207,7 +207,7 @@ class Connection(ResponseHandler):
         self._reader: Reader | None = None
         self._news: asyncio.Future[None] | None = None
         self._fault: BaseException | None = None
-        self._enough = 0  # bytes of the body that whoever waits wants; 0: the head will do
+        self._wants_body = False  # whoever waits; if not, the head will do
         self._full = False  # READ_BUFFER bytes of it are there
         self._waits = False  # for its turn to parse what is held
         self._lost: tuple[BaseException | None, bool] | None = None  # by what; whether it was TLS
@@ -221,7 +221,7 @@ class Connection(ResponseHandler):
         if self.transport is None:
             raise ConnectionResetError("it was closed")
         self.uses += 1
-        self._reader, self._fault, self._enough = reader, None, 0
+        self._reader, self._fault, self._wants_body = reader, None, False
         if self._held:  # it came before the request; browsers take it
             self._wait()
         self.transport.write(request)
@@ -233,15 +233,14 @@ class Connection(ResponseHandler):
         self.transport.write(data)
         await self._drain_helper()
 
-    async def more(self, enough: int = 1) -> None:
-        """Wait until the head and `enough` bytes of the body are there, or its end.
+    async def more(self, *, body: bool = True) -> None:
+        """Wait for the head, and if a `body` is wanted for the next of it, or for its end.
 
-        A byte is enough for the body: a packed one can be large.
-
-        Raises what ended the connection before: Malformed, Incomplete or OSError.
-        A fault of the body is raised to whoever wants the body.
+        A byte of it will do: a few packed ones can stand for a large body. Raises what ended
+        the connection before: Malformed, Incomplete or OSError. A fault of the body is raised
+        only to who wants the body.
         """
-        self._enough = enough
+        self._wants_body = body
         if not self._is_news():
             if self._full:
                 self._full = False
@@ -251,7 +250,9 @@ class Connection(ResponseHandler):
                 await self._news
             finally:
                 self._news = None
-        if self._fault is not None and (enough or self._reader is None or not self._reader.head):
+        reader = self._reader
+        assert reader is not None
+        if self._fault is not None and (body or reader.head is None):
             raise self._fault
 
     def finish(self) -> bool:
@@ -269,7 +270,7 @@ class Connection(ResponseHandler):
         assert reader is not None
         if self._fault is not None or reader.ended:
             return True
-        return reader.head is not None and reader.size >= self._enough
+        return reader.head is not None and (reader.size > 0 or not self._wants_body)
 
     def _read(self, reader: Reader, data: bytes) -> None:
         """Give it `data`; none means that it is to go on with what it has."""
@@ -287,8 +288,7 @@ class Connection(ResponseHandler):
             if not reader.keep:  # nothing more is wanted of it
                 self._pause_transport_reading()
             return
-        enough = max(self._enough, READ_BUFFER)
-        self._full = self._full or reader.size >= enough  # until `more` reads on
+        self._full = self._full or reader.size >= READ_BUFFER  # until `more` reads on
         if reader.behind:
             self._held.appendleft(b"")
         if self._full or self._held:

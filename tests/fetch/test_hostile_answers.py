@@ -20,7 +20,7 @@ from scraperd.fetch.http1.reader import HeadLimits, Incomplete, Malformed, Reade
 from scraperd.fetch.http1.reading_time import ReadingTime
 from scraperd.fetch.message import Request, Response
 from scraperd.wiring import fetcher_of
-from tests.fetch.test_reading_time import asking, spent, turn
+from tests.fetch.test_reading_time import asking, spent, take_all, turn
 from tests.rig.page import loopback
 from tests.rig.site import Site, Visit, chunk, head, page
 
@@ -46,10 +46,10 @@ def request(url: str, **fields: object) -> Request:
 
 async def test_a_fault_behind_tiny_chunks_ends_the_reading() -> None:
     """The reader was behind when the fault came: it is not asked again, and again, at the end."""
-    made, wire, _ = asking(ReadingTime())
+    made, wire, reader = asking(ReadingTime())
     made.data_received(head(CHUNKED) + chunk(b"x") * 700 + b"1\r\nxZZ")
     with pytest.raises(Malformed):
-        await made.more(1 << 20)
+        await take_all(made, reader, bytearray())
     assert wire.closing
     assert not made._held, "connection_lost would go round for ever"
     made.connection_lost(None)
@@ -65,9 +65,10 @@ async def test_the_end_does_not_make_tiny_chunks_one_step() -> None:
             made.eof_received()
         made.connection_lost(None)
         assert reader.behind, f"{end}: all was read at once"
+        body = bytearray()
         with pytest.raises(Incomplete):
-            await made.more(1 << 20)
-        assert reader.size == 20_000
+            await take_all(made, reader, body)
+        assert len(body) + reader.size == 20_000
 
 
 async def test_one_place_in_the_queue() -> None:

@@ -62,7 +62,7 @@ class Exchange:
 
     async def head(self) -> Head:
         """Wait for the final head. Raises Malformed, Incomplete or OSError."""
-        await self._connection.more(0)
+        await self._connection.more(body=False)
         assert self.reader.head is not None
         return self.reader.head
 
