@@ -191,14 +191,15 @@ class Fetcher:
         target = Target(request.url, self._http_proxies.get(request.proxy))
         connect = self._settings.connect_timeout
         limits = aiohttp.ClientTimeout(total=request.timeout, connect=connect)
-        head = self._head(request, target, last=_is_last(request))  # it may raise
+        last = _is_last(request)
+        head = self._head(request, target, last=last)  # it may raise
         answer, spoilt = None, False
         while answer is None:
             try:
                 lent = await connector.lend(target, limits, fresh=spoilt)
             except TimeoutError:
                 raise aiohttp.ConnectionTimeoutError from None
-            answer, spoilt = await self._ask(lent, request, head, heads), True
+            answer, spoilt = await self._ask(lent, request, head, heads, last=last), True
         return answer
 
     async def _ask(
@@ -207,9 +208,11 @@ class Fetcher:
         request: Request,
         head: bytes,
         heads: list[Head],
+        *,
+        last: bool,
     ) -> Response | None:
         """Return the answer; None if the connection was kept, and ended or had junk in it."""
-        connection, last = lent.protocol, _is_last(request)
+        connection = lent.protocol
         assert isinstance(connection, Connection)
         kept = connection.uses > 0
         exchange = Exchange(connection, request, head, self._limits)

@@ -59,11 +59,19 @@ class Target:
             self.proxy_headers["Proxy-Authorization"] = told
             proxy = proxy.with_user(None)
         self.proxy = proxy
-        self.headers = CIMultiDict({"Host": url.host_port_subcomponent or ""})
-        self.request_info = aiohttp.RequestInfo(self.url, "GET", self.headers, self.url)  # type: ignore[arg-type]
         self.connection_key = ConnectionKey(
             self.host, self.port, self.is_ssl(), True, proxy, None, None
         )
+
+    @functools.cached_property  # for proxies; other requests do not need it
+    def headers(self) -> CIMultiDict[str]:
+        """Return what a tunnel to the site is asked for with."""
+        return CIMultiDict({"Host": self.url.host_port_subcomponent or ""})
+
+    @functools.cached_property
+    def request_info(self) -> aiohttp.RequestInfo:
+        """Return what aiohttp's errors of a tunnel show."""
+        return aiohttp.RequestInfo(self.url, "GET", self.headers, self.url)  # type: ignore[arg-type]
 
     def is_ssl(self) -> bool:
         """Return whether the site speaks TLS."""

@@ -284,7 +284,8 @@ class Reader:
             raise Malformed(_NO_STATUS)
         if len(lines) > self._limits.headers:
             raise Malformed(self._too_many())
-        if max(len(line.removesuffix(b"\r")) for line in raw.split(b"\n")) > self._limits.size:
+        limit = self._limits.size
+        if len(raw) > limit and _longest_line(raw) > limit:
             raise Malformed(self._too_long())
         number = int(status[3])
         if number < _FINAL:
@@ -324,6 +325,10 @@ class Reader:
             self._left, self._step, self.ended = length, self._read_length, not length
         left = tuple(one for one in codings if one != "chunked")
         self.head = Head(status, headers, left, length)
+
+
+def _longest_line(raw: bytes) -> int:
+    return max(len(line.removesuffix(b"\r")) for line in raw.split(b"\n"))
 
 
 def _fields(lines: list[str]) -> list[tuple[str, str]]:
