@@ -103,7 +103,7 @@ _Passed = Annotated[
 ]
 Rules = Annotated[Raw, Meta(extra_json_schema=_RULE_SCHEMA)]
 Seconds = Annotated[float, Meta(gt=0)]
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110 section 5.5, tab allowed
 _COOKIE_OCTETS = r"[!#-+\--:<-\[\]-~]*"  # RFC 6265 section 4.1.1
 _COOKIE_VALUE = re.compile(f'{_COOKIE_OCTETS}|"{_COOKIE_OCTETS}"')
@@ -127,7 +127,7 @@ _Url = Annotated[
         description="http or https, absolute, without userinfo",
     ),
 ]
-_Token = Annotated[str, _said(_TOKEN.pattern)]
+_Token = Annotated[str, _said(TOKEN.pattern)]
 _FieldValue = Annotated[str, _said(_FIELD_VALUE.pattern)]
 ENTITY_TAG = re.compile(r'(?:W/)?"[^\x00-\x20\x22\x7f]*"')  # RFC 9110 section 8.8.3
 _HTTP_DATE = re.compile(  # IMF-fixdate, the one form that may be sent (RFC 9110 section 5.6.7)
@@ -571,7 +571,7 @@ def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:
     if job.cookies and any(name.lower() == "cookie" for name in job.headers or {}):
         yield "cookies", "given twice: as `cookies` and as a Cookie header"
     for name, value in (job.cookies or {}).items():
-        if not _TOKEN.fullmatch(name):
+        if not TOKEN.fullmatch(name):
             yield f"cookies.{printable(name)}", "not a cookie name (RFC 6265)"
         if not _COOKIE_VALUE.fullmatch(value):
             yield f"cookies.{printable(name)}", _BAD_COOKIE
@@ -583,7 +583,7 @@ _BAD_COOKIE: Final = (
 
 
 def _header_fault(name: str, value: str) -> str | None:
-    if not _TOKEN.fullmatch(name):
+    if not TOKEN.fullmatch(name):
         return "not a header name (RFC 9110)"
     if not _FIELD_VALUE.fullmatch(value):
         return "holds a line break or another control character"

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from scraperd.contract import TOKEN
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,7 +30,6 @@ _STATUS: Final = re.compile(
 )
 _BEGIN: Final = re.compile(_STATUS.pattern.encode(), re.IGNORECASE)
 _NO_STATUS: Final = "it has no status line"
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 _CHUNK: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
 _SIZE_BEGINS: Final = re.compile(rb"[ \t]*(?:[0-9A-Fa-f]|$)")
 _NO_SIZE: Final = "a chunk size that is no number"
@@ -354,12 +355,12 @@ def _value(text: str) -> str:
 
 
 def _is_token(name: str) -> bool:
-    return _is_known(name) if len(name) <= LONGEST_KNOWN else _TOKEN.fullmatch(name) is not None
+    return _is_known(name) if len(name) <= LONGEST_KNOWN else TOKEN.fullmatch(name) is not None
 
 
 @lru_cache(maxsize=1024)
 def _is_known(name: str) -> bool:
-    return _TOKEN.fullmatch(name) is not None
+    return TOKEN.fullmatch(name) is not None
 
 
 def _tokens(headers: CIMultiDictProxy[str], name: str) -> list[str]:
