@@ -93,7 +93,7 @@ def _out_of_order(config: Config) -> Iterator[tuple[set[str], str]]:
 
 
 def _unusable(config: Config) -> Iterator[tuple[set[str], str]]:
-    """Networks, ports and servers that are none."""
+    """Values that are not networks, ports or servers."""
     for key in ("fetch.allow_networks", "fetch.deny_networks", "politeness.shared_networks"):
         for text in value_of(config, key):
             try:

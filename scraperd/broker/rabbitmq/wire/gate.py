@@ -62,7 +62,7 @@ class Gate:
         self._verdicts.append(self.crowded)
 
     def arrived(self, size: int) -> bool:
-        """Count the next message that was let in; True if there is no room for it."""
+        """Count the next message. Return whether there is no room for it."""
         return size > SMALL_BYTES and bool(self._verdicts) and self._verdicts.popleft()
 
     def leave(self, size: int) -> None:
