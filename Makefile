@@ -26,9 +26,9 @@ check: setup  ## lint, format, types, imports, the house rules, spelling and pla
 	$(BIN)/mypy
 	$(BIN)/mypy -p tests.rig -p tests.oracles -p tests.faults -p benchmarks
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.rig.house
+	$(BIN)/python -m tests.rig.checks.house
 	$(BIN)/codespell
-	$(BIN)/python -m tests.rig.prose
+	$(BIN)/python -m tests.rig.checks.prose
 
 format: setup  ## format the code and fix what can be fixed by machine
 	$(BIN)/ruff format .
@@ -38,11 +38,11 @@ test: setup  ## run all tests, with a RabbitMQ and nginx of their own; T=tests/e
 	$(BIN)/python -m pytest $(if $(T),$(T),-n $(WORKERS) --dist worksteal)
 
 quick: setup  ## in about a minute: the tests that need no broker and no network namespace
-	$(BIN)/python -m pytest -p tests.rig.quick -n 2 --dist load $(T)
+	$(BIN)/python -m pytest -p tests.rig.checks.quick -n 2 --dist load $(T)
 
 mutate: setup  ## change a room one place at a time, and see which change no test notices; ROOM=, TESTS=
 	$(PIP) --require-hashes -r requirements/mutate.txt
-	$(BIN)/python -m tests.rig.mutate $(ROOM) $(if $(TESTS),--tests $(TESTS)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m tests.rig.checks.mutate $(ROOM) $(if $(TESTS),--tests $(TESTS)) $(if $(ONLY),--only $(ONLY))
 
 demo: setup  ## 500 real pages through a private RabbitMQ and the daemon, with a table of results
 	$(BIN)/python -m examples.demo

@@ -27,8 +27,8 @@ from scraperd.extract.document import Extracted, ExtractRequest
 from scraperd.sandbox.extractor import at_once, for_the_loop
 from scraperd.wiring import extract_limits
 from tests.rig import ports, process
-from tests.rig.extraction_pages import HOSTS, SORTS, jobs
-from tests.rig.nginx import Nginx
+from tests.rig.sites.extraction_pages import HOSTS, SORTS, jobs
+from tests.rig.sites.nginx import Nginx
 from tests.rig.watched import holds
 
 if TYPE_CHECKING:
@@ -376,7 +376,7 @@ def watched(stage: Stage, file: Path, **settings: Any) -> Iterator[Child]:
 def site(stage: Stage, port: int, folder: Path | None = None) -> Iterator[Path]:
     """The hostile site, in a process of its own; its output's file."""
     log = stage.folder / f"site-{port}.log"
-    argv = [sys.executable, "-m", "tests.rig.extraction_pages", str(port)]
+    argv = [sys.executable, "-m", "tests.rig.sites.extraction_pages", str(port)]
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))
         popen = process.spawn([*argv, str(folder)] if folder else argv, stdout=output)

@@ -20,7 +20,7 @@ from benchmarks.hostile_detours import detours, names
 from benchmarks.hostile_site import HOSTS, NICE, ROBOTS_HOSTS, SLOW, WHOLE
 from benchmarks.stage import Child, Stage
 from tests.rig import ports, process
-from tests.rig.nginx import Nginx
+from tests.rig.sites.nginx import Nginx
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

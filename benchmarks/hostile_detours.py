@@ -15,8 +15,8 @@ from benchmarks.hostile_site import HOSTS
 from benchmarks.stage import PREFIX
 from scraperd.broker.rabbitmq.topology import DELAYS
 from tests.rig import ports
-from tests.rig.dns import threaded
-from tests.rig.nginx import Nginx
+from tests.rig.sites.dns import threaded
+from tests.rig.sites.nginx import Nginx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,7 +28,7 @@ from scraperd.sandbox.extractor import Extractor, at_once, for_the_loop
 from scraperd.wiring import extract_limits, extractor_of
 from tests.oracles import selectors_truth
 from tests.rig.debs import debs
-from tests.rig.pages import postgres_docs, python_docs
+from tests.rig.sites.pages import postgres_docs, python_docs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,10 +21,10 @@ import pika
 from pika.exceptions import ChannelClosedByBroker
 
 from tests.rig import process
+from tests.rig.brokers.node import Node
 from tests.rig.daemon import environment
-from tests.rig.nginx import Nginx
-from tests.rig.node import Node
-from tests.rig.pages import html_files, postgres_docs, python_docs
+from tests.rig.sites.nginx import Nginx
+from tests.rig.sites.pages import html_files, postgres_docs, python_docs
 
 if TYPE_CHECKING:
     import subprocess

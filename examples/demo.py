@@ -19,12 +19,12 @@ import pika
 from rich.console import Console
 from rich.table import Table
 
+from tests.rig.brokers.erlang import NodeError
+from tests.rig.brokers.node import Node
 from tests.rig.debs import DebsError
-from tests.rig.erlang import NodeError
-from tests.rig.nginx import Nginx, NginxError
-from tests.rig.node import Node
-from tests.rig.pages import html_files, python_docs
 from tests.rig.process import Process
+from tests.rig.sites.nginx import Nginx, NginxError
+from tests.rig.sites.pages import html_files, python_docs
 
 PAGES = 500
 SHOWN = 12

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from tests.rig import process
+from tests.rig.brokers.erlang import NodeError
+from tests.rig.brokers.node import Node
 from tests.rig.debs import DebsError
-from tests.rig.erlang import NodeError
-from tests.rig.node import Node
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DAEMON = [sys.executable, "-m", "scraperd", "run", "--config", "config.example.toml"]

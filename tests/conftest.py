@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from scraperd.broker.rabbitmq.topology import Topology
+from tests.rig.brokers.node import Node
 from tests.rig.daemon import LOOPBACK, Dispatcher, environment, variables
-from tests.rig.hostel import Hostel
-from tests.rig.nginx import Nginx
-from tests.rig.node import Node
-from tests.rig.pages import python_docs
+from tests.rig.sites.hostel import Hostel
+from tests.rig.sites.nginx import Nginx
+from tests.rig.sites.pages import python_docs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

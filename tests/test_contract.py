@@ -43,7 +43,7 @@ from scraperd.contract import (
     refused,
     schema,
 )
-from tests.rig.effort import least, scaled
+from tests.rig.clocks.effort import least, scaled
 
 U = "https://example.com/"
 JOB_SCHEMA = schema(Job)

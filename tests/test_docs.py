@@ -26,7 +26,7 @@ from scraperd.jobs.unrun import MAX_SNOOZES
 from scraperd.politeness import robots, throttle
 from scraperd.sandbox import extractor, pool
 from scraperd.wiring import table_of
-from tests.rig import prose, quick
+from tests.rig.checks import prose, quick
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()

@@ -23,13 +23,13 @@ import pytest
 from pika.exceptions import AMQPError, NackError
 
 from tests.rig import ports
-from tests.rig.cluster import Cluster
+from tests.rig.brokers.cluster import Cluster
+from tests.rig.brokers.erlang import NodeError
+from tests.rig.brokers.node import Node
 from tests.rig.debs import debs
-from tests.rig.erlang import NodeError
-from tests.rig.nginx import Nginx
-from tests.rig.node import Node
-from tests.rig.pages import html_files, postgres_docs, python_docs
 from tests.rig.process import Process
+from tests.rig.sites.nginx import Nginx
+from tests.rig.sites.pages import html_files, postgres_docs, python_docs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -244,7 +244,7 @@ def test_a_stopped_node_leaves_nothing_behind(own_node: Node) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_node_ends_with_its_parent(tmp_path: Path, number: signal.Signals) -> None:
     """Whether the parent is asked to end or killed with -9, no process of the node survives."""
-    argv = [sys.executable, "-m", "tests.rig.node", "run", "--dir", str(tmp_path)]
+    argv = [sys.executable, "-m", "tests.rig.brokers.node", "run", "--dir", str(tmp_path)]
     with Process(argv) as parent:
         parent.wait_for_line("amqp://", 60)
         pids = processes_of(tmp_path)

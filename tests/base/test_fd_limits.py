@@ -34,17 +34,17 @@ from scraperd.fetch.message import Request, Response
 from scraperd.ops.capacity import HELPER, OTHERS, fit, needed
 from scraperd.wiring import extractor_of, fetcher_of
 from tests.rig.daemon import Daemon
-from tests.rig.dns import Nameserver
 from tests.rig.page import loopback
 from tests.rig.settings import configured
-from tests.rig.site import page
+from tests.rig.sites.dns import Nameserver
+from tests.rig.sites.site import page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.rig.daemon import Dispatcher
-    from tests.rig.hostel import Hostel
-    from tests.rig.site import Site
+    from tests.rig.sites.hostel import Hostel
+    from tests.rig.sites.site import Site
 
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 HURRY = {"fetch__connect_timeout": 0.4}  # half of which a fetch waits for a descriptor

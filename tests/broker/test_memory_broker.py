@@ -28,7 +28,7 @@ from scraperd.ops.telemetry import Observer
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.scrape.result import Facts, Failed, Scraped
 from scraperd.wiring import worker_of
-from tests.rig import hours
+from tests.rig.clocks import hours
 from tests.rig.settings import configured
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from tests.rig.daemon import LOOPBACK, environment
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.hostel import Hostel
-    from tests.rig.nginx import Nginx
+    from tests.rig.sites.hostel import Hostel
+    from tests.rig.sites.nginx import Nginx
 
 SETTINGS = {
     **LOOPBACK,

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
+from tests.rig.brokers.wire import Seen, Wire
 from tests.rig.daemon import Daemon, variables
 from tests.rig.ports import free_port
 from tests.rig.process import Process
-from tests.rig.wire import Seen, Wire
 
 if TYPE_CHECKING:
     from tests.conftest import Command
+    from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
-    from tests.rig.hostel import Hostel
-    from tests.rig.node import Node
+    from tests.rig.sites.hostel import Hostel
 
 
 def lines(text: str) -> list[dict[str, Any]]:

@@ -24,17 +24,17 @@ import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.deadletters.letter import host_pattern
+from tests.rig.brokers.wire import Seen, Wire
 from tests.rig.daemon import Daemon
 from tests.rig.process import Process
-from tests.rig.wire import Seen, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.conftest import Command
+    from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
-    from tests.rig.hostel import Hostel
-    from tests.rig.node import Node
+    from tests.rig.sites.hostel import Hostel
 
 DEAD = [sys.executable, "-m", "scraperd", "dead"]
 

@@ -14,9 +14,9 @@ from tests.rig.daemon import Daemon
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
+    from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
-    from tests.rig.hostel import Hostel
-    from tests.rig.node import Node
+    from tests.rig.sites.hostel import Hostel
 
 DISPATCHER = Path(__file__).parents[2] / "examples" / "dispatcher.py"
 

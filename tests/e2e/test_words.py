@@ -20,7 +20,7 @@ import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
 from tests.rig.daemon import LOOPBACK, Daemon, environment
-from tests.rig.site import Site
+from tests.rig.sites.site import Site
 
 if TYPE_CHECKING:
     from pathlib import Path

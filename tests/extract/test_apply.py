@@ -21,7 +21,7 @@ from scraperd.extract.apply import Allowance, Extract, Missing, Overrun, extract
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.nodes import Base, _absolute, usable
 from tests.oracles.truth import read
-from tests.rig.pages import html_files, python_docs
+from tests.rig.sites.pages import html_files, python_docs
 
 if TYPE_CHECKING:
     from scraperd.extract.rules import Rules

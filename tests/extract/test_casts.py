@@ -26,7 +26,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.extract.values.casts import CASTS, INTEGERS, LONGEST, cast, format_fault
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 
 DATA: Final = Path(__file__).parents[1] / "data" / "casts" / "price_parser.json"
 AMBIGUOUS: Final = re.compile(r"\D*\d{1,3}\.\d{3}\D*")

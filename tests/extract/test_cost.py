@@ -29,7 +29,7 @@ from scraperd.extract.document import LIGHT_PAGE, Extracted, ExtractRequest, Lim
 from scraperd.extract.rules import Bounds
 from scraperd.sandbox.extractor import ON_LOOP_OUTPUT, at_once, for_the_loop
 from tests.oracles.underrated import Dice, search
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,8 +23,8 @@ from scraperd.contract import Link, Metadata
 from scraperd.extract.metadata import MAX_NESTING, links_of, metadata_of
 from scraperd.extract.nodes import Base, free
 from tests.oracles.truth import resolve
-from tests.rig.effort import scaled
-from tests.rig.pages import html_files, postgres_docs, python_docs
+from tests.rig.clocks.effort import scaled
+from tests.rig.sites.pages import html_files, postgres_docs, python_docs
 
 URL = "http://example.com/dir/page.html"
 DATA = Path(__file__).resolve().parents[1] / "data" / "metadata"

@@ -14,7 +14,7 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from scraperd.extract.nodes import text_of
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "text"
 CASES = json.loads((DATA / "cases.json").read_text(encoding="utf-8"))

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
 from scraperd.extract.readable import AVAILABLE, readable
-from tests.rig.effort import scaled
-from tests.rig.pages import html_files, postgres_docs, python_docs
+from tests.rig.clocks.effort import scaled
+from tests.rig.sites.pages import html_files, postgres_docs, python_docs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DATA = CHECKOUT / "tests/data/readable"

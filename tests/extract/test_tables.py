@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
 from scraperd.extract.tables import TooManyCells, table_rows
-from tests.rig.effort import scaled
-from tests.rig.pages import html_files, postgres_docs, python_docs
+from tests.rig.clocks.effort import scaled
+from tests.rig.sites.pages import html_files, postgres_docs, python_docs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.faults import table
 from tests.faults.bench import Bench, Report
-from tests.faults.rows import Row, every_row
+from tests.faults.register import Row, every_row
 
 
 def main() -> int:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Self
 
 from tests.faults import oracle
 from tests.faults.scene import Scene
-from tests.rig.cluster import Cluster
-from tests.rig.node import Node
+from tests.rig.brokers.cluster import Cluster
+from tests.rig.brokers.node import Node
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.faults.probes import Probe
-    from tests.faults.rows import Row
+    from tests.faults.register import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.faults.ledger import Ledger
     from tests.faults.process import Daemon
-    from tests.faults.rows import Row
+    from tests.faults.register import Row
     from tests.faults.scene import Scene
 
 NEVER = ("internal_error", "died")

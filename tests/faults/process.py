@@ -21,7 +21,7 @@ from tests.rig.process import Process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.rig.node import Node
+    from tests.rig.brokers.node import Node
 
 QUICK = {
     "jobs__retry_backoff": 0.1,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.faults.dispatcher import Collector, Publisher, connect
 from tests.faults.ledger import Ledger, Letter
 from tests.faults.process import Daemon
-from tests.rig.hostel import Hostel
+from tests.rig.sites.hostel import Hostel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pika.adapters.blocking_connection import BlockingChannel
 
     from tests.faults.probes import Probe
-    from tests.rig.cluster import Cluster
-    from tests.rig.node import Node
+    from tests.rig.brokers.cluster import Cluster
+    from tests.rig.brokers.node import Node
 
 SPARE = 4  # descriptors and tasks that it may hold at the end beyond those at the start
 LOOK = 0.02  # seconds between two looks at something that sends no news

@@ -22,7 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from scraperd.fetch import connector, errors, protocol
-from tests.rig.site import Site, head, page
+from tests.rig.sites.site import Site, head, page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

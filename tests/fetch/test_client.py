@@ -32,10 +32,10 @@ from scraperd.fetch.http1.reader import MAX_INTERIM
 from scraperd.fetch.message import Request, Response
 from scraperd.scrape.request import Target
 from scraperd.wiring import fetcher_of, scraper_of
-from tests.rig.lived import lived
+from tests.rig.clocks.lived import lived
 from tests.rig.page import failed, loopback
 from tests.rig.settings import configured
-from tests.rig.site import Site, Visit, chunk, full_backlog, head, page
+from tests.rig.sites.site import Site, Visit, chunk, full_backlog, head, page
 
 if TYPE_CHECKING:
     import ssl
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from scraperd.config.settings import Config
     from scraperd.fetch.client import Fetcher
-    from tests.rig.certificates import Certificates
+    from tests.rig.sites.certificates import Certificates
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED = "Transfer-Encoding: chunked"

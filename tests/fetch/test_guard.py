@@ -20,12 +20,12 @@ from yarl import URL
 
 from scraperd.config.tables import FetchSettings
 from scraperd.fetch.guard import MAX_CACHED_ADDRESSES, Blocked, Guard
-from tests.rig.site import page
+from tests.rig.sites.site import page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.rig.site import Site
+    from tests.rig.sites.site import Site
 
 DEFAULT: Final = Guard(FetchSettings())
 ALL_V6: Final = Guard(FetchSettings(allow_networks=("::/0",)))

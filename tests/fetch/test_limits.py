@@ -22,16 +22,16 @@ from scraperd.contract import Failure
 from scraperd.fetch.memory import Budget
 from scraperd.fetch.message import Request, Response
 from scraperd.wiring import fetcher_of
-from tests.rig.lived import lived
+from tests.rig.clocks.lived import lived
 from tests.rig.page import failed, loopback
-from tests.rig.site import Site, Visit, chunk, head, page
+from tests.rig.sites.site import Site, Visit, chunk, head, page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from scraperd.fetch.client import Fetcher
     from scraperd.fetch.memory import Claim
-    from tests.rig.certificates import Certificates
+    from tests.rig.sites.certificates import Certificates
 
 NOISE = random.Random(1).randbytes(5000)
 CHUNKED = "Transfer-Encoding: chunked"

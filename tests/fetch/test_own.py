@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from scraperd.fetch.own import is_own, lacking, question
-from tests.rig.house import CHECKOUT
+from tests.rig.checks.house import CHECKOUT
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,16 @@ from yarl import URL
 from scraperd.contract import Failure
 from scraperd.fetch.message import Request, Response
 from scraperd.wiring import fetcher_of
-from tests.rig.dns import Nameserver, Record
 from tests.rig.page import loopback
-from tests.rig.proxies import PASSWORD, USER, RealProxy
-from tests.rig.site import Site, chunk, page
+from tests.rig.sites.dns import Nameserver, Record
+from tests.rig.sites.proxies import PASSWORD, USER, RealProxy
+from tests.rig.sites.site import Site, chunk, page
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from tests.rig.certificates import Certificates
+    from tests.rig.sites.certificates import Certificates
 
     Reader = asyncio.StreamReader
     Writer = asyncio.StreamWriter

@@ -30,8 +30,8 @@ from scraperd.fetch.resolver import (
     LookupFailed,
     Resolver,
 )
-from tests.rig.dns import SPOOFED, Manner, Nameserver
 from tests.rig.ports import free_port
+from tests.rig.sites.dns import SPOOFED, Manner, Nameserver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -20,15 +20,15 @@ from yarl import URL
 from scraperd.contract import Failure
 from scraperd.fetch.message import Request, Response
 from scraperd.wiring import fetcher_of
-from tests.rig.chatter import Chatter
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 from tests.rig.page import loopback
-from tests.rig.site import Site, page
+from tests.rig.sites.chatter import Chatter
+from tests.rig.sites.site import Site, page
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.certificates import Certificates
+    from tests.rig.sites.certificates import Certificates
 
 
 async def get(context: ssl.SSLContext, **settings: Any) -> Response | Failure:

@@ -1,7 +1,7 @@
 """The worker with its neighbours' places taken: what a real site or broker can't be made to do.
 
 May touch: the worker, an in-memory settler and scraper of these tests.
-Must never: repeat what tests/e2e/test_daemon.py sees from outside.
+Must never: repeat what tests/e2e/life/test_daemon.py sees from outside.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from scraperd.extract.cost import cost_of_selector, of_html, shape_of
 from scraperd.extract.document import LIGHT_PAGE
 from scraperd.extract.selectors import fault, mended
 from scraperd.sandbox.extractor import ON_LOOP, ON_LOOP_RULES
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -39,10 +39,10 @@ from scraperd.politeness.robots import (
     parse,
 )
 from scraperd.wiring import robots_of, table_of
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 from tests.rig.page import Clock
 from tests.rig.settings import configured
-from tests.rig.site import Site, Visit, page, redirect
+from tests.rig.sites.site import Site, Visit, page, redirect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

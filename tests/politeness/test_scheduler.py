@@ -25,7 +25,7 @@ from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import Wait
 from scraperd.politeness.scheduler import MAX_IDLE_HOSTS, HostScheduler, Load, Permit
 from scraperd.wiring import scheduler_of, table_of
-from tests.rig.hours import run
+from tests.rig.clocks.hours import run
 from tests.rig.settings import configured
 
 if TYPE_CHECKING:

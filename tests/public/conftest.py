@@ -22,8 +22,8 @@ from scraperd.fetch.message import Request, Response
 from scraperd.wiring import fetcher_of
 from tests.rig import public
 from tests.rig.daemon import environment
-from tests.rig.dns import Nameserver
-from tests.rig.site import Site, page
+from tests.rig.sites.dns import Nameserver
+from tests.rig.sites.site import Site, page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -12,7 +12,7 @@ import pytest
 
 from tests.public.conftest import PublicSite
 from tests.rig import public
-from tests.rig.site import page
+from tests.rig.sites.site import page
 
 if TYPE_CHECKING:
     from tests.public.conftest import Canary, Command

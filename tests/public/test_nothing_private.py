@@ -20,11 +20,11 @@ from scraperd.wiring import fetcher_of
 from tests.public.conftest import BLOCKED, fetch, is_blocked
 from tests.rig import public
 from tests.rig.settings import configured
-from tests.rig.site import page, redirect
+from tests.rig.sites.site import page, redirect
 
 if TYPE_CHECKING:
     from tests.public.conftest import Command, PublicSite
-    from tests.rig.dns import Nameserver
+    from tests.rig.sites.dns import Nameserver
 
 pytestmark = pytest.mark.usefixtures("nothing_heard")
 

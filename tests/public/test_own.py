@@ -19,11 +19,11 @@ from scraperd.wiring import fetcher_of
 from tests.public.conftest import PublicSite, fetch, hops, is_blocked
 from tests.rig import public
 from tests.rig.settings import configured
-from tests.rig.site import page
+from tests.rig.sites.site import page
 
 if TYPE_CHECKING:
     from tests.public.conftest import Canary
-    from tests.rig.dns import Nameserver
+    from tests.rig.sites.dns import Nameserver
 
 LITERALS = [f"[{one}]" if ":" in one else one for one in public.ALL_OWN]
 WRAPPED = [

@@ -24,9 +24,9 @@ from scraperd.politeness.admission import NotYet
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Label, result_of
 from scraperd.wiring import fetcher_of, scraper_of
-from tests.rig.certificates import Certificates
 from tests.rig.settings import configured
-from tests.rig.site import Site
+from tests.rig.sites.certificates import Certificates
+from tests.rig.sites.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

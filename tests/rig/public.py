@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyroute2 import IPRoute, netns  # type: ignore[import-untyped]
 
-from tests.rig.house import CHECKOUT
+from tests.rig.checks.house import CHECKOUT
 from tests.rig.process import Process
 
 if TYPE_CHECKING:

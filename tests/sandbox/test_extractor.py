@@ -38,7 +38,7 @@ from scraperd.sandbox.fair_queue import HostFairQueue, TimeSharing, TimeSlice
 from scraperd.sandbox.habits import Habits, TokenBucket
 from scraperd.sandbox.pool import MAX_RETAINED_BYTES
 from scraperd.wiring import extract_limits, extractor_of
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 from tests.rig.process import started
 from tests.rig.settings import configured
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tests.rig.clocks.effort import scaled
 from tests.rig.daemon import LOOPBACK, variables
-from tests.rig.effort import scaled
-from tests.rig.extraction_pages import jobs
 from tests.rig.ports import free_port
 from tests.rig.process import Process
+from tests.rig.sites.extraction_pages import jobs
 from tests.rig.watched import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.rig.daemon import Dispatcher
-    from tests.rig.hostel import Hostel
+    from tests.rig.sites.hostel import Hostel
 
 FREE = 0.1  # seconds of its own processor time that the loop may be held
 TIMEOUT = "the page took over 0.3 s of CPU (sandbox.timeout)"
@@ -51,7 +51,7 @@ def test_the_loop_turns_beside_the_worst_pages(
     }
     settings |= {"sandbox__timeout": 0.3, "sandbox__processes": 2}
     watched = [sys.executable, "-m", "tests.rig.watched", str(file)]
-    site = [sys.executable, "-m", "tests.rig.extraction_pages", str(port)]
+    site = [sys.executable, "-m", "tests.rig.sites.extraction_pages", str(port)]
     with Process(site) as hostile, Process(watched, env=variables(settings)) as daemon:
         hostile.wait_for_line("ready")
         daemon.wait_for_line('"event":"ready"')

@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from scraperd.wiring import fetcher_of
 from tests.rig.page import loopback, scraping
-from tests.rig.site import Site, Visit, chunk, head, page
+from tests.rig.sites.site import Site, Visit, chunk, head, page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.rig.clocks.faketime import Clock
 from tests.rig.daemon import Daemon
-from tests.rig.faketime import Clock
-from tests.rig.hostel import Hostel
+from tests.rig.sites.hostel import Hostel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from yarl import URL
 
 from scraperd.contract import MAX_COOKIES
 from scraperd.scrape.cookies import MAX_ATTRIBUTE, MAX_PAIR, Cookies, given
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SITE = URL("https://www.site.example/shop/cart")

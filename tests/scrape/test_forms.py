@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from scraperd.contract import MAX_FORM, MAX_JOB
 from scraperd.scrape.forms import encoded
-from tests.rig.effort import scaled
+from tests.rig.clocks.effort import scaled
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 

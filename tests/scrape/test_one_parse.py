@@ -18,13 +18,13 @@ from scraperd.base.urls import exact, host_of, without_credentials
 from scraperd.contract import decode_result
 from scraperd.ops.telemetry import Observer
 from tests.rig.page import loopback
-from tests.rig.site import page, redirect
+from tests.rig.sites.site import page, redirect
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from scraperd.contract import Result
-    from tests.rig.site import Site
+    from tests.rig.sites.site import Site
 
 PARSERS = {exact.__code__: "text", host_of.__code__: "url", URL.__new__.__code__: "val"}
 

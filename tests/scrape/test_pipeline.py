@@ -25,17 +25,17 @@ from scraperd.fetch.client import REDIRECT_BODY, REDIRECT_WAIT, Fetcher
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Scraped
 from scraperd.wiring import fetcher_of, scraper_of
-from tests.rig.lived import lived
+from tests.rig.clocks.lived import lived
 from tests.rig.page import loopback, scraping
-from tests.rig.site import Site, Visit, chunk, head, page, redirect
+from tests.rig.sites.site import Site, Visit, chunk, head, page, redirect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from scraperd.config.settings import Config
     from scraperd.contract import Kind
-    from tests.rig.certificates import Certificates
     from tests.rig.page import Scrape
+    from tests.rig.sites.certificates import Certificates
 
 CHUNKED = "Transfer-Encoding: chunked"
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"

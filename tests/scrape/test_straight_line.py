@@ -33,10 +33,10 @@ from scraperd.sandbox.extractor import Crowded
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Failed, Scraped, result_of
 from scraperd.wiring import fetcher_of, scraper_of
-from tests.rig.lived import lived
-from tests.rig.nginx import Nginx
+from tests.rig.clocks.lived import lived
 from tests.rig.page import label, loopback
-from tests.rig.site import Site, Visit, page, redirect
+from tests.rig.sites.nginx import Nginx
+from tests.rig.sites.site import Site, Visit, page, redirect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from scraperd.scrape.pipeline import Scraper
     from tests.rig.page import Scrape
-    from tests.rig.site import Handler
+    from tests.rig.sites.site import Handler
 
 NOISE = 0.05  # seconds a request may take from its start to where the site's clock is read
 TAG = '"v1"'

@@ -1,0 +1,217 @@
+"""A generation and its consumers on a real broker: how they end, and what they leave behind.
+
+May touch: the shared private node, under a prefix of the test's own.
+Must never: wait for luck; what the broker has is asked of the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scraperd.broker.ports import Lost, Message
+from scraperd.broker.rabbitmq.codec import properties_of
+from scraperd.broker.rabbitmq.consumers import COUNT_INTERVAL, MAX_IDLE, Consumers, Prefetch
+from scraperd.broker.rabbitmq.generation import Generation, Settings
+from scraperd.broker.rabbitmq.topology import Topology, declare
+from tests.faults.rows.broker.consumers import FORGET
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from scraperd.broker.ports import Delivery
+    from tests.rig.brokers.node import Node
+    from tests.rig.daemon import Dispatcher
+
+pytestmark = pytest.mark.usefixtures("dispatcher")  # which deletes the prefix's queues
+
+
+@asynccontextmanager
+async def generation_of(url: str, topology: Topology) -> AsyncIterator[Generation]:
+    """One that is connected, its queues declared; closed at the end."""
+    settings = Settings((url,), topology.prefix, 10, 5, 0.1, 1, 30, passive=False)
+    generation = Generation(settings, url)
+    try:
+        await generation.connect()
+        await declare(topology, generation.channel, passive=False)
+        yield generation
+    finally:
+        await generation.close()
+
+
+def consumers_of(
+    generation: Generation, topology: Topology, on_delivery: Callable[[Delivery], None]
+) -> Consumers:
+    return Consumers(generation, topology, Prefetch(10, 1), on_delivery, lambda *_, **__: None)
+
+
+@asynccontextmanager
+async def taking(url: str, topology: Topology) -> AsyncIterator[tuple[Consumers, list[Delivery]]]:
+    """The consumers, and what they took."""
+    taken: list[Delivery] = []
+    async with generation_of(url, topology) as generation:
+        yield consumers_of(generation, topology, taken.append), taken
+
+
+async def until(wanted: Callable[[], object]) -> None:
+    """Wait for something that sends no news; the test's own timeout bounds it."""
+    while not wanted():  # noqa: ASYNC110 - the broker sends none
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [None, asyncio.CancelledError, ConnectionResetError("gone")])
+async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
+    broker_url: str, prefix: str, node: Node, how: BaseException | None
+) -> None:
+    """Its reader and its writer each close a connection, with an exception of theirs or none: a
+    publish that waits for its confirm ends by Lost each time.
+    """
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology) as generation:
+        node.pause()
+        try:
+            body = Message(b"x")
+            publishes = [
+                asyncio.ensure_future(
+                    generation.publish("", topology.results, b"x", properties_of(body))
+                )
+                for _ in range(20)
+            ]
+            await until(lambda: len(generation._pending) == 20)
+            await generation._connections[1].wire._cancel_tasks(how)  # type: ignore[attr-defined]
+        finally:
+            node.resume()
+        ends = await asyncio.gather(*publishes, return_exceptions=True)
+    assert {type(end) for end in ends} == {Lost}
+
+
+async def test_a_renewed_channel_leaves_nothing_behind(
+    broker_url: str, prefix: str, node: Node
+) -> None:
+    """However often the publishing channels are replaced there are two, at the broker and here."""
+    async with generation_of(broker_url, Topology(prefix)) as generation:
+        for _ in range(20):
+            generation._renewed = 0.0
+            await asyncio.gather(generation.renew(), generation.renew())
+        assert not generation._replaced
+        assert not generation.lost.done()
+        assert [count for _, count in node.connections(prefix)] == [1, 2]
+
+
+async def test_closing_consumers_that_open_leaves_no_consumer(
+    broker_url: str, prefix: str, node: Node
+) -> None:
+    """SIGTERM may come while the first consumers are registered: none is left, and none comes."""
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology) as generation:
+        consumers = consumers_of(generation, topology, lambda _: None)
+        opening = asyncio.ensure_future(consumers.open())
+        await asyncio.sleep(0)
+        await consumers.close()
+        await opening
+        await consumers.open()
+        assert consumers.mode == "closed"
+        assert {counts[2] for name, counts in node.counts().items() if prefix in name} == {0}
+
+
+async def test_an_alarm_puts_nothing_beside_a_job_that_runs_alone(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
+) -> None:
+    """After the alarm the job is waited for, and only then the others are consumed again."""
+    topology = Topology(prefix)
+    async with taking(broker_url, topology) as (consumers, taken):
+        dispatcher.channel.basic_publish("", topology.solo, b"{}")
+        consumers.mode = "emptying"
+        await consumers.tick(blocked=False)
+        await until(lambda: taken)
+        for blocked, mode in ((True, "solo paused"), (False, "leaving"), (False, "leaving")):
+            await consumers.tick(blocked=blocked)
+            assert consumers.mode == mode
+        assert node.counts()[topology.jobs][2] == 0
+        await taken[0].ack()
+        await consumers.tick(blocked=False)
+        assert (consumers.mode, node.counts()[topology.jobs][2]) == ("consuming", 1)
+
+
+def grow_idle(consumers: Consumers) -> None:
+    """As if nothing had been delivered for the longest time."""
+    consumers._counted_at -= COUNT_INTERVAL
+    for consumer in consumers._consumers:
+        consumer.idle_from -= MAX_IDLE
+
+
+async def test_an_idle_consumer_that_was_forgotten_is_registered_again(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
+) -> None:
+    """Others take all jobs, so that none is ready to tell it: it asks again after a minute."""
+    topology = Topology(prefix)
+    async with taking(broker_url, topology) as (consumers, taken):
+        await consumers.open()
+        node.eval(FORGET.format(queue=topology.jobs))
+        consumers._counted_at -= COUNT_INTERVAL
+        await consumers.tick(blocked=False)
+        assert node.counts()[topology.jobs][2] == 0  # too early to ask
+        grow_idle(consumers)
+        await consumers.tick(blocked=False)
+        assert node.counts()[topology.jobs][2] == node.counts()[topology.quarantine][2] == 1
+        dispatcher.publish(b"{}")
+        await until(lambda: taken)
+        await taken[0].ack()
+        grow_idle(consumers)
+        before = [consumer.tag for consumer in consumers._consumers]
+        await consumers.tick(blocked=False)
+        *others, jobs = (consumer.tag for consumer in consumers._consumers)
+        assert jobs == before[-1]  # it was given something
+        assert not set(others) & set(before)
+
+
+async def test_what_is_on_its_way_to_an_idle_consumer_is_taken(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
+) -> None:
+    """Registering again amid deliveries loses none and takes none twice."""
+    topology = Topology(prefix)
+    async with taking(broker_url, topology) as (consumers, taken):
+        await consumers.open()
+        jobs = [b"%d" % number for number in range(500)]
+        flow = asyncio.ensure_future(asyncio.to_thread(lambda: [*map(dispatcher.publish, jobs)]))
+        rounds, acked = 0, 0
+        while acked < len(jobs):
+            consumers._consumers[0] = await consumers._again(consumers._consumers[0])
+            rounds, acked, news = rounds + 1, len(taken), taken[acked:]
+            for delivery in news:
+                await delivery.ack()
+        await flow
+        assert sorted(int(delivery.body) for delivery in taken) == [*range(500)]
+        assert rounds > 5
+        await until(lambda: node.counts()[topology.jobs] == (0, 0, 1))
+
+
+async def test_an_error_in_taking_over_ends_the_generation(
+    broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """A delivery that nobody could take must not stay unacked for ever, unsaid."""
+
+    def fail(_: Delivery) -> None:
+        raise ZeroDivisionError
+
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology) as generation:
+        dispatcher.publish(b"{}")
+        await consumers_of(generation, topology, fail).open()
+        assert "taking a delivery over failed: ZeroDivisionError" in await generation.lost
+
+
+async def test_a_publish_is_not_overdue_for_the_time_of_an_alarm(
+    broker_url: str, prefix: str
+) -> None:
+    """When the broker takes publishes again, those that waited have the whole time once more."""
+    async with generation_of(broker_url, Topology(prefix)) as generation:
+        channel = generation._publishing[0]
+        generation._pending[object()] = time.monotonic() - 100, channel
+        assert generation.overdue() >= 100
+        generation.excuse()
+        assert generation.overdue() < 1

@@ -1,0 +1,89 @@
+"""Where results may be sent: the default, patterns, and what no pattern opens.
+
+May touch: the pure functions.
+Must never: need a broker.
+"""
+
+from __future__ import annotations
+
+import time
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scraperd.broker.rabbitmq.reply_patterns import Addresses, fits
+from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.config.tables import BrokerSettings
+from tests.rig.clocks.effort import scaled
+
+TEAM = Topology("team")
+DEFAULT = Addresses.of(TEAM, BrokerSettings().allow_reply_to)
+OPEN = Addresses.of(TEAM, ["*"])
+
+ALLOWED = ("team.results", "team.reply.me", "team.reply.a.b", "team.reply.", "amq.gen-x")
+
+
+@pytest.mark.parametrize("queue", ALLOWED)
+def test_what_the_default_allows(queue: str) -> None:
+    """A prefix of its own below ours, queues that the broker named, and the results queue."""
+    assert not DEFAULT.refuses(queue)
+
+
+@pytest.mark.parametrize("queue", ["", "team", "mine", "team.reply", "teams.reply.me", "amq.gen"])
+def test_what_the_default_refuses(queue: str) -> None:
+    """Any other queue: a publisher could write there with the daemon's rights."""
+    assert DEFAULT.refuses(queue)
+    assert OPEN.refuses(queue) is (queue == "team.reply")
+
+
+@pytest.mark.parametrize("prefix", ["team", "other", "a.b", "team.reply", "amq.gen-x"])
+def test_queues_of_a_scraperd_are_never_allowed(prefix: str) -> None:
+    """Of our prefix and of any other, whatever the patterns say; but for our own results."""
+    own = {queue.name for queue in Topology(prefix).queues} | {f"{prefix}.delay.5"}
+    for queue in own - {TEAM.results}:
+        literal = Addresses.of(TEAM, [queue])
+        assert DEFAULT.refuses(queue)
+        assert OPEN.refuses(queue)
+        assert literal.refuses(queue)
+        assert literal.vain == [queue]
+
+
+@pytest.mark.parametrize("queue", ["amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to.x.y"])
+def test_direct_reply_to_is_never_allowed(queue: str) -> None:
+    """The broker returns it, delivers it all the same, or drops it and confirms."""
+    assert OPEN.refuses(queue)
+    assert Addresses.of(TEAM, [queue, "amq.rabbitmq.*"]).refuses(queue)
+
+
+def test_nothing_but_the_results_without_patterns() -> None:
+    """An empty list switches reply_to off."""
+    none = Addresses.of(TEAM, [])
+    assert [queue for queue in ALLOWED if not none.refuses(queue)] == ["team.results"]
+
+
+TEXT = st.text("ab.[?", max_size=12)
+
+
+@given(pattern=st.text("ab*.", max_size=8), name=TEXT)
+def test_a_star_stands_for_any_text(pattern: str, name: str) -> None:
+    """As fnmatch has it, which knows more than stars."""
+    assert fits(pattern, name) is fnmatchcase(name, pattern)
+
+
+def test_no_special_characters_beside_the_star() -> None:
+    """Queues may have any name."""
+    for name in ("a?", "[ab]", "a\\", "ü", "{x}"):
+        assert fits(name, name)
+    assert not fits("a?", "ab")
+    assert not fits("[ab]", "a")
+
+
+def test_matching_takes_no_longer_than_reading() -> None:
+    """A pattern at which a backtracking matcher would end after the universe, a thousand times."""
+    pattern, name = "a*" * 127 + "b", "a" * 255
+    began = time.thread_time()
+    for _ in range(1000):
+        assert not fits(pattern, name)
+    assert time.thread_time() - began < scaled(5)

@@ -1,0 +1,25 @@
+"""Rows in which the daemon's log can't be written.
+
+May touch: the scene.
+Must never: read a log that is not there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.faults.register import row
+
+if TYPE_CHECKING:
+    from tests.faults.scene import Scene
+
+
+@row(12, "log-disk-full")
+def log_disk_full(scene: Scene) -> None:
+    """The disk of the log is full: all work is done, and the status line counts what is missing."""
+    scene.start(mute=True)
+    scene.load(scene.many(1000, 100))
+    scene.quiet()
+    scene.until(
+        lambda: "log lines lost" in scene.daemon.statuses[-1].status, "the status counts them"
+    )
