@@ -154,6 +154,7 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
         observer.event,
         passive=config.broker.passive_declare,
         confirm_timeout=config.broker.confirm_timeout,
+        clocks=SYSTEM,
     )
     settler = Settler(publisher, limits, keys, SYSTEM)
     worker = worker_of(config, scraper, settler, observer, name, SYSTEM)
@@ -171,6 +172,7 @@ def _wire(config: Config, keys: Keys, scraper: Scraper, observer: Observer, name
         on_delivery=worker.accept,
         on_lost=worker.abandon,
         events=observer.event,
+        clocks=SYSTEM,
     )
     return _Services(link, worker, scraper)
 

@@ -1,16 +1,13 @@
 """The consumers of a generation: from which queues jobs come, how many of each, and when none.
 
-May touch: a generation's consumers and counts, a clock, a random number.
+May touch: a generation's consumers and counts, the clocks that it is handed.
 Must never: look into a delivery, or settle one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from scraperd.base.tasks import reraise_own_cancel
@@ -21,6 +18,7 @@ from scraperd.broker.rabbitmq.modes import CONSUMES, NEXT, PAUSED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery
     from scraperd.broker.rabbitmq.generation import Consumer, Events, Generation
     from scraperd.broker.rabbitmq.modes import Event, Mode
@@ -57,7 +55,7 @@ class Consumers:
     """The consumers of one generation, in one of the modes of `modes`.
 
     `tick` is called about once a second: it finds out which event has happened and enters the mode
-    that the table names. `clock` gives seconds, `roll` a random number in [0, 1).
+    that the table names.
     """
 
     def __init__(
@@ -68,19 +66,17 @@ class Consumers:
         on_delivery: Callable[[Delivery], None],
         events: Events,
         *,
-        clock: Callable[[], float] = time.monotonic,
-        roll: Callable[[], float] = random.random,
+        clocks: Clocks,
     ) -> None:
         self._generation = generation
         self._topology = topology
         self._prefetch = prefetch
         self._on_delivery = on_delivery
         self._events = events
-        self._clock = clock
-        self._roll = roll
+        self._clocks = clocks
         self._consumers: list[Consumer] = []
         self._changing = asyncio.Lock()
-        self._entered_at = self._counted_at = clock()
+        self._entered_at = self._counted_at = clocks.monotonic()
         self._emptied_at = 0.0  # when this process last stopped taking other jobs
         self._solo_from = 0.0  # no solo job is taken before this time
         self._closing = False
@@ -130,7 +126,7 @@ class Consumers:
         if blocked != (self.mode in PAUSED):
             return "blocked" if blocked else "unblocked"
         match self.mode:
-            case "consuming" if self._clock() - self._counted_at >= COUNT_INTERVAL:
+            case "consuming" if self._clocks.monotonic() - self._counted_at >= COUNT_INTERVAL:
                 return "solo due" if await self._count() else None
             case "emptying" | "leaving" if not self._generation.unacked:
                 return "empty"
@@ -140,10 +136,10 @@ class Consumers:
 
     async def _enter(self, mode: Mode) -> None:
         """Change the mode: cancel all consumers, and register those that the mode has."""
-        now, before = self._clock(), self.mode
+        now, before = self._clocks.monotonic(), self.mode
         self.mode, self._entered_at = mode, now
         if mode in PAUSED:
-            since = datetime.now(UTC).isoformat(timespec="seconds")
+            since = self._clocks.now().isoformat(timespec="seconds")
             self._blocked_since = since.replace("+00:00", "Z")
         if mode == "emptying":
             self._emptied_at = self._counted_at
@@ -159,7 +155,7 @@ class Consumers:
 
     async def _count(self) -> bool:
         """Compare the broker's counts with what came here; True if a solo job is due here."""
-        self._counted_at = self._clock()
+        self._counted_at = self._clocks.monotonic()
         processes = 1
         for place, consumer in enumerate(self._consumers):
             if self._closing:
@@ -173,7 +169,7 @@ class Consumers:
         waiting = 0 if count is None else count[0]
         # Each process that takes a solo job empties itself, so of many processes about as many take
         # one as there are solo jobs.
-        due = self._counted_at >= self._solo_from and self._roll() * processes < waiting
+        due = self._counted_at >= self._solo_from and self._clocks.roll() * processes < waiting
         if due:
             self._events("solo_begun", jobs=waiting, unacked=self._generation.unacked)
         return due
@@ -205,7 +201,7 @@ class Consumers:
         count = None
         if not self._generation.unacked:
             count = await self._generation.count(self._topology.solo)
-        lasted = self._clock() - self._entered_at
+        lasted = self._clocks.monotonic() - self._entered_at
         return lasted > MAX_SOLO or (count is not None and not count[0])
 
     async def _register(self, source: Source) -> Consumer:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
 
+    from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Message
     from scraperd.broker.rabbitmq.generation import Settings
     from scraperd.broker.rabbitmq.topology import Topology
@@ -46,24 +47,26 @@ RETURN_CHECK_INTERVAL: Final = 0.01  # seconds
 
 
 @asynccontextmanager
-async def opened(settings: Settings, topology: Topology) -> AsyncIterator[DeadQueue]:
+async def opened(
+    settings: Settings, topology: Topology, clocks: Clocks
+) -> AsyncIterator[DeadQueue]:
     """The dead queue on connections of its own. Raises Lost, in words.
 
     Letters that were looked at and not removed go back when it is closed.
     """
     gate = Gate(MAX_BYTES)
-    generation, channel = await _first(settings, gate)
+    generation, channel = await _first(settings, clocks, gate)
     try:
         yield DeadQueue(generation, channel, gate, topology, settings.confirm_timeout)
     finally:
         await generation.close()
 
 
-async def _first(settings: Settings, gate: Gate) -> tuple[Generation, Channel]:
+async def _first(settings: Settings, clocks: Clocks, gate: Gate) -> tuple[Generation, Channel]:
     """A generation with the first broker that answers. Raises Lost, a line for each."""
     faults = []
     for url in settings.urls:
-        generation = Generation(settings, url, gate)
+        generation = Generation(settings, url, clocks, gate)
         try:
             await generation.connect()
             return generation, await generation.reading()

@@ -1,6 +1,6 @@
 """A *generation*: two connections with their channels, from connect to the first sign of trouble.
 
-May touch: aiormq, the loop's clock.
+May touch: aiormq, the clocks that it is handed.
 Must never: reconnect, or settle a delivery of another generation.
 
 The states of a generation. It never goes back, and only the first reason of its end counts:
@@ -29,9 +29,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 
 from aiormq import exceptions as amqp
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from aiormq.channel import Channel
     from pamqp import commands as spec
 
+    from scraperd.base.clocks import Clocks
     from scraperd.config.tables import BrokerSettings
 
 T = TypeVar("T")
@@ -109,12 +109,12 @@ class Consumer:
     queue: str
     source: Source
     prefetch: int
+    fed_at: float  # last seen with something, or no room
+    idle_from: float  # last seen with any delivery
     tag: str = ""
     delivered: int = 0
     unacked: int = 0
     seen: int = 0  # of those delivered, when it was last looked at
-    fed_at: float = field(default_factory=time.monotonic)  # last seen with something, or no room
-    idle_from: float = field(default_factory=time.monotonic)  # last seen with any delivery
 
 
 class Generation:
@@ -124,10 +124,13 @@ class Generation:
     publishes, and acks on it would not be applied (docs/architecture.md).
     """
 
-    def __init__(self, settings: Settings, url: str, gate: Gate | None = None) -> None:
+    def __init__(
+        self, settings: Settings, url: str, clocks: Clocks, gate: Gate | None = None
+    ) -> None:
         self._settings = settings
         self._url = url
         self._gate = gate or Gate(math.inf)
+        self._clocks = clocks
         self._connections: list[Connection] = []
         self._consume: Channel | None = None
         self._publishing: list[Channel] = []  # for small messages, and for those sent in slices
@@ -200,7 +203,8 @@ class Generation:
         """
         channel = self._consume
         assert channel is not None
-        consumer = Consumer(queue, source, prefetch)
+        now = self._clocks.monotonic()
+        consumer = Consumer(queue, source, prefetch, fed_at=now, idle_from=now)
 
         async def hand_over(message: DeliveredMessage) -> None:
             try:
@@ -326,7 +330,7 @@ class Generation:
             raise self._gone()
         channel = self._publishing[len(body) > slices.SLICE]
         key_of_wait = object()
-        self._pending[key_of_wait] = time.monotonic(), channel
+        self._pending[key_of_wait] = self._clocks.monotonic(), channel
         try:
             with self.calling():
                 await slices.publish(channel, exchange, key, body, properties)
@@ -347,7 +351,7 @@ class Generation:
         RabbitMQ 3.10 rejects everything from a channel that first published to a queue
         while that had no leader, also when it has one.
         """
-        now, old = time.monotonic(), self._publishing
+        now, old = self._clocks.monotonic(), self._publishing
         soon = self._renewing or now - self._renewed < RENEW_INTERVAL
         if soon or self.lost.done() or not old:
             return
@@ -392,7 +396,8 @@ class Generation:
 
         On a slow line it does not wait for a confirm while it is still on its way.
         """
-        (oldest, _), now = next(iter(self._pending.values()), (None, None)), time.monotonic()
+        now = self._clocks.monotonic()
+        oldest, _ = next(iter(self._pending.values()), (None, None))
         if oldest is None or self.lost.done():
             return 0.0
         connection = self._connections[1]
@@ -403,7 +408,7 @@ class Generation:
 
     def excuse(self) -> None:
         """No publish is overdue for what it waited so far: the broker took none."""
-        self._moved = time.monotonic()
+        self._moved = self._clocks.monotonic()
 
     def end(self, reason: str) -> None:
         """Declare this generation over. Only the first reason counts."""

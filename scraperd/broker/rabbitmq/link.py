@@ -1,6 +1,6 @@
 """Keeps one generation alive: connect, declare, consume, watch, tear down, again.
 
-May touch: the loop's clock, a random number for the pauses.
+May touch: the clocks that it is handed.
 Must never: reconnect inside a generation.
 """
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
-import time
 from typing import TYPE_CHECKING, Final
 
 from scraperd.base.backoff import backoff
@@ -24,6 +22,7 @@ from scraperd.broker.rabbitmq.wire.versions import weakness
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Limits
     from scraperd.broker.rabbitmq.generation import Events, Settings
     from scraperd.broker.rabbitmq.wire.gate import Gate
@@ -46,10 +45,10 @@ class Link:
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[Generation], None],
         events: Events,
-        roll: Callable[[], float] = random.random,
+        clocks: Clocks,
     ) -> None:
         self._settings = settings
-        self._roll = roll
+        self._clocks = clocks
         self._topology = topology
         self._limits = limits
         self._gate = gate
@@ -74,13 +73,13 @@ class Link:
         """
         failures, first, pauses = 0, True, self._pauses()
         while not self._stopping:
-            generation = Generation(self._settings, self._url, self._gate())
-            started = time.monotonic()
+            generation = Generation(self._settings, self._url, self._clocks, self._gate())
+            started = self._clocks.monotonic()
             wait = True
             try:
                 await self._live(generation)
                 first = False
-                if time.monotonic() - started >= self._settings.reconnect_max:
+                if self._clocks.monotonic() - started >= self._settings.reconnect_max:
                     failures, pauses = 0, self._pauses()
                 else:
                     failures += 1  # a generation that ends at once is not a success
@@ -102,7 +101,12 @@ class Link:
     async def _live(self, generation: Generation) -> None:
         """One generation from connect to loss. Raises OSError if it is lost before it is ready."""
         consumers = Consumers(
-            generation, self._topology, self._prefetch, self._on_delivery, self._events
+            generation,
+            self._topology,
+            self._prefetch,
+            self._on_delivery,
+            self._events,
+            clocks=self._clocks,
         )
         try:
             await self._begin(generation, consumers)
@@ -153,10 +157,11 @@ class Link:
             await asyncio.wait([generation.lost], timeout=TICK_INTERVAL)
             blocked = not generation.lost.done() and await generation.blocked()
             if blocked and blocked_since is None:
-                blocked_since = time.monotonic()
+                blocked_since = self._clocks.monotonic()
                 self._events("broker_blocked", broker=self.endpoint)
             elif blocked_since is not None and not blocked:
-                self._events("broker_unblocked", seconds=round(time.monotonic() - blocked_since, 1))
+                seconds = round(self._clocks.monotonic() - blocked_since, 1)
+                self._events("broker_unblocked", seconds=seconds)
                 blocked_since = None
                 generation.excuse()
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
@@ -173,7 +178,7 @@ class Link:
 
     def _say_unreachable(self, error: OSError) -> None:
         """Once in a while for each broker."""
-        now = time.monotonic()
+        now = self._clocks.monotonic()
         if now - self._said.get(self._url, -math.inf) >= LOG_INTERVAL:
             self._said[self._url] = now
             self._events("broker_unreachable", broker=self.endpoint, error=str(error))
@@ -181,7 +186,7 @@ class Link:
     def _pauses(self) -> Iterator[float]:
         """Yield the pauses before the next connections, with full jitter but never quite none."""
         settings = self._settings
-        for pause in backoff(settings.reconnect_min, settings.reconnect_max, self._roll):
+        for pause in backoff(settings.reconnect_min, settings.reconnect_max, self._clocks.roll):
             yield max(settings.reconnect_min / 2, pause)
 
     async def cancel(self) -> None:

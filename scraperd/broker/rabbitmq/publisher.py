@@ -7,9 +7,8 @@ Must never: ack, drop a message, or treat a timeout as an outcome.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aiormq import exceptions as amqp
@@ -24,8 +23,7 @@ from scraperd.broker.rabbitmq.replies import Replies, Unconfirmed
 from scraperd.broker.rabbitmq.topology import TopologyError, declare, wait_within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Destination, Epoch, Message
     from scraperd.broker.rabbitmq.generation import Events
     from scraperd.broker.rabbitmq.reply_patterns import Addresses
@@ -45,7 +43,7 @@ class RabbitPublisher:
         *,
         passive: bool,
         confirm_timeout: float,
-        roll: Callable[[], float] = random.random,
+        clocks: Clocks,
     ) -> None:
         self._topology = addresses.topology
         self._addresses = addresses
@@ -54,7 +52,8 @@ class RabbitPublisher:
         self._replies: Replies | None = None
         self._events = events
         self._passive = passive
-        self._jitter = lambda: 0.5 + roll() / 2
+        self._clocks = clocks
+        self._jitter = partial(clocks.between, 0.5, 1.0)
 
     async def publish(
         self, epoch: Epoch, destination: Destination, message: Message, until: float
@@ -102,7 +101,7 @@ class RabbitPublisher:
                 routing_key=key,
                 retry_in=round(wait, 1),
             )
-            if time.monotonic() + wait > until:
+            if self._clocks.monotonic() + wait > until:
                 raise Refused(problem)
             await asyncio.wait([generation.lost], timeout=wait)
 

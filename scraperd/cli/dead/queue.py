@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.broker.rabbitmq.dead_queue import opened
 from scraperd.broker.rabbitmq.generation import Settings
 from scraperd.broker.rabbitmq.topology import Topology
@@ -23,4 +24,4 @@ def dead_queue(config: Config) -> Opening:
     """Return the dead queue, on connections of its own once it is entered."""
     table = replace(config.broker, passive_declare=True)  # nothing is created for a look
     urls, within = config.broker_urls, config.fetch.connect_timeout
-    return opened(Settings.of(table, urls, "scraperd dead", within), Topology(table.prefix))
+    return opened(Settings.of(table, urls, "scraperd dead", within), Topology(table.prefix), SYSTEM)

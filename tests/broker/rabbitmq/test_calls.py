@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from aiormq.exceptions import ChannelInvalidStateError
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq import generation as module
 from scraperd.broker.rabbitmq.generation import WAKE_AFTER, Generation, Settings
@@ -81,7 +82,7 @@ RAISED: dict[str, type[BaseException] | None] = {
 )
 async def test_each_row_of_the_calls(call: str, state: str, raised: str) -> None:
     """The caller meets what the table says, and a task that was cancelled stays cancelled."""
-    generation = Generation(SETTINGS, SETTINGS.urls[0])
+    generation = Generation(SETTINGS, SETTINGS.urls[0], SYSTEM)
 
     async def calling() -> str:
         with generation.calling():
@@ -112,7 +113,7 @@ def test_the_tables_name_what_is_tested() -> None:
 
 async def test_a_generation_that_is_cancelled_and_lost_at_once() -> None:
     """A task that somebody cancels while the forgotten calls are ended is cancelled, not lost."""
-    generation = Generation(SETTINGS, SETTINGS.urls[0])
+    generation = Generation(SETTINGS, SETTINGS.urls[0], SYSTEM)
 
     async def calling() -> None:
         with generation.calling():
@@ -128,7 +129,7 @@ async def test_a_generation_that_is_cancelled_and_lost_at_once() -> None:
 
 async def test_a_generation_never_comes_back() -> None:
     """Live, lost, closed: the first reason stays, acks return False, a publish raises Lost."""
-    generation = Generation(SETTINGS, SETTINGS.urls[0])
+    generation = Generation(SETTINGS, SETTINGS.urls[0], SYSTEM)
     assert not generation.lost.done()
     generation.end("first")
     generation.end("second")

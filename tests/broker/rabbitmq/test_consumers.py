@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 
+from scraperd.base.clocks import Clocks
 from scraperd.broker.ports import Source
 from scraperd.broker.rabbitmq import modes
 from scraperd.broker.rabbitmq.consumers import (
@@ -96,8 +98,7 @@ def consumers(broker: Broker) -> Consumers:
         Prefetch(40, 3),
         lambda _: None,
         broker.event,
-        clock=lambda: broker.now,
-        roll=lambda: 0.5,
+        clocks=Clocks(lambda: broker.now, time.time, lambda: 0.5),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import Lost, Message
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import COUNT_INTERVAL, MAX_IDLE, Consumers, Prefetch
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("dispatcher")  # which deletes the prefix's
 async def generation_of(url: str, topology: Topology) -> AsyncIterator[Generation]:
     """One that is connected, its queues declared; closed at the end."""
     settings = Settings((url,), topology.prefix, 10, 5, 0.1, 1, 30, passive=False)
-    generation = Generation(settings, url)
+    generation = Generation(settings, url, SYSTEM)
     try:
         await generation.connect()
         await declare(topology, generation.channel, passive=False)
@@ -46,7 +47,9 @@ async def generation_of(url: str, topology: Topology) -> AsyncIterator[Generatio
 def consumers_of(
     generation: Generation, topology: Topology, on_delivery: Callable[[Delivery], None]
 ) -> Consumers:
-    return Consumers(generation, topology, Prefetch(10, 1), on_delivery, lambda *_, **__: None)
+    return Consumers(
+        generation, topology, Prefetch(10, 1), on_delivery, lambda *_, **__: None, clocks=SYSTEM
+    )
 
 
 @asynccontextmanager

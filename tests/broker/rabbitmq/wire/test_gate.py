@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import Lost, Message, Source
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
@@ -35,7 +36,7 @@ MIB = 1024 * 1024
 async def generation_of(url: str, topology: Topology, limit: float) -> AsyncIterator[Generation]:
     """One with a gate of `limit` bytes; closed at the end."""
     settings = Settings((url,), topology.prefix, 10, 5, 0.1, 1, 30, passive=False)
-    generation = Generation(settings, url, Gate(limit))
+    generation = Generation(settings, url, SYSTEM, Gate(limit))
     try:
         await generation.connect()
         await declare(topology, generation.channel, passive=False)
@@ -167,7 +168,12 @@ async def test_an_answer_behind_what_waits_is_waited_for(
 
         acks: list[asyncio.Future[bool]] = []
         consumers = Consumers(
-            generation, topology, Prefetch(100, 1), on_delivery, lambda *_, **__: None
+            generation,
+            topology,
+            Prefetch(100, 1),
+            on_delivery,
+            lambda *_, **__: None,
+            clocks=SYSTEM,
         )
         await consumers.open()
         await until(lambda: taken)
