@@ -30,6 +30,7 @@ from scraperd.fetch.resolver import (
     LookupFailed,
     Resolver,
 )
+from tests.rig.clocks.lived import lived
 from tests.rig.ports import free_port
 from tests.rig.sites.dns import SPOOFED, Manner, Nameserver
 
@@ -261,9 +262,9 @@ async def test_silence_is_bounded(server: Nameserver) -> None:
     async with Nameserver() as other, Nameserver() as third:
         other.manners["a.test"] = third.manners["a.test"] = Manner.SILENCE
         resolver = resolver_for(server.address, other.address, third.address)
-        started = time.monotonic()
-        error = await failure(resolver, "a.test")
-        assert time.monotonic() - started < 5 * PATIENCE
+        async with lived() as seconds:
+            error = await failure(resolver, "a.test")
+            assert seconds() < 5 * PATIENCE
         assert ("in time" in str(error), error.retryable) == (True, True)
         await resolver.close()
 
@@ -551,7 +552,7 @@ def test_nothing_is_left_behind(loop: Callable[[], asyncio.AbstractEventLoop]) -
     for _ in range(5):
         with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(_some_of_everything())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (_open_files(), threading.active_count()) > before:
         assert time.monotonic() < deadline, (before, _open_files(), threading.active_count())
         time.sleep(0.01)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HOUR = 3600
 DELAY = 0.4  # seconds between two fetches from PACED, on average
 PACED = "127.0.0.2"
-SLACK = 3.0  # seconds a busy machine may take on top; an hour would be plain to see
+SLACK = 60.0  # seconds that a busy machine may take on top; an hour would be plain to see
 LATE = 0.15  # seconds that a request may need to be seen by the site, on a busy machine
 TICK = 0.01  # seconds a timer of the loop may be early: libuv counts in milliseconds
 
@@ -96,7 +96,7 @@ def test_a_date_in_retry_after_means_the_same(
         jump()
         with Dated(f"127.0.0.{10 + number}") as site:
             dispatcher.publish({"url": site.url("/later/1"), "id": str(number)})
-            [result] = dispatcher.results(1, SLACK * 5)
+            [result] = dispatcher.results(1)
             first, second = site.times("/later")
         assert (result["status"], result["attempt"]) == ("ok", 2)
         assert 0.9 < second - first < 2 + 4 + SLACK  # a delay queue may be the next longer one
@@ -110,7 +110,7 @@ def is_paced(times: list[float], delay: float) -> bool:
     """
     in_all = (len(times) - 1) * delay / 2 - LATE
     return times[-1] - times[0] > in_all and all(
-        b - a < delay * 1.5 + 2 * SLACK for a, b in pairwise(times)
+        b - a < delay * 1.5 + SLACK for a, b in pairwise(times)
     )
 
 
@@ -121,7 +121,7 @@ def test_a_hosts_pace_stays(daemon: Daemon, clock: Clock, dispatcher: Dispatcher
             dispatcher.publish_many([site.url(f"/page/{number}/{n}") for n in range(5)])
             site.wait_for(lambda hits: hits.total() >= 2)
             jump()
-            dispatcher.results(5, SLACK * 5)
+            dispatcher.results(5)
             times = site.times()
         assert is_paced(times, DELAY)
 
@@ -136,10 +136,10 @@ def test_a_timeout_is_as_long_as_it_was(
         dispatcher.publish(job)
         hostel.wait_for(lambda hits, number=number: hits[f"/hold/{number}"] == 1)
         jump()
-        [result] = dispatcher.results(1, SLACK * 5)
+        [result] = dispatcher.results(1)
         assert result["error"]["kind"] == "timeout"
         assert 1 - TICK <= result["timings"]["fetch"] < 1 + SLACK
-        assert 1 - TICK <= time.monotonic() - began < 1 + 2 * SLACK
+        assert 1 - TICK <= time.monotonic() - began < 1 + SLACK
 
 
 def test_a_snoozed_job_comes_back_in_time(

