@@ -80,35 +80,36 @@ _SAFE_IN_URL: Final = "/%="  # what protego does not percent-encode, besides let
 _SAFE_IN_RULE: Final = f"{_SAFE_IN_URL}*$"
 
 
-class _Cost(NamedTuple):
+class Cost(NamedTuple):
     """Nanoseconds that a URL takes at worst: whatever it is, and for each of its letters."""
 
     fixed: float = 0.0
     letter: float = 0.0
 
     def of(self, text: str) -> float:
+        """Return the nanoseconds that trying the rules on the URL `text` takes at worst."""
         cost = self.fixed + _PER_ESCAPE * text.count("%")
         return cost + self.letter * len(quote(text, _SAFE_IN_URL)) if self.letter else cost
 
 
-_FREE: Final = _Cost()
+_FREE: Final = Cost()
 
 
 class Rules:
     """What one origin's robots.txt says to us."""
 
-    __slots__ = ("_cost", "_parser", "crawl_delay", "size")
+    __slots__ = ("_parser", "cost", "crawl_delay", "size")
 
     def __init__(
         self,
         parser: Protego | None = None,
         *,
         crawl_delay: float | None = None,
-        cost: _Cost = _FREE,
+        cost: Cost = _FREE,
         size: int = _ENTRY,
     ) -> None:
         self._parser = parser
-        self._cost = cost
+        self.cost = cost  # of trying the rules on a URL
         self.crawl_delay = crawl_delay  # seconds, cut to `max_crawl_delay`; None if none is asked
         self.size = size  # bytes of memory, about
 
@@ -121,7 +122,7 @@ class Rules:
         if self._parser is None:
             return True
         text = str(url)
-        return self._cost.of(text) <= MAX_COST and self._parser.can_fetch(text, "*")
+        return self.cost.of(text) <= MAX_COST and self._parser.can_fetch(text, "*")
 
 
 EVERYTHING: Final = Rules(size=_ORIGIN)
@@ -143,6 +144,13 @@ class _Kept(NamedTuple):
             return self.answer
         wait = round(max(0.0, self.until - now, self.answer.retry_after or 0.0), 3)
         return replace(self.answer, retry_after=wait)
+
+
+class Total(NamedTuple):
+    """Of how many origins the answers are kept, and the bytes that they take together, about."""
+
+    origins: int
+    size: int
 
 
 Get: TypeAlias = "Callable[[URL, str], Awaitable[Response | Failure]]"
@@ -188,6 +196,26 @@ class Robots:
     def full(self) -> bool:
         """Whether as many files are being fetched as may be: half of `concurrency`."""
         return self._slots.locked()
+
+    @property
+    def under_way(self) -> int:
+        """How many files are on their way: being fetched, waiting to be parsed, or being parsed."""
+        return len(self._running)
+
+    @property
+    def parsing(self) -> int:
+        """How many large files wait to be parsed, with the one that is being parsed."""
+        return self._queue
+
+    @property
+    def small(self) -> Total:
+        """The total of the answers that are kept and take LARGE_BYTES at most."""
+        return Total(len(self._small), self._small.size)
+
+    @property
+    def large(self) -> Total:
+        """The total of the answers that are kept and take more than LARGE_BYTES."""
+        return Total(len(self._large), self._large.size)
 
     def running(self, url: URL, proxy: str = "") -> bool:
         """Whether the file for the origin of `url` is on its way, for any caller to wait for."""
@@ -364,7 +392,7 @@ def parse(body: bytes, name: str, max_delay: float) -> Rules:
         lines, fixed, letter, size = {"disallow:/": None}, _PER_PLAIN, 0.0, _ENTRY
     parser = Protego.parse("\n".join(("user-agent:*", *lines)))
     parser.can_fetch("http://x/", "*")  # it makes its index now
-    cost = _Cost(fixed, letter)
+    cost = Cost(fixed, letter)
     return Rules(parser, crawl_delay=_delay(parser, max_delay), cost=cost, size=size)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import string
+import threading
 import time
 import tracemalloc
-from typing import TYPE_CHECKING, TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -46,11 +48,15 @@ from tests.rig.sites.site import Site, Visit, page, redirect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from concurrent.futures import Future
 
     from scraperd.config.settings import Config
     from scraperd.fetch.client import Fetcher
 
     Get: TypeAlias = Callable[[URL, str], Awaitable[Response | Failure]]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 NOTHING = "user-agent: *\ndisallow: /\n"  # may be fetched
 
@@ -394,7 +400,7 @@ async def robots(config: Config, fetcher: Fetcher, clock: Clock) -> AsyncIterato
     robots = robots_of(config, table_of(config), get, clock)
     yield robots
     await robots.close()
-    assert robots._running == {}
+    assert robots.under_way == 0
 
 
 async def rules(robots: Robots, url: str) -> Rules:
@@ -407,6 +413,13 @@ async def refusal(robots: Robots, url: str) -> Failure:
     answer = await robots.rules(URL(url))
     assert isinstance(answer, Failure), answer
     return answer
+
+
+async def at_rest(robots: Robots) -> None:
+    """Wait until no file is on its way, whoever asked for it."""
+    async with asyncio.timeout(5):
+        while robots.under_way:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
 
 
 def file(text: str | bytes = NOTHING, **options: int) -> bytes:
@@ -635,14 +648,14 @@ async def test_every_caller_cancelled(site: Site, robots: Robots, held: asyncio.
     """The fetch ends by itself and is kept: the next caller makes no request."""
     caller = asyncio.create_task(rules(robots, site.url()))
     await site.until(lambda site: len(site.visits) == 1)
-    (fetch,) = robots._running.values()
     caller.cancel()
     await asyncio.wait((caller,))
+    assert robots.running(URL(site.url()))
     held.set()
-    await asyncio.wait((fetch,))
+    await at_rest(robots)
     assert not (await rules(robots, site.url())).allows(URL(site.url()))
     assert len(site.visits) == 1
-    assert robots._running == {}
+    assert robots.under_way == 0
 
 
 async def test_close(site: Site, robots: Robots) -> None:
@@ -655,8 +668,8 @@ async def test_close(site: Site, robots: Robots) -> None:
     found = await caller
     assert (found.kind, found.retryable) == ("robots_denied", True)
     await site.until(lambda site: site.open == 0)
-    assert asyncio.all_tasks() <= before | site._tasks
-    assert robots._running == {}
+    assert asyncio.all_tasks() <= before
+    assert robots.under_way == 0
 
 
 @pytest.mark.parametrize("leaves", [False, True])
@@ -675,13 +688,12 @@ async def test_a_mistake_of_ours(no_loose_ends: None, config: Config, leaves: bo
     if leaves:
         caller.cancel()
         await asyncio.wait((caller,))
-    (fetch,) = robots._running.values()
+    assert robots.running(URL("http://h/"))
     release.set()
-    await asyncio.wait((fetch,))
+    await at_rest(robots)
     with pytest.raises(asyncio.CancelledError if leaves else RuntimeError):
         await caller
-    await asyncio.sleep(0)  # the task's own callback
-    assert robots._running == {}
+    assert robots.under_way == 0
     with pytest.raises(RuntimeError):
         await robots.rules(URL("http://h/"))
 
@@ -772,32 +784,62 @@ async def test_close_gives_the_places_back(config: Config, turns: int) -> None:
     assert len(begun) == turns - 1
 
 
-async def test_large_files_in_line(config: Config, clock: Clock) -> None:
-    """What waits to be parsed takes no fetch's place; more than ten are not held in memory."""
+class Threads(ThreadPoolExecutor):
+    """The loop's threads; what they are given begins once `release` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = 0
+        self.release = threading.Event()
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
+        def begin() -> T:
+            self.release.wait()
+            return call(*args, **options)
+
+        self.given += 1
+        return super().submit(begin)
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    """The threads of this test's loop, which begin when the test says so."""
+    made = Threads()
+    asyncio.get_running_loop().set_default_executor(made)
+    yield made
+    made.release.set()
+
+
+async def test_large_files_in_line(config: Config, clock: Clock, threads: Threads) -> None:
+    """What waits to be parsed takes no fetch's place; more than ten are not held in memory, and
+    two are never parsed at once.
+    """
     large = filled(numbered("disallow: /directory-N/"), 16 * 1024)
 
     async def get(url: URL, _proxy: str) -> Response:
         return answered(url, b"" if url.raw_host == "small.example" else large)
 
     robots = robots_of(configured(config, concurrency=8), table_of(config), get, clock)
-    async with robots._parsing:
-        waiting = []
-        for number in range(MAX_QUEUE + 1):
-            waiting.append(asyncio.create_task(robots.rules(URL(f"http://h{number}.example/"))))
-            for _ in range(3):  # the caller, its fetch, and one to spare
-                await asyncio.sleep(0)
-            assert robots._queue == number + 1
-            assert not robots.full
-        assert robots.running(URL("http://h0.example/"))
-        async with asyncio.timeout(2):
-            await rules(robots, "http://small.example/")
-        async with asyncio.timeout(2):
-            found = await refusal(robots, "http://late.example/")
-        assert (found.kind, found.retryable) == ("robots_denied", True)
-        assert found.retry_after == QUEUE_WAIT
-        assert robots.known(URL("http://late.example/")) == found
+    waiting = []
+    for number in range(MAX_QUEUE + 1):
+        waiting.append(asyncio.create_task(robots.rules(URL(f"http://h{number}.example/"))))
+        for _ in range(3):  # the caller, its fetch, and one to spare
+            await asyncio.sleep(0)
+        assert robots.parsing == number + 1
+        assert not robots.full
+    assert robots.running(URL("http://h0.example/"))
+    async with asyncio.timeout(2):
+        await rules(robots, "http://small.example/")
+    async with asyncio.timeout(2):
+        found = await refusal(robots, "http://late.example/")
+    assert (found.kind, found.retryable) == ("robots_denied", True)
+    assert found.retry_after == QUEUE_WAIT
+    assert robots.known(URL("http://late.example/")) == found
+    assert threads.given == 1
+    threads.release.set()
     assert all(isinstance(answer, Rules) for answer in await asyncio.gather(*waiting))
-    assert robots._queue == 0
+    assert threads.given == MAX_QUEUE + 1
+    assert robots.parsing == 0
     assert robots.known(URL("http://late.example/")) == found
     clock.now += QUEUE_WAIT
     await rules(robots, "http://late.example/")
@@ -816,8 +858,7 @@ async def test_time_to_live(site: Site, robots: Robots, clock: Clock) -> None:
     clock.now += 1
     assert (await rules(robots, site.url())).allows(URL(site.url()))
     assert len(site.visits) == 2
-    assert len(robots._small) == 1
-    assert robots._small.size == EVERYTHING.size
+    assert robots.small == (1, EVERYTHING.size)
 
 
 async def test_a_file_that_grew(config: Config, clock: Clock) -> None:
@@ -828,14 +869,14 @@ async def test_a_file_that_grew(config: Config, clock: Clock) -> None:
         return answered(url, bodies.pop())
 
     robots = robots_of(config, table_of(config), get, clock)
-    sizes = []
+    kept = []
     while bodies:
         found = await rules(robots, "http://h/")
         assert robots.known(URL("http://h/")) is found
-        sizes.append((len(robots._small), len(robots._large)))
-        assert robots._small.size + robots._large.size == found.size
+        kept.append((robots.small.origins, robots.large.origins))
+        assert robots.small.size + robots.large.size == found.size
         clock.now += 3600
-    assert sizes == [(1, 0), (0, 1), (1, 0)]
+    assert kept == [(1, 0), (0, 1), (1, 0)]
 
 
 def answered(url: URL, body: bytes) -> Response:
@@ -862,10 +903,10 @@ async def test_twenty_thousand_origins(config: Config) -> None:
         await robots.rules(URL.build(scheme="http", host=f"h{number}.example", path="/"))
         if number % 1000 == 0:
             await robots.rules(favourite)
-    assert len(robots._small) == MAX_CACHED_ORIGINS
-    assert robots._small.size == MAX_CACHED_ORIGINS * rules_of(b"").size <= MAX_CACHED_BYTES
+    assert robots.small.origins == MAX_CACHED_ORIGINS
+    assert robots.small.size == MAX_CACHED_ORIGINS * rules_of(b"").size <= MAX_CACHED_BYTES
     assert len(asked) == 20_001
-    assert robots._running == {}
+    assert robots.under_way == 0
 
 
 async def test_large_files_are_bounded_by_memory(config: Config) -> None:
@@ -882,8 +923,7 @@ async def test_large_files_are_bounded_by_memory(config: Config) -> None:
     usual = await rules(robots, "http://usual.example/")
     for number in range(count + 4):
         await robots.rules(URL(f"http://h{number}.example/"))
-    assert len(robots._large) == count
-    assert robots._large.size == each * count
+    assert robots.large == (count, each * count)
     assert robots.known(URL("http://usual.example/")) is usual
     assert robots.known(URL("http://h3.example/")) is None
     assert robots.known(URL("http://h4.example/")) is not None
@@ -938,7 +978,7 @@ def test_hostile_rules(name: str) -> None:
         found = rules_of(filled(map(HOSTILE[name], range(count))), "scraperd")
         for letters, length in itertools.product(("a", "a0", ",", "z", "q"), (50, 600, 2400, 8192)):
             url = URL(f"http://h/{(letters * length)[:length]}", encoded=True)
-            judged += found._cost.of(str(url)) <= MAX_COST
+            judged += found.cost.of(str(url)) <= MAX_COST
             assert quick(found, url)
     assert judged >= 10  # and were not just refused
 
