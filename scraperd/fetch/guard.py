@@ -141,6 +141,11 @@ class Guard:
         self._judged = lru_cache(maxsize=MAX_CACHED_ADDRESSES)(self._judge)
         self._asks = not lacking()
 
+    @property
+    def remembered(self) -> int:
+        """Of how many addresses the judgement is remembered."""
+        return self._judged.cache_info().currsize
+
     def refuses(self, url: URL) -> str | None:
         """Why nothing may be dialled for `url`, or None: its host, its port, its address literal.
 

@@ -121,6 +121,21 @@ class Resolver(AbstractResolver):
         self._born = 0.0
         self._load = 0
 
+    @property
+    def cached(self) -> int:
+        """How many names' outcomes are in the cache."""
+        return len(self._cache)
+
+    @property
+    def under_way(self) -> int:
+        """How many names are being looked up."""
+        return len(self._lookups)
+
+    @property
+    def channels(self) -> int:
+        """How many channels are open; each holds a thread, a few files and its own answers."""
+        return len(self._open)
+
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:

@@ -356,4 +356,4 @@ def test_judgements_are_remembered_within_bounds() -> None:
     busy = guard()
     for number in range(3 * MAX_CACHED_ADDRESSES):
         busy.admits(str(IPv4Address(0x5DB80000 + number)))
-    assert busy._judged.cache_info().currsize == MAX_CACHED_ADDRESSES
+    assert busy.remembered == MAX_CACHED_ADDRESSES

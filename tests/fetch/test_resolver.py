@@ -24,6 +24,7 @@ from scraperd.fetch.resolver import (
     ABSENT_TTL,
     MAX_ADDRESSES,
     MAX_CACHED_NAMES,
+    MAX_CHANNEL_AGE,
     MIN_CHANNEL_AGE,
     MIN_TTL,
     TROUBLE_TTL,
@@ -141,16 +142,22 @@ async def test_a_long_answer_comes_over_tcp(server: Nameserver, resolver: Resolv
 
 async def test_thousands_of_addresses(server: Nameserver, clock: Clock) -> None:
     """Of an answer with 4,000 addresses a few are kept, and its memory is soon given back."""
+    ttl = int(MAX_CHANNEL_AGE) - 5  # seconds
+    server.records["before.test"] = server.records["after.test"] = [("A", "127.0.0.1", ttl)]
     server.records["many.test"] = [
         ("A", f"127.1.{n // 250}.{n % 250 + 1}", 3600) for n in range(4000)
     ]
     resolver = resolver_for(server.address, clock=clock, patience=2.0)  # such an answer takes time
+    await found(resolver, "before.test")
     assert len(await found(resolver, "many.test")) == MAX_ADDRESSES
-    (before,) = map(id, resolver._open)
+    assert resolver.channels == 1
     clock.now += MIN_CHANNEL_AGE
-    await found(resolver, "a.test")
-    (after,) = map(id, resolver._open)
-    assert after != before
+    await found(resolver, "after.test")
+    assert resolver.channels == 1
+    clock.now += ttl  # for us both TTLs are over; for c-ares, whose clock is the real one, none is
+    for name in ("before.test", "after.test"):
+        await found(resolver, name)  # a channel that was asked for a name asks nobody again
+    assert (server.asked("before.test"), server.asked("after.test")) == (2, 1)
     await resolver.close()
 
 
@@ -433,12 +440,13 @@ async def test_all_callers_leave(server: Nameserver, resolver: Resolver, name: s
     caller = asyncio.create_task(found(resolver, name))
     await server.until(lambda: server.asked(name) > 0)
     caller.cancel()
-    lookup = resolver._lookups[name]
+    await asyncio.wait((caller,))
+    assert (resolver.under_way, resolver.cached) == (1, 0)
     server.gate.set()
-    await lookup
-    assert len(resolver._cache) == 1
-    await asyncio.sleep(0)
-    assert resolver._lookups == {}
+    async with asyncio.timeout(5):
+        while resolver.under_way:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
+    assert resolver.cached == 1
 
 
 async def test_closed_under_way(server: Nameserver, resolver: Resolver) -> None:
@@ -449,7 +457,7 @@ async def test_closed_under_way(server: Nameserver, resolver: Resolver) -> None:
     await resolver.close()
     with pytest.raises(LookupFailed, match="given up"):
         await caller
-    assert resolver._lookups == {}
+    assert resolver.under_way == 0
 
 
 async def test_many_names_at_once(server: Nameserver, resolver: Resolver) -> None:
@@ -512,16 +520,21 @@ async def test_no_cache(server: Nameserver, clock: Clock) -> None:
 
 async def test_the_cache_is_bounded(server: Nameserver, resolver: Resolver) -> None:
     """Of more names than it holds, those used last are kept."""
-    await resolver.resolve("n0.localhost")
-    first = resolver._cache.get("n0.localhost")
+    for name in ("used.test", "first.test", "last.test"):
+        server.records[name] = [("A", "127.0.0.1", 0)]  # c-ares asks for it each time
+    await resolver.resolve("used.test")
+    await resolver.resolve("first.test")
     for start in range(0, MAX_CACHED_NAMES + 100, 100):
         names = [f"n{number}.localhost" for number in range(start, start + 100)]
         await asyncio.gather(*(resolver.resolve(name) for name in names))
-        await resolver.resolve("n0.localhost")
-    assert len(resolver._cache) == MAX_CACHED_NAMES
-    assert resolver._cache.get("n0.localhost") is first
-    assert f"n{MAX_CACHED_NAMES + 99}.localhost" in resolver._cache
-    assert "n1.localhost" not in resolver._cache
+        await resolver.resolve("used.test")
+    await resolver.resolve("last.test")
+    assert resolver.cached == MAX_CACHED_NAMES
+    for name in ("last.test", "used.test", "first.test"):
+        await resolver.resolve(name)
+    assert server.asked("last.test") == 1
+    assert server.asked("used.test") == 1
+    assert server.asked("first.test") == 2
 
 
 # --- the loops
