@@ -336,8 +336,8 @@ def test_nginx_writes_only_in_its_folder(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     with Nginx(site, tmp_path / "a server") as server:
-        assert server._child is not None
-        pid = server._child.pid
+        pid = server.pid
+        assert pid is not None
         files = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
         assert all(f.startswith((str(tmp_path), "/dev/", "socket:", "anon_inode:")) for f in files)
     assert ports.is_free(server.port)

@@ -89,6 +89,11 @@ class Fetcher:
             "Accept-Encoding": "gzip, deflate, br, zstd",
         }
 
+    @property
+    def connectors(self) -> Mapping[str, Connector]:
+        """The connectors by the names of their proxies; that of the empty name has no proxy."""
+        return self._connectors
+
     async def __aenter__(self) -> Self:
         bound = Bound(self._connections, self._reading_time)
         self._resolver = Resolver(self._settings, self.guard)

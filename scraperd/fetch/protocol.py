@@ -222,6 +222,11 @@ class Connection(ResponseHandler):
         self.uses = 0  # requests
         self.peer = ""  # the IP address at its other end, perhaps a proxy's
 
+    @property
+    def held(self) -> int:
+        """How many pieces of data wait to be parsed; one that is parsed in part counts, too."""
+        return len(self._held)
+
     # --- a request and its response
 
     def ask(self, reader: Reader, request: bytes) -> None:

@@ -64,7 +64,7 @@ async def test_the_dial_itself_is_guarded(host: str) -> None:
     target = Target(URL(f"http://{host}/"))
     async with fetcher_of(Config()) as fetcher:
         with pytest.raises(aiohttp.ClientConnectorError) as caught:
-            await fetcher._connectors[""].lend(target, aiohttp.ClientTimeout(total=5))
+            await fetcher.connectors[""].lend(target, aiohttp.ClientTimeout(total=5))
     assert isinstance(caught.value.os_error, Blocked)
 
 

@@ -45,6 +45,11 @@ class ReadingTime:
         """Whether the time of this turn is spent, or others wait already."""
         return self._spent >= self._slice or bool(self._waiting)
 
+    @property
+    def waiting(self) -> int:
+        """How many connections wait for a later turn."""
+        return len(self._waiting)
+
     def spend(self, work: Callable[[], None]) -> None:
         """Call `work`, and count the time it takes."""
         began = self._clock()

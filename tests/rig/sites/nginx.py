@@ -82,6 +82,11 @@ class Nginx:
         """The site's address, ending in a slash."""
         return f"http://{ports.HOST}:{self.port}/"
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of nginx, between `start` and `stop`."""
+        return self._child.pid if self._child else None
+
     def start(self) -> Self:
         """Start it and return once it accepts connections."""
         self.directory.mkdir(parents=True, exist_ok=True)
