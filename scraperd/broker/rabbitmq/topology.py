@@ -186,13 +186,14 @@ async def declare(
         raise TopologyError(_conflict(name, str(error))) from error
     except amqp.ChannelNotFoundEntity as error:
         raise TopologyError(
-            f"{name!r} does not exist on the broker. Create it as docs/operations.md lists, or set "
-            "broker.passive_declare = false and let scraperd create it."
+            f"{name!r} does not exist on the broker. Create it as docs/operations/queues.md lists, "
+            "or set broker.passive_declare = false and let scraperd create it."
         ) from error
     except amqp.ChannelAccessRefused as error:
         raise TopologyError(
             f"the broker's user may not declare {name!r}: {error}. Give it the permission, or "
-            "create all queues yourself (docs/operations.md) and set broker.passive_declare = true."
+            "create all queues yourself (docs/operations/queues.md) and set "
+            "broker.passive_declare = true."
         ) from error
     await channel.close()
     return differs
@@ -269,13 +270,13 @@ def difference(queue: Queue, found: dict[str, str]) -> str:
     ours = " and ".join(str(queue.arguments.get(name, _NOTHING)) for name in found)
     said = f"queue {queue.name!r} exists with {has}, where scraperd would ask for {ours}."
     if found.keys() <= {_NET}:
-        means = "docs/operations.md says what that means for each queue"
+        means = "docs/operations/queues.md says what that means for each queue"
         return f"{said} It is used as it is; {means}."
     return (
         f"{said} An earlier version made it so. It is used as it is, but a job that expires in it "
         "by its own expiration has no result, and on RabbitMQ 3 one message in it can stop all "
         "retries. Replace it: let it run empty, stop every scraperd, delete it, start again "
-        "(docs/operations.md)."
+        "(docs/operations/queues.md)."
     )
 
 

@@ -42,7 +42,7 @@ def weakness(server: Mapping[str, Any], prefix: str) -> str:
         f"from any queue with x-dead-letter-strategy = at-least-once, {what}; a few of them in "
         f"{prefix}.jobs stop that queue until the node is restarted. Upgrade to RabbitMQ 4. Until "
         f"then let publishers write to the exchange {prefix}.jobs only, and configure no "
-        "queues but for replies (docs/operations.md)."
+        "queues but for replies (docs/operations/queues.md)."
     )
 
 
