@@ -169,12 +169,21 @@ class Extractor:
         """Whether too many pages wait for a helper, in any level."""
         return any(map(self._queue.crowded, range(len(self._times))))
 
+    @property
+    def idle_helpers(self) -> list[int]:
+        """The process ids of the helpers that live and wait for a page."""
+        return self._helpers.idle
+
+    def usual_level(self, request: ExtractRequest, host: str) -> int:
+        """Return the level in which pages of this kind end, as observed; 0 if few take long."""
+        return self._habits.level(_kind(request, host))
+
     def look(self, request: ExtractRequest, host: str) -> None:
         """Raise Crowded if pages of this kind take long and too many such pages wait.
 
         Call it before the page is fetched.
         """
-        self._check(self._habits.level(_kind(request, host)), host, 1)
+        self._check(self.usual_level(request, host), host, 1)
 
     def _check(self, level: int, host: str, patience: int) -> None:
         """Raise Crowded if too many wait in this level and the bucket lets one be sent away."""
@@ -269,7 +278,7 @@ class Extractor:
                 return None
             if isinstance(answer, Extracted):
                 return Answer(answer, time.monotonic() - began)
-            failure = Failure("extract", self._cause(answer))
+            failure = Failure("extract", self.cause(answer))
             # What needs no parsing is still extracted: a body that was requested is not lost.
             rest = await self._helpers.ask(_unparsed(request), body, self._timeout, NICE[level])
             extracted = replace(
@@ -277,8 +286,11 @@ class Extractor:
             )
             return Answer(extracted, time.monotonic() - began)
 
-    def _cause(self, code: int | None) -> str:
-        """Say why a helper gave no answer: its exit code, or None if its memory was too small."""
+    def cause(self, code: int | None) -> str:
+        """Return why a helper gave no answer, in the words of the job's failure.
+
+        `code` is its exit code, minus a signal's number, or None if its memory was too small.
+        """
         if code == _OUT_OF_TIME:
             return f"the page took over {self._timeout:g} s of CPU (sandbox.timeout)"
         memory = f"over {self._memory} bytes of memory (sandbox.memory)"

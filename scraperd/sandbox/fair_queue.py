@@ -138,6 +138,11 @@ class HostFairQueue:
         self._held: list[Counter[str]] = [Counter() for _ in most]
         self._waiting: list[dict[str, deque[asyncio.Future[None]]]] = [{} for _ in most]
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts that hold a slot or wait for one, in any level."""
+        return frozenset[str]().union(*self._held, *self._waiting)
+
     @asynccontextmanager
     async def slot(self, level: int, host: str) -> AsyncIterator[None]:
         """Hold a slot of a level for `host`."""

@@ -22,9 +22,9 @@ class Habits:
     def __init__(self) -> None:
         self._long: Cache[int, tuple[int, int]] = Cache(MAX_KINDS)  # the count, the last level
 
-    def __bool__(self) -> bool:
-        """Whether any kind of page is known to be long."""
-        return bool(self._long)
+    def __len__(self) -> int:
+        """The number of kinds of which a page was long lately: at most MAX_KINDS."""
+        return len(self._long)
 
     def note(self, kind: int, level: int) -> None:
         """Note that a page of this kind ended in this level."""

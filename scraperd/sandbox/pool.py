@@ -43,6 +43,11 @@ class Helpers:
         self._idle: list[_Helper] = []
         self._starting: set[asyncio.Future[_Helper]] = set()
 
+    @property
+    def idle(self) -> list[int]:
+        """The process ids of the helpers that live and wait for a page."""
+        return [helper.pid for helper in self._idle if helper.alive]
+
     async def ask(
         self, request: ExtractRequest, body: bytes, seconds: float, nice: int
     ) -> Extracted | int | None:

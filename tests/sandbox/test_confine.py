@@ -177,8 +177,7 @@ def test_secrets_stay_in_the_process() -> None:
 
 BLIND = """
 from scraperd.sandbox import confine as it
-it.keep_secrets()
-it._restrict_calls()
+it.confine()
 print(it.lacking())
 it.confine()
 print("goes on")

@@ -29,7 +29,6 @@ from scraperd.sandbox.extractor import (
     Crowded,
     Extractor,
     Unchecked,
-    _kind,
     max_waiting,
     slots_of,
     times,
@@ -260,7 +259,7 @@ async def test_a_helper_that_died_between_two_pages_is_replaced() -> None:
         await take(extractor, LARGE, {"t": "h1"})
         (pid,) = children() - before
         os.kill(pid, signal.SIGKILL)
-        while extractor._helpers._idle[0].alive:  # noqa: ASYNC110 - nothing tells of it
+        while pid in extractor.idle_helpers:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
         assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
 
@@ -313,9 +312,9 @@ async def test_a_helper_that_keeps_much_memory_is_ended() -> None:
     ballast[:: resource.getpagesize()] = b"x" * len(ballast[:: resource.getpagesize()])
     async with extracting(sandbox__processes=1) as extractor:
         await take(extractor, LARGE, {"t": "h1"})
-        assert len(extractor._helpers._idle) == 1
+        assert len(children()) == 1
         await take(extractor, b"<p>x</p>" * 800_000, {"t": "h1"}, body=True, metadata=True)
-        used = sum(helper_memory(helper.pid) for helper in extractor._helpers._idle)
+        used = sum(map(helper_memory, children()))
         assert used < MAX_RETAINED_BYTES
     del ballast
 
@@ -434,14 +433,14 @@ async def test_one_page_or_another_host_says_nothing_of_a_kind() -> None:
     """A page that goes through all levels counts once; without rules the kind is a host's own."""
     async with extracting(sandbox__timeout=0.4) as extractor:
         await take(extractor, b"<b>" * 12_000, {"t": "x b b b"}, "bad")
-        assert extractor._habits.level(_kind(asked({"t": "x b b b"}), "bad")) == 0
+        assert extractor.usual_level(asked({"t": "x b b b"}), "bad") == 0
         plain = asked(None)
         huge = b"<p>x</p>" * 600_000
         for _ in range(4):
             await take(extractor, huge, None, "bad", links=True)
         known = msgspec.structs.replace(plain, links=True)
-        assert extractor._habits.level(_kind(known, "bad")) == 2
-        assert extractor._habits.level(_kind(known, "good")) == 0
+        assert extractor.usual_level(known, "bad") == 2
+        assert extractor.usual_level(known, "good") == 0
 
 
 async def test_nothing_is_put_off_while_nothing_waits() -> None:
@@ -455,7 +454,8 @@ async def test_nothing_is_put_off_while_nothing_waits() -> None:
     async with extracting(sandbox__timeout=600) as extractor:
         question = asked({"t": "h1"})
         for _ in range(4):
-            extractor._habits.note(_kind(question, "h"), 2)
+            await take(extractor, b"<p>x</p>" * 600_000, {"t": "h1"})
+        assert extractor.usual_level(question, "h") == 2
         assert not extractor.crowded
         extractor.look(question, "h")
 
@@ -486,7 +486,7 @@ def test_what_a_kind_of_page_takes_is_learned_from_several() -> None:
     assert not habits
     for kind in range(10_000):
         habits.note(kind, 1)
-    assert len(habits._long) <= 1024
+    assert len(habits) <= 1024
 
 
 def test_so_many_may_leave_in_a_second() -> None:
@@ -506,7 +506,7 @@ async def test_many_pages_at_once_do_not_hold_the_loop() -> None:
         pages = [take(extractor, page, rules, links=True) for _ in range(200)]
         for found in await asyncio.gather(*pages):
             assert len(found["data"]["a"]) == 300
-        assert not extractor._helpers._idle
+        assert not children()
 
 
 async def test_a_share_of_the_loop_is_given_in_order() -> None:
@@ -662,8 +662,7 @@ async def test_turns_go_round_and_none_is_lost() -> None:
     assert max(at for at, host in enumerate(order) if host != "a") < 18
     async with queue.slot(0, "x"), queue.slot(0, "x"), queue.slot(0, "y"):
         pass
-    assert not any(queue._held)
-    assert not any(queue._waiting)
+    assert not queue.hosts
 
 
 async def test_what_is_short_has_turns_of_its_own() -> None:
