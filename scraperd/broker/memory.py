@@ -76,6 +76,8 @@ class MemoryBroker:
     full: dict[Source | None, int] = field(default_factory=dict)
     """The most messages that a queue takes; None is for the results."""
     delayed: int = 0
+    epoch: MemoryEpoch | None = None
+    """The current epoch, whose `end` is the loss of the connection; None before `begin`."""
     _queues: dict[Source, deque[_Stored]] = field(
         default_factory=lambda: {source: deque() for source in Source}
     )
@@ -83,7 +85,6 @@ class MemoryBroker:
     _counts: Counter[Source] = field(default_factory=Counter)  # of what is out
     _on_delivery: Callable[[Delivery], None] | None = None
     _on_lost: Callable[[Epoch], None] | None = None
-    _epoch: MemoryEpoch | None = None
     _consuming: bool = False
     _due: bool = False
     _tag: int = 0
@@ -97,10 +98,10 @@ class MemoryBroker:
         after which the next one begins.
         """
         self._on_delivery, self._on_lost = on_delivery, on_lost
-        self._epoch = MemoryEpoch(self, asyncio.get_running_loop().create_future())
+        self.epoch = MemoryEpoch(self, asyncio.get_running_loop().create_future())
         self._consuming = True
         self._soon()
-        return self._epoch
+        return self.epoch
 
     def stop(self) -> None:
         """Deliver nothing more; what was delivered can still be acked."""
@@ -237,13 +238,13 @@ class MemoryBroker:
         return Source.SOLO if alone and self._queues[Source.SOLO] else None
 
     def _delivery(self, stored: _Stored, source: Source) -> Delivery:
-        assert self._epoch is not None
+        assert self.epoch is not None
         message = stored.message
         return Delivery(
             message.body,
             dict(message.headers),
             source,
-            self._epoch,
+            self.epoch,
             self._ack,
             message_id=stored.message_id,
             correlation_id=message.correlation_id,

@@ -34,6 +34,8 @@ from tests.rig.settings import configured
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from scraperd.broker.memory import MemoryEpoch
+    from scraperd.broker.ports import Epoch
     from scraperd.jobs.outcome import Outcome
     from scraperd.jobs.received import Received
     from scraperd.scrape.request import Target
@@ -184,8 +186,8 @@ async def losses(broker: MemoryBroker) -> None:
     chance = random.Random(11)
     for _ in range(30):
         await asyncio.sleep(chance.random() * 3)
-        assert broker._epoch is not None
-        broker._epoch.end("cut")
+        assert broker.epoch is not None
+        broker.epoch.end("cut")
 
 
 async def full(broker: MemoryBroker) -> None:
@@ -222,7 +224,8 @@ class TellsTwice(Settler):
 
     async def settle(self, job: Received, outcome: Outcome, verdict: Verdict) -> bool:
         if isinstance(verdict, Done):
-            await self._result(job, outcome)
+            await super().settle(job, outcome, verdict)
+            job.delivery.settled = False
         return await super().settle(job, outcome, verdict)
 
 
@@ -233,13 +236,22 @@ class BuriesNothing(Settler):
         return await super().settle(job, outcome, Done() if isinstance(verdict, Dead) else verdict)
 
 
+@dataclass
 class Forgets(MemoryBroker):
     """A mutant: what is unacked when a connection is lost does not come back."""
 
-    def give_back(self, epoch: Any) -> None:
-        self._out.clear()
-        self._counts.clear()
-        super().give_back(epoch)
+    thrown: list[asyncio.Future[bool]] = field(default_factory=list)
+
+    def begin(
+        self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[Epoch], None]
+    ) -> MemoryEpoch:
+        def first_only(delivery: Delivery) -> None:
+            if delivery.redeliveries:
+                self.thrown.append(asyncio.ensure_future(delivery.ack()))
+            else:
+                on_delivery(delivery)
+
+        return super().begin(first_only, on_lost)
 
 
 @pytest.mark.parametrize("mutant", [AcksFirst, TellsTwice, BuriesNothing, Forgets])

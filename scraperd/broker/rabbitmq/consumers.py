@@ -209,6 +209,11 @@ class Consumers:
         return await self._generation.consume(queue, source, prefetch, self._on_delivery)
 
     @property
+    def tags(self) -> dict[str, str]:
+        """The tag of each consumer, by its queue: the broker's own lists name it so."""
+        return {consumer.queue: consumer.tag for consumer in self._consumers}
+
+    @property
     def state(self) -> str:
         """What this process consumes, for the status line."""
         match self.mode:

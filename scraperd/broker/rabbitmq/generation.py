@@ -256,6 +256,16 @@ class Generation:
         """Deliveries that the broker waits for."""
         return len(self._held)
 
+    @property
+    def unconfirmed(self) -> int:
+        """Publishes that wait for the broker's confirm."""
+        return len(self._pending)
+
+    @property
+    def retiring(self) -> int:
+        """Publishing channels that `renew` replaced and that are not closed yet."""
+        return len(self._replaced)
+
     async def count(self, queue: str) -> tuple[int, int] | None:
         """Ready messages and consumers, by the broker's own count; None if it does not say."""
         try:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
-from scraperd.base.clocks import SYSTEM
+from scraperd.base.clocks import SYSTEM, Clocks
 from scraperd.broker.ports import Lost, Message
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import COUNT_INTERVAL, MAX_IDLE, Consumers, Prefetch
-from scraperd.broker.rabbitmq.generation import Generation, Settings
+from scraperd.broker.rabbitmq.generation import RENEW_INTERVAL, Generation, Settings
 from scraperd.broker.rabbitmq.topology import Topology, declare
 from tests.faults.rows.broker.consumers import FORGET
 
@@ -31,11 +32,25 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("dispatcher")  # which deletes the prefix's queues
 
 
+@dataclass(slots=True)
+class Steps:
+    """A monotonic clock, in seconds, that stands still until the test moves it."""
+
+    now: float = 1000.0
+
+    @property
+    def clocks(self) -> Clocks:
+        """It as the clocks of a process; each random number is 0.5."""
+        return Clocks(lambda: self.now, time.time, lambda: 0.5)
+
+
 @asynccontextmanager
-async def generation_of(url: str, topology: Topology) -> AsyncIterator[Generation]:
+async def generation_of(
+    url: str, topology: Topology, clocks: Clocks = SYSTEM
+) -> AsyncIterator[Generation]:
     """One that is connected, its queues declared; closed at the end."""
     settings = Settings((url,), topology.prefix, 10, 5, 0.1, 1, 30, passive=False)
-    generation = Generation(settings, url, SYSTEM)
+    generation = Generation(settings, url, clocks)
     try:
         await generation.connect()
         await declare(topology, generation.channel, passive=False)
@@ -45,19 +60,24 @@ async def generation_of(url: str, topology: Topology) -> AsyncIterator[Generatio
 
 
 def consumers_of(
-    generation: Generation, topology: Topology, on_delivery: Callable[[Delivery], None]
+    generation: Generation,
+    topology: Topology,
+    on_delivery: Callable[[Delivery], None],
+    clocks: Clocks = SYSTEM,
 ) -> Consumers:
     return Consumers(
-        generation, topology, Prefetch(10, 1), on_delivery, lambda *_, **__: None, clocks=SYSTEM
+        generation, topology, Prefetch(10, 1), on_delivery, lambda *_, **__: None, clocks=clocks
     )
 
 
 @asynccontextmanager
-async def taking(url: str, topology: Topology) -> AsyncIterator[tuple[Consumers, list[Delivery]]]:
+async def taking(
+    url: str, topology: Topology, clocks: Clocks = SYSTEM
+) -> AsyncIterator[tuple[Consumers, list[Delivery]]]:
     """The consumers, and what they took."""
     taken: list[Delivery] = []
-    async with generation_of(url, topology) as generation:
-        yield consumers_of(generation, topology, taken.append), taken
+    async with generation_of(url, topology, clocks) as generation:
+        yield consumers_of(generation, topology, taken.append, clocks), taken
 
 
 async def until(wanted: Callable[[], object]) -> None:
@@ -75,6 +95,8 @@ async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
     """
     topology = Topology(prefix)
     async with generation_of(broker_url, topology) as generation:
+        channel = await generation.channel()
+        await channel.close()
         node.pause()
         try:
             body = Message(b"x")
@@ -84,8 +106,8 @@ async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
                 )
                 for _ in range(20)
             ]
-            await until(lambda: len(generation._pending) == 20)
-            await generation._connections[1].wire._cancel_tasks(how)  # type: ignore[attr-defined]
+            await until(lambda: generation.unconfirmed == 20)
+            await channel.connection._cancel_tasks(how)  # type: ignore[attr-defined]
         finally:
             node.resume()
         ends = await asyncio.gather(*publishes, return_exceptions=True)
@@ -96,11 +118,12 @@ async def test_a_renewed_channel_leaves_nothing_behind(
     broker_url: str, prefix: str, node: Node
 ) -> None:
     """However often the publishing channels are replaced there are two, at the broker and here."""
-    async with generation_of(broker_url, Topology(prefix)) as generation:
+    clock = Steps()
+    async with generation_of(broker_url, Topology(prefix), clock.clocks) as generation:
         for _ in range(20):
-            generation._renewed = 0.0
+            clock.now += RENEW_INTERVAL
             await asyncio.gather(generation.renew(), generation.renew())
-        assert not generation._replaced
+        assert generation.retiring == 0
         assert not generation.lost.done()
         assert [count for _, count in node.connections(prefix)] == [1, 2]
 
@@ -140,56 +163,56 @@ async def test_an_alarm_puts_nothing_beside_a_job_that_runs_alone(
         assert (consumers.mode, node.counts()[topology.jobs][2]) == ("consuming", 1)
 
 
-def grow_idle(consumers: Consumers) -> None:
-    """As if nothing had been delivered for the longest time."""
-    consumers._counted_at -= COUNT_INTERVAL
-    for consumer in consumers._consumers:
-        consumer.idle_from -= MAX_IDLE
-
-
 async def test_an_idle_consumer_that_was_forgotten_is_registered_again(
     broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
 ) -> None:
     """Others take all jobs, so that none is ready to tell it: it asks again after a minute."""
-    topology = Topology(prefix)
-    async with taking(broker_url, topology) as (consumers, taken):
+    topology, clock = Topology(prefix), Steps()
+    async with taking(broker_url, topology, clock.clocks) as (consumers, taken):
         await consumers.open()
         node.eval(FORGET.format(queue=topology.jobs))
-        consumers._counted_at -= COUNT_INTERVAL
+        clock.now += COUNT_INTERVAL
         await consumers.tick(blocked=False)
         assert node.counts()[topology.jobs][2] == 0  # too early to ask
-        grow_idle(consumers)
+        clock.now += MAX_IDLE
         await consumers.tick(blocked=False)
         assert node.counts()[topology.jobs][2] == node.counts()[topology.quarantine][2] == 1
         dispatcher.publish(b"{}")
         await until(lambda: taken)
         await taken[0].ack()
-        grow_idle(consumers)
-        before = [consumer.tag for consumer in consumers._consumers]
+        clock.now += MAX_IDLE
+        before = consumers.tags
         await consumers.tick(blocked=False)
-        *others, jobs = (consumer.tag for consumer in consumers._consumers)
-        assert jobs == before[-1]  # it was given something
-        assert not set(others) & set(before)
+        others = consumers.tags
+        assert others.pop(topology.jobs) == before[topology.jobs]  # it was given something
+        assert others.keys() == {topology.quarantine, topology.undelivered}
+        assert not {*others.values()} & {*before.values()}
 
 
 async def test_what_is_on_its_way_to_an_idle_consumer_is_taken(
     broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
 ) -> None:
     """Registering again amid deliveries loses none and takes none twice."""
-    topology = Topology(prefix)
-    async with taking(broker_url, topology) as (consumers, taken):
+    topology, clock = Topology(prefix), Steps()
+    async with taking(broker_url, topology, clock.clocks) as (consumers, taken):
+
+        def unacked() -> list[Delivery]:
+            return [delivery for delivery in taken if not delivery.settled]
+
         await consumers.open()
         jobs = [b"%d" % number for number in range(500)]
         flow = asyncio.ensure_future(asyncio.to_thread(lambda: [*map(dispatcher.publish, jobs)]))
-        rounds, acked = 0, 0
-        while acked < len(jobs):
-            consumers._consumers[0] = await consumers._again(consumers._consumers[0])
-            rounds, acked, news = rounds + 1, len(taken), taken[acked:]
-            for delivery in news:
+        tags = {consumers.tags[topology.quarantine]}
+        while len(taken) < len(jobs) or unacked():
+            await until(unacked)  # a consumer of jobs that got none would count as starved
+            clock.now += MAX_IDLE
+            await consumers.tick(blocked=False)
+            tags.add(consumers.tags[topology.quarantine])
+            for delivery in unacked():
                 await delivery.ack()
         await flow
         assert sorted(int(delivery.body) for delivery in taken) == [*range(500)]
-        assert rounds > 5
+        assert len(tags) > 6
         await until(lambda: node.counts()[topology.jobs] == (0, 0, 1))
 
 
@@ -209,12 +232,25 @@ async def test_an_error_in_taking_over_ends_the_generation(
 
 
 async def test_a_publish_is_not_overdue_for_the_time_of_an_alarm(
-    broker_url: str, prefix: str
+    broker_url: str, prefix: str, node: Node
 ) -> None:
     """When the broker takes publishes again, those that waited have the whole time once more."""
-    async with generation_of(broker_url, Topology(prefix)) as generation:
-        channel = generation._publishing[0]
-        generation._pending[object()] = time.monotonic() - 100, channel
-        assert generation.overdue() >= 100
-        generation.excuse()
-        assert generation.overdue() < 1
+    topology, clock = Topology(prefix), Steps()
+    async with generation_of(broker_url, topology, clock.clocks) as generation:
+
+        def overdue() -> bool:
+            clock.now += 100
+            return generation.overdue() >= 100
+
+        node.pause()
+        try:
+            publish = asyncio.ensure_future(
+                generation.publish("", topology.results, b"x", properties_of(Message(b"x")))
+            )
+            await until(lambda: generation.unconfirmed)
+            await until(overdue)  # the time counts from when the bytes have arrived
+            generation.excuse()
+            assert generation.overdue() < 1
+        finally:
+            node.resume()
+        await publish

@@ -34,8 +34,8 @@ def test_a_broker_is_named_without_secrets(url: str, shown: str) -> None:
 @pytest.mark.parametrize(
     "connect",
     [
-        "dial('amqp://127.0.0.1:1/', 'test', 10, 5)",
-        "_dial(('amqp://127.0.0.1:1/',), 5)",
+        "await dial('amqp://127.0.0.1:1/', 'test', 10, 5)",
+        "async with connected(('amqp://127.0.0.1:1/',), 5): pass",
     ],
     ids=["daemon", "client"],
 )
@@ -46,12 +46,12 @@ import asyncio, contextlib
 from pamqp import decode
 before = dict(decode.METHODS)
 from scraperd.broker.rabbitmq import codec, dead_queue, link
-from scraperd.broker.rabbitmq.client import _dial
+from scraperd.broker.rabbitmq.client import connected
 from scraperd.broker.rabbitmq.wire.dial import dial
 assert decode.METHODS == before, "an import installed decoders"
 async def main():
     with contextlib.suppress(Exception):
-        await {connect}
+        {connect}
 asyncio.run(main())
 changed = sorted(name for name in before if decode.METHODS[name] is not before[name])
 assert changed == ["shortstr", "table", "timestamp"], changed
