@@ -75,12 +75,12 @@ class Page:
         """Each hyperlink to the web: URL, text, `rel`."""
         return [
             (self._departed(url), self._one_line(text), rel)
-            for url, text, rel in truth._links(self.tree, self.base)
+            for url, text, rel in truth.links_of(self.tree, self.base)
         ]
 
     def metadata(self) -> dict[str, Any]:
         """What the page says of itself."""
-        found = truth._metadata(self.tree, self.base)
+        found = truth.metadata_of(self.tree, self.base)
         return found | ({"title": self._one_line(found["title"])} if "title" in found else {})
 
     def _value(self, rule: Any, scope: Tag | None) -> Any:
@@ -147,7 +147,7 @@ class Page:
         if element is None:
             return ""
         if id(element) not in self.texts:
-            self.texts[id(element)] = self._one_line(truth._text(element))
+            self.texts[id(element)] = self._one_line(truth.text_of(element))
         return self.texts[id(element)]
 
     def _one_line(self, text: str) -> str:

@@ -51,26 +51,28 @@ def read(page: bytes, url: str) -> Truth:
     base = resolve(url, base) if base is not None else url
     title = next(tree.iter(f"{_HTML}title"), None)
     return Truth(
-        title=None if title is None else _text(title),
-        h1=[_text(element) for element in tree.iter(f"{_HTML}h1")],
+        title=None if title is None else text_of(title),
+        h1=[text_of(element) for element in tree.iter(f"{_HTML}h1")],
         anchors=[
             resolve(base, e.attrib["href"]) for e in tree.iter(f"{_HTML}a") if "href" in e.attrib
         ],
-        links=list(_links(tree, base)),
-        metadata=_metadata(tree, base),
+        links=list(links_of(tree, base)),
+        metadata=metadata_of(tree, base),
     )
 
 
-def _links(tree: Element, base: str) -> Iterator[tuple[str, str, str | None]]:
+def links_of(tree: Element, base: str) -> Iterator[tuple[str, str, str | None]]:
+    """Each hyperlink to the web, in the order of the page: URL, text, `rel`."""
     for element in tree.iter():
         if element.tag in _LISTED and "href" in element.attrib:
             target = resolve(base, element.attrib["href"])
             if target.startswith(("http://", "https://")):
-                yield target, _text(element), element.get("rel") or None
+                yield target, text_of(element), element.get("rel") or None
 
 
-def _metadata(tree: Element, base: str) -> dict[str, Any]:
-    titles = [_text(element) for element in tree.iter(f"{_HTML}title")]
+def metadata_of(tree: Element, base: str) -> dict[str, Any]:
+    """What the page says of itself, by the names of the result's fields."""
+    titles = [text_of(element) for element in tree.iter(f"{_HTML}title")]
     links = _head_links(tree, base)
     metas = [element.attrib for element in tree.iter(f"{_HTML}meta")]
     said = [meta.get("content", "") for meta in metas if meta.get("name", "").lower() == _ABOUT]
@@ -128,7 +130,7 @@ def _json_ld(tree: Element) -> Iterator[Any]:
                 yield from (item for item in items if isinstance(item, dict))
 
 
-def _text(element: Element) -> str:
+def text_of(element: Element) -> str:
     """What can be read inside of it, white space collapsed."""
     return _ASCII_SPACE.sub(" ", "".join(_strings(element))).strip(" ")
 
