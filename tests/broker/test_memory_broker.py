@@ -117,14 +117,15 @@ class House:
         return jobs
 
     async def run(self, faults: Callable[[MemoryBroker], Awaitable[None]] | None = None) -> None:
-        """Work until nothing is left, with the faults beside it."""
+        """Work until nothing is left, with the faults beside it; a day is too long for that."""
         running = asyncio.create_task(self.worker.run())
         await asyncio.sleep(0)
         self.broker.begin(self.worker.accept, self.worker.abandon)
         if faults is not None:
             await faults(self.broker)
-        while self.busy:  # noqa: ASYNC110 - a clock that jumps makes a look cost nothing
-            await asyncio.sleep(1)
+        async with asyncio.timeout(86400):
+            while self.busy:  # noqa: ASYNC110 - a clock that jumps makes a look cost nothing
+                await asyncio.sleep(1)
         self.broker.stop()
         await self.worker.drain(1)
         await running

@@ -34,6 +34,7 @@ from scraperd.jobs.signing import Keys
 from scraperd.ops.telemetry import Observer
 from scraperd.scrape.result import Facts, Scraped
 from scraperd.wiring import worker_of
+from tests.rig.clocks.lived import lived
 from tests.rig.settings import configured
 
 if TYPE_CHECKING:
@@ -276,8 +277,10 @@ class Steps:
         running = asyncio.create_task(self.worker.run())
         await asyncio.sleep(0)
         deliver()
-        while self.worker.in_flight:  # noqa: ASYNC110 - nothing signals what it has come to
-            await asyncio.sleep(0)
+        async with lived() as seconds:
+            while self.worker.in_flight:
+                assert seconds() < 10
+                await asyncio.sleep(0)
         await self.worker.drain(1)
         await running  # raises if one job's error has reached the worker
 

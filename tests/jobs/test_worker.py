@@ -30,6 +30,7 @@ from scraperd.ops.telemetry import Observer
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.scrape.result import Facts, Failed, Scraped
 from scraperd.wiring import worker_of
+from tests.rig.clocks.lived import lived
 from tests.rig.settings import configured
 
 if TYPE_CHECKING:
@@ -127,9 +128,11 @@ class Log:
 
 
 async def turns_until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until `condition` holds; the test's own timeout bounds it."""
-    while not condition():  # noqa: ASYNC110 - nothing signals what another object has come to
-        await asyncio.sleep(0)
+    """Let the loop turn until `condition` holds; ten seconds of its life are too long for that."""
+    async with lived() as seconds:
+        while not condition():
+            assert seconds() < 10
+            await asyncio.sleep(0)
 
 
 @dataclass(eq=False)
