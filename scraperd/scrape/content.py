@@ -43,9 +43,12 @@ def extract_request(job: Job, url: str, media: str, *, ok: bool = True) -> Extra
     )
 
 
-def unavailable(job: Job) -> str | None:
-    """Why what the job wants to be included can't be had here; None if it can."""
-    if job.wants("text") and not AVAILABLE:
+def unavailable(job: Job, *, readable: bool = AVAILABLE) -> str | None:
+    """Why what the job wants to be included can't be had here; None if it can.
+
+    `readable` says whether that extra is installed.
+    """
+    if job.wants("text") and not readable:
         return "text needs the extra: pip install 'scraperd[readable]'"
     return None
 
