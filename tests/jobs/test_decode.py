@@ -165,6 +165,7 @@ def test_rules_that_could_not_be_checked_fail_the_job() -> None:
     lack = Unchecked(failure)
     found = prepared({"url": "http://x/", "extract": {"a": "h1"}}, Compiles(lack))
     assert found.rules is failure
+    assert found.names == (UNSET, "http://x/", "x")
 
 
 def test_compiling_ends_with_the_jobs_time() -> None:

@@ -43,22 +43,25 @@ class Air:
 
     def __init__(self) -> None:
         self.flights, self.epoch = Flights(), Owner()
+        self.tasks: list[asyncio.Task[None]] = []
         self.waiting, self.scraping, self.settling = (received(self.epoch) for _ in range(3))
         for one in (self.waiting, self.scraping):
             self.start(one)
         self.start(self.settling, "settling")
         self.flights[self.scraping].fetching()
 
-    def start(self, one: Received, phase: Phase = "waiting") -> asyncio.Task[None]:
+    def start(self, one: Received, *phase: Phase) -> asyncio.Task[None]:
         task = asyncio.create_task(wait())
-        self.flights.start(one, task, phase)
+        self.tasks.append(task)
+        self.flights.start(one, task, *phase)
         return task
 
     async def end(self) -> None:
-        """Let all tasks end."""
-        self.flights.interrupt("waiting", "scraping", "settling")
-        await asyncio.gather(*self.flights.tasks, return_exceptions=True)
-        await asyncio.sleep(0)
+        """Let all tasks end; then nothing is in flight but what was cut off."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+        assert self.flights.tasks == []
 
 
 async def wait() -> None:
@@ -95,7 +98,7 @@ async def test_what_is_being_settled_is_not_handed_back() -> None:
     assert air.flights.interrupt("settling") == 1
     assert air.flights.take_unbegun() == []
     assert task in air.flights.tasks
-    await asyncio.wait([task])
+    await asyncio.wait([task], timeout=5)
     assert task.cancelled()
     assert len(air.flights) == 2
     await air.end()
@@ -135,7 +138,8 @@ async def test_an_old_task_does_not_end_a_new_flight() -> None:
     air.flights.interrupt("waiting")
     [again] = air.flights.take_unbegun()
     second = air.start(again, "settling")
-    await asyncio.wait([first])
+    await asyncio.wait([first], timeout=5)
+    assert first.cancelled()
     assert air.flights[again].task is second
     second.cancel()
     await asyncio.wait([second])
