@@ -75,7 +75,7 @@ async def first_request(
     if job.last_modified is not UNSET:
         headers["If-Modified-Since"] = job.last_modified
     line = headers.pop(named["cookie"]) if "cookie" in named else ""
-    own = given(job.cookies or {}, line) if job.cookies or line else []
+    own = given(job.cookies or {}, line)
     return Request(job.verb, target.url, headers, body, 0.0, max_body), Cookies(target.url, own)
 
 

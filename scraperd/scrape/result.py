@@ -97,4 +97,4 @@ def result_of(
 def final_url(url: URL) -> str | UnsetType:
     """Return where a response came from, unless that is longer than a job's URL may be."""
     text = str(url)
-    return text if 0 < len(text) <= MAX_URL else UNSET
+    return text if len(text) <= MAX_URL else UNSET
