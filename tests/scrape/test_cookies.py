@@ -76,13 +76,15 @@ def test_own_cookies_stay_in_the_first_origin(url: str, sent: str) -> None:
         ("s=1; Path=/a", "https://www.site.example/a/b", True),
         ("s=1; Path=/a/", "https://www.site.example/a", False),
         ("s=1; Path=/a/", "https://www.site.example/a/", True),
+        ("s=1; Path=/aX", "https://www.site.example/a/b", False),
         ("s=1; Path=relative", "https://www.site.example/shop/x", True),
         ("s=1; Path=/x; Path=/", "https://www.site.example/y", True),
         # lifetimes
         ("s=1; Path=/; Max-Age=60", "https://www.site.example/", True),
         ("s=1; Path=/; Max-Age=0", "https://www.site.example/", False),
         ("s=1; Path=/; Max-Age=-1", "https://www.site.example/", False),
-        (f"s=1; Path=/{'x' * MAX_ATTRIBUTE}", "https://www.site.example/shop/", True),
+        (f"s=1;Path=/{'x' * (MAX_ATTRIBUTE - 5)}", "https://www.site.example/shop/", True),
+        (f"s=1;Path=/{'x' * (MAX_ATTRIBUTE - 6)}", "https://www.site.example/shop/", False),
         ("s=1; Path=/; Max-Age=soon", "https://www.site.example/", True),
         ("s=1; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "https://www.site.example/", False),
         ("s=1; Path=/; Expires=Thu, 01-Jan-2099 00:00:00 GMT", "https://www.site.example/", True),
@@ -135,6 +137,23 @@ def test_what_cannot_be_sent_back_is_ignored(line: str) -> None:
     assert after(line, "good=1; Path=/").header(SITE) == "good=1"
 
 
+def test_a_cookie_as_long_as_browsers_keep() -> None:
+    """Name and value together have MAX_PAIR characters; with one more it is ignored."""
+    pair = f"s={'x' * (MAX_PAIR - 2)}"
+    assert after(f"{pair}; Path=/", f"{pair}x; Path=/").header(SITE) == pair
+
+
+def test_a_page_at_the_top_sets_for_the_whole_site() -> None:
+    """Section 5.1.4: the default path of /cart is /."""
+    cookies = after("s=1", at=URL("https://www.site.example/cart"))
+    assert cookies.header(URL("https://www.site.example/other")) == "s=1"
+
+
+def test_a_refused_cookie_does_not_end_the_list() -> None:
+    """What comes behind it is kept."""
+    assert after("s=1; Domain=evil.example", "t=1; Path=/").header(SITE) == "t=1"
+
+
 def test_a_cookie_set_anew_replaces_the_old_one() -> None:
     """The same name, domain and path is the same cookie; deleted means gone."""
     cookies = after("s=1; Path=/", "t=1; Path=/", "s=2; Path=/")
@@ -148,6 +167,7 @@ def test_the_site_knows_better_than_the_job() -> None:
     own = {"sid": "old", "lang": "en"}
     assert after("sid=new; Path=/", own=own).header(SITE) == "lang=en; sid=new"
     assert after("sid=x; Max-Age=0", own=own).header(SITE) == "lang=en"
+    assert after("sid=new=er=; Path=/", own=own).header(SITE) == "lang=en; sid=new=er="
 
 
 def test_another_site_cannot_touch_the_jobs_cookies() -> None:
@@ -179,6 +199,8 @@ def test_a_cookie_header_counts_as_the_jobs_cookies() -> None:
     assert cookies.header(SITE) == "a=1; b=2; c=x=y; d"
     cookies.learn(SITE, ["b=3; Path=/"], {}, NOW)
     assert cookies.header(SITE) == "a=1; c=x=y; d; b=3"
+    cookies.learn(SITE, ["c=4; Path=/"], {}, NOW)
+    assert cookies.header(SITE) == "a=1; d; b=3; c=4"
     assert cookies.header(URL("https://evil.example/")) == ""
 
 
@@ -216,3 +238,13 @@ def test_expires_is_taken_against_the_date_of_its_answer(ahead: int) -> None:
     cookies.learn(SITE, ["over=0; Path=/"], {}, NOW)
     cookies.learn(SITE, lines, {"Date": formatdate(date, usegmt=True)}, NOW)
     assert cookies.header(SITE) == "kept=1"
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, 1])
+def test_expires_is_taken_against_our_time_where_the_answer_has_no_date(seconds: int) -> None:
+    """That which is handed in, and not the machine's: at its very moment a cookie is over."""
+    now = datetime(2199, 1, 1, tzinfo=UTC)
+    expires = formatdate(now.timestamp() + seconds, usegmt=True)
+    cookies = Cookies(SITE, [])
+    cookies.learn(SITE, [f"s=1; Path=/; Expires={expires}"], {}, now)
+    assert cookies.header(SITE) == ("s=1" if seconds > 0 else "")
