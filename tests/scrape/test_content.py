@@ -7,6 +7,7 @@ Must never: need a site, or look into a body.
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -122,6 +123,18 @@ def test_an_unchanged_page_has_its_validators_and_nothing_else() -> None:
     found = unchanged(response(*headers))
     assert found == {"not_modified": True, "etag": '"v1"', "last_modified": AGAIN}
     assert unchanged(response()) == {"not_modified": True}
+
+
+def test_a_date_is_told_in_gmt_by_a_machine_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The local time zone of the process makes no difference."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "EAST-9")
+        time.tzset()
+        found = unchanged(response(("Last-Modified", AGAIN)))
+    time.tzset()
+    assert found["last_modified"] == AGAIN
 
 
 LONGEST = f'"{"x" * (MAX_VALIDATOR - 2)}"'

@@ -38,6 +38,7 @@ def test_a_page_that_was_scraped_is_ok() -> None:
     assert (result.final_url, result.fetched_at) == ("http://a.b/c", FACTS.fetched_at)
     assert result.redirects == [Redirect(301, "http://a.b/c")]
     assert (result.size, result.charset) == (3, "utf-8")
+    assert result.timings == FACTS.timings(1.0)
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -61,6 +62,8 @@ def test_what_was_neither_fetch_nor_extraction_was_waiting() -> None:
     assert FACTS.timings(1.0) == Timings(total=1.0, wait=0.625, fetch=0.25, extract=0.125)
     assert FACTS.timings(0.3).wait == 0.0
     assert Facts().timings(0.1234567) == Timings(0.123457, 0.123457, 0.0, 0.0)
+    parts = Facts(fetch_time=0.1234567, extract_time=0.7654321)
+    assert parts.timings(0.8888888) == Timings(0.888889, 0.0, 0.123457, 0.765432)
 
 
 def test_a_final_url_is_one_that_a_job_could_have() -> None:
