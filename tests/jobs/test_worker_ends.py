@@ -139,12 +139,15 @@ class Told:
     alone: list[str] = field(default_factory=list)
     troubles: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     forged: int = 0
+    raises: bool = False
 
     def event(self, event: str, **fields: Any) -> None:
         raise AssertionError((event, fields))
 
     def record(self, record: Record) -> None:
         self.records.append(record)
+        if self.raises:
+            raise ZeroDivisionError
 
     def solo(self, received: Received) -> None:
         self.alone.append(received.name)
@@ -303,6 +306,7 @@ def test_a_page_is_told_with_its_times_and_what_named_it() -> None:
         house.sent.latency = 0.5
         house.scrapes.seconds["a"] = 4.0
         house.scrapes.ends["a"] = Scraped(Facts(fetch_time=3.0))
+        await asyncio.sleep(10)
         house.deliver("a", {ATTEMPT: 2}, meta=[1])
         await house.idle()
         assert house.results() == [
@@ -896,6 +900,22 @@ def test_a_job_that_cannot_be_settled_at_all_ends_its_epoch(raises: str) -> None
         assert house.record.strikes == 1
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_error_in_the_telling_changes_nothing(lost: bool) -> None:  # noqa: FBT001 - a column
+    """What is settled, or lost, is not settled again; its epoch goes on, and the log has it."""
+
+    @in_house()
+    async def life(house: House) -> None:
+        house.told.raises = True
+        house.sent.raises = [Lost("cut")] if lost else []
+        house.deliver("a")
+        await house.idle()
+        assert [result["status"] for result in house.results()] == ([] if lost else ["ok"])
+        assert len(house.told.records) == 1
+        assert not house.epoch.lost.done()
+        assert house.told.troubles == [("internal_error", "ZeroDivisionError", {"id": "a"})]
+
+
 # --- an epoch that ends
 
 
@@ -993,6 +1013,23 @@ def test_what_goes_back_is_not_cut_off() -> None:
         assert await draining == 0
         assert house.record.verdict == Requeue(Into(Source.JOBS))
         assert [to for to, _ in house.sent.messages] == [Into(Source.JOBS)]
+        await asyncio.wait_for(house.running, 1)
+
+    play(life)
+
+
+def test_what_goes_back_counts_as_being_published_at_once() -> None:
+    """Also where its epoch ends in the turn of the loop in which the drain begins."""
+
+    async def life() -> None:
+        house = House()
+        await asyncio.sleep(0)
+        house.worker.close()
+        house.deliver("a", message_id="a")
+        draining = asyncio.create_task(house.worker.drain(10))
+        asyncio.get_running_loop().call_soon(house.epoch.end, "cut")
+        assert await draining == 0
+        assert house.record.verdict == Requeue(Into(Source.JOBS))
         await asyncio.wait_for(house.running, 1)
 
     play(life)
