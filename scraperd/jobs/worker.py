@@ -358,7 +358,7 @@ class Worker:
         left = 0
         if tasks := self._flights.tasks:
             await asyncio.wait(tasks, timeout=within)
-            left = self._flights.interrupt("waiting", "scraping")
+            left = self._flights.interrupt("scraping")  # nothing has waited since `close`
             self._give_back()
             if tasks := self._flights.tasks:
                 await asyncio.wait(tasks, timeout=SETTLE_GRACE)
