@@ -895,7 +895,7 @@ def test_a_job_that_cannot_be_settled_at_all_ends_its_epoch(raises: str) -> None
         assert len(house.sent.messages) == (raises == "ack")
         assert len(acks) == (raises == "ack")
         assert house.told.records == []
-        house.deliver("a", redeliveries=2, epoch=Owner(house.worker))
+        house.deliver("a", redeliveries=1, epoch=Owner(house.worker))
         await house.idle()
         assert house.record.strikes == 1
 
