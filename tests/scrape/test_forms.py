@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scraperd.contract import MAX_FORM, MAX_JOB
-from scraperd.scrape.forms import encoded
+from scraperd.scrape.forms import SLICE, encoded
+from tests.rig.clocks import hours
 from tests.rig.clocks.effort import scaled
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -32,6 +33,27 @@ def test_a_long_value_is_whole(length: int) -> None:
     """Where it is cut into steps nothing is lost and nothing comes twice."""
     form = {"a b": "é \U0001f600" * length, "": "x" * length}
     assert asyncio.run(encoded(form, time.monotonic)) == urlencode(form).encode()
+
+
+@pytest.mark.parametrize(("later", "turns"), [(0.0, 1), (SLICE, 1), (1.01 * SLICE, 2)])
+def test_the_loop_gets_its_turn_after_a_slice(later: float, turns: int) -> None:
+    """Not before, by the clock that is handed in; a turn takes no time if nobody wants it."""
+    times = [SLICE]
+
+    def clock() -> float:
+        times.append(SLICE + later)
+        return times[-2]
+
+    async def life() -> int:
+        encoding = asyncio.create_task(encoded({"a": "b", "c": "d"}, clock))
+        count = 0
+        while not encoding.done():
+            await asyncio.sleep(0)
+            count += 1
+        assert asyncio.get_running_loop().time() == 0
+        return count
+
+    assert hours.run(life()) == turns
 
 
 @pytest.mark.parametrize("fields", [1, MAX_FORM])
