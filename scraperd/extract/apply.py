@@ -154,7 +154,9 @@ def extract(
     tree = _parsed(page)
     if allowance.searching is not None:
         _foresee(tree, page, _cost_of(rules, links=links), allowance.searching)
-    to = _starting(document_base(tree, base), allowance)
+    if b"<base" in page.lower():  # else there is no such element, and to look for it takes long
+        base = document_base(tree, base)
+    to = _starting(base, allowance)
     run = _Run(to, allowance)
     return Extract(
         data=run.apply(rules, tree, _NODE) if rules is not None else UNSET,
@@ -337,11 +339,12 @@ class _Run:
             return self._read(rule, node)
         if output == "html":
             return node.html
-        attributes = node.attributes  # all of them are read
+        attributes = node.attrs  # as lexbor finds them, which takes longer the more there are
         self._allowance.spend(len(attributes) // _ATTRIBUTES_STEP, rule.path)
-        if output.name not in attributes:
+        found: Any = attributes.get(output.name, _MISSING)
+        if found is _MISSING:
             return None
-        value = attributes[output.name] or ""
+        value = found or ""  # None: it has no value
         return self._base.resolve(value) if output.is_url else value
 
     def _table(self, rule: Rule, node: LexborNode, *, header: bool) -> Any:

@@ -191,7 +191,8 @@ class _Compiler:
             case "table":
                 return Table(_flag(spec, "header", path.removesuffix(".output")))
             case str() if output.startswith("@") and len(output) > 1:
-                name = output[1:].lower()
+                name = output[1:]
+                name = name.lower() if name.isascii() else name  # as HTML compares names
                 return Attribute(name, name in _URL_ATTRIBUTES)
         raise RuleError(path, "must be text, html, table, @attribute or an object of rules")
 

@@ -429,6 +429,9 @@ def test_a_reference_becomes_absolute(reference: str, target: str) -> None:
         ("", "http://example.com/dir/x"),
         ("<base href='/b/'>", "http://example.com/b/x"),
         ("<base href='b/'>", "http://example.com/dir/b/x"),
+        ("<BASE HREF='b/'>", "http://example.com/dir/b/x"),
+        ("<bAsE/href=b/>", "http://example.com/dir/b/x"),
+        ("<based href='b/'>", "http://example.com/dir/x"),
         ("<base href='https://b.example'>", "https://b.example/x"),
         ("<base target=_top><base href='/b/'><base href='/c/'>", "http://example.com/b/x"),
         ("<base href=''>", "http://example.com/dir/x"),
@@ -503,6 +506,15 @@ def test_a_url_that_no_job_could_have_is_not_handed_out(href: str) -> None:
     if href[:4].lower() == "http":  # these are as written
         assert said.opengraph == {"url": "/as/it/is", "title": href}
         assert said.twitter is UNSET
+
+
+@pytest.mark.parametrize("name", ["viewBox", "viewbox", "VIEWBOX"])
+def test_an_attribute_whose_name_has_capitals_is_found(name: str) -> None:
+    """A parser writes some attributes of SVG with capitals (HTML standard, "adjust SVG
+    attributes"); a rule names them in any case.
+    """
+    rule = {"selector": "svg", "output": f"@{name}"}
+    assert found({"box": rule}, b"<svg viewBox='0 0 9 9'></svg>") == {"box": "0 0 9 9"}
 
 
 @pytest.mark.parametrize("head", ["", "<base href='/{}'>"])
