@@ -56,10 +56,14 @@ _LATIN1 = re2.Options()
 _LATIN1.encoding = re2.Options.Encoding.LATIN1
 # White space, slashes and quotes part attributes. A `>` ends a tag, but in a quoted value.
 _PARTS: Final = rb"""(?:[^>\s/"']*[\s/"']){%d}"""
-_DENSE = re2.compile(rb"<[a-z]" + _PARTS % SOME, _LATIN1)
+_MANY_PARTS: Final = rb"<[a-z]" + _PARTS % SOME
+_DENSE = re2.compile(_MANY_PARTS, _LATIN1)
 _DENSE_FORMATTING = [re2.compile(rb"<(?:a|%s)[\s/]" % _TAGS + _PARTS % few, _LATIN1) for few in FEW]
-_SPANNING = re2.compile(rb"""=\s*(?:"[^">]*>|'[^'>]*>)""", _LATIN1)
-_BROKEN = re2.compile(rb"<[a-z][^<>]*<", _LATIN1)
+_QUOTED_END: Final = rb"""=\s*(?:"[^">]*>|'[^'>]*>)"""
+_SPANNING = re2.compile(_QUOTED_END, _LATIN1)
+_UNENDED: Final = rb"<[a-z][^<>]*<"
+_BROKEN = re2.compile(_UNENDED, _LATIN1)
+_ODD = re2.compile(b"|".join((_QUOTED_END, _UNENDED, _MANY_PARTS)), _LATIN1)  # few pages are
 _MANY: Final = 20  # tags that begin before one has ended; RE2 would go through each for all of them
 _LONG = re2.compile(rb"""=\s*(?:"[^"]{256}|'[^']{256}|[^\s>"']{256})""", _LATIN1)
 LONG: Final = 256  # bytes of a value
@@ -375,9 +379,11 @@ def of_html(page: bytes, each: float = 0.0, enough: float = 0.0) -> float:
 def _most_attributes(page: bytes, *, formatting: bool) -> tuple[float, float]:
     """How many attributes a formatting element can have, and any other."""
     most = len(page) / _ATTRIBUTE_BYTES
-    if _SPANNING.search(page) or len(list(islice(_BROKEN.finditer(page), _MANY))) == _MANY:
+    if not _ODD.search(page):
+        most = min(most, SOME)
+    elif _SPANNING.search(page) or len(list(islice(_BROKEN.finditer(page), _MANY))) == _MANY:
         return most, most
-    if most > SOME and not _DENSE.search(page):
+    elif most > SOME and not _DENSE.search(page):
         most = SOME
     if formatting:
         for few, dense in zip(FEW, _DENSE_FORMATTING, strict=True):
