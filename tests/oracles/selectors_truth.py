@@ -36,6 +36,9 @@ HASH: Final = (
     " RFC 3986 keeps it)"
 )
 BLANK: Final = 'a space in a URL comes back as "%20" (URL standard; RFC 3986 allows none)'
+JOBLESS: Final = (
+    "a URL of http or https that no job could have (user@host, a name with <>) is left out"
+)
 EMPTY: Final = (
     ":empty: an element that holds white space is not empty (Selectors 3 and all browsers;"
     " soupsieve goes by Selectors 4)"
@@ -76,6 +79,7 @@ class Page:
         return [
             (self._departed(url), self._one_line(text), rel)
             for url, text, rel in truth.links_of(self.tree, self.base)
+            if self._can_be_a_job(url)
         ]
 
     def metadata(self) -> dict[str, Any]:
@@ -140,8 +144,10 @@ class Page:
         value = tag.attrs.get(output[1:])
         if value is None:
             return MISSING
-        value = str(value)
-        return self._refined(rule, self._resolved(value) if output[1:] in _URLS else value)
+        is_url = output[1:] in _URLS
+        text = self._resolved(str(value)) if is_url else str(value)
+        left_out = is_url and not self._can_be_a_job(text)
+        return MISSING if left_out else self._refined(rule, text)
 
     def _text(self, element: Element | None) -> str:
         if element is None:
@@ -157,6 +163,12 @@ class Page:
 
     def _resolved(self, reference: str) -> str:
         return self._departed(truth.resolve(self.base, reference))
+
+    def _can_be_a_job(self, url: str) -> bool:
+        """False for a URL of http or https that the contract of jobs refuses."""
+        can = not url.lower().startswith(("http://", "https://")) or bool(_JOB_URL.match(url))
+        self.known[JOBLESS] += not can
+        return can
 
     def _departed(self, url: str) -> str:
         if url.endswith("#"):
