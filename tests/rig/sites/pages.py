@@ -1,4 +1,4 @@
-"""Real web pages to scrape: the manuals of Python and PostgreSQL, as Debian packages them.
+"""Real web pages to scrape: the manuals of Python, PostgreSQL and Java, as Debian packages them.
 
 May touch: the packages unpacked in the checkout's .cache/, to read.
 Must never: change a page, or hand out a folder that is not full of them.
@@ -21,6 +21,21 @@ def postgres_docs() -> Path:
     return _manual("postgresql-doc", "postgresql-doc-*", "index.html", at_least=1000)
 
 
+def java_docs() -> Path:
+    """Return the folder of Java's manual: about 10,000 pages of 25 kB on average.
+
+    Debian 12 has that of Java 17; later releases have another, which is taken instead.
+    """
+    for release in (17, 21, 25):
+        try:
+            base = debs(f"openjdk-{release}-doc")
+        except DebsError as error:
+            said = error
+        else:
+            return _full(base, f"openjdk-{release}-*/api", "index.html", at_least=5000)
+    raise said
+
+
 def html_files(root: Path) -> list[Path]:
     """Return every HTML page under `root`, sorted."""
     return sorted(path for path in root.rglob("*.html") if path.is_file())
@@ -28,8 +43,13 @@ def html_files(root: Path) -> list[Path]:
 
 def _manual(package: str, folder: str, landmark: str, *, at_least: int) -> Path:
     """Find the manual, among the unpacked files or, if the machine has the package, there."""
-    for base in (debs(package), Path("/")):
-        for html in sorted(base.glob(f"usr/share/doc/{folder}/html")):
+    return _full(debs(package), f"{folder}/html", landmark, at_least=at_least)
+
+
+def _full(unpacked: Path, folder: str, landmark: str, *, at_least: int) -> Path:
+    """Return the first such folder under usr/share/doc that has `at_least` pages."""
+    for base in (unpacked, Path("/")):
+        for html in sorted(base.glob(f"usr/share/doc/{folder}")):
             if (html / landmark).is_file() and len(html_files(html.resolve())) >= at_least:
                 return html.resolve()
-    raise DebsError(f"the package {package} holds no manual of {at_least} pages or more")
+    raise DebsError(f"no manual of {at_least} pages or more in {folder} of {unpacked.name}")
