@@ -22,29 +22,32 @@ from selectolax.lexbor import LexborHTMLParser
 
 async def main(*, absolute: bool) -> None:
     """Consume, fetch, parse, publish confirmed, ack; until SIGTERM."""
-    names = {"BROKER_URL": "SCRAPERD_BROKER_URL", "PREFIX": "SCRAPERD_BROKER__PREFIX"}
-    settings = {name: os.environ[variable] for name, variable in names.items()}
-    prefetch = int(os.environ["SCRAPERD_CONCURRENCY"])
+    prefix, prefetch = os.environ["BENCH_PREFIX"], int(os.environ["BENCH_CONCURRENCY"])
+    with_body = os.environ.get("BENCH_BODY") == "1"
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    connection = await aio_pika.connect(settings["BROKER_URL"])
+    connection = await aio_pika.connect(os.environ["BENCH_BROKER_URL"])
     connector = aiohttp.TCPConnector(limit=0)
     async with connection, aiohttp.ClientSession(connector=connector) as session:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=prefetch)
-        queue = await channel.get_queue(f"{settings['PREFIX']}.jobs")
-        results = await channel.get_exchange(f"{settings['PREFIX']}.results")
+        queue = await channel.get_queue(f"{prefix}.jobs")
+        results = await channel.get_exchange(f"{prefix}.results")
 
         async def on_message(message: AbstractIncomingMessage) -> None:
             url = msgspec.json.decode(message.body)["url"]
             async with session.get(url) as response:
                 page = await response.read()
-            body = msgspec.json.encode({"url": url, **take(page, url if absolute else "")})
+            found = {"url": url, **take(page, url if absolute else "")}
+            if with_body:
+                found["body"] = page.decode()
+            body = msgspec.json.encode(found)
             answer = aio_pika.Message(body, delivery_mode=DeliveryMode.PERSISTENT)
             await results.publish(answer, "ok")
             await message.ack()
 
         await queue.consume(on_message)
+        print("READY", flush=True)
         await stop.wait()
 
 
