@@ -53,8 +53,10 @@ run: setup  ## the daemon in the foreground, on a private RabbitMQ
 corpus: setup  ## 1,700 real pages through the daemon, each result checked by another parser
 	$(BIN)/python -m benchmarks.corpus
 
-bench: setup  ## pages a second and CPU time a page, beside a bare loop with no features
-	$(BIN)/python -m benchmarks.throughput
+bench: setup  ## pages/s, CPU, memory, latency beside other workers; WORKLOAD=, ROUNDS=, ONLY=, PAGES=, LIST=1
+	$(BIN)/python -m benchmarks.throughput $(if $(LIST),--list) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
+	    $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAGES),--pages $(PAGES)) $(if $(ONLY),--only $(ONLY)) \
+	    $(if $(TREE),--tree $(TREE))
 
 bench-fairness: setup  ## one strict host beside many fast ones in one queue; half an hour
 	$(BIN)/python -m benchmarks.fairness
@@ -91,6 +93,8 @@ pins: setup  ## write requirements/*.txt again from requirements/*.in
 	    --generate-hashes --upgrade requirements/dev.in -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --generate-hashes --upgrade requirements/mutate.in -o requirements/mutate.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    --generate-hashes --upgrade requirements/bench.in -o requirements/bench.txt
 
 clean:  ## remove everything that make made
 	rm -rf .venv .cache build dist .coverage .coverage.* htmlcov

@@ -28,7 +28,7 @@ from tests.rig.sites.pages import html_files, postgres_docs, python_docs
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pika.adapters.blocking_connection import BlockingChannel
 
@@ -47,16 +47,26 @@ class PageFile:
 
 
 class Stage:
-    """A broker, a web server and a dispatcher's channel, for as long as the `with` block."""
+    """A broker, a web server and a dispatcher's channel, for as long as the `with` block.
+
+    The server has each of the `folders` under its name; without any, the manuals of Python and
+    PostgreSQL. `conf` adds to the settings of the broker.
+    """
+
+    def __init__(
+        self, folders: Mapping[str, Path] | None = None, conf: dict[str, str] | None = None
+    ) -> None:
+        self._folders = folders or {"python": python_docs(), "postgres": postgres_docs()}
+        self._conf = conf
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             site = self.folder / "site"
             site.mkdir()
-            (site / "python").symlink_to(python_docs())
-            (site / "postgres").symlink_to(postgres_docs())
-            self.node = stack.enter_context(Node(self.folder / "rabbitmq"))
+            for name, target in self._folders.items():
+                (site / name).symlink_to(target)
+            self.node = stack.enter_context(Node(self.folder / "rabbitmq", conf=self._conf))
             nginx = stack.enter_context(Nginx(site, self.folder / "nginx"))
             self.pages = list(_pages(nginx.url, site))
             parameters = pika.URLParameters(self.node.url)
