@@ -199,7 +199,7 @@ class Bench:
                 workers.look()
             time.sleep(_LOOK)
         if first is None or last is None or last.done <= first.done:
-            raise RoundError(f"{done} of {self.count} results: too few to measure")
+            raise RoundError(f"{done} of {self.count} results: too few or too many to measure")
         return first, last
 
     def _results(self) -> Iterator[dict[str, Any]]:

@@ -39,7 +39,8 @@ class MissingError(RuntimeError):
 def python() -> Path:
     """Return the Python of a venv that has the peers' packages, as they are pinned."""
     venv = _HERE / "venv"
-    done = venv / f".{hashlib.sha256(_PINS.read_bytes()).hexdigest()[:16]}"
+    made_of = _PINS.read_bytes() + sys.version.encode()
+    done = venv / f".{hashlib.sha256(made_of).hexdigest()[:16]}"
     if not done.exists():
         print("installing requirements/bench.txt into .cache/bench/venv (once)", file=sys.stderr)
         _run(["sh", "tests/rig/venv.sh", sys.executable, str(venv)])
