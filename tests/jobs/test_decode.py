@@ -24,6 +24,7 @@ from scraperd.jobs.received import Received
 from scraperd.sandbox.extractor import Crowded, Unchecked
 from scraperd.scrape.request import Target
 from tests.rig.clocks import hours
+from tests.rig.deliveries import acked
 
 MAX_SIZE = 500
 OURS = Failure("internal", "an error of ours")
@@ -44,10 +45,6 @@ class Compiles:
         if self.error is not None:
             raise self.error
         return RULES
-
-
-async def acked(_delivery: Delivery) -> bool:
-    return True
 
 
 def decoded(

@@ -1,37 +1,22 @@
 """The deliveries in flight: which are counted, cut off and handed back, phase by phase.
 
-May touch: tasks of the test's own loop that wait for ever.
+May touch: tasks of the test's own loop that wait until they are cancelled.
 Must never: need a worker or a broker.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from scraperd.broker.ports import Delivery, Source
 from scraperd.jobs.envelope import Envelope
 from scraperd.jobs.flights import Flights
 from scraperd.jobs.received import Received
+from tests.rig.deliveries import Owner, acked
 
 if TYPE_CHECKING:
     from scraperd.jobs.flights import Phase
-
-
-@dataclass(eq=False)
-class Owner:
-    """An epoch; two of them are never equal."""
-
-    blames_a_publish: bool = False
-    lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
-
-    def end(self, reason: str) -> None:
-        self.lost.set_result(reason)
-
-
-async def acked(_delivery: Delivery) -> bool:
-    return True
 
 
 def received(epoch: Owner) -> Received:
@@ -39,7 +24,7 @@ def received(epoch: Owner) -> Received:
 
 
 class Air:
-    """Flights with one delivery in each phase, whose tasks wait for ever."""
+    """Flights with one delivery in each phase, whose tasks wait until they are cancelled."""
 
     def __init__(self) -> None:
         self.flights, self.epoch = Flights(), Owner()
@@ -80,7 +65,7 @@ async def test_a_delivery_begins_to_wait_and_nothing_is_settled() -> None:
 
 
 async def test_what_is_cut_off_is_handed_back_once() -> None:
-    """It stays in flight until somebody takes it; its task does not count any more."""
+    """It stays in flight until somebody takes it. Its task is not counted."""
     air = Air()
     assert (len(air.flights), len(air.flights.tasks)) == (3, 3)
     assert air.flights.interrupt("waiting", "scraping") == 2

@@ -31,6 +31,7 @@ from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.scrape.result import Facts, Failed, Scraped
 from scraperd.wiring import worker_of
 from tests.rig.clocks.lived import lived
+from tests.rig.deliveries import Owner, acked
 from tests.rig.settings import configured
 
 if TYPE_CHECKING:
@@ -133,21 +134,6 @@ async def turns_until(condition: Callable[[], object]) -> None:
         while not condition():
             assert seconds() < 10
             await asyncio.sleep(0)
-
-
-@dataclass(eq=False)
-class Owner:
-    """An epoch: whether it has ended, and whether over something that was published."""
-
-    blames_a_publish: bool = False
-    lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
-
-    def end(self, reason: str) -> None:
-        self.lost.set_result(reason)
-
-
-async def acked(_delivery: Delivery) -> bool:
-    return True
 
 
 class House:

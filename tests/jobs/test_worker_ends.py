@@ -42,6 +42,7 @@ from scraperd.sandbox.extractor import Crowded, Unchecked
 from scraperd.scrape.result import Facts, Failed, Scraped
 from scraperd.wiring import worker_of
 from tests.rig.clocks import hours
+from tests.rig.deliveries import Owner, acked
 from tests.rig.settings import configured
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from scraperd.broker.ports import Destination, Epoch
     from scraperd.jobs.received import Received
     from scraperd.jobs.record import Record
-    from scraperd.jobs.worker import Worker
 
 NOW = 1_800_000_000.0  # seconds since 1970, where the loop's clock begins
 ROLL = 0.25
@@ -159,19 +159,6 @@ class Told:
         self.troubles.append((event, type(error).__name__, fields))
 
 
-@dataclass(eq=False)
-class Owner:
-    """An epoch. At its end it tells the worker, as a broker's does."""
-
-    worker: Worker
-    blames_a_publish: bool = False
-    lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
-
-    def end(self, reason: str) -> None:
-        self.lost.set_result(reason)
-        self.worker.abandon(self)
-
-
 class House:
     """A running worker named `w`, and what it has told."""
 
@@ -185,7 +172,7 @@ class House:
         settler = Settler(self.sent, Limits(max_message, 1800), self.keys, clocks)
         scraper: Any = self.scrapes
         self.worker = worker_of(configured(**settings), scraper, settler, self.told, "w", clocks)
-        self.epoch = Owner(self.worker)
+        self.epoch = Owner(on_end=self.worker.abandon)
         self.running = asyncio.create_task(self.worker.run())
 
     def deliver(
@@ -263,10 +250,6 @@ class Bad(dict[str, Any]):
         if 0 <= self.times < 2:
             raise ZeroDivisionError
         return super().items()
-
-
-async def acked(_delivery: Delivery) -> bool:
-    return True
 
 
 def play(life: Callable[[], Awaitable[None]]) -> None:
@@ -895,7 +878,7 @@ def test_a_job_that_cannot_be_settled_at_all_ends_its_epoch(raises: str) -> None
         assert len(house.sent.messages) == (raises == "ack")
         assert len(acks) == (raises == "ack")
         assert house.told.records == []
-        house.deliver("a", redeliveries=1, epoch=Owner(house.worker))
+        house.deliver("a", redeliveries=1, epoch=Owner(on_end=house.worker.abandon))
         await house.idle()
         assert house.record.strikes == 1
 
@@ -928,7 +911,7 @@ def test_whose_return_is_held_against_them(phase: str, blamed: bool) -> None:  #
 
     @in_house()
     async def life(house: House) -> None:
-        epoch = Owner(house.worker, blames_a_publish=blamed)
+        epoch = Owner(blamed, house.worker.abandon)
         house.scrapes.seconds["a"] = 0.0 if phase == "settling" else 50.0
         house.scrapes.waiting = {"a"} if phase == "waiting" else set()
         house.sent.latency = 50.0
@@ -1041,7 +1024,7 @@ def test_a_job_that_was_read_goes_back_by_its_own_name() -> None:
     async def life() -> None:
         house = House()
         await asyncio.sleep(0)
-        gone = Owner(house.worker)
+        gone = Owner(on_end=house.worker.abandon)
         house.scrapes.seconds, house.scrapes.waiting = {"a": 99, "b": 99}, {"a", "b"}
         house.deliver("a", message_id="m")
         house.deliver("b", epoch=gone)
