@@ -7,6 +7,7 @@ Must never: judge, or hide how the transports differ: each states its own prefet
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,16 +16,17 @@ from scraperd.base.clocks import SYSTEM
 from scraperd.broker.memory import MemoryBroker
 from scraperd.broker.ports import Limits, Message, Source
 from scraperd.broker.rabbitmq.consumers import Prefetch
-from scraperd.broker.rabbitmq.generation import Settings
+from scraperd.broker.rabbitmq.generation import Generation, Settings
 from scraperd.broker.rabbitmq.link import Link
 from scraperd.broker.rabbitmq.publisher import RabbitPublisher
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
-from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.broker.rabbitmq.topology import Topology, declare
 from scraperd.broker.rabbitmq.wire.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Publisher
     from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
@@ -70,6 +72,25 @@ async def until(wanted: Callable[[], object]) -> None:
     """Wait for something that sends no news; the test's own timeout bounds it."""
     while not wanted():  # noqa: ASYNC110 - a broker sends none
         await asyncio.sleep(0.01)
+
+
+def settings_of(url: str, prefix: str) -> Settings:
+    """Return how to reach a node that is there, and to come back to it soon."""
+    return Settings((url,), prefix, 10, 5, 0.05, 1, 30, passive=False)
+
+
+@asynccontextmanager
+async def generation_of(
+    url: str, topology: Topology, clocks: Clocks = SYSTEM, *, limit: float = math.inf
+) -> AsyncIterator[Generation]:
+    """One that is connected, with a gate of `limit` bytes and its queues; closed at the end."""
+    generation = Generation(settings_of(url, topology.prefix), url, clocks, Gate(limit))
+    try:
+        await generation.connect()
+        await declare(topology, generation.channel, passive=False)
+        yield generation
+    finally:
+        await generation.close()
 
 
 class InMemory:
@@ -137,7 +158,7 @@ class OnRabbitMQ:
             clocks=SYSTEM,
         )
         self.link = Link(
-            Settings((node.url,), topology.prefix, 10, 5, 0.05, 1, 30, passive=False),
+            settings_of(node.url, topology.prefix),
             topology,
             Limits(2**27, 1800),
             lambda: Gate(2**30),

@@ -18,8 +18,9 @@ from scraperd.base.clocks import SYSTEM, Clocks
 from scraperd.broker.ports import Lost, Message
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import COUNT_INTERVAL, MAX_IDLE, Consumers, Prefetch
-from scraperd.broker.rabbitmq.generation import RENEW_INTERVAL, Generation, Settings
-from scraperd.broker.rabbitmq.topology import Topology, declare
+from scraperd.broker.rabbitmq.generation import RENEW_INTERVAL, Generation
+from scraperd.broker.rabbitmq.topology import Topology
+from tests.broker.transports import generation_of, until
 from tests.faults.rows.broker.consumers import FORGET
 
 if TYPE_CHECKING:
@@ -44,21 +45,6 @@ class Steps:
         return Clocks(lambda: self.now, time.time, lambda: 0.5)
 
 
-@asynccontextmanager
-async def generation_of(
-    url: str, topology: Topology, clocks: Clocks = SYSTEM
-) -> AsyncIterator[Generation]:
-    """One that is connected, its queues declared; closed at the end."""
-    settings = Settings((url,), topology.prefix, 10, 5, 0.1, 1, 30, passive=False)
-    generation = Generation(settings, url, clocks)
-    try:
-        await generation.connect()
-        await declare(topology, generation.channel, passive=False)
-        yield generation
-    finally:
-        await generation.close()
-
-
 def consumers_of(
     generation: Generation,
     topology: Topology,
@@ -78,12 +64,6 @@ async def taking(
     taken: list[Delivery] = []
     async with generation_of(url, topology, clocks) as generation:
         yield consumers_of(generation, topology, taken.append, clocks), taken
-
-
-async def until(wanted: Callable[[], object]) -> None:
-    """Wait for something that sends no news; the test's own timeout bounds it."""
-    while not wanted():  # noqa: ASYNC110 - the broker sends none
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("how", [None, asyncio.CancelledError, ConnectionResetError("gone")])

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,37 +16,16 @@ from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import Lost, Message, Source
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
-from scraperd.broker.rabbitmq.generation import Generation, Settings
-from scraperd.broker.rabbitmq.topology import Topology, declare
+from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.broker.rabbitmq.wire.gate import SMALL_BYTES, Gate, GatedReader
 from scraperd.broker.rabbitmq.wire.slices import SLICE
+from tests.broker.transports import generation_of, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
     from scraperd.broker.ports import Delivery
     from tests.rig.daemon import Dispatcher
 
 MIB = 1024 * 1024
-
-
-@asynccontextmanager
-async def generation_of(url: str, topology: Topology, limit: float) -> AsyncIterator[Generation]:
-    """One with a gate of `limit` bytes; closed at the end."""
-    settings = Settings((url,), topology.prefix, 10, 5, 0.1, 1, 30, passive=False)
-    generation = Generation(settings, url, SYSTEM, Gate(limit))
-    try:
-        await generation.connect()
-        await declare(topology, generation.channel, passive=False)
-        yield generation
-    finally:
-        await generation.close()
-
-
-async def until(wanted: Callable[[], object]) -> None:
-    """Wait for something that sends no news; the test's own timeout bounds it."""
-    while not wanted():  # noqa: ASYNC110 - the broker sends none
-        await asyncio.sleep(0.01)
 
 
 async def test_past_the_limit_the_next_waits_for_an_ack() -> None:
@@ -126,7 +103,7 @@ async def test_what_there_is_no_room_for_stays_with_the_broker(
     in the end each has come, whole and once.
     """
     topology = Topology(prefix)
-    async with generation_of(broker_url, topology, 4 * MIB) as generation:
+    async with generation_of(broker_url, topology, limit=4 * MIB) as generation:
         bodies = [bytes([n]) * MIB for n in range(30)]
         for body in bodies:
             dispatcher.publish(body)
@@ -155,7 +132,7 @@ async def test_an_answer_behind_what_waits_is_waited_for(
 ) -> None:
     """Consuming ends though there is no room for what was sent before: that is no silence."""
     topology = Topology(prefix)
-    async with generation_of(broker_url, topology, MIB) as generation:
+    async with generation_of(broker_url, topology, limit=MIB) as generation:
         for _ in range(12):
             dispatcher.publish(b"x" * MIB)
         taken: list[Delivery] = []
@@ -190,7 +167,7 @@ async def test_a_large_body_is_published_whole(
     """In slices, beside small ones on the same channel, each confirmed and to the byte."""
     topology = Topology(prefix)
     body = hashlib.shake_128(b"seed").digest(size)
-    async with generation_of(broker_url, topology, math.inf) as generation:
+    async with generation_of(broker_url, topology) as generation:
 
         async def publish(data: bytes) -> None:
             message = Message(data)
@@ -205,7 +182,7 @@ async def test_a_large_body_is_published_whole(
 async def test_a_cancelled_publish_does_not_break_the_channel(broker_url: str, prefix: str) -> None:
     """Begun, it is sent to its end; what comes behind it on the channel is confirmed."""
     topology = Topology(prefix)
-    async with generation_of(broker_url, topology, math.inf) as generation:
+    async with generation_of(broker_url, topology) as generation:
         large = Message(b"x" * 30 * MIB)
         properties = properties_of(large)
         publish = asyncio.ensure_future(
@@ -227,7 +204,7 @@ async def test_a_large_body_that_no_queue_takes_is_said_so(broker_url: str, pref
     from aiormq.exceptions import PublishError
 
     topology = Topology(prefix)
-    async with generation_of(broker_url, topology, math.inf) as generation:
+    async with generation_of(broker_url, topology) as generation:
         message = Message(b"x" * 3 * MIB)
         with pytest.raises(PublishError):
             await generation.publish("", "nowhere", message.body, properties_of(message))
