@@ -7,11 +7,10 @@ Must never: measure; it only sets the scene and reads the instruments.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +19,7 @@ from urllib.parse import quote
 import pika
 from pika.exceptions import ChannelClosedByBroker
 
+from benchmarks.kernel import memory, times
 from tests.rig import process
 from tests.rig.brokers.node import Node
 from tests.rig.daemon import environment
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[1]
 PREFIX = "bench"
 CONCURRENCY = 100  # pages at once, and the prefetch: the same for whatever is measured
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,20 +162,17 @@ class Child:
     def cpu(self, *, helpers: bool = True) -> float:
         """CPU seconds so far, user and system, of it, and of the helpers it has or had.
 
-        Those that it had are counted by their parent. proc(5): stat fields 14 to 17.
+        Those that it had are counted by their parent.
         """
-        own, ticks = self.popen.pid, 0
-        for pid in [own, *process.started(own), *process.helpers(own)] if helpers else [own]:
-            with suppress(OSError):  # it has ended meanwhile
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += sum(map(int, fields[11 : 15 if helpers else 13]))
-        return ticks / _TICKS
+        own = self.popen.pid
+        if not helpers:
+            return sum(times(own)[:2])
+        return sum(sum(times(pid)) for pid in [own, *process.started(own), *process.helpers(own)])
 
     def peak_rss(self) -> float:
         """Peak resident memory in MiB (VmHWM)."""
-        for line in Path(f"/proc/{self.popen.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
+        if peak := memory(self.popen.pid, "VmHWM:"):
+            return peak
         raise RuntimeError("no VmHWM in /proc")
 
 

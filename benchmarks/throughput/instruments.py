@@ -6,13 +6,13 @@ Must never: count a process twice, or lose one that has ended.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
+from benchmarks.kernel import memory, times
+
 _KIB: Final = 1024
 
 
@@ -43,15 +43,11 @@ class Workers:
         """Return the processor time so far.
 
         The kernel adds that of a child that has ended to its parent when the parent waits for
-        it: proc(5), fields 14 to 17 of stat.
+        it.
         """
-        user = system = 0
-        for pid in self._all():
-            with suppress(OSError):  # it has ended meanwhile, and counts in its parent
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                user += int(fields[11]) + int(fields[13])
-                system += int(fields[12]) + int(fields[14])
-        return Cpu(user / _TICKS, system / _TICKS)
+        found = [times(pid) for pid in self._all()]  # one that has ended counts in its parent
+        user = sum(one.user + one.children_user for one in found)
+        return Cpu(user, sum(one.system + one.children_system for one in found))
 
     def look(self) -> None:
         """Remember how much memory all of them have now, if it is more than before."""
@@ -64,7 +60,7 @@ class Workers:
         has met, in which a page that they share counts once (Pss).
         """
         pids = self._all()
-        largest = max((_status(pid, "VmHWM:") for pid in pids), default=0.0)
+        largest = max((memory(pid, "VmHWM:") for pid in pids), default=0.0)
         return largest if len(pids) == 1 else max(self._peak, largest)
 
     def _all(self) -> list[int]:
@@ -85,16 +81,7 @@ def _proportional(pid: int) -> float:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) / _KIB
     except PermissionError:  # not ours to look into, unless we are root
-        return _status(pid, "VmRSS:")
+        return memory(pid, "VmRSS:")
     except OSError:
         pass
-    return 0.0
-
-
-def _status(pid: int, field: str) -> float:
-    """A figure of /proc/PID/status in MiB; 0 if the process has ended."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith(field):
-                return int(line.split()[1]) / _KIB
     return 0.0
