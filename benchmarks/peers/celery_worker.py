@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
-from urllib.parse import urljoin
 
 import requests
 from celery import Celery
 from celery.signals import worker_ready
 from kombu import Queue
 from requests.adapters import HTTPAdapter
-from selectolax.lexbor import LexborHTMLParser
+
+from benchmarks.peers.page import take
 
 PREFIX = os.environ["BENCH_PREFIX"]
 # A process does one job at a time, so more of them than cores fetch while others parse.
 PROCESSES = int(os.environ["BENCH_PROCESSES"])
-BODY = os.environ.get("BENCH_BODY") == "1"
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER_URL"])
 app.conf.update(
@@ -55,15 +54,6 @@ def scrape(url: str) -> None:
         producer.publish(
             result, exchange=f"{PREFIX}.results", routing_key="ok", serializer="json", retry=True
         )
-
-
-def take(page: bytes, base: str) -> dict[str, object]:
-    """Return the title and all links, absolute."""
-    tree = LexborHTMLParser(page)
-    title = tree.css_first("title")
-    links = [urljoin(base, node.attributes["href"] or "") for node in tree.css("a[href]")]
-    found: dict[str, object] = {"title": title.text() if title is not None else "", "links": links}
-    return found | ({"body": page.decode()} if BODY else {})
 
 
 if __name__ == "__main__":

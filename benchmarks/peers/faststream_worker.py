@@ -7,18 +7,17 @@ Must never: ack a job before its result is confirmed.
 from __future__ import annotations
 
 import os
-from urllib.parse import urljoin
 
 import aiohttp
 import uvloop
 from faststream import AckPolicy, FastStream
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitExchange, RabbitQueue
 from pydantic import BaseModel
-from selectolax.lexbor import LexborHTMLParser
+
+from benchmarks.peers.page import take
 
 PREFIX = os.environ["BENCH_PREFIX"]
 CONCURRENCY = int(os.environ["BENCH_CONCURRENCY"])
-BODY = os.environ.get("BENCH_BODY") == "1"
 
 broker = RabbitBroker(
     os.environ["BENCH_BROKER_URL"],
@@ -63,15 +62,6 @@ async def scrape(job: Job) -> dict[str, object]:
     async with sessions[0].get(job.url) as response:
         page = await response.read()
     return {"url": job.url, **take(page, str(response.url))}
-
-
-def take(page: bytes, base: str) -> dict[str, object]:
-    """Return the title and all links, absolute."""
-    tree = LexborHTMLParser(page)
-    title = tree.css_first("title")
-    links = [urljoin(base, node.attributes["href"] or "") for node in tree.css("a[href]")]
-    found: dict[str, object] = {"title": title.text() if title is not None else "", "links": links}
-    return found | ({"body": page.decode()} if BODY else {})
 
 
 if __name__ == "__main__":
