@@ -154,9 +154,7 @@ def extract(
     tree = _parsed(page)
     if allowance.searching is not None:
         _foresee(tree, page, _cost_of(rules, links=links), allowance.searching)
-    if b"<base" in page.lower():  # else there is no such element, and to look for it takes long
-        base = document_base(tree, base)
-    to = _starting(base, allowance)
+    to = _starting(document_base(tree, page, base), allowance)
     run = _Run(to, allowance)
     return Extract(
         data=run.apply(rules, tree, _NODE) if rules is not None else UNSET,

@@ -141,8 +141,14 @@ def _absolute(base: str, reference: str) -> str:
     return f"{scheme.lower()}:{rest}".replace(" ", "%20")
 
 
-def document_base(tree: LexborHTMLParser, url: str) -> str:
-    """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL")."""
+def document_base(tree: LexborHTMLParser, page: bytes, url: str) -> str:
+    """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL").
+
+    `page` is what the tree was parsed from: without `<base` in it there is no such element, and to
+    look for one in the tree takes long.
+    """
+    if b"<base" not in page.lower():
+        return url
     for node in tree.tags("base"):  # cheaper than a selector
         if "href" in (attributes := node.attributes):
             base = _absolute(url, attributes["href"] or "")
