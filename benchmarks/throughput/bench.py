@@ -289,7 +289,7 @@ def _until_ready(contender: Contender, child: subprocess.Popen[bytes], log: Path
 
 
 def _lines(runs: list[Run]) -> Iterator[int]:
-    """How many lines the feeds of these runs have by now, for ever."""
+    """Yield without end how many lines the feeds of these runs have by now."""
     with ExitStack() as stack:
         files: dict[Path, IO[bytes]] = {}
         count = 0

@@ -70,7 +70,7 @@ def go_worker() -> Path:
 
 
 def go_version() -> str:
-    """Return the version of the Go that builds the worker; empty if there is none."""
+    """Return which version of Go builds the worker, or an empty text if there is no Go."""
     try:
         return _run([str(_go(_libraries())), "version"]).split()[2].removeprefix("go")
     except MissingError:

@@ -122,7 +122,7 @@ async def test_no_more_than_the_prefetch_is_unacked(transport: Transport) -> Non
 
 
 async def test_a_publish_in_an_epoch_that_ended_is_lost(transport: Transport) -> None:
-    """Each destination: nobody may ack by it, and nothing is stored under the next epoch."""
+    """Each destination raises Lost, so that the caller does not ack."""
     delivery = await first(transport)
     delivery.epoch.end("the test says so")
     places = [Results("ok"), Reply(transport.replies, "ok"), Delay(1), Into(Source.DEAD)]

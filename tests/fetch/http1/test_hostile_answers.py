@@ -55,7 +55,7 @@ async def test_a_fault_behind_tiny_chunks_ends_the_reading() -> None:
     with pytest.raises(Malformed):
         await take_all(made, reader, bytearray())
     assert wire.closing
-    assert made.held == 0, "connection_lost would go round for ever"
+    assert made.held == 0, "connection_lost would never end"
     made.connection_lost(None)
 
 
