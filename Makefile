@@ -66,7 +66,7 @@ bench-hostile: setup  ## bombs, drips and floods: memory, timeouts, and how the 
 
 bench-tenants: setup  ## one tenant's latency beside each attack of another; ONLY=name, SHORT=1, LIST=1
 	$(BIN)/python -m benchmarks.tenants $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY)) \
-	    $(if $(SHORT),--short) $(if $(KEEP),--keep $(KEEP))
+	    $(if $(SHORT),--short) $(if $(KEEP),--keep $(KEEP)) $(if $(RELEASE),--release $(RELEASE))
 
 bench-extract: setup  ## the worst pages and rules there are, beside ordinary traffic; memory at 5,000 jobs
 	$(BIN)/python -m benchmarks.extraction

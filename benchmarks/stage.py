@@ -49,14 +49,18 @@ class Stage:
     """A broker, a web server and a dispatcher's channel, for as long as the `with` block.
 
     The server has each of the `folders` under its name; without any, the manuals of Python and
-    PostgreSQL. `conf` adds to the settings of the broker.
+    PostgreSQL. `conf` adds to the settings of the broker, `release` "4" is RabbitMQ 4.
     """
 
     def __init__(
-        self, folders: Mapping[str, Path] | None = None, conf: dict[str, str] | None = None
+        self,
+        folders: Mapping[str, Path] | None = None,
+        conf: dict[str, str] | None = None,
+        release: str = "",
     ) -> None:
         self._folders = folders or {"python": python_docs(), "postgres": postgres_docs()}
         self._conf = conf
+        self._release = release
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -65,7 +69,7 @@ class Stage:
             site.mkdir()
             for name, target in self._folders.items():
                 (site / name).symlink_to(target)
-            self.node = stack.enter_context(Node(self.folder / "rabbitmq", conf=self._conf))
+            self.node = stack.enter_context(self._node())
             nginx = stack.enter_context(Nginx(site, self.folder / "nginx"))
             self.pages = list(_pages(nginx.url, site))
             parameters = pika.URLParameters(self.node.url)
@@ -79,6 +83,9 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _node(self) -> Node:
+        return Node(self.folder / "rabbitmq", conf=self._conf, release=self._release)
 
     @property
     def jobs(self) -> str:

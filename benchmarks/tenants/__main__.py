@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 RATE: Final = 30.0  # honest jobs a second
 PERMITTED: Final = 5.0  # pages a second of the limited host
 WORSE: Final = 3.0  # how many times the quiet 99th percentile the attacked one may be
+FLOOR: Final = (
+    2.0  # times what a consumer that only answers has: more is the daemon's, not the broker's
+)
 WARM: Final = 10.0  # seconds of honest jobs that do not count, after a start: the broker settles
 CLOSE: Final = 10.0  # times; a worse ratio is no noise
 MORE: Final = 2  # rounds
@@ -99,6 +103,7 @@ class Report:
     attack: Attack
     quiet: list[Window] = field(default_factory=list)
     attacked: list[Window] = field(default_factory=list)
+    floor: list[Window] = field(default_factory=list)  # attacked; with a bare consumer
     kinds: Counter[str] = field(default_factory=Counter)
     died: int = 0
     peak: float = 0.0
@@ -118,9 +123,25 @@ class Report:
         )
 
     @property
+    def above_floor(self) -> float:
+        """The attacked 99th percentile, divided by that of a consumer that only answers."""
+        if not self.floor:
+            return math.inf
+        theirs, floor = (
+            quantile([time for window in windows for time in window.judged(self.attack)], 99)
+            for windows in (self.attacked, self.floor)
+        )
+        return theirs / floor
+
+    @property
+    def worse(self) -> bool:
+        """Whether the ratio is more than three."""
+        return self.ratio > WORSE
+
+    @property
     def slow(self) -> bool:
-        """Whether the ratio is more than it may be."""
-        return self.ratio > WORSE and not self.attack.waits
+        """Whether the daemon makes honest jobs wait: not its slots, and not the broker."""
+        return self.worse and not self.attack.waits and self.above_floor > FLOOR
 
     @property
     def close(self) -> bool:
@@ -194,6 +215,13 @@ class Service:
         else:
             self.peak = max(self.peak, peak_of(self._popen))
 
+    def replace_by_floor(self) -> None:
+        """End the daemon, and let a consumer that only answers take its place."""
+        self.kill()
+        argv = [sys.executable, "-m", "benchmarks.tenants.floor", self._scene.stage.node.url]
+        with (self._scene.stage.folder / f"{self.prefix}.floor").open("ab") as log:
+            self._popen = process.spawn([*argv, self.prefix], stdout=log)
+
     def kill(self) -> None:
         """End it; what it held does not matter any more."""
         if self._popen is not None:
@@ -219,11 +247,17 @@ class Service:
 
 
 class Scene:
-    """The servers of both tenants, for as long as the `with` block."""
+    """The servers of both tenants, for as long as the `with` block.
+
+    `release` "4" is RabbitMQ 4; "" is what this machine has.
+    """
+
+    def __init__(self, release: str = "") -> None:
+        self._release = release
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.stage = stack.enter_context(Stage())
+            self.stage = stack.enter_context(Stage(release=self._release))
             self.web, self.port, self.worst = (ports.free_port() for _ in range(3))
             listens = "".join(f"listen {host}:{self.web};" for host in [*WEB, LIMITED])
             folder = self.stage.folder
@@ -301,7 +335,7 @@ class Tenant:
         self._channel = self._connection.channel()
         self._jobs = f"{service.prefix}.jobs"
         self._results = f"{service.prefix}.results"
-        until(self._declared, 60)
+        self.until_consumed()
         queue = self._channel.queue_declare("", exclusive=True).method.queue or ""
         for key in ["example.honest.#", *(h.replace(".", "-") for h in WEB)]:
             self._channel.queue_bind(queue, self._results, f"*.*.{key}")
@@ -310,6 +344,10 @@ class Tenant:
     def close(self) -> None:
         """Leave the broker."""
         self._connection.close()
+
+    def until_consumed(self) -> None:
+        """Wait until somebody consumes the jobs."""
+        until(self._declared, 60)
 
     def _declared(self) -> bool:
         """Whether the daemon consumes, and so all queues are there."""
@@ -486,6 +524,8 @@ class Bench:
             self._round(report, number)
             if report.missing or report.died:
                 break
+        if report.worse and not (report.attack.waits or report.missing or report.died):
+            self._play_floor(report)
         report.site = self._scene.seen()
         report.seconds = time.monotonic() - began
         return report
@@ -515,6 +555,22 @@ class Bench:
         if left or theirs.missing or service.died:
             self._drop()
 
+    def _play_floor(self, report: Report) -> None:
+        """The same attack beside a consumer that only answers, under a prefix of its own."""
+        self._drop()
+        service, tenant = self._fresh(report.attack)
+        service.replace_by_floor()
+        tenant.until_consumed()
+        for number in range(self._rounds + MORE):
+            if number >= self._rounds and not report.slow:
+                break
+            attacker = Attacker(self._scene, service, report.name, self._rounds + MORE + number)
+            tenant.window(self._seconds)
+            attacker.go()
+            report.floor.append(tenant.window(self._seconds, attacker))
+            tenant.tally(attacker.end(), CALM)
+        self._drop()
+
     def _fresh(self, attack: Attack) -> tuple[Service, Tenant]:
         """The daemon there is, or another; warm."""
         if self._service is None or self._tenant is None:
@@ -541,6 +597,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say what each row does")
     parser.add_argument("--only", help="rows whose name begins with this; several by commas")
     parser.add_argument("--short", action="store_true", help="one row of each kind, one round")
+    parser.add_argument("--release", default="", help="4 for RabbitMQ 4; else this machine's")
     parser.add_argument("--keep", type=Path, help="a folder for the daemons' logs")
     options = parser.parse_args()
     if options.list:
@@ -555,7 +612,7 @@ def main() -> None:
     rounds, seconds = (1, 4.0) if options.short else (3, 3.5)
     started = time.monotonic()
     reports = []
-    with Scene() as scene, kept(scene, options.keep):
+    with Scene(options.release) as scene, kept(scene, options.keep):
         bench = Bench(scene, rounds, seconds)
         with bench:
             for name in names:
@@ -612,6 +669,12 @@ def show(report: Report) -> None:
     print(f"  {samples} honest jobs judged beside it; the attacker's: {dict(report.kinds)}")
     if report.attack.waits:
         print(f"  honest jobs wait {report.attack.waits}: the ratio is not judged")
+    if report.floor:
+        times = [t for window in report.floor for t in window.judged(report.attack)]
+        print(f"  beside a consumer that only answers: p50 {quantile(times, 50) * 1e3:,.0f}, "
+              f"p99 {quantile(times, 99) * 1e3:,.0f} ms; the daemon's p99 is "
+              f"{report.above_floor:.1f} times that (goal: {FLOOR:g} if it is not "
+              f"{WORSE:g} times the quiet one)")  # fmt: skip
     if report.attack.limited:
         here = sum(len(w.limited) - w.missing["limited"] for w in report.attacked)
         due = sum(window.due for window in report.attacked)

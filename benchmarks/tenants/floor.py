@@ -1,0 +1,56 @@
+"""The least that a consumer can do and lose nothing: it answers without a page, and acks.
+
+May touch: the private broker; the jobs, the results and the dead queue of one prefix.
+Must never: fetch, retry, or read a message that is larger than a job may be: it is moved.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import pika
+
+if TYPE_CHECKING:
+    from pika.adapters.blocking_connection import BlockingChannel
+    from pika.spec import Basic, BasicProperties
+
+PREFETCH: Final = 200  # as the daemon has it
+LONGEST: Final = 524_288  # bytes: jobs.max_size
+HONEST: Final = b'{"id": "honest/'
+
+
+def main(url: str, prefix: str) -> None:
+    """Consume until a signal ends the process."""
+    channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
+    channel.basic_qos(prefetch_count=PREFETCH)
+    channel.confirm_delivery()
+
+    def came(
+        channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        route, result = "failed.invalid_job", b"{}"
+        if len(body) > LONGEST:
+            channel.basic_publish("", f"{prefix}.dead", body, properties)
+        elif body.startswith(HONEST):
+            job = json.loads(body)
+            route, result = key(job["url"]), json.dumps({"id": job["id"], "status": "ok"}).encode()
+        channel.basic_publish(f"{prefix}.results", route, result)
+        channel.basic_ack(method.delivery_tag or 0)
+
+    channel.basic_consume(f"{prefix}.jobs", came)
+    channel.start_consuming()
+
+
+def key(url: str) -> str:
+    """The routing key of a result, as in docs/contract.md."""
+    host = urlsplit(url).hostname or ""
+    if host.rpartition(".")[2].isdigit():
+        return f"ok.200.{host.replace('.', '-')}"
+    return f"ok.200.{'.'.join(reversed(host.split('.')))}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
