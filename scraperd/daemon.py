@@ -14,7 +14,7 @@ import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
@@ -41,8 +41,11 @@ from scraperd.sandbox.extractor import Crowded
 from scraperd.wiring import broker_limits, fetcher_of, scraper_of, worker_of
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from scraperd.config.settings import Config
     from scraperd.jobs.worker import Worker
+    from scraperd.ops.sink import Sink
     from scraperd.ops.systemd import Notifier
     from scraperd.scrape.pipeline import Scraper
 
@@ -62,8 +65,8 @@ def run(config: Config, notifier: Notifier) -> int:
     if not config.sandbox.dumpable:
         keep_secrets()
     keys = keys_of(config)
-    configure(config.log)
-    observer = Observer()
+    log = configure(config.log)
+    observer = Observer(lines=log)
     if missing := lacking():
         observer.event("helpers_unconfined", missing=missing)
     if reason := own.lacking():
@@ -72,7 +75,13 @@ def run(config: Config, notifier: Notifier) -> int:
     gc.freeze()  # what was imported stays: no collection need look at it again
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_main(config, keys, notifier, observer))
+        return runner.run(_logged(log.sink, _main(config, keys, notifier, observer), observer))
+
+
+async def _logged(sink: Sink, main: Coroutine[Any, Any, int], observer: Observer) -> int:
+    """Run `main` with a log that nothing waits for."""
+    with sink.turns(observer.lost_lines):
+        return await main
 
 
 def _fitted(config: Config, observer: Observer) -> Config:
@@ -270,7 +279,7 @@ def _status(services: _Services, observer: Observer) -> str:
         "requeued": tally.requeued,
         "times starved": tally.starved,
         "settled too late": tally.lost,
-        "log lines lost": tally.unlogged,
+        "log lines lost": observer.unlogged,
     }
     seen = "".join(f"; {count} {what}" for what, count in rare.items() if count)
     return (

@@ -105,7 +105,10 @@ class Decoder:
         target = Target.of(job)
         if job.extract is UNSET:
             return Prepared(target)
-        return await self._compiled(received, target, bytes(job.extract), seconds)
+        raw = bytes(job.extract)
+        if (rules := self._scraper.known_rules(raw)) is not None:
+            return Prepared(target, rules)
+        return await self._compiled(received, target, raw, seconds)
 
     def _fault(self, delivery: Delivery, job: Job) -> tuple[str, str] | None:
         """What this process can't do for the job: the field, and why."""

@@ -1,6 +1,6 @@
 """The process's log: JSON lines, or text with colours on a terminal.
 
-May touch: structlog, standard output through it.
+May touch: structlog, standard output through the sink.
 Must never: write a text that steers a terminal, or a line that grows with what a publisher wrote.
 """
 
@@ -9,40 +9,60 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 
 import structlog
 
 from scraperd.base.jsonline import dumps
 from scraperd.base.text import printable
 from scraperd.base.urls import MAX_URL
+from scraperd.ops.sink import Sink, outlet_of
 
 if TYPE_CHECKING:
     from scraperd.config.tables import LogSettings
+    from scraperd.ops.sink import Outlet
 
 _LONGEST: Final = MAX_URL  # characters of one value
 _TRACEBACK: Final = 16_384  # characters; an exception's message can quote all of a page
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The log as it was set up: where its lines go, and whether they are JSON."""
+
+    sink: Sink
+    json: bool
+
+    def line(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        """Write a JSON line as structlog would, but later in this turn of the loop.
+
+        For the lines of jobs, of which there are many. `fields` hold no exception.
+        """
+        head = {"timestamp": _now(), "level": level, "event": event}
+        self.sink.write(_json(head | _bounded(None, "", fields)) + b"\n")
+
+
+def configure(settings: LogSettings, stream: TextIO | None = None) -> Log:
     """Set the process's logging up: JSON lines, or colours on a terminal."""
     stream = stream or sys.stdout
+    sink = Sink(_outlet(stream))
     pretty = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     quiet_libraries()
     common: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    factory: Any
     if pretty:
         common += [
             _printable,
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(), exception_formatter=_plain_traceback
             ),
+            _encoded,
         ]
-        factory = structlog.PrintLoggerFactory(file=stream)
     else:
         common += [
             structlog.processors.format_exc_info,
@@ -50,14 +70,46 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
             _head_first,
             structlog.processors.JSONRenderer(serializer=_json),
         ]
-        # Unbuffered: what a full disk refused must not be tried again at the process's end.
-        factory = structlog.BytesLoggerFactory(file=getattr(stream.buffer, "raw", stream.buffer))
     structlog.configure(
         processors=common,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
-        logger_factory=factory,
+        logger_factory=structlog.BytesLoggerFactory(file=cast("BinaryIO", sink)),
         cache_logger_on_first_use=True,
     )
+    return Log(sink, not pretty)
+
+
+def _outlet(stream: TextIO) -> Outlet:
+    """Where a stream's bytes go, without its buffers: what was refused is not tried again."""
+    try:
+        return outlet_of(stream.fileno())
+    except OSError:  # io.UnsupportedOperation: it is in memory
+        return _Memory(stream.buffer)
+
+
+class _Memory:
+    """A file that has no descriptor."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def take(self, data: bytes) -> int:
+        return self._file.write(data)
+
+    def wait(self, seconds: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _now() -> str:
+    """The time as structlog's TimeStamper writes it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _encoded(_logger: object, _method: str, text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
 
 
 def _head_first(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scraperd.jobs.received import Received
     from scraperd.jobs.record import Record
     from scraperd.jobs.verdict import Verdict
+    from scraperd.ops.log import Log
 
 LOG_INTERVAL: Final = 60.0  # seconds
 
@@ -49,9 +50,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Observer:
-    """Where records and events go."""
+    """Where records and events go. `lines` is what `log` writes to."""
 
     log: Any = field(default_factory=structlog.get_logger)
+    lines: Log | None = None
     tally: Tally = field(default_factory=Tally)
     _unverified: int = 0  # jobs since it was last said
     _next_unverified: float = -math.inf
@@ -80,7 +82,8 @@ class Observer:
         self.tally.lost += not record.settled
         level = logging.DEBUG if isinstance(verdict, Snooze) else logging.INFO
         if self.log.is_enabled_for(level):
-            self._write(logging.getLevelName(level).lower(), "job", _line(record))
+            name = "info" if level == logging.INFO else "debug"
+            self._write(name, "job", _line(record))
 
     def solo(self, received: Received) -> None:
         """A job begins to run alone. If the process ends now, this is the last that is said."""
@@ -101,9 +104,21 @@ class Observer:
         """An error of ours, with its traceback."""
         self._write("error", event, {"exc_info": error, **fields})
 
+    def lost_lines(self, count: int) -> None:
+        """So many lines of the log were lost: its reader stalled, or its disk was full."""
+        self.event("log_lines_lost", lines=count)
+
+    @property
+    def unlogged(self) -> int:
+        """How many lines were lost, or could not be made, since the start."""
+        return self.tally.unlogged + (self.lines.sink.lost if self.lines else 0)
+
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Write a line; a full disk, or what it should say, must not end a job or the process."""
+        """Write a line; what it should say must not end a job or the process."""
         try:
+            if event == "job" and self.lines is not None and self.lines.json:
+                self.lines.line(level, event, fields)
+                return
             getattr(self.log, level)(event, **fields)
         except Exception:  # noqa: BLE001 - there is nowhere left to say it
             self.tally.unlogged += 1
@@ -122,6 +137,7 @@ _WARNINGS = frozenset(
         "descriptors_few",
         "helpers_busy",
         "helpers_unconfined",
+        "log_lines_lost",
         "signature_invalid",
         "own_addresses_unknown",
         "reply_refused",

@@ -124,6 +124,10 @@ class Extractor:
     async def __aexit__(self, *_: object) -> None:
         await self._helpers.close()
 
+    def known_rules(self, raw: bytes) -> Rules | None:
+        """Return rules that were compiled before; None if they were not, or are costly."""
+        return CACHE.known(raw, self._limits.bounds)
+
     async def rules(self, raw: bytes) -> Rules:
         """Return the compiled rules, once for all jobs with the same; ELSEWHERE if they are costly.
 
@@ -131,7 +135,7 @@ class Extractor:
         Raises RuleError; and Crowded, OutOfDescriptors or Unchecked if no helper could check costly
         rules.
         """
-        if (known := CACHE.known(raw, self._limits.bounds)) is not None:
+        if (known := self.known_rules(raw)) is not None:
             return known
         if self._elsewhere and self._elsewhere.get(sha256(raw).digest()):
             return ELSEWHERE

@@ -6,7 +6,9 @@ Must never: fetch anything, or raise for what a site sends.
 
 from __future__ import annotations
 
-from datetime import UTC
+import re
+from contextlib import suppress
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from scraperd.fetch.message import Response
 
 MAX_VALIDATOR: Final = 1024  # characters
+_WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = tuple("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
+_IMF_DATE: Final = re.compile(
+    rf"({'|'.join(_WEEKDAYS)}), ([0-3][0-9]) ({'|'.join(_MONTHS)}) ([1-9][0-9]{{3}}) "
+    "([0-2][0-9]):([0-5][0-9]):([0-5][0-9]) GMT"
+)
 
 
 def extract_request(job: Job, url: str, media: str, *, ok: bool = True) -> ExtractRequest:
@@ -84,9 +92,22 @@ def _validators(response: Response) -> dict[str, str]:
     tag = _clean(response.headers.get("ETag", ""))
     if len(tag) <= MAX_VALIDATOR and ENTITY_TAG.fullmatch(tag):
         found["etag"] = tag
-    if (when := http_date(response.headers.get("Last-Modified", ""))) is not None:
-        found["last_modified"] = format_datetime(when.astimezone(UTC), usegmt=True)
+    if when := _imf_date(response.headers.get("Last-Modified", "")):
+        found["last_modified"] = when
     return found
+
+
+def _imf_date(text: str) -> str:
+    """A date as IMF-fixdate (RFC 9110 section 5.6.7); empty if it is not a date."""
+    if (parts := _IMF_DATE.fullmatch(text)) is not None:  # a tenth of the time: most sites have it
+        weekday, day, month, *rest = parts.groups()
+        year, hour, minute, second = map(int, rest)
+        with suppress(ValueError):  # no such day
+            date = datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, 0, UTC)
+            if _WEEKDAYS[date.weekday()] == weekday:
+                return text
+    when = http_date(text)
+    return "" if when is None else format_datetime(when.astimezone(UTC), usegmt=True)
 
 
 def _headers(response: Response) -> dict[str, list[str]]:

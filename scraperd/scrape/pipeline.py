@@ -118,6 +118,10 @@ class Scraper:
         """So many bytes of large jobs are here as they were delivered: less is left for bodies."""
         self._budget.hold(deliveries)
 
+    def known_rules(self, raw: bytes) -> Rules | None:
+        """A job's rules if a job before it had the same; None if they are not compiled yet."""
+        return self._extractor.known_rules(raw)
+
     async def rules(self, raw: bytes) -> Rules:
         """A job's rules, compiled once for all jobs that have the same.
 

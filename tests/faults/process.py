@@ -31,11 +31,15 @@ QUICK = {
     "log__format": "json",
 }
 BEAT = 0.2  # seconds between two things it tells systemd
+_LOGS = {
+    "full": 'exec "$@" > /dev/full',
+    "stalled": 'pipe=$(mktemp -u); mkfifo "$pipe"; exec 9<> "$pipe"; rm "$pipe"; exec "$@" >&9',
+}
 _LAUNCHER = [sys.executable, "-m", "tests.faults.launcher"]
 
 
 class Daemon(Process):
-    """A daemon with its hooks. `mute` gives it a log on a full disk."""
+    """A daemon with its hooks. `log` is "full", a full disk, or "stalled", a pipe nobody reads."""
 
     def __init__(
         self,
@@ -43,16 +47,16 @@ class Daemon(Process):
         prefix: str,
         *,
         hooks: dict[str, str] | None = None,
-        mute: bool = False,
+        log: str = "",
         **settings: Any,
     ) -> None:
         self.ear = Ear()
         broker = urls[0] if len(urls) == 1 else list(urls)
         values = {**LOOPBACK, **QUICK, **settings, "broker_url": broker, "broker__prefix": prefix}
         told = {"NOTIFY_SOCKET": self.ear.address, "WATCHDOG_USEC": str(int(BEAT * 2e6))}
-        argv = ["sh", "-c", 'exec "$@" > /dev/full', "sh", *_LAUNCHER] if mute else _LAUNCHER
+        argv = ["sh", "-c", _LOGS[log], "sh", *_LAUNCHER] if log else _LAUNCHER
         super().__init__(argv, env={**variables(values), **told, **(hooks or {})})
-        self.mute = mute
+        self.mute = bool(log)
         self.expected: int | None = None  # the exit code that the row wants; 0 at the end
 
     def ready(self, timeout: float = 60) -> None:

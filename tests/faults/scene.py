@@ -105,7 +105,7 @@ class Scene:
         self,
         *,
         ready: bool = True,
-        mute: bool = False,
+        log: str = "",
         through: Sequence[str] = (),
         **settings: Any,
     ) -> None:
@@ -114,7 +114,7 @@ class Scene:
         """
         self.settings |= settings
         self.urls = list(through or self.urls or [node.url for node in self.nodes])
-        daemon = Daemon(self.urls, self.prefix, hooks=self.hooks, mute=mute, **self.settings)
+        daemon = Daemon(self.urls, self.prefix, hooks=self.hooks, log=log, **self.settings)
         self.daemons.append(daemon)
         if ready:
             self.ready()

@@ -63,6 +63,9 @@ class Scrapes:
     async def peek(self, _body: bytes) -> Peeked:
         return Peeked("peeked", meta=msgspec.Raw(b"7"))
 
+    def known_rules(self, _raw: bytes) -> None:
+        """None are compiled before a job asks for them."""
+
     async def rules(self, _raw: bytes) -> object:
         """Rules whose turn to be compiled never comes."""
         return await asyncio.Future[object]()

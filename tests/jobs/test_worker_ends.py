@@ -80,6 +80,9 @@ class Scrapes:
         self.bodies.append(body)
         return self.peeked
 
+    def known_rules(self, _raw: bytes) -> None:
+        """None are compiled before a job asks for them."""
+
     async def rules(self, _raw: bytes) -> object:
         await asyncio.sleep(self.compiling)
         if isinstance(self.compiled, Exception):

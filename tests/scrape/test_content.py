@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from scraperd.contract import Failure, Job, decode_job
 from scraperd.extract.document import ExtractRequest
-from scraperd.fetch.message import Response
+from scraperd.fetch.message import Response, http_date
 from scraperd.scrape.content import (
     MAX_VALIDATOR,
     described,
@@ -164,6 +168,8 @@ def test_only_what_a_job_can_send_back_is_an_entity_tag(tag: str, kept: bool) ->
     [
         ("Sat, 01 Nov 2025 11:00:00 +0100", AGAIN),
         ("Sat, 01-Nov-2025 10:00:00 GMT", AGAIN),
+        ("Fri, 01 Nov 2025 10:00:00 GMT", AGAIN),
+        ("Sat, 31 Feb 2025 10:00:00 GMT", None),
         ("long ago", None),
         ("", None),
     ],
@@ -171,3 +177,17 @@ def test_only_what_a_job_can_send_back_is_an_entity_tag(tag: str, kept: bool) ->
 def test_a_date_is_told_as_a_job_may_send_it(when: str, told: str | None) -> None:
     """In GMT, whatever its zone was; what is no date is left out."""
     assert unchanged(response(("Last-Modified", when))).get("last_modified") == told
+
+
+@given(
+    st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)),  # noqa: DTZ001 - GMT is written
+    st.sampled_from(["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%d %b %Y %H:%M"]),
+    st.sampled_from(["", "Mon", "Thu"]),
+)
+def test_the_usual_date_is_told_as_any_other(when: datetime, form: str, weekday: str) -> None:
+    """What most sites send is told as the standard library reads and writes it."""
+    text = when.strftime(form)
+    text = weekday + text[3:] if weekday else text
+    read = http_date(text)
+    told = unchanged(response(("Last-Modified", text))).get("last_modified")
+    assert told == (read and format_datetime(read.astimezone(UTC), usegmt=True))
