@@ -7,7 +7,7 @@ READY := .venv/.ready
 WORKERS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
+.PHONY: help setup check check-perf format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: setup  ## pages/s, CPU, memory, latency beside other workers; WORKLOAD=, 
 	$(BIN)/python -m benchmarks.throughput $(if $(LIST),--list) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
 	    $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAGES),--pages $(PAGES)) $(if $(ONLY),--only $(ONLY)) \
 	    $(if $(TREE),--tree $(TREE))
+
+check-perf: setup  ## instructions a job, by valgrind, against the stored figure: 5 % more fails; STORE=1 stores it
+	$(BIN)/python -m benchmarks.instructions $(if $(STORE),--store)
 
 bench-fairness: setup  ## one strict host beside many fast ones in one queue; half an hour
 	$(BIN)/python -m benchmarks.fairness
