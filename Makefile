@@ -3,22 +3,30 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := .venv/.ready
+COMPILED := .venv/.compiled
 # Of `make test`: for half of the time a worker waits, for a broker or for a delay.
 WORKERS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-perf format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
+.PHONY: help setup wheel check check-perf format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## make .venv/ with everything pinned, and the daemon in it
+setup: $(READY) $(COMPILED)  ## make .venv/ with everything pinned, and the daemon in it
 
 $(READY): requirements/run.txt requirements/dev.txt pyproject.toml
 	sh tests/rig/venv.sh "$(PYTHON)" .venv
 	$(PIP) --require-hashes -r requirements/run.txt -r requirements/dev.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
+
+# Without a C compiler this says so, goes on, and tries again the next time.
+$(COMPILED): $(READY) hatch_build.py requirements/lexbor.txt $(wildcard scraperd/extract/compiled/*.p*)
+	if $(BIN)/python hatch_build.py; then touch $@; fi
+
+wheel: setup  ## dist/: a wheel with the compiled extraction, if setup could build that
+	$(BIN)/python -m hatchling build -t wheel
 
 check: setup  ## lint, format, types, imports, the house rules, spelling and plain English
 	$(BIN)/ruff check .
@@ -100,6 +108,7 @@ pins: setup  ## write requirements/*.txt again from requirements/*.in
 	    --generate-hashes --upgrade requirements/bench.in -o requirements/bench.txt
 
 clean:  ## remove everything that make made
+	rm -f scraperd/extract/compiled/*.so scraperd/extract/compiled/LICENSE.lexbor
 	rm -rf .venv .cache build dist .coverage .coverage.* htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """(document, rules) -> data. Pure and synchronous.
 
-May touch: selectolax, the compiled rules. A tree lives and dies inside one call.
+May touch: trees, the compiled rules. A tree lives and dies inside one call.
 Must never: do I/O, read a clock, import asyncio, or keep a tree (it is 25 times its page).
 """
 
@@ -11,14 +11,14 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from jmespath.exceptions import JMESPathError
 from msgspec import UNSET
-from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
-from scraperd.extract.cost import Cost, cost_of_selector, shape_of
+from scraperd.extract.compiled import engine
+from scraperd.extract.cost import Cost, Shape, cost_of_selector, shape_of
 from scraperd.extract.metadata import links_of, metadata_of
 from scraperd.extract.nodes import WEB, Base, document_base, text_of
 from scraperd.extract.rules import Attribute, Refine, Rule, Rules, Table
@@ -26,9 +26,10 @@ from scraperd.extract.tables import TooManyCells, table_rows
 from scraperd.extract.values.casts import INTEGERS, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from scraperd.contract import Link, Metadata
+    from scraperd.extract.compiled.engine import Node, Tree
 
 _NODE: Final = "node"
 _JSON: Final = "json"
@@ -47,8 +48,9 @@ _ATTRIBUTES_STEP: Final = 32
 _LONG_BASE: Final = 500  # characters; 2,000 links from one of 8,000 take 1 s
 _LONG_BASE_STEPS: Final = 10  # for each character beyond it
 _MEASURED: Final = 3_000  # elements; where more of them lie is not looked at: 0.5 us each
+_MATCHES_STEP: Final = 4  # matches in a compiled tree whose value is a text or an attribute
+_LISTED_STEP: Final = 512  # attributes that are passed there on the way to the one that is taken
 _LINKS_COST: Final = cost_of_selector("a[href], area[href]", 0)
-Node: TypeAlias = LexborHTMLParser | LexborNode
 
 
 class Missing(Exception):  # noqa: N818 - it says what the page lacks
@@ -87,28 +89,33 @@ class Allowance:
 
     `matches` are elements that rules match, `output` characters that are taken from them. `work`
     are all other steps of some microseconds of Python (None: without a bound), `searching` the
-    seconds that all rules may take on a page in the worst case. `overdue` says that time is up.
-    `hits` are the matches by the rule's path.
+    seconds that all rules may take on a page in the worst case. With `bounded` a page is parsed
+    into the compiled tree, under its bounds. `overdue` says that time is up. `hits` are the matches
+    by the rule's path.
     """
 
     matches: int
     output: int
     work: int | None = None
     searching: float | None = None
+    bounded: bool = False
     overdue: Callable[[], bool] = never
     matched: int = 0
     taken: int = 0
     worked: int = 0
     hits: Counter[str] = field(default_factory=Counter)
 
-    def match(self, n: int, path: str, *, hits: bool = True) -> None:
-        """Count `n` matches of the rule at `path` (`hits`), or of cells; raises Overrun."""
+    def match(self, n: int, path: str, *, hits: bool = True, steps: int | None = None) -> None:
+        """Count `n` matches of the rule at `path` (`hits`), or of cells; raises Overrun.
+
+        Each is a step of work, or all together are `steps`.
+        """
         if hits:
             self.hits[path] += n
         self.matched += n
         if self.matched > self.matches:
             raise Overrun(path, "matches", "extract.max_matches", self.matches)
-        self.spend(n, path)
+        self.spend(n if steps is None else steps, path)
 
     def take(self, n: int, path: str) -> None:
         """Count `n` characters; raises Overrun."""
@@ -151,15 +158,18 @@ def extract(
     `base` is the URL the page came from; a `<base href>` in it is obeyed. Raises
     Missing, Overrun and MemoryError.
     """
-    tree = _parsed(page)
+    try:
+        tree = engine.parse(page, bounded=allowance.bounded)
+    except engine.Beyond as beyond:
+        raise Overrun("page", str(beyond), "on the loop", 0) from None
     if allowance.searching is not None:
         _foresee(tree, page, _cost_of(rules, links=links), allowance.searching)
     to = _starting(document_base(tree, page, base), allowance)
-    run = _Run(to, allowance)
+    run = _Run(to, allowance, tree.listed if engine.is_compiled(tree) else 0)
     return Extract(
         data=run.apply(rules, tree, _NODE) if rules is not None else UNSET,
         links=_links(tree, to, allowance) if links else UNSET,
-        metadata=metadata_of(tree, to) if metadata else UNSET,
+        metadata=metadata_of(tree, to, partial(allowance.spend, path="metadata")) if metadata else UNSET,
     )
 
 
@@ -167,22 +177,29 @@ def _cost_of(rules: Rules | None, *, links: bool) -> Cost:
     return (rules.cost if rules is not None else Cost()) + (_LINKS_COST if links else Cost())
 
 
-def _foresee(tree: LexborHTMLParser, page: bytes, cost: Cost, seconds: float) -> None:
+def _foresee(tree: Tree, page: bytes, cost: Cost, seconds: float) -> None:
     """Raise Foreseen if rules can take longer than `searching` seconds on this page.
 
-    First by the number of its elements; only if that is too much, how they lie is looked at.
+    A compiled tree knows its shape. Of another, first the number of its elements is looked at;
+    only if that is too much, how they lie.
     """
-    nodes = tree.css("*")
-    shape = shape_of(page, len(nodes), cost)
-    if cost.at(shape) > seconds * 1e9 and len(nodes) <= _MEASURED:
-        depth, beside = _extent(nodes)
-        beside = 2 * beside + shape.comments
-        shape = shape._replace(depth=depth, beside=beside)
+    if engine.is_compiled(tree):
+        shape = Shape(
+            *(tree.elements, tree.depth, tree.beside, tree.comments),
+            *(tree.classes, tree.value, tree.listed),
+        )
+    else:
+        nodes = tree.css("*")
+        shape = shape_of(page, len(nodes), cost)
+        if cost.at(shape) > seconds * 1e9 and len(nodes) <= _MEASURED:
+            depth, beside = _extent(nodes)
+            beside = 2 * beside + shape.comments
+            shape = shape._replace(depth=depth, beside=beside)
     if (took := cost.at(shape)) > seconds * 1e9:
         raise Foreseen(took / 1e9)
 
 
-def _extent(nodes: list[LexborNode]) -> tuple[int, int]:
+def _extent(nodes: Sequence[Node]) -> tuple[int, int]:
     """Return how deep elements lie, and how many are siblings; they are in document order."""
     depths: dict[int, int] = {}
     beside: Counter[int] = Counter()
@@ -194,16 +211,9 @@ def _extent(nodes: list[LexborNode]) -> tuple[int, int]:
     return max(depths.values(), default=1), max(beside.values(), default=1)
 
 
-def _links(tree: LexborHTMLParser, base: Base, allowance: Allowance) -> list[Link]:
+def _links(tree: Tree, base: Base, allowance: Allowance) -> list[Link]:
     step = partial(allowance.spend, 1, "links")
     return links_of(tree, base, partial(allowance.take, path="links"), step)
-
-
-def _parsed(page: bytes) -> LexborHTMLParser:
-    try:
-        return LexborHTMLParser(page)
-    except SelectolaxError:  # any bytes are HTML: only memory can be wanting
-        raise MemoryError from None
 
 
 def extract_json(document: Any, base: str, rules: Rules, allowance: Allowance) -> dict[str, Any]:
@@ -218,11 +228,15 @@ def _starting(url: str, allowance: Allowance) -> Base:
 
 
 class _Run:
-    """The rules of one job on one document."""
+    """The rules of one job on one document; `listed` attributes an element of it has at most.
 
-    def __init__(self, base: Base, allowance: Allowance) -> None:
+    That is known of a compiled tree, else 0.
+    """
+
+    def __init__(self, base: Base, allowance: Allowance, listed: int = 0) -> None:
         self._base = base
         self._allowance = allowance
+        self._listed = listed
 
     def apply(self, rules: Rules, scope: Any, kind: str) -> dict[str, Any]:
         """The values of `rules` inside of `scope`: a node, or with `_JSON` a JSON value."""
@@ -233,7 +247,9 @@ class _Run:
     def _value(self, rule: Rule, scope: Any, kind: str) -> Any:
         self._allowance.spend(1, rule.path)
         found = self._found(rule, scope, kind)
-        self._allowance.match(len(found), rule.path)
+        quick = self._listed and rule.refine is None and not isinstance(rule.output, Rules | Table)
+        steps = len(found) // _MATCHES_STEP if quick else None
+        self._allowance.match(len(found), rule.path, steps=steps)
         if rule.many:
             values = self._list(rule, found)
             if values or not (rule.required or rule.default is not UNSET):
@@ -250,6 +266,10 @@ class _Run:
         return rule.default
 
     def _list(self, rule: Rule, found: list[Any]) -> list[Any]:
+        if rule.refine is None and rule.output == "text":
+            return self._texts(rule, found)
+        if rule.refine is None and self._listed and isinstance(rule.output, Attribute):
+            return self._attributes(rule, rule.output, found)
         values = []
         for number, one in enumerate(found, 1):
             try:
@@ -259,6 +279,25 @@ class _Run:
                 raise Missing(missing.path, match) from None
             if value is not _MISSING:
                 values.append(value)
+        return values
+
+    def _texts(self, rule: Rule, nodes: list[Node]) -> list[str]:
+        step, values = self._step(rule), []
+        for node in nodes:
+            text = text_of(node, step)
+            self._allowance.take(len(text), rule.path)
+            values.append(text)
+        return values
+
+    def _attributes(self, rule: Rule, output: Attribute, nodes: list[Node]) -> list[str]:
+        """The values of an attribute of a compiled tree's elements, with one call for all."""
+        self._allowance.spend(len(nodes) * self._listed // _LISTED_STEP, rule.path)
+        if output.is_url:
+            found = engine.urls_of(nodes, output.name, self._base)
+        else:
+            found = engine.values_of(nodes, output.name)
+        values = [value for value in found if value is not None]
+        self._allowance.take(sum(map(len, values)), rule.path)
         return values
 
     def _found(self, rule: Rule, scope: Any, kind: str) -> list[Any]:
@@ -271,10 +310,10 @@ class _Run:
                 found = [value for node in found for value in self._inside(rule, node)]
         return found[: rule.limit] if rule.many else found[:1]
 
-    def _nodes(self, rule: Rule, scope: Node) -> list[LexborNode]:
+    def _nodes(self, rule: Rule, scope: Tree | Node) -> list[Node]:
         if not rule.selectors:
             # A whole page is not an element; only an outermost rule for JSON has no element.
-            return [scope] if isinstance(scope, LexborNode) else []
+            return [scope] if engine.is_node(scope) else []
         for selector in rule.selectors:
             self._allowance.search(rule.path)
             if not rule.many:
@@ -283,7 +322,7 @@ class _Run:
                     continue
                 if not _same(node, scope):
                     return [node]
-            found = scope.css(selector)
+            found: list[Node] = [*scope.css(selector)]
             if "," in selector:
                 found = _once(found)
             if found and _same(found[0], scope):
@@ -292,7 +331,7 @@ class _Run:
                 return found
         return []
 
-    def _inside(self, rule: Rule, node: LexborNode) -> list[Any]:
+    def _inside(self, rule: Rule, node: Node) -> list[Any]:
         """What the expression finds in the JSON that is the node's text."""
         text = node.text()  # as it stands: white space counts inside of JSON's strings
         self._allowance.take(len(text), rule.path)
@@ -326,13 +365,13 @@ class _Run:
             return self._refine(rule, rule.refine, text)
         return _MISSING if text is None else text
 
-    def _read(self, rule: Rule, node: LexborNode) -> str:
+    def _read(self, rule: Rule, node: Node) -> str:
         return text_of(node, self._step(rule))
 
     def _step(self, rule: Rule) -> Callable[[], object]:
         return partial(self._allowance.spend, 1, rule.path)
 
-    def _text(self, rule: Rule, output: Any, node: LexborNode) -> str | None:
+    def _text(self, rule: Rule, output: Any, node: Node) -> str | None:
         if output == "text":
             return self._read(rule, node)
         if output == "html":
@@ -345,7 +384,7 @@ class _Run:
         value = found or ""  # None: it has no value
         return self._base.resolve(value) if output.is_url else value
 
-    def _table(self, rule: Rule, node: LexborNode, *, header: bool) -> Any:
+    def _table(self, rule: Rule, node: Node, *, header: bool) -> Any:
         allowance = self._allowance
         try:
             allowance.search(rule.path)
@@ -390,9 +429,9 @@ class _Run:
         return _MISSING if value is None else value
 
 
-def _same(node: LexborNode, scope: Node) -> bool:
+def _same(node: Node, scope: Tree | Node) -> bool:
     """Whether it is the scope itself, which lexbor finds too; rules look inside of it."""
-    return isinstance(scope, LexborNode) and node.mem_id == scope.mem_id
+    return engine.is_node(scope) and node.mem_id == scope.mem_id
 
 
 def _is_flag(refine: Refine, output: Any, text: str | None) -> bool:
@@ -401,7 +440,7 @@ def _is_flag(refine: Refine, output: Any, text: str | None) -> bool:
     return boolean and text is not None and text.lower() in {"", output.name}
 
 
-def _once(nodes: list[LexborNode]) -> list[LexborNode]:
+def _once(nodes: Sequence[Node]) -> list[Node]:
     """Without repetitions: a list of selectors finds an element once for each that matches."""
     return list({node.mem_id: node for node in nodes}.values())
 

@@ -35,7 +35,8 @@ _JSON: Final = frozenset({"application/json", "text/json"})
 _TEXT: Final = ("text/", "application/xml", "application/javascript")
 _SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
 LIGHT_BODY: Final = 256 * 1024  # bytes; larger ones are not even hashed on the loop
-LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there
+LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there by selectolax
+BOUNDED_PAGE: Final = 512 * 1024  # bytes; larger ones are not parsed there into a compiled tree
 _EASY: Final = frozenset({"utf-8", sniff.FALLBACK})  # what decodes a megabyte in a millisecond
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
 _HALF = re.compile(  # half of a surrogate pair
@@ -49,7 +50,7 @@ class Limits(Struct, frozen=True):
     """The bounds of one page's content.
 
     `work` bounds what may be done on the loop, and `searching` the seconds that all rules may
-    take there in the worst case.
+    take there in the worst case. With `bounded` a page is parsed there into the compiled tree.
     """
 
     matches: int
@@ -58,6 +59,7 @@ class Limits(Struct, frozen=True):
     bounds: Bounds
     work: int | None = None
     searching: float | None = None
+    bounded: bool = False
 
 
 class ExtractRequest(Struct, frozen=True, array_like=True):
@@ -131,7 +133,9 @@ def extract_document(
         parts = _body(body, name)
     if not request.parsed:
         return Extracted(parts, name, digest)
-    allowance = Allowance(limits.matches, limits.output, limits.work, limits.searching, overdue)
+    allowance = Allowance(
+        limits.matches, limits.output, limits.work, limits.searching, limits.bounded, overdue
+    )
     reader = _Reader(request, body, rules, limits, allowance)
     failure: Failure | None = None
     try:
@@ -163,27 +167,32 @@ def names(body: bytes) -> Extracted:
 
 
 def worst_case_seconds(
-    request: ExtractRequest, body: bytes, rules: Rules | None, enough: float = 0.0
+    request: ExtractRequest,
+    body: bytes,
+    rules: Rules | None,
+    enough: float = 0.0,
+    *,
+    bounded: bool = False,
 ) -> float:
     """Return the seconds that `extract_document` takes in the worst case, before rules run.
 
     Infinite where that is unknown or large. The time of rules on a parsed page is bounded by
-    `Limits.searching`; JSON and its rules are counted here. A sum of no more than `enough` seconds
-    is not looked at more closely.
+    `Limits.searching`, with `bounded` also the parsing of HTML; JSON and its rules are counted
+    here. A sum of no more than `enough` seconds is not looked at more closely.
     """
     if not request.parsed:
         return 0.0 if _is_light(request, body) else math.inf
-    if request.text or len(body) > LIGHT_PAGE:
+    if request.text or len(body) > (BOUNDED_PAGE if bounded else LIGHT_PAGE):
         return math.inf
     if b"\0" in body or b"\x1b" in body:  # UTF-16, ISO-2022: it says other than it seems to
         return math.inf
     kind = _kind(request, body)
-    if kind == "feed":
+    if kind == "feed" or (kind != "html" and len(body) > LIGHT_PAGE):
         return math.inf
     if rules is not None and kind == "html" and rules.cost.once >= cost.HEAVY.once:
         return math.inf
     each = cost.LINKS_AND_METADATA if request.links or request.metadata else 0.0
-    took = cost.of_html(body, each, enough * 1e9) if kind == "html" else 0.0
+    took = cost.of_html(body, each, enough * 1e9) if kind == "html" and not bounded else 0.0
     if rules is not None and (kind != "html" or "json" in rules.reads):
         took += cost.of_json(body, rules.cost)  # it may be JSON, whatever its media type says
     decoded = 0.0 if body.isascii() else cost.DECODED * len(body)

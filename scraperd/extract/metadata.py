@@ -1,6 +1,6 @@
 """What a page says of itself, and where it links to.
 
-May touch: selectolax trees that are handed in. Pure.
+May touch: trees that are handed in. Pure.
 Must never: keep a node or a tree, or raise for what a page holds.
 """
 
@@ -13,18 +13,19 @@ import msgspec
 from msgspec import UNSET
 
 from scraperd.contract import Link, Metadata
-from scraperd.extract.nodes import WEB, text_of, usable
+from scraperd.extract.compiled.engine import urls_of
+from scraperd.extract.nodes import WEB, free, text_of, usable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from selectolax.lexbor import LexborHTMLParser, LexborNode
-
+    from scraperd.extract.compiled.engine import Node, Tree
     from scraperd.extract.nodes import Base
 
 # JSON-LD nested deeper is left out: Python versions differ in what they can decode and encode.
 MAX_NESTING: Final = 100
 
+_JSON_STEP: Final = 32  # characters of JSON that take some microseconds at worst
 _ASCII_SPACE: Final = "\t\n\f\r "
 _SPACE = re.compile(f"[{_ASCII_SPACE}]")
 _HOLDS_A_URL = re.compile(r"(?:^|:)(?:url|secure_url|image|video|audio|player|src|stream)$")
@@ -32,25 +33,24 @@ _TYPES: Final = frozenset({"canonical", "icon", "apple-touch-icon"})
 
 
 def links_of(
-    tree: LexborHTMLParser, base: Base, take: Callable[[int], object], spend: Callable[[], object]
+    tree: Tree, base: Base, take: Callable[[int], object], spend: Callable[[], object]
 ) -> list[Link]:
     """Each hyperlink that leads to the web, in document order.
 
     `take` is told the length of each, `spend` as in `text_of`; both may raise.
     """
     found = []
-    for node in tree.css("a[href], area[href]"):
+    nodes: Sequence[Node] = tree.css("a[href], area[href]")
+    for node, url in zip(nodes, urls_of(nodes, "href", base), strict=True):
         spend()
-        attributes = node.attributes
-        url = base.resolve(attributes["href"] or "")
         if url is not None and url.startswith(WEB):
             text = text_of(node, spend)
             take(len(url) + len(text))
-            found.append(Link(url, text, attributes.get("rel") or UNSET))
+            found.append(Link(url, text, node.attrs.get("rel") or UNSET))
     return found
 
 
-def metadata_of(tree: LexborHTMLParser, base: Base) -> Metadata:
+def metadata_of(tree: Tree, base: Base, spend: Callable[[int], object] = free) -> Metadata:
     """What the page says of itself, the first of each; a part it says nothing of is UNSET.
 
     `language`: the root's `lang`, or else the last `content-language` pragma (HTML standard, "The
@@ -60,10 +60,11 @@ def metadata_of(tree: LexborHTMLParser, base: Base) -> Metadata:
     https that no job could have is left out everywhere, and the next one counts. `json_ld`: each
     object of each `application/ld+json` script, an array's one by one (JSON-LD 1.1, "Embedding
     JSON-LD in HTML Documents"); a script that is not JSON, or nested too deeply, is left out.
+    `spend` is told of pieces of work of some microseconds, and may raise.
     """
-    title = _title(tree)
-    meta = _Meta(tree, base)
-    links = _links(tree, base)
+    title = _title(tree, spend)
+    meta = _Meta(tree, base, spend)
+    links = _links(tree, base, spend)
     return Metadata(
         title=text_of(title) if title is not None else UNSET,
         description=meta.description or UNSET,
@@ -72,20 +73,22 @@ def metadata_of(tree: LexborHTMLParser, base: Base) -> Metadata:
         favicon=links.get("icon") or links.get("apple-touch-icon") or UNSET,
         opengraph=meta.opengraph or UNSET,
         twitter=meta.twitter or UNSET,
-        json_ld=_json_ld(tree) or UNSET,
+        json_ld=_json_ld(tree, spend) or UNSET,
     )
 
 
 class _Meta:
     """What the `meta` elements say."""
 
-    def __init__(self, tree: LexborHTMLParser, base: Base) -> None:
+    def __init__(self, tree: Tree, base: Base, spend: Callable[[int], object]) -> None:
         self._base = base
         self.description = ""
         self.language = ""
         self.opengraph: dict[str, str] = {}
         self.twitter: dict[str, str] = {}
-        for node in tree.tags("meta"):
+        nodes: Sequence[Node] = tree.tags("meta")
+        for node in nodes:
+            spend(1)
             attributes = node.attributes
             self._read(attributes, attributes.get("content") or "")
 
@@ -114,10 +117,12 @@ class _Meta:
         found.setdefault(name, content)
 
 
-def _links(tree: LexborHTMLParser, base: Base) -> dict[str, str]:
+def _links(tree: Tree, base: Base, spend: Callable[[int], object]) -> dict[str, str]:
     """Where the first `link` of each type leads; icons only if they are on the web."""
     found: dict[str, str] = {}
-    for node in tree.tags("link"):
+    nodes: Sequence[Node] = tree.tags("link")
+    for node in nodes:
+        spend(1)
         attributes = node.attributes
         if href := attributes.get("href"):
             for kind in _TYPES.intersection((attributes.get("rel") or "").lower().split()):
@@ -128,7 +133,7 @@ def _links(tree: LexborHTMLParser, base: Base) -> dict[str, str]:
     return found
 
 
-def _title(tree: LexborHTMLParser) -> LexborNode | None:
+def _title(tree: Tree, spend: Callable[[int], object]) -> Node | None:
     """The first `title` that is not an image's or a formula's own."""
     first = tree.css_first("title")
     if first is None or (first.parent is not None and first.parent.tag == "head"):
@@ -136,6 +141,7 @@ def _title(tree: LexborHTMLParser) -> LexborNode | None:
     root = tree.root
     opened = [root.iter()] if root is not None else []
     while opened:
+        spend(1)
         for child in opened[-1]:
             tag = child.tag
             if tag == "title":
@@ -148,19 +154,23 @@ def _title(tree: LexborHTMLParser) -> LexborNode | None:
     return None
 
 
-def _language(tree: LexborHTMLParser, default: str) -> str:
+def _language(tree: Tree, default: str) -> str:
     """A `lang` that is there and empty says that the language is unknown."""
     attributes = tree.root.attributes if tree.root is not None else {}
     return attributes["lang"] or "" if "lang" in attributes else default
 
 
-def _json_ld(tree: LexborHTMLParser) -> list[dict[str, Any]]:
+def _json_ld(tree: Tree, spend: Callable[[int], object]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for node in tree.tags("script"):
+    nodes: Sequence[Node] = tree.tags("script")
+    for node in nodes:
+        spend(1)
         kind = (node.attributes.get("type") or "").partition(";")[0]
         if kind.strip(_ASCII_SPACE).lower() == "application/ld+json":
+            text = node.text()
+            spend(len(text) // _JSON_STEP)
             try:
-                value = msgspec.json.decode(node.text())
+                value = msgspec.json.decode(text)
             except (msgspec.DecodeError, RecursionError):
                 continue
             if _is_shallow(value):

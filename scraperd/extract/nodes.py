@@ -1,6 +1,6 @@
 """What is read off a parsed page: the text of a node, and where its references lead.
 
-May touch: selectolax nodes that are handed in, the contract's judge of URLs. Pure.
+May touch: nodes that are handed in, the contract's judge of URLs. Pure.
 Must never: keep a node or a tree, or search with an untrusted selector.
 """
 
@@ -10,38 +10,41 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urldefrag, urljoin, urlsplit
 
+from selectolax.lexbor import LexborNode
+
 from scraperd.base.urls import MAX_URL, check_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from selectolax.lexbor import LexborHTMLParser, LexborNode
+    from scraperd.extract.compiled.engine import Node, Tree
 
 WEB: Final = ("http://", "https://")
 _BELOW = re.compile(r"(?!\.)[\w.~%-]+(?:/(?!\.)[\w.~%-]+)*", re.ASCII)  # "page.html", "a/b"
+_PLAIN_URL = re.compile(r"[!-~]+")
 _AROUND_A_URL: Final = "".join(map(chr, range(0x21)))  # URL standard: C0 controls and space
 
 
 NODES: Final = 4  # of a text for each call of `spend`: some microseconds
 
 
-def free() -> None:
-    """Any number of nodes may be looked at."""
+def free(_: int = 1) -> None:
+    """Do nothing: any number of nodes may be looked at."""
 
 
 # HTML standard, "Rendering" (sections "Flow content" to "Form controls"): what is displayed as a
 # block, a list item, a table or a part of one, and `option`; `br`; and `text`, an SVG's label.
-_PARTS_WORDS: Final = frozenset(
+PARTING: Final = frozenset(
     "address article aside blockquote body br caption center dd details dialog dir div dl dt"
     " fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li"
     " listing main menu nav ol optgroup option p plaintext pre search section summary table tbody"
     " td text tfoot th thead tr ul xmp".split()
 )
 # What is in these is source: code, or markup for browsers that can't do better.
-_SOURCE: Final = frozenset("script style template iframe noembed noframes -comment".split())
+SOURCE: Final = frozenset("script style template iframe noembed noframes -comment".split())
 
 
-def text_of(node: LexborNode, spend: Callable[[], object] = free) -> str:
+def text_of(node: Node, spend: Callable[[], object] = free) -> str:
     """The text inside `node` as a person reads it, on one line.
 
     A run of white space (as `str.split` sees it: Unicode's, no-break spaces too) is one space,
@@ -49,8 +52,11 @@ def text_of(node: LexborNode, spend: Callable[[], object] = free) -> str:
     rows part words too; other elements do not: `a<b>b</b><br>c` is "ab c". What is in a script,
     style, template, frame or comment is not text, unless `node` itself is that element: then it is
     its source (a template's can't be reached). CSS, `hidden` and other states are not looked at.
-    `spend` is called for each `NODES` nodes that are looked at, and may raise.
+    `spend` is called for each `NODES` nodes that are looked at, or for each 256 of a compiled tree,
+    and may raise.
     """
+    if not isinstance(node, LexborNode):
+        return node.words(spend)
     within, seen = node, 0
     while (child := within.first_child) is not None and child.next is None:
         seen += 1
@@ -58,7 +64,7 @@ def text_of(node: LexborNode, spend: Callable[[], object] = free) -> str:
             spend()
         if child.is_text_node:  # nearly all links end here
             return " ".join((child.text_content or "").split())
-        if child.tag in _SOURCE:
+        if child.tag in SOURCE:
             return ""
         within = child
     return " ".join("".join(_pieces(within, spend)).split()) if child is not None else ""
@@ -77,8 +83,8 @@ def _pieces(node: LexborNode, spend: Callable[[], object]) -> Iterator[str]:
             tag = child.tag
             if tag == "-text":
                 yield child.text_content or ""
-            elif tag not in _SOURCE:
-                edge = " " if tag in _PARTS_WORDS else ""
+            elif tag not in SOURCE:
+                edge = " " if tag in PARTING else ""
                 yield edge
                 opened.append((child.iter(include_text=True), edge))
                 break
@@ -96,6 +102,15 @@ class Base:
         sound = check_url(self._folder) is None
         self._site = "/".join(self._folder.split("/", 3)[:3]) + "/" if sound else "\n"
         self._known: dict[str, str] = {}  # empty: of no use
+        self.parts = self._parts() if sound else None
+
+    def _parts(self) -> tuple[bytes, bytes, bytes, int] | None:
+        """What a compiled tree needs to resolve plain references: page, folder, site, MAX_URL."""
+        if not self._folder.startswith(self._site) or not _PLAIN_URL.fullmatch(self._folder):
+            return None
+        here = self.resolve("") or ""
+        page = here if _PLAIN_URL.fullmatch(here) else ""
+        return page.encode(), self._folder.encode(), self._site.encode(), MAX_URL
 
     def resolve(self, reference: str) -> str | None:
         """`usable(_absolute(...))`, five times as fast."""
@@ -141,7 +156,7 @@ def _absolute(base: str, reference: str) -> str:
     return f"{scheme.lower()}:{rest}".replace(" ", "%20")
 
 
-def document_base(tree: LexborHTMLParser, page: bytes, url: str) -> str:
+def document_base(tree: Tree, page: bytes, url: str) -> str:
     """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL").
 
     `page` is what the tree was parsed from: without `<base` in it there is no such element, and to

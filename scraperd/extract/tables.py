@@ -1,6 +1,6 @@
 """A table as rows of texts, by the HTML standard's table model.
 
-May touch: selectolax nodes that are handed in. Pure.
+May touch: nodes that are handed in. Pure.
 Must never: keep a node, or make more cells than it was allowed.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from selectolax.lexbor import LexborNode
+    from scraperd.extract.compiled.engine import Node
 
     Spend: TypeAlias = Callable[[], object]
 
@@ -32,20 +32,20 @@ class TooManyCells(Exception):  # noqa: N818 - it says what is wrong, as the fai
 
 @overload
 def table_rows(
-    node: LexborNode, *, header: Literal[False], limit: int, spend: Spend = ...
+    node: Node, *, header: Literal[False], limit: int, spend: Spend = ...
 ) -> list[list[str]]: ...
 @overload
 def table_rows(
-    node: LexborNode, *, header: Literal[True], limit: int, spend: Spend = ...
+    node: Node, *, header: Literal[True], limit: int, spend: Spend = ...
 ) -> list[dict[str, str]]: ...
 @overload
 def table_rows(
-    node: LexborNode, *, header: bool, limit: int, spend: Spend = free
+    node: Node, *, header: bool, limit: int, spend: Spend = free
 ) -> list[list[str]] | list[dict[str, str]]: ...
 
 
 def table_rows(
-    node: LexborNode, *, header: bool, limit: int, spend: Spend = free
+    node: Node, *, header: bool, limit: int, spend: Spend = free
 ) -> list[list[str]] | list[dict[str, str]]:
     """The rows of `node`, a table or a section of one, or else of the first table inside it.
 
@@ -59,7 +59,7 @@ def table_rows(
     (counted from 1); a name that was there before gets a number: "price", "price 2", "price 3".
 
     Raises TooManyCells before more than `limit` slots are made (a row without any counts as one).
-    `spend` is text_of's.
+    `spend` is text_of's, and is called for each row and each cell too.
     """
     groups = _groups(node)
     rows = _grid([group for _, group in groups], limit, spend)
@@ -72,7 +72,7 @@ def table_rows(
     return [dict(zip(names, row, strict=True)) for row in rows[:start] + rows[end:]]
 
 
-def _groups(node: LexborNode) -> list[tuple[str, list[LexborNode]]]:
+def _groups(node: Node) -> list[tuple[str, list[Node]]]:
     """The row groups in the standard's order, each a tag and its `tr` elements."""
     tag = node.tag or ""
     if tag in _SECTIONS:
@@ -85,11 +85,11 @@ def _groups(node: LexborNode) -> list[tuple[str, list[LexborNode]]]:
     return [(section.tag or "", _children(section, "tr")) for section in sections]
 
 
-def _children(node: LexborNode, *tags: str) -> list[LexborNode]:
+def _children(node: Node, *tags: str) -> list[Node]:
     return [child for child in node.iter() if child.tag in tags]
 
 
-def _header(groups: list[tuple[str, list[LexborNode]]]) -> tuple[int, int]:
+def _header(groups: list[tuple[str, list[Node]]]) -> tuple[int, int]:
     """Where the header's rows start and end."""
     start = 0
     for tag, group in groups:
@@ -99,7 +99,7 @@ def _header(groups: list[tuple[str, list[LexborNode]]]) -> tuple[int, int]:
     return 0, 1
 
 
-def _grid(groups: list[list[LexborNode]], limit: int, spend: Spend) -> list[list[str]]:
+def _grid(groups: list[list[Node]], limit: int, spend: Spend) -> list[list[str]]:
     height = sum(map(len, groups))
     if height > limit:
         raise TooManyCells(f"more than {limit} cells")
@@ -108,7 +108,9 @@ def _grid(groups: list[list[LexborNode]], limit: int, spend: Spend) -> list[list
     for group in groups:
         rows: list[dict[int, str]] = [{} for _ in group]
         for y, row in enumerate(group):
+            spend()
             for x, across, down, cell in _anchored(row, rows[y], len(group) - y):
+                spend()
                 made += across * down
                 if made > limit:
                     raise TooManyCells(f"more than {limit} cells")
@@ -124,8 +126,8 @@ def _grid(groups: list[list[LexborNode]], limit: int, spend: Spend) -> list[list
 
 
 def _anchored(
-    row: LexborNode, taken: dict[int, str], below: int
-) -> Iterator[tuple[int, int, int, LexborNode]]:
+    row: Node, taken: dict[int, str], below: int
+) -> Iterator[tuple[int, int, int, Node]]:
     """Each cell of a row with its column, and how many columns and rows it spans.
 
     `taken` holds the columns that cells of earlier rows reach down to; the caller adds each cell's.

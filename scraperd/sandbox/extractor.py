@@ -23,6 +23,7 @@ from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.contract import Failure, Peeked
 from scraperd.extract.apply import Foreseen, Overrun
 from scraperd.extract.compile import CACHE
+from scraperd.extract.compiled import engine
 from scraperd.extract.document import (
     Extracted,
     ExtractRequest,
@@ -304,13 +305,14 @@ class Extractor:
         return f"the page ended the process that searched it ({how}); most likely it took {memory}"
 
 
-def for_the_loop(limits: Limits) -> Limits:
-    """The bounds of a page that is searched on the loop."""
+def for_the_loop(limits: Limits, *, compiled: bool = engine.AVAILABLE) -> Limits:
+    """The bounds of a page that is searched on the loop; `compiled` says by which tree."""
     return replace(
         limits,
         output=min(limits.output, ON_LOOP_OUTPUT),
         work=ON_LOOP_WORK,
         searching=ON_LOOP_RULES,
+        bounded=compiled,
     )
 
 
@@ -323,7 +325,8 @@ def at_once(
     known. It takes less than 0.1 s of CPU, for any body and any rules.
     """
     end = time.thread_time() + ON_LOOP_TIME  # a busy machine takes none of it
-    if worst_case_seconds(request, body, rules, ON_LOOP) <= ON_LOOP:
+    took = worst_case_seconds(request, body, rules, ON_LOOP, bounded=limits.bounded)
+    if took <= ON_LOOP:
         try:
             return extract_document(request, body, rules, limits, lambda: time.thread_time() > end)
         except Foreseen as foreseen:

@@ -1,0 +1,126 @@
+"""Which tree a page is parsed into: the compiled one, under bounds, or selectolax's.
+
+May touch: the compiled file, if there is one; selectors as text. Pure otherwise.
+Must never: raise because that file is missing, or use one that was made of another lexbor.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeGuard
+
+from selectolax import lexbor
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
+
+from scraperd.extract.nodes import PARTING, SOURCE
+
+try:
+    from scraperd.extract.compiled import tree as _tree
+except ImportError:  # it was not built, or it was built for another Python
+    _tree = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scraperd.extract.compiled import tree as compiled
+    from scraperd.extract.nodes import Base
+
+    Node: TypeAlias = LexborNode | compiled.Node
+    Tree: TypeAlias = LexborHTMLParser | compiled.Tree
+
+_NAME: Final = r"[a-z][a-z0-9]*"
+_SIMPLE = re.compile(rf"({_NAME})(?:\[({_NAME})\])?")
+_LIST = re.compile(r"\s*,\s*")
+MAX_PARTS: Final = 8  # of a simple list of selectors; tree.pyx: SIMPLE
+_MISSING: Final = object()
+MAX_FORMS: Final = 1024  # selectors whose form is remembered
+
+
+class Bounds(NamedTuple):
+    """What a page may have, looked at before each token is handed to lexbor's tree builder.
+
+    `depth` open elements, `tags` and other tokens, `attributes` of a tag, elements in the list of
+    active `formatting` elements, attributes of one of them (`rich`), bytes of `memory`, and
+    `seconds` of processor time.
+    """
+
+    depth: int = 512  # as in browsers
+    tags: int = 100_000
+    attributes: int = 300
+    formatting: int = 64
+    rich: int = 64
+    memory: int = 64 * 1024 * 1024
+    seconds: float = 0.025
+
+
+BOUNDS: Final = Bounds()
+
+
+class Beyond(Exception):  # noqa: N818 - a bound, and that it was passed
+    """A page is beyond one of `Bounds`; the text names it."""
+
+
+LEXBOR: Final = (lexbor.LEXBOR_VERSION_MAJOR, lexbor.LEXBOR_VERSION_MINOR)
+AVAILABLE: Final = getattr(_tree, "LEXBOR_VERSION", None) == LEXBOR
+"""Whether there is a compiled tree, of the lexbor that selectolax has: both give the same."""
+
+
+def parse(page: bytes, *, bounded: bool) -> Tree:
+    """Return the tree of a page (UTF-8): the compiled one if it is to be `bounded`.
+
+    Raises Beyond and MemoryError.
+    """
+    if not bounded:
+        try:
+            return LexborHTMLParser(page)
+        except SelectolaxError:  # any bytes are HTML: only memory can be wanting
+            raise MemoryError from None
+    try:
+        return _tree.Tree(page, BOUNDS)
+    except _tree.Beyond as error:
+        raise Beyond(str(error)) from None
+
+
+def is_compiled(tree: object) -> TypeGuard[compiled.Tree]:
+    """Whether it is a tree that knows its shape."""
+    return not isinstance(tree, LexborHTMLParser)
+
+
+def is_node(scope: object) -> TypeGuard[Node]:
+    """Whether it is a node, and not a whole page."""
+    return isinstance(scope, LexborNode) or (AVAILABLE and isinstance(scope, _tree.Node))
+
+
+def values_of(nodes: Sequence[Node], name: str) -> list[str | None]:
+    """Return the attribute of each node: "" if it has no value, None if there is no attribute."""
+    if nodes and not isinstance(nodes[0], LexborNode):
+        return _tree.values_of([*nodes], name)
+    found: list[Any] = [node.attrs.get(name, _MISSING) for node in nodes]
+    return [None if value is _MISSING else value or "" for value in found]
+
+
+def urls_of(nodes: Sequence[Node], name: str, base: Base) -> list[str | None]:
+    """Return where the attribute of each node leads (`Base.resolve`); None as in `values_of` too."""
+    if nodes and not isinstance(nodes[0], LexborNode):
+        return _tree.urls_of([*nodes], name, base.parts, base.resolve)
+    resolve = base.resolve
+    return [None if value is None else resolve(value) for value in values_of(nodes, name)]
+
+
+@lru_cache(MAX_FORMS)
+def form(selector: str) -> tuple[tuple[bytes, bytes | None], ...] | None:
+    """Return pairs of tag and attribute if that is all the selector says, else None.
+
+    Such are found without lexbor's matcher, which reads a selector anew each time.
+    """
+    parts = _LIST.split(selector)
+    found = [_SIMPLE.fullmatch(part) for part in parts[: MAX_PARTS + 1]]
+    if len(parts) > MAX_PARTS:
+        return None
+    pairs = [(it[1].encode(), it[2].encode() if it[2] else None) for it in found if it]
+    return tuple(pairs) if len(pairs) == len(parts) else None
+
+
+if AVAILABLE:
+    _tree._prepare(PARTING, SOURCE, form)  # noqa: SLF001 - of this folder
