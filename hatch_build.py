@@ -27,6 +27,8 @@ PARTS: Final = ("core", "css", "dom", "html", "ns", "ports/posix", "selectors", 
 # A symbol of lexbor must not be taken from selectolax's own copy, or given to it: all are hidden.
 FLAGS: Final = ("-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-w", "-DLEXBOR_STATIC")
 
+LINKED: Final = ("-Wl,--wrap=lxb_html_token_attr_append",)  # tree.pyx says why
+
 
 class Impossible(Exception):  # noqa: N818 - a state of this machine
     """The tree can't be compiled here; the text says why."""
@@ -78,7 +80,7 @@ def build(folder: Path, out: Path, *flags: str) -> None:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         made = list(pool.map(compiled, [translated, *files]))
     fresh = out.with_suffix(".fresh")
-    _run(compiler, "-shared", *flags, "-o", str(fresh), *made, "-lm")
+    _run(compiler, "-shared", *LINKED, *flags, "-o", str(fresh), *made, "-lm")
     fresh.replace(out)
 
 

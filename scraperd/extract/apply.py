@@ -18,7 +18,7 @@ from jmespath.exceptions import JMESPathError
 from msgspec import UNSET
 
 from scraperd.extract.compiled import engine
-from scraperd.extract.cost import Cost, Shape, cost_of_selector, shape_of
+from scraperd.extract.cost import Cost, cost_of_selector, shape_of
 from scraperd.extract.metadata import links_of, metadata_of
 from scraperd.extract.nodes import WEB, Base, document_base, text_of
 from scraperd.extract.rules import Attribute, Refine, Rule, Rules, Table
@@ -169,7 +169,9 @@ def extract(
     return Extract(
         data=run.apply(rules, tree, _NODE) if rules is not None else UNSET,
         links=_links(tree, to, allowance) if links else UNSET,
-        metadata=metadata_of(tree, to, partial(allowance.spend, path="metadata")) if metadata else UNSET,
+        metadata=metadata_of(tree, to, partial(allowance.spend, path="metadata"))
+        if metadata
+        else UNSET,
     )
 
 
@@ -184,10 +186,7 @@ def _foresee(tree: Tree, page: bytes, cost: Cost, seconds: float) -> None:
     only if that is too much, how they lie.
     """
     if engine.is_compiled(tree):
-        shape = Shape(
-            *(tree.elements, tree.depth, tree.beside, tree.comments),
-            *(tree.classes, tree.value, tree.listed),
-        )
+        shape = engine.shape_of(tree)
     else:
         nodes = tree.css("*")
         shape = shape_of(page, len(nodes), cost)

@@ -125,9 +125,7 @@ def _grid(groups: list[list[Node]], limit: int, spend: Spend) -> list[list[str]]
     return [[row.get(x, "") for x in range(width)] for row in slots]
 
 
-def _anchored(
-    row: Node, taken: dict[int, str], below: int
-) -> Iterator[tuple[int, int, int, Node]]:
+def _anchored(row: Node, taken: dict[int, str], below: int) -> Iterator[tuple[int, int, int, Node]]:
     """Each cell of a row with its column, and how many columns and rows it spans.
 
     `taken` holds the columns that cells of earlier rows reach down to; the caller adds each cell's.

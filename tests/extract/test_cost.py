@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scraperd.extract.compile import compile_rules
+from scraperd.extract.compiled import engine
 from scraperd.extract.cost import (
     Cost,
     Shape,
@@ -25,7 +26,13 @@ from scraperd.extract.cost import (
     of_json,
     shape_of,
 )
-from scraperd.extract.document import LIGHT_PAGE, Extracted, ExtractRequest, Limits
+from scraperd.extract.document import (
+    BOUNDED_PAGE,
+    LIGHT_PAGE,
+    Extracted,
+    ExtractRequest,
+    Limits,
+)
 from scraperd.extract.rules import Bounds
 from scraperd.sandbox.extractor import ON_LOOP_OUTPUT, at_once, for_the_loop
 from tests.oracles.underrated import Dice, search
@@ -34,7 +41,10 @@ from tests.rig.clocks.effort import scaled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOOP = for_the_loop(Limits(100_000, ON_LOOP_OUTPUT, 1 << 20, Bounds()))
+ALL = Limits(100_000, ON_LOOP_OUTPUT, 1 << 20, Bounds())
+LOOP = for_the_loop(ALL, compiled=False)
+BOUNDED = for_the_loop(ALL, compiled=True)
+built = pytest.mark.skipif(not engine.AVAILABLE, reason="the compiled tree is not built here")
 FREE = 0.1  # seconds that the loop may be held
 
 
@@ -145,20 +155,34 @@ def seconds(work: Callable[[], object]) -> float:
     return best
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("size", [600, 3_000, 12_000, LIGHT_PAGE])
-def test_what_the_loop_may_do_does_not_hold_it(rule: str, size: int) -> None:
-    """Of the worst pages and rules, those that are let through cost less than 0.1 s."""
+def holds(rule: str, size: int, limits: Limits) -> None:
+    """Fail if one of the worst pages holds the loop for 0.1 s."""
     raw = json.dumps(RULES[rule]).encode()
     rules = compile_rules(raw)
     asked = ExtractRequest("http://h/", "text/html", True, True, True, True, False, False, raw)
 
     for name, page in shapes(size).items():
-        took = seconds(lambda page=page: at_once(asked, page, rules, LOOP))  # type: ignore[misc]
+        took = seconds(lambda page=page: at_once(asked, page, rules, limits))  # type: ignore[misc]
         assert took < FREE or took < scaled(FREE), f"{name} held the loop for {took:.3f} s"
 
 
-def test_what_is_common_is_done_on_the_loop() -> None:
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [600, 3_000, 12_000, LIGHT_PAGE])
+def test_what_the_loop_may_do_does_not_hold_it(rule: str, size: int) -> None:
+    """Of the worst pages and rules, those that are let through cost less than 0.1 s."""
+    holds(rule, size, LOOP)
+
+
+@built
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [3_000, LIGHT_PAGE, 90_000, 180_000, BOUNDED_PAGE])
+def test_what_the_loop_may_do_with_a_compiled_tree_does_not_hold_it(rule: str, size: int) -> None:
+    """The same where a page is parsed under bounds: up to 512 KiB, by the same rules."""
+    holds(rule, size, BOUNDED)
+
+
+@pytest.mark.parametrize("limits", [LOOP, pytest.param(BOUNDED, marks=built)])
+def test_what_is_common_is_done_on_the_loop(limits: Limits) -> None:
     """An ordinary page with a few rules needs no helper; a costly rule or a large page does."""
     page = b"<div class=x><p>text <a href=/y>link</a></p></div>\n" * 200
     ordinary = {"t": "h1", "l": {"selector": "a", "type": "list"}, "d": "div.x > p"}
@@ -168,10 +192,11 @@ def test_what_is_common_is_done_on_the_loop() -> None:
         wanted = {"links": False, "metadata": False, "text": False, "feed": False} | more
         asked = ExtractRequest("http://h/", media, digest=True, body=True, rules=raw, **wanted)
         compiled = None if raw is None else compile_rules(raw)
-        return isinstance(at_once(asked, page, compiled, LOOP), Extracted)
+        return isinstance(at_once(asked, page, compiled, limits), Extracted)
 
     assert on_loop(ordinary, page, links=True, metadata=True)
-    assert not on_loop(ordinary, page * 10)
+    assert on_loop(ordinary, page * 10) == limits.bounded
+    assert not on_loop(ordinary, page * 60)
     assert not on_loop(ordinary, page, text=True)
     assert on_loop({"a": "a b c d"}, page)  # it is no deep page
     assert not on_loop({"a": "a b c d"}, b"<b>" * 1000)
@@ -242,6 +267,13 @@ def test_no_page_and_selector_is_underrated() -> None:
     """Thousands of pairs, bred from the dearest: none takes longer than it is said to at worst."""
     seed, length = os.environ.get("SEED", "7"), os.environ.get("SEARCH", "6")
     list(search(int(seed), float(length)))
+
+
+@built
+def test_no_page_is_underrated_by_its_shape() -> None:
+    """The same with a compiled tree, whose shape is known, and of pages up to 512 KiB."""
+    seed, length = os.environ.get("SEED", "7"), os.environ.get("SEARCH", "6")
+    list(search(int(seed), float(length), compiled=True))
 
 
 def test_a_page_that_is_looked_at_does_not_hold_the_loop_either() -> None:

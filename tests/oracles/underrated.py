@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
+from scraperd.extract.compiled import engine
 from scraperd.extract.cost import cost_of_selector, of_html, shape_of
-from scraperd.extract.document import LIGHT_PAGE
+from scraperd.extract.document import BOUNDED_PAGE, LIGHT_PAGE
 from scraperd.extract.selectors import fault, mended
 from scraperd.sandbox.extractor import ON_LOOP, ON_LOOP_RULES
 from tests.rig.clocks.effort import scaled
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MOST: Final = 1000  # characters: extract.max_selector_length
 SAFETY: Final = 1.5  # another machine, or a cache that is cold
 FLOOR: Final = 0.004  # seconds; less is no harm, whatever was foretold
+LARGER: Final = BOUNDED_PAGE // LIGHT_PAGE  # times as long are pages of a compiled tree
 POOL: Final = 24  # of the dearest, from which others are bred
 
 _TAGS: Final = ["b", "p", "a", "div", "li", "span", "x", "font", "td", "zzz", "*"]
@@ -51,8 +53,13 @@ class Pair:
 
     @property
     def page(self) -> bytes:
-        """The page, no longer than the event loop takes it."""
+        """The page, no longer than the event loop takes it for selectolax."""
         return "".join(text * count for text, count in self.pieces).encode()[:LIGHT_PAGE]
+
+    def larger(self, times: int) -> bytes:
+        """The page with more of each piece, no longer than the event loop takes any."""
+        text = "".join(text * (count * times) for text, count in self.pieces)
+        return text.encode()[:BOUNDED_PAGE]
 
 
 def _numbered(count: int) -> str:
@@ -239,6 +246,36 @@ def tried(pair: Pair) -> float:
     return max(parsing, took / max(foretold, 0.001))
 
 
+def tried_compiled(pair: Pair, times: int) -> float:
+    """The same with a compiled tree, which knows its shape, of a page so many times as large.
+
+    Parsing may take no longer than its bound of seconds, whatever the page.
+    """
+    page, selector = pair.larger(times), mended(pair.selector)
+    bound = engine.BOUNDS.seconds
+    took = cpu(lambda: _parsed(page), bound)
+    _judge(pair, f"parsing {times} times as much", took, bound)
+    if (tree := _parsed(page)) is None or fault(pair.selector) or not _is_selector(selector):
+        return took / bound
+    cost = cost_of_selector(selector, 0)
+    foretold = cost.at(engine.shape_of(tree)) / 1e9
+    if foretold > ON_LOOP_RULES:
+        return max(took / bound, 0.1 * ON_LOOP_RULES / foretold)
+    took = max(
+        cpu(lambda: tree.css(selector), max(FLOOR, foretold)),
+        cpu(lambda: tree.css_first(selector), max(FLOOR, foretold)),
+    )
+    _judge(pair, f"searching {times} times as much", took, foretold)
+    return took / max(foretold, 0.001)
+
+
+def _parsed(page: bytes) -> Any:
+    try:
+        return engine.parse(page, bounded=True)
+    except engine.Beyond:
+        return None
+
+
 def _judge(pair: Pair, what: str, took: float, foretold: float) -> None:
     bound = max(FLOOR, SAFETY * foretold)
     if took > bound and took > scaled(bound):
@@ -257,7 +294,7 @@ def _is_selector(text: str) -> bool:
     return True
 
 
-def search(seed: int, seconds: float) -> Iterator[tuple[float, Pair]]:
+def search(seed: int, seconds: float, *, compiled: bool = False) -> Iterator[tuple[float, Pair]]:
     """Breed from the dearest for so many seconds of CPU; yields each that is dearer than all."""
     dice, end = Dice(seed), time.thread_time() + seconds
     pool: list[tuple[float, Pair]] = []
@@ -269,7 +306,8 @@ def search(seed: int, seconds: float) -> Iterator[tuple[float, Pair]]:
             pair = dice.pair()
         else:
             pair = dice.child(dice.random.choice(pool)[1])
-        dear = tried(pair)
+        times = dice.random.choice([1, 4, LARGER])
+        dear = tried_compiled(pair, times) if compiled else tried(pair)
         if dear > best:
             best = dear
             yield dear, pair
@@ -284,11 +322,12 @@ def main() -> Any:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--all", action="store_true", help="go on after one is found")
+    parser.add_argument("--compiled", action="store_true", help="with the compiled tree")
     options = parser.parse_args()
     found, seed, end = 0, options.seed, time.thread_time() + options.seconds
     while (left := end - time.thread_time()) > 0:
         try:
-            for dear, pair in search(seed, min(left, 10)):
+            for dear, pair in search(seed, min(left, 10), compiled=options.compiled):
                 last = f"{dear:.2f} {pair.selector[:60]}"
             print(f"seed {seed}: the dearest {last}", flush=True)
         except Underrated as one:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeGuard
 from selectolax import lexbor
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
+from scraperd.extract.cost import Shape
 from scraperd.extract.nodes import PARTING, SOURCE
 
 try:
@@ -87,6 +88,14 @@ def is_compiled(tree: object) -> TypeGuard[compiled.Tree]:
     return not isinstance(tree, LexborHTMLParser)
 
 
+def shape_of(tree: compiled.Tree) -> Shape:
+    """Return what decides how long a search takes, as it is and not as it may be at worst."""
+    return Shape(
+        *(tree.elements, tree.depth, tree.beside, tree.comments),
+        *(tree.classes, tree.value, tree.listed),
+    )
+
+
 def is_node(scope: object) -> TypeGuard[Node]:
     """Whether it is a node, and not a whole page."""
     return isinstance(scope, LexborNode) or (AVAILABLE and isinstance(scope, _tree.Node))
@@ -101,7 +110,7 @@ def values_of(nodes: Sequence[Node], name: str) -> list[str | None]:
 
 
 def urls_of(nodes: Sequence[Node], name: str, base: Base) -> list[str | None]:
-    """Return where the attribute of each node leads (`Base.resolve`); None as in `values_of` too."""
+    """Return where the attribute of each node leads (`Base.resolve`); None if it leads nowhere."""
     if nodes and not isinstance(nodes[0], LexborNode):
         return _tree.urls_of([*nodes], name, base.parts, base.resolve)
     resolve = base.resolve

@@ -1,18 +1,16 @@
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-T = TypeVar("T")
-Form = tuple[tuple[bytes, bytes | None], ...]
+_T = TypeVar("_T")
+Form: TypeAlias = tuple[tuple[bytes, bytes | None], ...]
 
 LEXBOR_VERSION: Final[tuple[int, int]]
 
-class Beyond(Exception): ...
+class Beyond(Exception): ...  # noqa: N818 - a bound, and that it was passed
 class SelectorError(ValueError): ...
 
 class Tree:
-    def __init__(
-        self, page: bytes, bounds: tuple[int, int, int, int, int, int, float]
-    ) -> None: ...
+    def __init__(self, page: bytes, bounds: tuple[int, int, int, int, int, int, float]) -> None: ...
     elements: Final[int]
     depth: Final[int]
     beside: Final[int]
@@ -47,7 +45,7 @@ class Node:
 
 class _Attributes:
     def __len__(self) -> int: ...
-    def get(self, name: str, default: T = ...) -> str | T | None: ...
+    def get(self, name: str, default: _T = ...) -> str | _T | None: ...
 
 def values_of(nodes: list[Any], name: str) -> list[str | None]: ...
 def urls_of(

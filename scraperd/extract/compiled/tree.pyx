@@ -32,6 +32,35 @@ class SelectorError(ValueError):
 
 # --- parsing under bounds -------------------------------------------------------------------------
 
+# lexbor looks up the name of each attribute before a token is done, in time that grows with the
+# square of their number: the linker puts this before the function that makes an attribute
+# (hatch_build.py: --wrap). What it refuses ends the parsing as if no memory were left.
+cdef extern from *:
+    """
+    #include "lexbor/html/token.h"
+
+    static size_t tree_most_attributes = 0;
+    static size_t tree_attributes = 0;
+
+    lxb_html_token_attr_t *
+    __real_lxb_html_token_attr_append(lxb_html_token_t *token, lexbor_dobject_t *dobj);
+
+    lxb_html_token_attr_t *
+    __wrap_lxb_html_token_attr_append(lxb_html_token_t *token, lexbor_dobject_t *dobj)
+    {
+        if (token->attr_last == NULL) {
+            tree_attributes = 0;
+        }
+        if (++tree_attributes > tree_most_attributes) {
+            return NULL;
+        }
+        return __real_lxb_html_token_attr_append(token, dobj);
+    }
+    """
+    size_t tree_most_attributes
+    size_t tree_attributes
+
+
 cdef enum Bound:
     NONE, DEPTH, ELEMENTS, ATTRIBUTES, FORMATTING, MEMORY, TIME, CLONES
 
@@ -52,7 +81,6 @@ cdef struct Guard:
     lxb_dom_document_t *document
     size_t depth
     size_t tags
-    size_t attributes
     size_t formatting
     size_t rich  # attributes of a formatting element
     size_t memory
@@ -98,8 +126,6 @@ cdef Bound _judge(Guard *guard, lxb_html_token_t *token) noexcept nogil:
     while attribute != NULL:
         count += 1
         attribute = attribute.next
-    if count > guard.attributes:
-        return ATTRIBUTES
     if count > guard.rich and _formats(token.tag_id):
         return ATTRIBUTES
     guard.seen += 1
@@ -156,7 +182,7 @@ cdef class Tree:
         cdef lxb_status_t status
         cdef lxb_html_parser_t *parser
         depth, tags, attributes, formatting, rich, memory, seconds = bounds
-        guard.depth, guard.tags, guard.attributes = depth, tags, attributes
+        guard.depth, guard.tags = depth, tags
         guard.formatting, guard.rich, guard.memory = formatting, rich, memory
         guard.end = _now() + <long long> (<double> seconds * 1e9)
         guard.seen = guard.ticks = guard.chunks = guard.held = 0
@@ -173,6 +199,8 @@ cdef class Tree:
         guard.context = parser.tkz.callback_token_ctx
         parser.tkz.callback_token_done = _before
         parser.tkz.callback_token_ctx = &guard
+        global tree_most_attributes, tree_attributes
+        tree_most_attributes, tree_attributes = attributes, 0
         status = lxb_html_document_parse_chunk(
             self.document, <const lxb_char_t *> <char *> page, <size_t> len(page)
         )
@@ -180,6 +208,8 @@ cdef class Tree:
             status = lxb_html_document_parse_chunk_end(self.document)
         parser.tkz.callback_token_done = guard.build
         parser.tkz.callback_token_ctx = guard.context
+        if tree_attributes > tree_most_attributes:
+            guard.passed = ATTRIBUTES
         if guard.passed != NONE:
             raise Beyond(NAMES[guard.passed])
         if status != LXB_STATUS_OK:  # any bytes are HTML: only memory can be wanting
