@@ -22,6 +22,8 @@ from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.config.keys import signing_key_file, signing_keys
 from scraperd.config.load import ConfigError
+from scraperd.extract.compiled import engine
+from scraperd.extract.document import BOUNDED_PAGE, LIGHT_PAGE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +42,17 @@ def command(path: Path | None) -> None:
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     say(f"configuration: good ({path or 'defaults and environment'})")
+    _say_extraction()
     run_client(_check(config))
+
+
+def _say_extraction() -> None:
+    """Say whether pages are parsed by compiled code, and up to which size on the event loop."""
+    if engine.AVAILABLE:
+        which, most = "compiled", BOUNDED_PAGE
+    else:
+        which, most = "not compiled (make setup builds it, with a C compiler)", LIGHT_PAGE
+    say(f"extraction: {which}; pages of up to {most // 1024} KiB are searched on the event loop")
 
 
 def _say_keys(config: Config) -> None:
