@@ -50,6 +50,7 @@ _LONG_BASE_STEPS: Final = 10  # for each character beyond it
 _MEASURED: Final = 3_000  # elements; where more of them lie is not looked at: 0.5 us each
 _MATCHES_STEP: Final = 4  # matches in a compiled tree whose value is a text or an attribute
 _LISTED_STEP: Final = 512  # attributes that are passed there on the way to the one that is taken
+_NO_COST: Final = Cost()
 _LINKS_COST: Final = cost_of_selector("a[href], area[href]", 0)
 
 
@@ -176,7 +177,8 @@ def extract(
 
 
 def _cost_of(rules: Rules | None, *, links: bool) -> Cost:
-    return (rules.cost if rules is not None else Cost()) + (_LINKS_COST if links else Cost())
+    cost = rules.cost if rules is not None else _NO_COST
+    return cost + _LINKS_COST if links else cost
 
 
 def _foresee(tree: Tree, page: bytes, cost: Cost, seconds: float) -> None:

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from selectolax.lexbor import LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from scraperd.base.urls import MAX_URL, check_url
 
@@ -160,9 +160,9 @@ def document_base(tree: Tree, page: bytes, url: str) -> str:
     """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL").
 
     `page` is what the tree was parsed from: without `<base` in it there is no such element, and to
-    look for one in the tree takes long.
+    look for one in the tree takes long. A compiled tree knows how many it has.
     """
-    if b"<base" not in page.lower():
+    if not (b"<base" in page.lower() if isinstance(tree, LexborHTMLParser) else tree.bases):
         return url
     for node in tree.tags("base"):  # cheaper than a selector
         if "href" in (attributes := node.attributes):

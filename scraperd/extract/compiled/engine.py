@@ -63,8 +63,21 @@ class Beyond(Exception):  # noqa: N818 - a bound, and that it was passed
 
 
 LEXBOR: Final = (lexbor.LEXBOR_VERSION_MAJOR, lexbor.LEXBOR_VERSION_MINOR)
-AVAILABLE: Final = getattr(_tree, "LEXBOR_VERSION", None) == LEXBOR
-"""Whether there is a compiled tree, of the lexbor that selectolax has: both give the same."""
+
+
+def _is_good() -> bool:
+    """Whether the compiled tree is of the lexbor that selectolax has, and keeps its bounds."""
+    if getattr(_tree, "LEXBOR_VERSION", None) != LEXBOR:
+        return False
+    try:
+        _tree.Tree(b"<p " + b"a " * (BOUNDS.attributes + 1) + b">", BOUNDS)
+    except _tree.Beyond:
+        return True
+    return False
+
+
+AVAILABLE: Final = _is_good()
+"""Whether pages can be parsed into a compiled tree, which gives the same as selectolax's."""
 
 
 def parse(page: bytes, *, bounded: bool) -> Tree:

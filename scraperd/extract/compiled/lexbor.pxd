@@ -43,7 +43,7 @@ cdef extern from "lexbor/tag/tag.h" nogil:
     lxb_tag_id_t lxb_tag_id_by_name(lexbor_hash_t *hash, const lxb_char_t *name, size_t len)
     lxb_tag_id_t LXB_TAG__UNDEF, LXB_TAG__TEXT, LXB_TAG__DOCUMENT, LXB_TAG__EM_COMMENT
     lxb_tag_id_t LXB_TAG__EM_DOCTYPE, LXB_TAG__LAST_ENTRY, LXB_TAG_SELECTEDCONTENT
-    lxb_tag_id_t LXB_TAG_A, LXB_TAG_B, LXB_TAG_BIG, LXB_TAG_CODE, LXB_TAG_EM, LXB_TAG_FONT
+    lxb_tag_id_t LXB_TAG_BASE, LXB_TAG_A, LXB_TAG_B, LXB_TAG_BIG, LXB_TAG_CODE, LXB_TAG_EM, LXB_TAG_FONT
     lxb_tag_id_t LXB_TAG_I, LXB_TAG_NOBR, LXB_TAG_S, LXB_TAG_SMALL, LXB_TAG_STRIKE
     lxb_tag_id_t LXB_TAG_STRONG, LXB_TAG_TT, LXB_TAG_U
 
@@ -76,7 +76,6 @@ cdef extern from "lexbor/dom/dom.h" nogil:
         lexbor_mraw_t *text
         lexbor_hash_t *tags
         lexbor_hash_t *attrs
-        void *parser
     const lxb_dom_attr_data_t *lxb_dom_attr_data_by_local_name(
         lexbor_hash_t *hash, const lxb_char_t *name, size_t length)
     const lxb_char_t *lxb_dom_attr_qualified_name(lxb_dom_attr_t *attr, size_t *len)
@@ -105,10 +104,13 @@ cdef extern from "lexbor/html/html.h" nogil:
         lxb_html_tree_t *tree
     lxb_html_document_t *lxb_html_document_create()
     lxb_html_document_t *lxb_html_document_destroy(lxb_html_document_t *document)
-    lxb_status_t lxb_html_document_parse_chunk_begin(lxb_html_document_t *document)
-    lxb_status_t lxb_html_document_parse_chunk(
-        lxb_html_document_t *document, const lxb_char_t *html, size_t size)
-    lxb_status_t lxb_html_document_parse_chunk_end(lxb_html_document_t *document)
+    lxb_html_parser_t *lxb_html_parser_create()
+    lxb_status_t lxb_html_parser_init(lxb_html_parser_t *parser)
+    lxb_html_parser_t *lxb_html_parser_destroy(lxb_html_parser_t *parser)
+    lxb_html_document_t *lxb_html_parse_chunk_begin(lxb_html_parser_t *parser)
+    lxb_status_t lxb_html_parse_chunk_process(
+        lxb_html_parser_t *parser, const lxb_char_t *html, size_t size)
+    lxb_status_t lxb_html_parse_chunk_end(lxb_html_parser_t *parser)
     lxb_status_t lxb_html_serialize_tree_cb(
         lxb_dom_node_t *node, lxb_status_t (*cb)(const lxb_char_t *, size_t, void *) noexcept nogil,
         void *ctx)

@@ -18,6 +18,7 @@ class Tree:
     classes: Final[int]
     value: Final[int]
     listed: Final[int]
+    bases: Final[int]
     @property
     def root(self) -> Node | None: ...
     def tags(self, name: str) -> list[Node]: ...

@@ -33,8 +33,8 @@ class SelectorError(ValueError):
 # --- parsing under bounds -------------------------------------------------------------------------
 
 # lexbor looks up the name of each attribute before a token is done, in time that grows with the
-# square of their number: the linker puts this before the function that makes an attribute
-# (hatch_build.py: --wrap). What it refuses ends the parsing as if no memory were left.
+# square of their number. So its tokenizer is compiled to call this before the function that makes an
+# attribute (hatch_build.py: COUNTED). What it refuses ends the parsing as if no memory were left.
 cdef extern from *:
     """
     #include "lexbor/html/token.h"
@@ -43,10 +43,7 @@ cdef extern from *:
     static size_t tree_attributes = 0;
 
     lxb_html_token_attr_t *
-    __real_lxb_html_token_attr_append(lxb_html_token_t *token, lexbor_dobject_t *dobj);
-
-    lxb_html_token_attr_t *
-    __wrap_lxb_html_token_attr_append(lxb_html_token_t *token, lexbor_dobject_t *dobj)
+    tree_token_attr_append(lxb_html_token_t *token, lexbor_dobject_t *dobj)
     {
         if (token->attr_last == NULL) {
             tree_attributes = 0;
@@ -54,7 +51,7 @@ cdef extern from *:
         if (++tree_attributes > tree_most_attributes) {
             return NULL;
         }
-        return __real_lxb_html_token_attr_append(token, dobj);
+        return lxb_html_token_attr_append(token, dobj);
     }
     """
     size_t tree_most_attributes
@@ -164,6 +161,32 @@ cdef lxb_html_token_t *_before(
     return guard.build(tokenizer, token, guard.context)
 
 
+# One parser for all pages: to make one takes as long as to parse 4 kB. What a page was refused with,
+# and what a large page leaves behind, is not kept.
+cdef lxb_html_parser_t *PARSER = NULL
+cdef Py_ssize_t KEPT_AFTER = 64 * 1024  # bytes of a page
+
+
+cdef lxb_html_parser_t *_parser() except NULL:
+    global PARSER
+    cdef lxb_html_parser_t *parser = PARSER
+    PARSER = NULL
+    if parser == NULL:
+        parser = lxb_html_parser_create()
+        if parser == NULL or lxb_html_parser_init(parser) != LXB_STATUS_OK:
+            lxb_html_parser_destroy(parser)
+            raise MemoryError
+    return parser
+
+
+cdef void _give_back(lxb_html_parser_t *parser, bint keep) noexcept:
+    global PARSER
+    if keep and PARSER == NULL:
+        PARSER = parser
+    else:
+        lxb_html_parser_destroy(parser)
+
+
 @cython.final
 cdef class Tree:
     """A parsed page. `bounds` are those of `engine.Bounds`; raises Beyond and MemoryError."""
@@ -176,6 +199,7 @@ cdef class Tree:
     cdef readonly Py_ssize_t classes
     cdef readonly Py_ssize_t value
     cdef readonly Py_ssize_t listed
+    cdef readonly Py_ssize_t bases  # elements `base`
 
     def __cinit__(self, bytes page not None, bounds not None):
         cdef Guard guard
@@ -187,12 +211,11 @@ cdef class Tree:
         guard.end = _now() + <long long> (<double> seconds * 1e9)
         guard.seen = guard.ticks = guard.chunks = guard.held = 0
         guard.passed = NONE
-        self.document = lxb_html_document_create()
+        parser = _parser()
+        self.document = lxb_html_parse_chunk_begin(parser)
         if self.document == NULL:
+            lxb_html_parser_destroy(parser)
             raise MemoryError
-        if lxb_html_document_parse_chunk_begin(self.document) != LXB_STATUS_OK:
-            raise MemoryError
-        parser = <lxb_html_parser_t *> self.document.dom_document.parser
         guard.tree = parser.tree
         guard.document = &self.document.dom_document
         guard.build = parser.tkz.callback_token_done
@@ -201,15 +224,16 @@ cdef class Tree:
         parser.tkz.callback_token_ctx = &guard
         global tree_most_attributes, tree_attributes
         tree_most_attributes, tree_attributes = attributes, 0
-        status = lxb_html_document_parse_chunk(
-            self.document, <const lxb_char_t *> <char *> page, <size_t> len(page)
+        status = lxb_html_parse_chunk_process(
+            parser, <const lxb_char_t *> <char *> page, <size_t> len(page)
         )
         if status == LXB_STATUS_OK:
-            status = lxb_html_document_parse_chunk_end(self.document)
+            status = lxb_html_parse_chunk_end(parser)
         parser.tkz.callback_token_done = guard.build
         parser.tkz.callback_token_ctx = guard.context
         if tree_attributes > tree_most_attributes:
             guard.passed = ATTRIBUTES
+        _give_back(parser, status == LXB_STATUS_OK and len(page) <= KEPT_AFTER)
         if guard.passed != NONE:
             raise Beyond(NAMES[guard.passed])
         if status != LXB_STATUS_OK:  # any bytes are HTML: only memory can be wanting
@@ -231,6 +255,7 @@ cdef class Tree:
         while node != NULL:
             if node.type == LXB_DOM_NODE_TYPE_ELEMENT:
                 self.elements += 1
+                self.bases += node.local_name == LXB_TAG_BASE
                 if depth > <size_t> self.depth:
                     self.depth = depth
                 listed = 0

@@ -41,6 +41,9 @@ MAX_ENTRIES: Final = 50_000  # the same
 _HEAD: Final = 2048  # bytes that `is_feed` looks at
 _MEDIA: Final = frozenset({"application/rss+xml", "application/atom+xml"})
 _ROOT = re.compile(rb"<(?:[\w.-]+:)?([\w.-]+)(?=[\s/>])")
+_HTML = re.compile(  # how nearly all pages begin; they need no closer look
+    rb"\s*(?:<\?xml[^<>]*>\s*)?(?:<!doctype html[^<>\[]*>\s*)?<html[\s>]", re.IGNORECASE
+)
 _XML_LANG: Final = "{http://www.w3.org/XML/1998/namespace}lang"
 _RDF_ABOUT: Final = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}about"
 _LENGTH = re.compile(r"\d{1,15}", re.ASCII)
@@ -53,6 +56,8 @@ def is_feed(body: bytes, media: str) -> bool:
     Looks at no more than 2 kB, inflated if they are gzip's.
     """
     head = body[:_HEAD]
+    if media.startswith("text/html") and _HTML.match(head):
+        return False
     if head.startswith(GZIP):
         try:
             head = next(iter(Inflater("gzip").feed(head)), b"")[:_HEAD]
