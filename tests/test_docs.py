@@ -254,7 +254,8 @@ def test_files_named_in_the_architecture_exist() -> None:
     """The table of where things are lists every module once, and only those."""
     listed = re.findall(r"^\| `(.*?)` \|", section(ARCHITECTURE, "Where things are"), re.MULTILINE)
     package = CHECKOUT / "scraperd"
-    modules = [str(path.relative_to(package)) for path in SOURCES if not path.stem.startswith("__")]
+    files = [*SOURCES, *package.rglob("*.pyx")]
+    modules = [str(path.relative_to(package)) for path in files if not path.stem.startswith("__")]
     assert sorted(listed) == sorted(modules)
 
 

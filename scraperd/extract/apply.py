@@ -290,7 +290,7 @@ class _Run:
             values.append(text)
         return values
 
-    def _attributes(self, rule: Rule, output: Attribute, nodes: list[Node]) -> list[str]:
+    def _attributes(self, rule: Rule, output: Attribute, nodes: list[Any]) -> list[str]:
         """The values of an attribute of a compiled tree's elements, with one call for all."""
         self._allowance.spend(len(nodes) * self._listed // _LISTED_STEP, rule.path)
         if output.is_url:

@@ -37,6 +37,9 @@ _SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
 LIGHT_BODY: Final = 256 * 1024  # bytes; larger ones are not even hashed on the loop
 LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there by selectolax
 BOUNDED_PAGE: Final = 512 * 1024  # bytes; larger ones are not parsed there into a compiled tree
+_USUAL_DEPTH: Final = 10
+_USUAL_BESIDE: Final = 20
+_HOPELESS: Final = 0.03e9  # nanoseconds of rules; `sandbox.extractor` allows no more on the loop
 _EASY: Final = frozenset({"utf-8", sniff.FALLBACK})  # what decodes a megabyte in a millisecond
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
 _HALF = re.compile(  # half of a surrogate pair
@@ -189,7 +192,7 @@ def worst_case_seconds(
     kind = _kind(request, body)
     if kind == "feed" or (kind != "html" and len(body) > LIGHT_PAGE):
         return math.inf
-    if rules is not None and kind == "html" and rules.cost.once >= cost.HEAVY.once:
+    if rules is not None and kind == "html" and _is_hopeless(body, rules):
         return math.inf
     each = cost.LINKS_AND_METADATA if request.links or request.metadata else 0.0
     took = cost.of_html(body, each, enough * 1e9) if kind == "html" and not bounded else 0.0
@@ -199,6 +202,18 @@ def worst_case_seconds(
     if took + decoded > enough * 1e9 and decoded and sniff.sniff(body, request.media) in _EASY:
         decoded = 0.0
     return (took + decoded) / 1e9
+
+
+def _is_hopeless(body: bytes, rules: Rules) -> bool:
+    """Whether rules are never for the loop, or not on a page of so many tags and a usual depth.
+
+    The second is a guess that saves parsing a large page in vain.
+    """
+    if rules.cost.once >= cost.HEAVY.once or len(body) <= LIGHT_PAGE:
+        return rules.cost.once >= cost.HEAVY.once
+    tags = body.count(b"<") // 2
+    usual = cost.Shape(tags, _USUAL_DEPTH, _USUAL_BESIDE, 0, 0, 0, 0)
+    return rules.cost.at(usual) > _HOPELESS
 
 
 def _is_light(request: ExtractRequest, body: bytes) -> bool:

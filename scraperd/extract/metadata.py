@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from scraperd.contract import Link, Metadata
-from scraperd.extract.compiled.engine import urls_of
+from scraperd.extract.compiled.engine import links_in
 from scraperd.extract.nodes import WEB, free, text_of, usable
 
 if TYPE_CHECKING:
@@ -40,13 +40,12 @@ def links_of(
     `take` is told the length of each, `spend` as in `text_of`; both may raise.
     """
     found = []
-    nodes: Sequence[Node] = tree.css("a[href], area[href]")
-    for node, url in zip(nodes, urls_of(nodes, "href", base), strict=True):
+    for node, url, rel in links_in(tree, base):
         spend()
         if url is not None and url.startswith(WEB):
             text = text_of(node, spend)
             take(len(url) + len(text))
-            found.append(Link(url, text, node.attrs.get("rel") or UNSET))
+            found.append(Link(url, text, rel or UNSET))
     return found
 
 

@@ -11,12 +11,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from scraperd.extract.compiled import engine
 from tests.rig.checks.house import CHECKOUT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PACKED = ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py", "scraperd", "requirements")
 PROGRAM = """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeGuard
 
 from selectolax import lexbor
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
@@ -22,7 +22,7 @@ except ImportError:  # it was not built, or it was built for another Python
     _tree = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from scraperd.extract.compiled import tree as compiled
     from scraperd.extract.nodes import Base
@@ -34,7 +34,7 @@ _NAME: Final = r"[a-z][a-z0-9]*"
 _SIMPLE = re.compile(rf"({_NAME})(?:\[({_NAME})\])?")
 _LIST = re.compile(r"\s*,\s*")
 MAX_PARTS: Final = 8  # of a simple list of selectors; tree.pyx: SIMPLE
-_MISSING: Final = object()
+_LINKS: Final = "a[href], area[href]"
 MAX_FORMS: Final = 1024  # selectors whose form is remembered
 
 
@@ -114,20 +114,26 @@ def is_node(scope: object) -> TypeGuard[Node]:
     return isinstance(scope, LexborNode) or (AVAILABLE and isinstance(scope, _tree.Node))
 
 
-def values_of(nodes: Sequence[Node], name: str) -> list[str | None]:
+def values_of(nodes: list[compiled.Node], name: str) -> list[str | None]:
     """Return the attribute of each node: "" if it has no value, None if there is no attribute."""
-    if nodes and not isinstance(nodes[0], LexborNode):
-        return _tree.values_of([*nodes], name)
-    found: list[Any] = [node.attrs.get(name, _MISSING) for node in nodes]
-    return [None if value is _MISSING else value or "" for value in found]
+    return _tree.values_of(nodes, name)
 
 
-def urls_of(nodes: Sequence[Node], name: str, base: Base) -> list[str | None]:
+def urls_of(nodes: list[compiled.Node], name: str, base: Base) -> list[str | None]:
     """Return where the attribute of each node leads (`Base.resolve`); None if it leads nowhere."""
-    if nodes and not isinstance(nodes[0], LexborNode):
-        return _tree.urls_of([*nodes], name, base.parts, base.resolve)
-    resolve = base.resolve
-    return [None if value is None else resolve(value) for value in values_of(nodes, name)]
+    return _tree.urls_of(nodes, name, base.parts, base.resolve)
+
+
+def links_in(tree: Tree, base: Base) -> Iterable[tuple[Node, str | None, str | None]]:
+    """Return each element that links, where it leads, and its `rel`."""
+    if isinstance(tree, LexborHTMLParser):
+        for node in tree.css(_LINKS):
+            attributes = node.attributes
+            if "href" in attributes:  # and not only `xlink:href`, which the selector finds too
+                yield node, base.resolve(attributes["href"] or ""), attributes.get("rel")
+    else:
+        found = tree.css(_LINKS)
+        yield from zip(found, urls_of(found, "href", base), values_of(found, "rel"), strict=True)
 
 
 @lru_cache(MAX_FORMS)
