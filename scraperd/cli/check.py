@@ -22,8 +22,6 @@ from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.config.keys import signing_key_file, signing_keys
 from scraperd.config.load import ConfigError
-from scraperd.extract.compiled import engine
-from scraperd.extract.document import BOUNDED_PAGE, LIGHT_PAGE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +46,10 @@ def command(path: Path | None) -> None:
 
 def _say_extraction() -> None:
     """Say whether pages are parsed by compiled code, and up to which size on the event loop."""
+    # Here and not above: `check --help` has no use for a parser, which takes long to load.
+    from scraperd.extract.compiled import engine  # noqa: PLC0415
+    from scraperd.extract.document import BOUNDED_PAGE, LIGHT_PAGE  # noqa: PLC0415
+
     if engine.AVAILABLE:
         which, most = "compiled", BOUNDED_PAGE
     else:

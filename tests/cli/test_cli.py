@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.extract.compiled import engine
 from tests.rig.brokers.wire import Seen, Wire
 from tests.rig.daemon import Daemon, variables
 from tests.rig.ports import free_port
@@ -350,6 +351,8 @@ def test_check_says_what_is_there(
     assert done.returncode == 0
     assert f"queue {prefix}.jobs: does not exist; the daemon will create it" in done.stdout
     assert "guest" not in done.stdout
+    size = 512 if engine.AVAILABLE else 32
+    assert f"; pages of up to {size} KiB are searched on the event loop" in done.stdout
     with Daemon(broker_url, prefix).ready():
         dispatcher.depth("jobs")
         said = scraperd("check", **env).stdout
