@@ -51,7 +51,8 @@ _MEASURED: Final = 3_000  # elements; where more of them lie is not looked at: 0
 _MATCHES_STEP: Final = 4  # matches in a compiled tree whose value is a text or an attribute
 _LISTED_STEP: Final = 512  # attributes that are passed there on the way to the one that is taken
 _NO_COST: Final = Cost()
-_LINKS_COST: Final = cost_of_selector("a[href], area[href]", 0)
+_LINKS_COST: Final = cost_of_selector(engine.LINKS, 0)
+_COMPILED_LINKS_COST: Final = cost_of_selector(engine.LINKS, 0, compiled=True)
 
 
 class Missing(Exception):  # noqa: N818 - it says what the page lacks
@@ -164,7 +165,8 @@ def extract(
     except engine.Beyond as beyond:
         raise Overrun("page", str(beyond), "on the loop", 0) from None
     if allowance.searching is not None:
-        _foresee(tree, page, _cost_of(rules, links=links), allowance.searching)
+        cost = _cost_of(rules, links=links, compiled=engine.is_compiled(tree))
+        _foresee(tree, page, cost, allowance.searching)
     to = _starting(document_base(tree, page, base), allowance)
     run = _Run(to, allowance, tree.listed if engine.is_compiled(tree) else 0)
     return Extract(
@@ -176,9 +178,11 @@ def extract(
     )
 
 
-def _cost_of(rules: Rules | None, *, links: bool) -> Cost:
-    cost = rules.cost if rules is not None else _NO_COST
-    return cost + _LINKS_COST if links else cost
+def _cost_of(rules: Rules | None, *, links: bool, compiled: bool) -> Cost:
+    cost = _NO_COST
+    if rules is not None:
+        cost = rules.compiled_cost if compiled else rules.cost
+    return cost + (_COMPILED_LINKS_COST if compiled else _LINKS_COST) if links else cost
 
 
 def _foresee(tree: Tree, page: bytes, cost: Cost, seconds: float) -> None:

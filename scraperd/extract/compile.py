@@ -99,6 +99,7 @@ class _Compiler:
         self._bounds = bounds
         self._paths: list[str] = []
         self._cost = Cost()
+        self._compiled_cost = Cost()
         self._selected = 0  # characters of selectors
         self._expressions = 0  # characters
         self._regexes = 0  # instructions
@@ -119,7 +120,13 @@ class _Compiler:
         self.weight = 3 * len(raw) + 2000 * len(self._paths) + 400 * self._expressions
         self.weight += _INSTRUCTION * self._regexes + _REGEX * raw.count(b'"regex"')
         reads = frozenset(_reads(rules))
-        return Rules(rules.by_name, rules.names, reads, tuple(self._paths), self._cost)
+        costs = self._cost, self._compiled_cost
+        return Rules(rules.by_name, rules.names, reads, tuple(self._paths), *costs)
+
+    def _add(self, cost: Cost, compiled: Cost | None = None) -> None:
+        """Count what a part of the rules costs, and what it costs where a page is compiled."""
+        self._cost += cost
+        self._compiled_cost += compiled or cost
 
     def _too_deep(self) -> str:
         return f"nested deeper than {self._bounds.depth} rules (extract.max_depth)"
@@ -159,7 +166,7 @@ class _Compiler:
         output = yield from self._output(spec, path, depth, scope=inner, overlap=deeper)
         _check_pairs(spec, path, output, many=many)
         if expression is not None and (selectors or scope == "element"):
-            self._cost += HEAVY  # JSON inside of a page: of any size, as often as it matches
+            self._add(HEAVY)  # JSON inside of a page: of any size, as often as it matches
         return Rule(
             path,
             selectors,
@@ -216,7 +223,9 @@ class _Compiler:
             form = mended(selector)
             if not all(map(_is_selector, {selector, form})):
                 raise RuleError(here, _not_a_selector(selector))
-            self._cost += cost_of_selector(form, overlap)
+            self._add(
+                cost_of_selector(form, overlap), cost_of_selector(form, overlap, compiled=True)
+            )
             chosen.append(form)
             yield
         return tuple(chosen)
@@ -243,7 +252,7 @@ class _Compiler:
         tree: Any = compiled.parsed
         if reason := _call_fault(tree):
             raise RuleError(path, reason)
-        self._cost += cost_of_expression(tree)
+        self._add(cost_of_expression(tree))
         return compiled
 
     def _check_length(self, text: str, path: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import re2
 
-from scraperd.extract.selectors import ESCAPE
+from scraperd.extract.selectors import ESCAPE, tags_of
 
 # Nanoseconds, measured with selectolax 1.0.2, with some room; docs/decisions/0018 has how.
 _NODE: Final = 45.0  # for each element, for any selector
@@ -25,6 +25,9 @@ _NAME: Final = 2.4  # and for each byte of it
 _CLASS: Final = 3.2  # for each byte of a list of classes that is gone through
 _VALUE: Final = 0.5  # for each byte of a value in which a text is looked for
 _NEEDLE: Final = 0.9  # and for each pair of bytes of both
+_PASSED: Final = 20.0  # for each element, where a compiled tree looks for tags itself
+_TAG: Final = 3.0  # and for each tag that is looked for
+_NAMED: Final = 3.0  # and for each attribute of an element of that tag, if it must have one
 _LISTED: Final = 8.0  # for each attribute that is passed on the way to the one that is asked for
 _STEP: Final = 4.0  # for each node that is passed on the way to another
 _READ: Final = 260.0  # for each byte of a selector: lexbor reads it again at each call
@@ -197,13 +200,19 @@ HEAVY: Final = Cost(once=1e15, values=1e15)  # never on the loop
 LINKS_AND_METADATA: Final = 600.0  # ns for each element
 
 
-def cost_of_selector(selector: str, lists: int) -> Cost:
+def cost_of_selector(selector: str, lists: int, *, compiled: bool = False) -> Cost:
     """The most that `selector` takes in a page, in the form that lexbor is given.
+
+    With `compiled` in a compiled tree, where lists of tags cost little.
 
     The matcher walks back from an element and tries every way: each descendant or sibling
     combinator, each `:has` and each count of siblings multiplies by what there is to walk over.
     So does each of the `lists` of elements that it is applied in, as those may lie in each other.
     """
+    if compiled and (tags := tags_of(selector)) is not None:
+        named = sum(attribute is not None for _, attribute in tags)
+        each = Work(_PASSED + _TAG * len(tags), listed=_NAMED * named)
+        return Cost({Walk(lists): each}, 1000, 1)
     size = len(selector.encode())
     work = _Reader(selector, Walk(lists)).read()
     if any(sum(walk) > MOST_STEPS for walk in work):

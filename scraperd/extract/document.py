@@ -213,7 +213,7 @@ def _is_hopeless(body: bytes, rules: Rules) -> bool:
         return rules.cost.once >= cost.HEAVY.once
     tags = body.count(b"<") // 2
     usual = cost.Shape(tags, _USUAL_DEPTH, _USUAL_BESIDE, 0, 0, 0, 0)
-    return rules.cost.at(usual) > _HOPELESS
+    return rules.compiled_cost.at(usual) > _HOPELESS
 
 
 def _is_light(request: ExtractRequest, body: bytes) -> bool:

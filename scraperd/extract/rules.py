@@ -85,7 +85,8 @@ class Rules:
     """Compiled rules by name; immutable, so that jobs with the same rules share them.
 
     `reads` tells which kinds of document the outermost rules are for; `paths` are those of
-    all rules. `cost` is the most that one page can take.
+    all rules. `cost` is the most that one page can take, `compiled_cost` the same where the page
+    is a compiled tree.
     """
 
     by_name: tuple[tuple[str, Rule], ...]
@@ -93,6 +94,7 @@ class Rules:
     reads: frozenset[Literal["html", "json"]] = frozenset()
     paths: tuple[str, ...] = ()
     cost: Cost = Cost()  # noqa: RUF009 - a frozen value
+    compiled_cost: Cost = Cost()  # noqa: RUF009 - the same
 
 
 ELSEWHERE: Final = Rules(())

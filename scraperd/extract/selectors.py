@@ -7,11 +7,17 @@ Must never: change what a selector means, or let one through whose parts it can'
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from re import Match
 
+_NAME: Final = r"[a-z][a-z0-9]*"
+_TAG_ONLY = re.compile(rf"({_NAME})(?:\[({_NAME})\])?")
+_LIST = re.compile(r"\s*,\s*")
+MAX_TAGS: Final = 8  # of a list of tags; compiled/tree.pyx: SIMPLE
+MAX_REMEMBERED: Final = 1024  # selectors
 FUNCTIONS: Final = frozenset(
     "is where not has matches any lang dir"
     " nth-child nth-last-child nth-of-type nth-last-of-type".split()
@@ -88,3 +94,17 @@ def mended(selector: str) -> str:
         return "*" if token["start"] is not None else token[0]
 
     return _TOKEN.sub(mend, selector)
+
+
+@lru_cache(MAX_REMEMBERED)
+def tags_of(selector: str) -> tuple[tuple[bytes, bytes | None], ...] | None:
+    """Return pairs of tag and attribute if the selector is only a list of those, else None.
+
+    A compiled tree finds them without lexbor's matcher, which reads a selector anew each time.
+    """
+    parts = _LIST.split(selector)
+    if len(parts) > MAX_TAGS:
+        return None
+    found = [_TAG_ONLY.fullmatch(part) for part in parts]
+    pairs = [(it[1].encode(), it[2].encode() if it[2] else None) for it in found if it]
+    return tuple(pairs) if len(pairs) == len(parts) else None

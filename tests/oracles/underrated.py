@@ -257,7 +257,7 @@ def tried_compiled(pair: Pair, times: int) -> float:
     _judge(pair, f"parsing {times} times as much", took, bound)
     if (tree := _parsed(page)) is None or fault(pair.selector) or not _is_selector(selector):
         return took / bound
-    cost = cost_of_selector(selector, 0)
+    cost = cost_of_selector(selector, 0, compiled=True)
     foretold = cost.at(engine.shape_of(tree)) / 1e9
     if foretold > ON_LOOP_RULES:
         return max(took / bound, 0.1 * ON_LOOP_RULES / foretold)

@@ -1,13 +1,11 @@
 """Which tree a page is parsed into: the compiled one, under bounds, or selectolax's.
 
-May touch: the compiled file, if there is one; selectors as text. Pure otherwise.
+May touch: the compiled file, if there is one. Pure otherwise.
 Must never: raise because that file is missing, or use one that was made of another lexbor.
 """
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeGuard
 
 from selectolax import lexbor
@@ -15,6 +13,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from scraperd.extract.cost import Shape
 from scraperd.extract.nodes import PARTING, SOURCE
+from scraperd.extract.selectors import tags_of
 
 try:
     from scraperd.extract.compiled import tree as _tree
@@ -30,12 +29,7 @@ if TYPE_CHECKING:
     Node: TypeAlias = LexborNode | compiled.Node
     Tree: TypeAlias = LexborHTMLParser | compiled.Tree
 
-_NAME: Final = r"[a-z][a-z0-9]*"
-_SIMPLE = re.compile(rf"({_NAME})(?:\[({_NAME})\])?")
-_LIST = re.compile(r"\s*,\s*")
-MAX_PARTS: Final = 8  # of a simple list of selectors; tree.pyx: SIMPLE
-_LINKS: Final = "a[href], area[href]"
-MAX_FORMS: Final = 1024  # selectors whose form is remembered
+LINKS: Final = "a[href], area[href]"
 
 
 class Bounds(NamedTuple):
@@ -127,28 +121,14 @@ def urls_of(nodes: list[compiled.Node], name: str, base: Base) -> list[str | Non
 def links_in(tree: Tree, base: Base) -> Iterable[tuple[Node, str | None, str | None]]:
     """Return each element that links, where it leads, and its `rel`."""
     if isinstance(tree, LexborHTMLParser):
-        for node in tree.css(_LINKS):
+        for node in tree.css(LINKS):
             attributes = node.attributes
             if "href" in attributes:  # and not only `xlink:href`, which the selector finds too
                 yield node, base.resolve(attributes["href"] or ""), attributes.get("rel")
     else:
-        found = tree.css(_LINKS)
+        found = tree.css(LINKS)
         yield from zip(found, urls_of(found, "href", base), values_of(found, "rel"), strict=True)
 
 
-@lru_cache(MAX_FORMS)
-def form(selector: str) -> tuple[tuple[bytes, bytes | None], ...] | None:
-    """Return pairs of tag and attribute if that is all the selector says, else None.
-
-    Such are found without lexbor's matcher, which reads a selector anew each time.
-    """
-    parts = _LIST.split(selector)
-    found = [_SIMPLE.fullmatch(part) for part in parts[: MAX_PARTS + 1]]
-    if len(parts) > MAX_PARTS:
-        return None
-    pairs = [(it[1].encode(), it[2].encode() if it[2] else None) for it in found if it]
-    return tuple(pairs) if len(pairs) == len(parts) else None
-
-
 if AVAILABLE:
-    _tree._prepare(PARTING, SOURCE, form)  # noqa: SLF001 - of this folder
+    _tree._prepare(PARTING, SOURCE, tags_of)  # noqa: SLF001 - of this folder

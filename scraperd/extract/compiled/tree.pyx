@@ -85,7 +85,6 @@ cdef struct Guard:
     size_t seen
     size_t ticks
     size_t chunks
-    size_t held
     Bound passed
 
 
@@ -104,15 +103,14 @@ cdef inline bint _formats(lxb_tag_id_t tag) noexcept nogil:
     )
 
 
-cdef size_t _chunks(lexbor_mem_t *memory, size_t known, size_t *held) noexcept nogil:
-    """Add to `held` the chunks that came after the first `known`; return how many there are."""
-    cdef size_t left = memory.chunk_length - known
+cdef size_t _held(lexbor_mem_t *memory) noexcept nogil:
+    """Return the bytes of all chunks."""
+    cdef size_t held = 0
     cdef lexbor_mem_chunk_t *chunk = memory.chunk
-    while left and chunk != NULL:
-        held[0] += chunk.size
+    while chunk != NULL:
+        held += chunk.size
         chunk = chunk.prev
-        left -= 1
-    return memory.chunk_length
+    return held
 
 
 cdef Bound _judge(Guard *guard, lxb_html_token_t *token) noexcept nogil:
@@ -142,10 +140,7 @@ cdef Bound _judge(Guard *guard, lxb_html_token_t *token) noexcept nogil:
     chunks = guard.document.mraw.mem.chunk_length + guard.document.text.mem.chunk_length
     if chunks != guard.chunks:
         guard.chunks = chunks
-        guard.held = 0
-        _chunks(guard.document.mraw.mem, 0, &guard.held)
-        _chunks(guard.document.text.mem, 0, &guard.held)
-        if guard.held > guard.memory:
+        if _held(guard.document.mraw.mem) + _held(guard.document.text.mem) > guard.memory:
             return MEMORY
     return NONE
 
@@ -209,7 +204,7 @@ cdef class Tree:
         guard.depth, guard.tags = depth, tags
         guard.formatting, guard.rich, guard.memory = formatting, rich, memory
         guard.end = _now() + <long long> (<double> seconds * 1e9)
-        guard.seen = guard.ticks = guard.chunks = guard.held = 0
+        guard.seen = guard.ticks = guard.chunks = 0
         guard.passed = NONE
         parser = _parser()
         self.document = lxb_html_parse_chunk_begin(parser)

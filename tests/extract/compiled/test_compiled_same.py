@@ -23,6 +23,7 @@ from scraperd.extract.compile import compile_rules
 from scraperd.extract.compiled import engine
 from scraperd.extract.document import ExtractRequest, extract_document
 from scraperd.extract.nodes import Base
+from scraperd.extract.selectors import tags_of
 from scraperd.wiring import extract_limits
 from tests.oracles.pages import RULES, documents, real, references
 
@@ -97,10 +98,10 @@ def test_references_lead_to_the_same(found: list[str], url: str) -> None:
 
 def test_selectors_of_a_plain_form_are_known() -> None:
     """Only tags, each with one attribute at most, are found without lexbor's matcher."""
-    assert engine.form("a[href], area[href]") == ((b"a", b"href"), (b"area", b"href"))
-    assert engine.form("h1,h2") == ((b"h1", None), (b"h2", None))
+    assert tags_of("a[href], area[href]") == ((b"a", b"href"), (b"area", b"href"))
+    assert tags_of("h1,h2") == ((b"h1", None), (b"h2", None))
     for other in ("*", ".a", "a b", "A", "a[href=x]", "a[href][rel]", "", "a,", ",".join("a" * 9)):
-        assert engine.form(other) is None
+        assert tags_of(other) is None
 
 
 def test_without_the_compiled_file_all_works() -> None:
