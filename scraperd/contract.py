@@ -500,6 +500,17 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
         yield "url", fault
     if job.id is not UNSET and len(job.id.encode()) > MAX_ID:
         yield "id", f"longer than {MAX_ID} bytes in UTF-8"
+    if any(getattr(job, field) is not UNSET for field in _CHECKED):
+        yield from _other_faults(job)
+
+
+_CHECKED: Final = (  # most jobs have none of these
+    *("headers", "cookies", "form", "body", "json", "meta"),
+    *("etag", "last_modified", "proxy"),
+)
+
+
+def _other_faults(job: Job) -> Iterator[tuple[str, str]]:
     yield from _count_faults(job)
     for name, value in (job.headers or {}).items():
         if fault := _header_fault(name, value):

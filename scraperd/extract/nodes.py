@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 WEB: Final = ("http://", "https://")
 _BELOW = re.compile(r"(?!\.)[\w.~%-]+(?:/(?!\.)[\w.~%-]+)*", re.ASCII)  # "page.html", "a/b"
 _PLAIN_URL = re.compile(r"[!-~]+")
+_PLAIN_PAGE = re.compile(  # up to the last slash of its path, whose segments don't begin with a dot
+    r"(?P<site>https?://[a-z0-9_.-]+(?::[0-9]+)?/)(?:(?!\.)[\w.~%-]+/)*", re.ASCII
+)
+_QUERY = re.compile(r"(?:(?!\.)[\w.~%-]+)?(?:\?[\w.~%=&+/-]+)?", re.ASCII)  # and a file's name
 _AROUND_A_URL: Final = "".join(map(chr, range(0x21)))  # URL standard: C0 controls and space
 
 
@@ -97,15 +101,23 @@ class Base:
     """The URL that a page's references start from. Its links share few targets: join each once."""
 
     def __init__(self, url: str) -> None:
+        self._known: dict[str, str] = {}  # empty: of no use
+        self.parts: tuple[bytes, bytes, bytes, int] | None
+        """What a compiled tree needs to resolve plain references: page, folder, site, MAX_URL."""
+        if (plain := _PLAIN_PAGE.match(url)) is not None:  # nothing in it has to be resolved
+            self._url = page = url.partition("#")[0]
+            self._site, self._folder = plain["site"], plain[0]
+            if _QUERY.fullmatch(page, plain.end()) and check_url(page) is None:
+                parts = page.encode(), self._folder.encode(), self._site.encode()
+                self.parts = *parts, MAX_URL
+                return
         self._url = urldefrag(url).url
         self._folder = _absolute(self._url, ".")
         sound = check_url(self._folder) is None
         self._site = "/".join(self._folder.split("/", 3)[:3]) + "/" if sound else "\n"
-        self._known: dict[str, str] = {}  # empty: of no use
         self.parts = self._parts() if sound else None
 
     def _parts(self) -> tuple[bytes, bytes, bytes, int] | None:
-        """What a compiled tree needs to resolve plain references: page, folder, site, MAX_URL."""
         if not self._folder.startswith(self._site) or not _PLAIN_URL.fullmatch(self._folder):
             return None
         here = self.resolve("") or ""

@@ -98,6 +98,8 @@ class Envelope:
 
         None is for the dead queue, where a claim leads to nothing.
         """
+        if not any(name.startswith(OURS) for name in headers):
+            return _NEW
         signed_at, unverified, claims = None, False, headers
         if keys is not None:
             claims, signed_at = keys.verified(body, headers)
@@ -168,6 +170,9 @@ class Obituary:
             count_of(headers.get(STRIKES)),
             _reason(headers),
         )
+
+
+_NEW: Final = Envelope()
 
 
 def obituary(

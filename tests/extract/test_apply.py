@@ -726,6 +726,11 @@ def test_the_comparison_can_see_a_difference() -> None:
 @given(
     base=st.sampled_from(
         ["http://h", "http://h/", "http://h/a/b.html", "http://h/a/?q#f", "https://h:8443/x//y"]
+    )
+    | st.builds(
+        "{}{}".format,
+        st.sampled_from(["http://h.example/", "https://a-b.c:81/", "http://H/", "http://h:99999/"]),
+        st.text(alphabet="ab./?#;=&~%2e_-é ", max_size=12),
     ),
     references=st.lists(
         st.text(alphabet="ab./#?%:@é \t&=2e;~-_", max_size=12)
@@ -738,6 +743,11 @@ def test_the_quick_way_to_resolve_agrees_with_the_standard_one(
     base: str, references: list[str]
 ) -> None:
     """A page's references resolved through its cache are what urljoin makes of each alone."""
-    quick = Base(base)
+    quick, page = Base(base), base.partition("#")[0]
     for reference in references * 2:
-        assert quick.resolve(reference) == usable(_absolute(base.partition("#")[0], reference))
+        assert quick.resolve(reference) == usable(_absolute(page, reference))
+    if quick.parts is not None:
+        here, folder, site, _ = quick.parts
+        assert here.decode() in {usable(_absolute(page, "")), ""}
+        assert folder.decode() == _absolute(page, ".")
+        assert site.decode() == _absolute(page, "/")

@@ -850,7 +850,7 @@ def test_a_job_that_cannot_be_read_ends_bare() -> None:
 
     @in_house()
     async def life(house: House) -> None:
-        headers = Bad({"own": 1})
+        headers = Bad({"own": 1, "x-scraperd-attempt": 2})
         headers.get_raises = True
         house.deliver("a", headers)
         await house.idle()
