@@ -46,7 +46,7 @@ _HALF = re.compile(  # half of a surrogate pair
     rb"(?<!\\)((?:\\\\)*)\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|[dD][c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
 )
-_Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
+Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
 
 
 class Limits(Struct, frozen=True):
@@ -120,14 +120,16 @@ def extract_document(
     rules: Rules | None,
     limits: Limits,
     overdue: Callable[[], bool] = never,
+    *,
+    kind: Kind | None = None,
 ) -> Extracted:
-    """Return all that `request` names, out of `body`.
+    """Return all that `request` names, out of `body`; `kind` is what `kind_of` says, if known.
 
     Raises Overrun past `limits.work` and `limits.searching`, or once `overdue`, which is asked
     before each selector.
     """
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if request.digest else ""
-    kind = _kind(request, body)
+    kind = kind or kind_of(request, body)
     name = ""
     if kind != "binary" and not (kind == "feed" and body.startswith(GZIP)):
         name = sniff.sniff(body, request.media, markup=kind != "json")
@@ -176,6 +178,7 @@ def worst_case_seconds(
     enough: float = 0.0,
     *,
     bounded: bool = False,
+    kind: Kind | None = None,
 ) -> float:
     """Return the seconds that `extract_document` takes in the worst case, before rules run.
 
@@ -189,7 +192,7 @@ def worst_case_seconds(
         return math.inf
     if b"\0" in body or b"\x1b" in body:  # UTF-16, ISO-2022: it says other than it seems to
         return math.inf
-    kind = _kind(request, body)
+    kind = kind or kind_of(request, body)
     if kind == "feed" or (kind != "html" and len(body) > LIGHT_PAGE):
         return math.inf
     if rules is not None and kind == "html" and _is_hopeless(body, rules):
@@ -222,14 +225,14 @@ def _is_light(request: ExtractRequest, body: bytes) -> bool:
         return False
     if not request.body or len(body) <= LIGHT_PAGE:
         return True
-    return _kind(request, body) == "binary" or sniff.sniff(body, request.media) in _EASY
+    return kind_of(request, body) == "binary" or sniff.sniff(body, request.media) in _EASY
 
 
 class _Unfit(Exception):  # noqa: N818 - a page that is not of the requested kind
     """The document is of another kind."""
 
 
-def _kind(request: ExtractRequest, body: bytes) -> _Kind:
+def kind_of(request: ExtractRequest, body: bytes) -> Kind:
     """What the body is, by its media type; without one, by its first bytes."""
     mime = request.mime
     start = body[:_SNIFFED].removeprefix(codecs.BOM_UTF8)
@@ -285,7 +288,7 @@ class _Reader:
         self._limits = limits
         self._allowance = allowance
 
-    def read(self, kind: _Kind, name: str) -> dict[str, bytes]:
+    def read(self, kind: Kind, name: str) -> dict[str, bytes]:
         """The parts, each as JSON. Raises _Unfit, Missing, Overrun and FeedError."""
         request, rules = self._request, self._rules
         if (request.links or request.metadata or request.text) and kind != "html":
@@ -308,7 +311,7 @@ class _Reader:
             found["text"] = readable(sniff.to_utf8(self._body, name))
         return self._encoded(found)
 
-    def _is_xml(self, kind: _Kind) -> bool:
+    def _is_xml(self, kind: Kind) -> bool:
         xml = kind == "text" and self._request.mime.endswith("xml")
         return xml and self._body[:_SNIFFED].lstrip()[:1] == b"<"
 

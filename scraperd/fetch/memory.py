@@ -121,6 +121,8 @@ class Budget:
         """Give to those who wait, by seniority; then let others begin."""
         if self._used <= self._limit and self._large <= self._limit // 2:
             self._beyond = None
+        if not self._waiting and not self._beginners:
+            return
         self._grant()
         if self._beyond is None and (first := self._first()) is not None:
             self._beyond = first.claim

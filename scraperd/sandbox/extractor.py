@@ -28,6 +28,7 @@ from scraperd.extract.document import (
     Extracted,
     ExtractRequest,
     extract_document,
+    kind_of,
     worst_case_seconds,
 )
 from scraperd.extract.rules import ELSEWHERE, RuleError
@@ -325,10 +326,15 @@ def at_once(
     known. It takes less than 0.1 s of CPU, for any body and any rules.
     """
     end = time.thread_time() + ON_LOOP_TIME  # a busy machine takes none of it
-    took = worst_case_seconds(request, body, rules, ON_LOOP, bounded=limits.bounded)
+    kind = kind_of(request, body)
+    took = worst_case_seconds(request, body, rules, ON_LOOP, bounded=limits.bounded, kind=kind)
     if took <= ON_LOOP:
+
+        def overdue() -> bool:
+            return time.thread_time() > end
+
         try:
-            return extract_document(request, body, rules, limits, lambda: time.thread_time() > end)
+            return extract_document(request, body, rules, limits, overdue, kind=kind)
         except Foreseen as foreseen:
             return foreseen.seconds
         except Overrun:
