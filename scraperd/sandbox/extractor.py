@@ -25,6 +25,7 @@ from scraperd.extract.apply import Foreseen, Overrun
 from scraperd.extract.compile import CACHE
 from scraperd.extract.compiled import engine
 from scraperd.extract.document import (
+    LIGHT_PAGE,
     Extracted,
     ExtractRequest,
     extract_document,
@@ -212,7 +213,8 @@ class Extractor:
         """
         kind = _kind(request, host)
         foreseen = math.inf
-        if rules is not ELSEWHERE:
+        vain = len(body) > LIGHT_PAGE and self._habits.level(kind) > 0  # most likely parsed in vain
+        if rules is not ELSEWHERE and not vain:
             async with self._time_slice:
                 began = time.monotonic()
                 extracted = at_once(request, body, rules, self._on_loop)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hypothesis import strategies as st
 
 from tests.rig.debs import DebsError
-from tests.rig.sites.pages import html_files, postgres_docs, python_docs
+from tests.rig.sites.pages import html_files, java_docs, postgres_docs, python_docs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,11 +59,11 @@ _REFERENCES: Final = (
 
 
 def real() -> Iterator[Path]:
-    """Every HTML page of tests/data and of the manuals of PostgreSQL and Python."""
+    """Every HTML page of tests/data and of the manuals of PostgreSQL and Python; some of Java's."""
     yield from sorted(DATA.rglob("*.html"))
-    for manual in (postgres_docs, python_docs):
+    for manual, every in ((postgres_docs, 1), (python_docs, 1), (java_docs, 10)):
         try:
-            yield from html_files(manual())
+            yield from html_files(manual())[::every]
         except DebsError:
             continue
 

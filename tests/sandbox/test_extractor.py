@@ -23,6 +23,7 @@ import pytest
 
 from scraperd.config.settings import Config
 from scraperd.extract.compile import CACHE, compile_rules
+from scraperd.extract.compiled import engine
 from scraperd.extract.document import ExtractRequest
 from scraperd.extract.rules import ELSEWHERE, RuleError
 from scraperd.sandbox.extractor import (
@@ -441,6 +442,24 @@ async def test_one_page_or_another_host_says_nothing_of_a_kind() -> None:
         known = msgspec.structs.replace(plain, links=True)
         assert extractor.usual_level(known, "bad") == 2
         assert extractor.usual_level(known, "good") == 0
+
+
+@pytest.mark.skipif(not engine.AVAILABLE, reason="the compiled tree is not built here")
+async def test_a_large_page_of_a_long_kind_is_not_tried_on_the_loop() -> None:
+    """A site of pages beyond the bounds can't have the loop parse each of them in vain."""
+    large = b"<p>x</p>" * 12_000
+    async with extracting(sandbox__timeout=0.4) as extractor:
+        for _ in range(4):
+            await take(extractor, b"<p>x</p>" * 600_000, None, "bad", links=True)
+        for pid in children():
+            os.kill(pid, signal.SIGKILL)
+        while children():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+        await take(extractor, large, None, "good", links=True)
+        await take(extractor, b"<p>x", None, "bad", links=True)
+        assert not children()
+        await take(extractor, large, None, "bad", links=True)
+        assert children()
 
 
 async def test_nothing_is_put_off_while_nothing_waits() -> None:

@@ -235,7 +235,34 @@ def _small() -> dict[str, Sort]:
     }
 
 
-SORTS: Final = _trees() | _documents() | _for_the_loop() | _small()
+def _bounded() -> dict[str, Sort]:
+    """Pages of up to 512 KiB that take what the loop may give to one, or come near to it."""
+    return {
+        "formatting up to its bound": Sort(
+            lambda: b"<p>" + b"<b><i><u><s><tt><em>" * 3 + b"<p>x" * 100_000, TITLE, count=20
+        ),
+        "100,000 tags": Sort(lambda: b"<p>" * 99_000, TITLE, count=20),
+        "depth up to its bound": Sort(
+            lambda: (b"<div>" * 500 + b"</div>" * 500) * 90, TITLE, count=20
+        ),
+        "names all different": Sort(
+            lambda: b"".join(b"<p %x>" % n for n in range(40_000)), TITLE, count=20
+        ),
+        "comments before 300 rules": Sort(
+            lambda: b"<!>" * 90_000,
+            {"extract": {f"r{n}": _many(f"div.x{n}") for n in range(300)}},
+            count=20,
+        ),
+        "20 large pages of links at once": Sort(
+            lambda: b"<p>Some <i>text</i> and <a href=/x>a link</a></p>\n" * 10_000,
+            {**TITLE, "include": ["links"]},
+            count=20,
+            together=True,
+        ),
+    }
+
+
+SORTS: Final = _trees() | _documents() | _for_the_loop() | _small() | _bounded()
 
 
 class _Site:
