@@ -7,9 +7,9 @@ Must never: decode a body, or be used by the daemon.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import aio_pika
 from aio_pika.abc import DeliveryMode
@@ -19,13 +19,20 @@ from yarl import URL
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
-from scraperd.broker.rabbitmq.generation import LOST
 from scraperd.broker.rabbitmq.topology import TopologyError, settle_on
 from scraperd.broker.rabbitmq.wire import header_decoding
-from scraperd.broker.rabbitmq.wire.dial import endpoint, in_words
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
+from scraperd.broker.rabbitmq.wire.errors import (
+    AccessRefused,
+    Closed,
+    Nacked,
+    NotFound,
+    PreconditionFailed,
+    Returned,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from aio_pika.abc import (
         AbstractChannel,
@@ -37,6 +44,28 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.topology import Queue, Topology
 
 
+# What a call of the library raises once its connection is gone: a closed channel is a RuntimeError,
+# and calls that were pending when a heartbeat was missed end with a CancelledError.
+_LOST: Final = (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The library's errors as those of `wire`, which the rest of this room knows."""
+    try:
+        yield
+    except amqp.ChannelPreconditionFailed as error:
+        raise PreconditionFailed(str(error)) from error
+    except amqp.ChannelAccessRefused as error:
+        raise AccessRefused(str(error)) from error
+    except amqp.ChannelNotFoundEntity as error:
+        raise NotFound(str(error)) from error
+    except amqp.PublishError as error:
+        raise Returned(str(error)) from error
+    except amqp.DeliveryError as error:
+        raise Nacked(str(error)) from error
+
+
 async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConnection]:
     """The first broker that answers, and a connection to it. Raises Lost, in words."""
     header_decoding.install()
@@ -45,8 +74,20 @@ async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConn
         try:
             return url, await aio_pika.connect(URL(url), timeout=within)
         except (amqp.AMQPError, OSError, TimeoutError) as error:
-            faults.append(f"no broker at {endpoint(url)}: {in_words(error)}")
+            faults.append(f"no broker at {endpoint(url)}: {_in_words(error)}")
     raise Lost("\n".join(faults))
+
+
+def _in_words(error: Exception) -> BrokerRefused | OSError:
+    """What the library says of a connection that could not be made, in words of ours."""
+    if isinstance(error, (amqp.AuthenticationError, amqp.ProbableAuthenticationError)):
+        return BrokerRefused("the broker refused the user name or the password of broker_url")
+    if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
+        return OSError(
+            "the broker closed the connection when the vhost was opened; does the vhost of "
+            "broker_url exist, and may this user enter it?"
+        )
+    return OSError(printable(str(error), 500) or "no answer")
 
 
 @asynccontextmanager
@@ -58,14 +99,15 @@ async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[Abstr
     url, connection = await _dial(urls, within)
     try:
         async with connection:
-            yield await connection.channel(on_return_raises=True)
+            with _translated():
+                yield await connection.channel(on_return_raises=True)
     except (Lost, BrokenPipeError):
         raise  # the second is about our own output
-    except amqp.ChannelAccessRefused as error:
+    except AccessRefused as error:
         raise TopologyError(
             f"this user may not do that at {endpoint(url)}: {printable(str(error), 500)}"
         ) from error
-    except LOST as error:
+    except _LOST as error:
         reraise_own_cancel(error)
         raise Lost(f"lost the broker at {endpoint(url)}: {error!r}") from error
     except Exception as error:
@@ -77,8 +119,9 @@ async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[Abstr
 async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
     """Ready messages and consumers of a queue. Raises TopologyError if it does not exist."""
     try:
-        found = await channel.declare_queue(queue, passive=True)
-    except amqp.ChannelNotFoundEntity:
+        with _translated():
+            found = await channel.declare_queue(queue, passive=True)
+    except NotFound:
         raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
     answer = found.declaration_result
     return answer.message_count or 0, answer.consumer_count or 0
@@ -97,18 +140,21 @@ async def compare(urls: tuple[str, ...], within: float, queue: Queue) -> str:
     """
 
     async def attempt(wanted: Queue) -> None:
-        refusal: amqp.AMQPError | None = None
+        refusal: Closed | None = None
         async with connected(urls, within) as channel:  # which a refusal closes
             try:
-                await channel.declare_queue(wanted.name, durable=True, arguments=wanted.arguments)
-            except (amqp.ChannelPreconditionFailed, amqp.ChannelAccessRefused) as error:
+                with _translated():
+                    await channel.declare_queue(
+                        wanted.name, durable=True, arguments=wanted.arguments
+                    )
+            except (PreconditionFailed, AccessRefused) as error:
                 refusal = error
         if refusal is not None:
             raise refusal
 
     try:
         return await settle_on(queue, attempt)
-    except amqp.ChannelAccessRefused as error:
+    except AccessRefused as error:
         raise TopologyError(f"the broker's user may not declare {queue.name!r}: {error}") from None
 
 
@@ -126,13 +172,13 @@ async def delivering(queue: str, within: float) -> AsyncGenerator[None]:
             f"no confirm within {within:g} s; does the broker hold publishers back "
             "(memory or disk alarm)? What was sent may still arrive."
         ) from None
-    except amqp.ChannelNotFoundEntity:
+    except NotFound:
         raise TopologyError(f"exchange {queue!r} does not exist; start the daemon once") from None
-    except amqp.ChannelAccessRefused:
+    except AccessRefused:
         raise TopologyError(f"this user may not write to the exchange {queue!r}") from None
-    except amqp.PublishError:
+    except Returned:
         raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
-    except amqp.DeliveryError:
+    except Nacked:
         raise TopologyError(f"queue {queue!r} refuses jobs; it is full") from None
 
 
@@ -158,7 +204,8 @@ class Publisher:
         )
         async with delivering(self.topology.jobs, self.within):
             exchange = await self.channel.get_exchange(self.topology.jobs, ensure=False)
-            await exchange.publish(message, self.topology.jobs, mandatory=True)
+            with _translated():
+                await exchange.publish(message, self.topology.jobs, mandatory=True)
 
 
 async def replies(channel: AbstractChannel) -> AbstractQueue:
@@ -170,8 +217,9 @@ async def tap(channel: AbstractChannel, topology: Topology, pattern: str) -> Abs
     """A queue of our own with a copy of each result from now on. Raises TopologyError."""
     queue = await replies(channel)
     try:
-        await queue.bind(topology.results, pattern)
-    except amqp.ChannelNotFoundEntity:
+        with _translated():
+            await queue.bind(topology.results, pattern)
+    except NotFound:
         raise TopologyError(
             f"exchange {topology.results!r} does not exist; start the daemon once"
         ) from None

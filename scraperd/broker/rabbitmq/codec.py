@@ -1,56 +1,54 @@
 """AMQP deliveries and properties as the values of the ports, and back.
 
-May touch: AMQP property types, at the edge.
+May touch: the values of `wire`, the clock for the time of a publish.
 Must never: look into a body, or trust a header.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from pamqp import commands as spec
-from pamqp.encode import field_table
-
 from scraperd.broker.ports import Delivery, GivenUp, Message, Source, count_of, reason_of
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
-from scraperd.broker.rabbitmq.wire import header_decoding
+from scraperd.broker.rabbitmq.wire.codec.properties import Properties
+from scraperd.broker.rabbitmq.wire.codec.tables import MAX_NAME_BYTES, Cut, write_table
+from scraperd.broker.rabbitmq.wire.errors import UnsendableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from aiormq.abc import DeliveredMessage
-
     from scraperd.broker.ports import Epoch
+    from scraperd.broker.rabbitmq.wire.machine import Delivered
 
 _COUNT: Final = "x-delivery-count"
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
 _OURS: Final = "x-scraperd-"
-_MAX_NAME: Final = 128  # bytes of a header's name (AMQP 0-9-1 section 4.2.5.5)
-MAX_HEADERS: Final = 100  # of a publisher; with all others fewer than header_decoding.MAX_ENTRIES
+MAX_HEADERS: Final = 100  # of a publisher; with all others fewer than tables.MAX_ENTRIES
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_OURS: Final = 1024  # bytes of one header of ours or the broker's
 _process: Final = uuid.uuid4().hex
 _serial = itertools.count(1)
 
 
-def properties_of(message: Message) -> spec.Basic.Properties:
+def properties_of(message: Message, ident: str | None = None) -> Properties:
     """AMQP properties, without what the broker would act on or has written itself.
 
-    The message id is one that no other publish has: confirms are told apart by it.
+    Without `ident` the message id is one that no other publish has: returns are told apart by it.
     """
-    return spec.Basic.Properties(
+    return Properties(
         content_type=message.content_type,
         delivery_mode=2,
         headers=travelling(message.headers),
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,
         priority=message.priority,
-        message_id=f"{_process}-{next(_serial)}",
-        timestamp=datetime.now(UTC),
+        message_id=ident or f"{_process}-{next(_serial)}",
+        timestamp=int(time.time()),
         app_id="scraperd",
     )
 
@@ -65,17 +63,17 @@ def travelling(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def delivery_of(
-    message: DeliveredMessage,
+    message: Delivered,
     epoch: Epoch,
     source: Source,
     on_ack: Callable[[Delivery], Awaitable[bool]],
 ) -> Delivery:
-    """The client library's delivery, from the queue that is `source`, as ours."""
-    properties = message.header.properties
+    """The delivery of `wire`, from the queue that is `source`, as that of the ports."""
+    properties = message.properties
     headers = _sound(properties.headers)
     if not message.redelivered:  # RabbitMQ counts from the second delivery on; this is from
         headers.pop(_COUNT, None)  # the publisher, or from before someone moved the message
-    cut = isinstance(properties.headers, header_decoding.Cut)
+    cut = isinstance(properties.headers, Cut)
     return Delivery(
         body=message.body,
         headers=headers,
@@ -90,7 +88,7 @@ def delivery_of(
         redeliveries=count_of(headers.get(_COUNT)),
         given_up=given_up(headers),
         overfull=MAX_HEADERS if cut or _is_overfull(headers) else 0,
-        tag=message.delivery_tag or 0,
+        tag=message.tag,
     )
 
 
@@ -124,8 +122,8 @@ def _sound(headers: Any) -> dict[str, Any]:
     """
     if not headers:
         return {}
-    if len(max(headers, key=len)) > _MAX_NAME:
-        headers = {name: v for name, v in headers.items() if len(name.encode()) <= _MAX_NAME}
+    if len(max(headers, key=len)) > MAX_NAME_BYTES:
+        headers = {name: v for name, v in headers.items() if len(name.encode()) <= MAX_NAME_BYTES}
     if 0 < _size(headers) <= _MAX_HEADERS:
         return dict(headers)
     sound = {name: v for name, v in headers.items() if _size({name: v}) > 0}
@@ -138,8 +136,8 @@ def _sound(headers: Any) -> dict[str, Any]:
 def _size(headers: Any) -> int:
     """Bytes on the wire; 0 for what can't be encoded."""
     try:
-        return len(field_table(headers))
-    except Exception:  # noqa: BLE001 - the library raises any error for an untrusted type
+        return len(write_table(headers))
+    except UnsendableError:
         return 0
 
 

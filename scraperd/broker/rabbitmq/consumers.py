@@ -10,9 +10,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.ports import Source
-from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, LOST
+from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.modes import CONSUMES, NEXT, PAUSED
 
 if TYPE_CHECKING:
@@ -117,8 +116,7 @@ class Consumers:
                 event = await self._event(blocked=blocked)
                 if event is not None:
                     await self._enter(NEXT[self.mode, event])
-            except LOST as error:
-                reraise_own_cancel(error)
+            except OSError as error:
                 self._generation.end(f"changing what is consumed failed: {error!r}")
 
     async def _event(self, *, blocked: bool) -> Event | None:

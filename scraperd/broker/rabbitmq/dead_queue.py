@@ -10,29 +10,26 @@ import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from aiormq import exceptions as amqp
-
-from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.ports import Lost, Source
 from scraperd.broker.rabbitmq.client import delivering
 from scraperd.broker.rabbitmq.codec import delivery_of, properties_of
-from scraperd.broker.rabbitmq.generation import LOST, Generation
+from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, Generation
 from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
+from scraperd.broker.rabbitmq.wire.errors import Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
-    from aiormq.abc import DeliveredMessage
-    from aiormq.channel import Channel
-
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Message
     from scraperd.broker.rabbitmq.generation import Settings
     from scraperd.broker.rabbitmq.topology import Topology
+    from scraperd.broker.rabbitmq.wire.channel import Channel
+    from scraperd.broker.rabbitmq.wire.machine import Delivered
 
 MIN_WINDOW: Final = 32  # letters of the first window, before the size of a body is known
 MAX_WINDOW: Final = 512  # letters of any window
@@ -70,9 +67,8 @@ async def _first(settings: Settings, clocks: Clocks, gate: Gate) -> tuple[Genera
         try:
             await generation.connect()
             return generation, await generation.reading()
-        except (*LOST, BrokerRefused) as error:
+        except (OSError, BrokerRefused) as error:
             await generation.close()
-            reraise_own_cancel(error)
             faults.append(f"no broker at {endpoint(url)}: {str(error) or repr(error)}")
     raise Lost("\n".join(faults))
 
@@ -131,14 +127,12 @@ class DeadQueue:
         self._over = False  # what closes now is closed by us
         lost = generation.lost
         lost.add_done_callback(lambda _: self._arrived.put_nowait(None))
-        channel.closing.add_done_callback(self._on_closed)
-        channel.on_consumer_cancel_callbacks.add(lambda _: generation.end("its queue is gone"))
+        channel.closed.add_done_callback(self._on_closed)
+        channel.on_cancel = lambda _: generation.end("its queue is gone")
 
-    def _on_closed(self, closing: asyncio.Future[Any]) -> None:
-        if self._over:
-            return
-        error = None if closing.cancelled() else closing.exception()
-        self._generation.end(f"channel closed: {error!r}" if error else "channel closed")
+    def _on_closed(self, closed: asyncio.Future[Closed]) -> None:
+        if not self._over:
+            self._generation.end(f"channel closed: {closed.result()!r}")
 
     async def begin(self) -> None:
         """Count letters and other readers. Raises TopologyError without a queue, or Lost."""
@@ -150,13 +144,13 @@ class DeadQueue:
         with _lost():
             channel = await self._generation.channel()
             try:
-                answer = await channel.queue_declare(name, passive=True)
-            except amqp.ChannelNotFoundEntity:
+                counts = await channel.declare_queue(name, passive=True)
+            except NotFound:
                 raise TopologyError(
                     f"queue {name!r} does not exist; start the daemon once"
                 ) from None
-            await channel.close()
-        return answer.message_count or 0, answer.consumer_count or 0
+            await channel.close(CLOSE_TIMEOUT)
+        return counts
 
     async def letters(self, most: int = MAX_WINDOW) -> AsyncGenerator[Delivery]:
         """As many letters as there were at `begin`, in the broker's order.
@@ -203,7 +197,7 @@ class DeadQueue:
         self._window = window
         self._firsts.append(window.first)
 
-        async def arrived(message: DeliveredMessage) -> None:
+        def arrived(message: Delivered) -> None:
             self._held.append(1)  # tags count from 1, without gaps (AMQP 0-9-1, delivery-tag)
             self._gate.arrived(len(message.body))
             if not self._wanted:
@@ -213,22 +207,22 @@ class DeadQueue:
             self._arrived.put_nowait(letter)
 
         with _lost():
-            await self._channel.basic_qos(prefetch_count=window.size)
+            await self._channel.qos(window.size)
             self._consumers += 1
             self._tag = f"dead-{self._consumers:06}"
-            await self._channel.basic_consume(self._topology.dead, arrived, consumer_tag=self._tag)
+            await self._channel.consume(self._topology.dead, arrived, self._tag)
 
     async def _end(self) -> None:
         """End the consumer. The broker answers after all acks that were sent before."""
         if self._tag:
             with _lost():
-                await self._channel.basic_cancel(self._tag)
+                await self._channel.cancel(self._tag)
             self._tag = ""
 
     async def remove(self, letter: Delivery) -> None:
         """Ack one letter: it is gone once `give_back` returns. Raises Lost."""
         with _lost():
-            await self._channel.basic_ack(letter.tag, wait=False)
+            self._channel.ack(letter.tag)
         self._removed += 1
         self._held[letter.tag - 1] = 0
         if letter.tag >= self._window.first:
@@ -250,7 +244,7 @@ class DeadQueue:
         await self._nack()
         self._over = True
         with _lost():
-            await self._channel.close()
+            await self._channel.close(CLOSE_TIMEOUT)
         await self._back(self.total - self._removed)
 
     async def _nack(self) -> None:
@@ -259,7 +253,7 @@ class DeadQueue:
             if count := self._held.count(1, first, end):
                 last = self._held.rfind(1, first, end)
                 with _lost():
-                    await self._channel.basic_nack(last + 1, multiple=True, wait=False)
+                    self._channel.nack(last + 1)
                 ready, nacks = ready + count, nacks + 1
                 if paced and nacks % MAX_NACKS == 0:
                     paced = await self._back(ready)
@@ -281,13 +275,11 @@ class DeadQueue:
     async def requeue(self, letter: Delivery, job: Message, ident: str | None) -> None:
         """Publish `job` to the jobs queue; then ack the letter that it was in.
 
-        `ident` becomes the message id, by which a job that has no id in its body keeps its own. Two
-        letters of one `ident` must not be on their way at once: the library would give one the
-        outcome of the other. Raises TopologyError if the queue is full or missing, or Lost; the
-        letter is then still in the dead queue.
+        `ident` becomes the message id, by which a job that has no id in its body keeps its own.
+        Raises TopologyError if the queue is full or missing, or Lost; the letter is then still in
+        the dead queue.
         """
-        properties = properties_of(job)
-        properties.message_id = ident or properties.message_id
+        properties = properties_of(job, ident)
         async with delivering(self._topology.jobs, self._confirm_timeout):
             try:
                 await self._generation.publish("", self._topology.jobs, job.body, properties)
@@ -298,11 +290,10 @@ class DeadQueue:
 
 @contextmanager
 def _lost() -> Iterator[None]:
-    """What the library raises without its connection, as Lost."""
+    """What a call raises without its connection, as Lost."""
     try:
         yield
     except Lost:
         raise
-    except LOST as error:
-        reraise_own_cancel(error)
+    except OSError as error:
         raise Lost(f"lost the broker: {error!r}") from error

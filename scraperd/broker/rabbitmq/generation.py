@@ -1,6 +1,6 @@
 """A *generation*: two connections with their channels, from connect to the first sign of trouble.
 
-May touch: aiormq, the clocks that it is handed.
+May touch: the connections of `wire`, the clocks that it is handed.
 Must never: reconnect, or settle a delivery of another generation.
 
 The states of a generation. It never goes back, and only the first reason of its end counts:
@@ -12,57 +12,40 @@ The states of a generation. It never goes back, and only the first reason of its
 | lost   | done    | an ack is False, a publish raises Lost | `close`                      |
 | closed | done    | the same                               |                              |
 
-How a call of the library ends (`calling`). The library ends pending calls in several ways when a
-connection goes, and some not at all:
-
-| the call                 | the library raises | the generation | `calling` raises |
-| ------------------------ | ------------------ | -------------- | ---------------- |
-| is answered              |                    | live           |                  |
-| fails by itself          | any other error    | live           | that error       |
-| ends by an orderly close | Exception          | any            | Lost             |
-| is forgotten             |                    | lost           | Lost             |
-| is cancelled by its task |                    | live           | CancelledError   |
-| is cancelled by its task |                    | lost           | CancelledError   |
+With `lost` all calls and publishes that wait end at once (`Connection.give_up`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
-from aiormq import exceptions as amqp
-
-from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.ports import Delivery, Lost, Source
 from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.limits import blames_a_publish
-from scraperd.broker.rabbitmq.wire import slices
-from scraperd.broker.rabbitmq.wire.dial import Connection, dial
+from scraperd.broker.rabbitmq.wire.dial import dial
+from scraperd.broker.rabbitmq.wire.errors import Closed
 from scraperd.broker.rabbitmq.wire.gate import Gate
+from scraperd.broker.rabbitmq.wire.outbox import SLICE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-
-    from aiormq.abc import AbstractConnection as Wire
-    from aiormq.abc import DeliveredMessage
-    from aiormq.channel import Channel
-    from pamqp import commands as spec
+    from collections.abc import Callable
 
     from scraperd.base.clocks import Clocks
+    from scraperd.broker.rabbitmq.wire.channel import Channel
+    from scraperd.broker.rabbitmq.wire.codec.properties import Properties
+    from scraperd.broker.rabbitmq.wire.connection import Connection
+    from scraperd.broker.rabbitmq.wire.machine import Delivered
     from scraperd.config.tables import BrokerSettings
 
 T = TypeVar("T")
 CLOSE_TIMEOUT: Final = 5.0
-WAKE_AFTER: Final = 1.0  # seconds the library gets to end its own calls on a lost connection
 RENEW_INTERVAL: Final = 5.0  # seconds; a queue that is full rejects on any channel
 ANSWER_TIMEOUT: Final = 10.0  # seconds
 COUNT_TIMEOUT: Final = 4.0  # seconds; a queue that takes longer to be counted has no leader
-# What a library call raises once its connection is gone: a closed channel is a RuntimeError, and
-# calls that were pending when a heartbeat was missed end with a CancelledError of the library's.
-LOST: Final = (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError)
 
 
 class Events(Protocol):
@@ -142,8 +125,6 @@ class Generation:
         self._renewed = 0.0
         self._renewing = False
         self._replaced: set[object] = set()
-        self._waiting: dict[object, asyncio.Task[Any] | None] = {}
-        self._woken: set[object] = set()
         self._arrived = 0
         self._moved = 0.0
         self.close_reason = ""
@@ -160,12 +141,14 @@ class Generation:
                 self._url, name, settings.heartbeat, settings.connect_timeout, gate
             )
             self._connections.append(connection)
-        consuming, publishing = (connection.wire for connection in self._connections)
-        self._consume = await _open(consuming)
-        self._consume.on_consumer_cancel_callbacks.add(self._on_cancelled)
+        consuming, publishing = self._connections
+        self._consume = await consuming.channel()
+        self._consume.on_cancel = self._on_cancelled
         self._publishing = await self._open_publishing()
-        for end in (consuming, publishing, self._consume, *self._publishing):
-            self._watch(end)
+        self._watch(consuming)
+        self._watch(publishing)
+        for channel in (self._consume, *self._publishing):
+            self._watch(channel)
 
     @property
     def blames_a_publish(self) -> bool:
@@ -174,23 +157,24 @@ class Generation:
 
     async def _open_publishing(self) -> list[Channel]:
         """Two channels: the frames of a large message would hold up all others on its own."""
-        wire = self._connections[1].wire
-        return [await _open(wire, confirms=True), await _open(wire, confirms=True)]
+        connection = self._connections[1]
+        return [await connection.channel(confirms=True), await connection.channel(confirms=True)]
 
     @property
     def server(self) -> dict[str, Any]:
         """Product, version and more, as the broker says (AMQP 0-9-1 section 1.4.2.1)."""
-        return dict(self._connections[0].wire.server_properties)
+        said = self._connections[0].opened.result()
+        return said if isinstance(said, dict) else {}
 
     async def channel(self, *, confirms: bool = False) -> Channel:
-        """A fresh channel: an error there closes it and nothing else."""
-        with self.calling():
-            return await _open(self._connections[1].wire, confirms=confirms)
+        """A fresh channel: an error there closes it and nothing else. Raises Closed, Lost."""
+        self._check()
+        return await self._connections[1].channel(confirms=confirms)
 
     async def reading(self) -> Channel:
         """A fresh channel for deliveries: what waits for the gate holds up no other channel's."""
-        with self.calling():
-            return await _open(self._connections[0].wire)
+        self._check()
+        return await self._connections[0].channel()
 
     async def consume(
         self, queue: str, source: Source, prefetch: int, on_delivery: Callable[[Delivery], None]
@@ -206,7 +190,7 @@ class Generation:
         now = self._clocks.monotonic()
         consumer = Consumer(queue, source, prefetch, fed_at=now, idle_from=now)
 
-        async def hand_over(message: DeliveredMessage) -> None:
+        def hand_over(message: Delivered) -> None:
             try:
                 delivery = delivery_of(message, self, source, self.ack)
                 consumer.delivered += 1
@@ -214,13 +198,11 @@ class Generation:
                 self._held[delivery.tag] = consumer, len(delivery.body)
                 delivery.crowded = self._gate.arrived(len(delivery.body))
                 on_delivery(delivery)
-            except Exception as error:  # noqa: BLE001 - the library would only log it, unacked
+            except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is unacked
                 self.end(f"taking a delivery over failed: {error!r}")
 
-        with self.calling():
-            await self._answer(channel.basic_qos(prefetch_count=prefetch), ANSWER_TIMEOUT)
-            answer = await self._answer(channel.basic_consume(queue, hand_over), ANSWER_TIMEOUT)
-        consumer.tag = answer.consumer_tag or ""
+        await self._answer(channel.qos(prefetch), ANSWER_TIMEOUT)
+        consumer.tag = await self._answer(channel.consume(queue, hand_over), ANSWER_TIMEOUT)
         self._queues[consumer.tag] = queue
         return consumer
 
@@ -228,19 +210,16 @@ class Generation:
         """Stop the flow of deliveries; what was delivered can still be acked."""
         if self._consume is not None and not self.lost.done():
             try:
-                with self.calling():
-                    await self._answer(self._consume.basic_cancel(consumer.tag), CLOSE_TIMEOUT)
-            except LOST as error:
-                reraise_own_cancel(error)
+                await self._answer(self._consume.cancel(consumer.tag), CLOSE_TIMEOUT)
+            except OSError as error:
                 self.end(f"cancelling the consumer failed: {error!r}")
 
-    async def _answer(self, call: Coroutine[Any, Any, T], within: float) -> T:
-        """The answer to a call on the channel that consumes. Raises TimeoutError, and what it does.
+    async def _answer(self, asked: asyncio.Future[T], within: float) -> T:
+        """The answer to a call on the channel that consumes. Raises TimeoutError, Closed.
 
         It comes behind all that was delivered before: as long as that moves, or waits for the gate,
         the time does not count.
         """
-        asked = asyncio.ensure_future(call)
         try:
             while True:
                 passed = self._gate.passed
@@ -268,17 +247,16 @@ class Generation:
 
     async def count(self, queue: str) -> tuple[int, int] | None:
         """Ready messages and consumers, by the broker's own count; None if it does not say."""
+        if self.lost.done():
+            return None
         try:
-            with self.calling():
-                async with asyncio.timeout(COUNT_TIMEOUT):
-                    if self._ask is None or self._ask.is_closed:
-                        self._ask = await _open(self._connections[0].wire)
-                    answer = await self._ask.queue_declare(queue, passive=True)
-        except LOST as error:  # also TimeoutError: a queue without a leader is not counted
-            reraise_own_cancel(error)
+            async with asyncio.timeout(COUNT_TIMEOUT):
+                if self._ask is None or self._ask.is_closed:
+                    self._ask = await self._connections[0].channel()
+                return await self._ask.declare_queue(queue, passive=True)
+        except OSError:  # also TimeoutError: a queue without a leader is not counted
             self._ask = None
             return None
-        return answer.message_count or 0, answer.consumer_count or 0
 
     async def ack(self, delivery: Delivery) -> bool:
         """Ack one delivery; False if this generation has ended."""
@@ -287,18 +265,21 @@ class Generation:
         tag = delivery.tag
         if self._last_acks is not None:
             self._last_acks.append(tag)
-        else:
-            try:
-                with self.calling():
-                    await self._consume.basic_ack(tag, wait=False)
-            except LOST as error:
-                reraise_own_cancel(error)
-                self.end(f"ack failed: {error!r}")
-                return False
+        elif not self._send_ack(tag):
+            return False
         if (held := self._held.pop(tag, None)) is not None:
             consumer, size = held
             consumer.unacked -= 1
             self._gate.leave(size)
+        return True
+
+    def _send_ack(self, tag: int) -> bool:
+        assert self._consume is not None
+        try:
+            self._consume.ack(tag)
+        except Closed as error:
+            self.end(f"ack failed: {error!r}")
+            return False
         return True
 
     def keep_acks(self) -> None:
@@ -311,43 +292,29 @@ class Generation:
         if self._last_acks is None:
             self._last_acks = []
 
-    async def send_acks(self) -> None:
-        """Those that were kept: by one ack what comes before all that is not settled."""
+    def send_acks(self) -> None:
+        """Those that were kept; the channel makes one ack of all before what is unsettled."""
         if not self._last_acks or self._consume is None or self.lost.done():
             return
-        tags, self._last_acks = sorted(self._last_acks), []
-        first_left = min(self._held, default=math.inf)
-        covered = [tag for tag in tags if tag < first_left]
-        try:
-            with self.calling():
-                if covered:
-                    await self._consume.basic_ack(covered[-1], multiple=True, wait=False)
-                for tag in tags[len(covered) :]:
-                    await self._consume.basic_ack(tag, wait=False)
-        except LOST as error:
-            reraise_own_cancel(error)
-            self.end(f"ack failed: {error!r}")
+        tags, self._last_acks = self._last_acks, []
+        for tag in tags:
+            if not self._send_ack(tag):
+                return
 
-    async def publish(
-        self, exchange: str, key: str, body: bytes, properties: spec.Basic.Properties
-    ) -> None:
+    async def publish(self, exchange: str, key: str, body: bytes, properties: Properties) -> None:
         """Publish, mandatory, and wait for the confirm.
 
-        Raises aiormq's PublishError (returned), DeliveryError (nacked), or Lost. There is no
-        timeout here: a late confirm has an unknown outcome, so `overdue` ends the generation.
+        Raises Returned, Nacked, UnsendableError, or Lost. There is no timeout here: a late confirm
+        has an unknown outcome, so `overdue` ends the generation.
         """
         if self.lost.done() or not self._publishing:
             raise self._gone()
-        channel = self._publishing[len(body) > slices.SLICE]
+        channel = self._publishing[len(body) > SLICE]
         key_of_wait = object()
         self._pending[key_of_wait] = self._clocks.monotonic(), channel
         try:
-            with self.calling():
-                await slices.publish(channel, exchange, key, body, properties)
-        except amqp.DeliveryError:
-            raise
-        except LOST as error:
-            reraise_own_cancel(error)
+            await channel.publish(exchange, key, body, properties)
+        except Closed as error:
             self.end(f"publish failed: {error!r}")
             raise self._gone() from error
         finally:
@@ -367,10 +334,8 @@ class Generation:
             return
         self._renewed, self._renewing = now, True
         try:
-            with self.calling():
-                new = await self._open_publishing()
-        except LOST as error:
-            reraise_own_cancel(error)
+            new = await self._open_publishing()
+        except Closed as error:
             self.end(f"opening a channel failed: {error!r}")
             return
         finally:
@@ -386,20 +351,13 @@ class Generation:
         """Close a channel that was replaced, once nothing waits for a confirm on it."""
         if channel.is_closed or any(channel is other for _, other in self._pending.values()):
             return
-        try:
-            with self.calling():
-                await channel.close(timeout=CLOSE_TIMEOUT)
-        except LOST as error:
-            reraise_own_cancel(error)
+        with suppress(OSError):
+            await channel.close(CLOSE_TIMEOUT)
 
-    async def blocked(self) -> bool:
+    @property
+    def blocked(self) -> bool:
         """Whether the broker holds back publishers (memory or disk alarm)."""
-        try:
-            async with asyncio.timeout(0.01):
-                await self._connections[1].wire.ready()
-        except TimeoutError:
-            return True
-        return False
+        return bool(self._connections[1].blocked)
 
     def overdue(self) -> float:
         """Seconds that the oldest publish has waited for its confirm; 0 without one.
@@ -424,35 +382,12 @@ class Generation:
         """Declare this generation over. Only the first reason counts."""
         if not self.lost.done():
             self.lost.set_result(reason)
-            asyncio.get_running_loop().call_later(WAKE_AFTER, self._wake)
+            for connection in self._connections:
+                connection.give_up(Closed(reason))
 
-    def _wake(self) -> None:
-        """End the calls that the library forgot: those that waited for a place in its queue."""
-        for call, task in self._waiting.items():
-            if task is not None and call not in self._woken:
-                self._woken.add(call)
-                task.cancel()
-
-    @contextmanager
-    def calling(self) -> Iterator[None]:
-        """A call of the library that ends with the generation, by Lost, if not before."""
-        call, task = object(), asyncio.current_task()
-        self._waiting[call] = task
-        try:
-            yield
-        except asyncio.CancelledError as error:
-            if call not in self._woken or task is None:
-                raise
-            if task.uncancel():  # someone else wants its end too
-                raise
-            raise self._gone() from error
-        except Exception as error:
-            if type(error) is Exception:  # how the library ends calls when it closed in order
-                raise self._gone() from error
-            raise
-        finally:
-            del self._waiting[call]
-            self._woken.discard(call)
+    def _check(self) -> None:
+        if self.lost.done() or len(self._connections) < 2:  # noqa: PLR2004 - a pair
+            raise self._gone()
 
     def _gone(self) -> Lost:
         why = self.lost.result() if self.lost.done() else "connection closed"
@@ -464,41 +399,25 @@ class Generation:
         A healthy channel is closed first: its close-ok tells that every ack before it arrived.
         """
         if self._consume is not None and not self.lost.done():
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await self.send_acks()
-                    await self._consume.close(timeout=CLOSE_TIMEOUT)
-            except LOST as error:
-                reraise_own_cancel(error)
+            self.send_acks()
+            with suppress(OSError):
+                await self._consume.close(CLOSE_TIMEOUT)
         self.end("closed")
         self._gate.close()
-        self._wake()  # before the library does, which has several ways
-        closing = [
-            asyncio.ensure_future(connection.wire.close()) for connection in self._connections
-        ]
-        if closing:
-            _, slow = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
-            for task in slow:
-                task.cancel()
-            await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.gather(*(one.close(CLOSE_TIMEOUT) for one in self._connections))
 
-    def _watch(self, end: Any) -> None:
-        end.closing.add_done_callback(lambda future: self._on_closed(end, future))
+    def _watch(self, end: Connection | Channel) -> None:
+        end.closed.add_done_callback(lambda closed: self._on_closed(end, closed.result()))
 
-    def _on_closed(self, end: object, future: asyncio.Future[Any]) -> None:
-        error = None if future.cancelled() else future.exception()
-        self.close_reason = self.close_reason or str(error or "")
+    def _on_closed(self, end: object, error: Closed) -> None:
+        if error.code:
+            self.close_reason = self.close_reason or str(error)
         if end in self._replaced:
             self._replaced.discard(end)
             return
-        self.end(f"connection closed: {error!r}" if error else "connection closed")
+        self.end(f"connection closed: {error!r}")
 
-    def _on_cancelled(self, frame: spec.Basic.Cancel) -> None:
-        queue = self._queues.get(frame.consumer_tag or "", "a queue")
+    def _on_cancelled(self, tag: str) -> None:
+        queue = self._queues.get(tag, "a queue")
         why = "deleted, or its leader moved or crashed"
         self.end(f"the broker cancelled the consumer of {queue} ({why})")
-
-
-async def _open(wire: Wire, *, confirms: bool = False) -> Channel:
-    """A channel; with `confirms` a returned publish raises instead of passing for a success."""
-    return cast("Channel", await wire.channel(publisher_confirms=confirms, on_return_raises=True))

@@ -11,12 +11,12 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from scraperd.base.backoff import backoff
-from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
-from scraperd.broker.rabbitmq.generation import LOST, Generation
+from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
+from scraperd.broker.rabbitmq.wire.errors import ChannelClosed
 from scraperd.broker.rabbitmq.wire.versions import weakness
 
 if TYPE_CHECKING:
@@ -140,10 +140,7 @@ class Link:
                 return
             self._consumers = consumers
             await consumers.open()
-        except LOST as error:
-            reraise_own_cancel(error)
-            if isinstance(error, OSError):
-                raise
+        except ChannelClosed as error:
             raise OSError(f"lost while starting: {error!r}") from error
         if not self._stopping:
             self.consuming.set()
@@ -155,7 +152,7 @@ class Link:
         blocked_since: float | None = None
         while not generation.lost.done():
             await asyncio.wait([generation.lost], timeout=TICK_INTERVAL)
-            blocked = not generation.lost.done() and await generation.blocked()
+            blocked = not generation.lost.done() and generation.blocked
             if blocked and blocked_since is None:
                 blocked_since = self._clocks.monotonic()
                 self._events("broker_blocked", broker=self.endpoint)
@@ -167,7 +164,7 @@ class Link:
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
             await consumers.tick(blocked=blocked)
-            await generation.send_acks()
+            generation.send_acks()
         return generation.lost.result()
 
     def _is_news(self, words: str) -> bool:

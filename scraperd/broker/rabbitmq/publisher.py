@@ -11,16 +11,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from aiormq import exceptions as amqp
-
 from scraperd.base.backoff import backoff
-from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Lost, Refused, Reply, Results
 from scraperd.broker.rabbitmq.codec import properties_of
-from scraperd.broker.rabbitmq.generation import LOST, Generation
+from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.replies import Replies, Unconfirmed
 from scraperd.broker.rabbitmq.topology import TopologyError, declare, wait_within
+from scraperd.broker.rabbitmq.wire.errors import Nacked, NotTaken, Returned
 
 if TYPE_CHECKING:
     from scraperd.base.clocks import Clocks
@@ -86,10 +84,10 @@ class RabbitPublisher:
         for wait in backoff(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE, self._jitter):
             try:
                 await generation.publish(exchange, key, message.body, properties_of(message))
-            except amqp.PublishError:
+            except Returned:
                 problem = "unroutable"
                 await self._redeclare(generation)
-            except amqp.DeliveryError:
+            except Nacked:
                 problem = "rejected"
                 await generation.renew()
             else:
@@ -122,7 +120,7 @@ class RabbitPublisher:
         else:
             try:
                 await self._replies.publish(address, message.body, properties_of(message))
-            except (amqp.DeliveryError, Unconfirmed):  # the queue is missing, full or silent
+            except (NotTaken, Unconfirmed):  # the queue is missing, full or silent
                 pass
             else:
                 return
@@ -146,8 +144,6 @@ class RabbitPublisher:
         if self._passive or generation.lost.done():
             return
         try:
-            with generation.calling():
-                await declare(self._topology, generation.channel, passive=False)
-        except (*LOST, TopologyError) as error:
-            reraise_own_cancel(error)
+            await declare(self._topology, generation.channel, passive=False)
+        except (OSError, TopologyError) as error:
             generation.end(f"declaring again failed: {error!r}")

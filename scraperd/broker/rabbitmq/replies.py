@@ -7,20 +7,17 @@ Must never: end the generation, or hold up a publish to our own queues.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from aiormq import exceptions as amqp
-
-from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.ports import Lost
-from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, LOST
-from scraperd.broker.rabbitmq.wire import slices
+from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT
+from scraperd.broker.rabbitmq.wire.errors import Closed
 
 if TYPE_CHECKING:
-    from aiormq.channel import Channel
-    from pamqp import commands as spec
-
     from scraperd.broker.rabbitmq.generation import Generation
+    from scraperd.broker.rabbitmq.wire.channel import Channel
+    from scraperd.broker.rabbitmq.wire.codec.properties import Properties
 
 
 class Unconfirmed(Exception):  # noqa: N818 - a state of the world, not a mistake
@@ -40,26 +37,21 @@ class Replies:
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
 
-    async def publish(self, queue: str, body: bytes, properties: spec.Basic.Properties) -> None:
+    async def publish(self, queue: str, body: bytes, properties: Properties) -> None:
         """Publish, mandatory, and wait for the confirm `within` seconds.
 
         If there is an alarm then, wait as long again.
 
-        Raises aiormq's DeliveryError (returned, rejected), Unconfirmed, or Lost.
+        Raises NotTaken (returned, rejected), Unconfirmed, or Lost.
         """
         try:
             channel = await self._open()
             try:
-                await self._confirmed(channel, queue, body, properties)
-            except amqp.DeliveryError:
-                raise
-            except (*LOST, Unconfirmed):
+                await self._confirmed(channel.publish("", queue, body, properties))
+            except (Closed, Unconfirmed):
                 await self._leave(channel)
                 raise
-        except amqp.DeliveryError:
-            raise
-        except LOST as error:
-            reraise_own_cancel(error)
+        except Closed as error:
             if self.generation.lost.done():
                 raise Lost from error
             raise Unconfirmed from error  # only this channel was closed
@@ -70,16 +62,12 @@ class Replies:
                 self._channel = await self.generation.channel(confirms=True)
             return self._channel
 
-    async def _confirmed(
-        self, channel: Channel, queue: str, body: bytes, properties: spec.Basic.Properties
-    ) -> None:
-        publish = asyncio.ensure_future(slices.publish(channel, "", queue, body, properties))
+    async def _confirmed(self, publish: asyncio.Future[None]) -> None:
         try:
-            with self.generation.calling():
-                while not (await asyncio.wait([publish], timeout=self._within))[0]:
-                    if not await self.generation.blocked():
-                        raise Unconfirmed
-                await publish
+            while not (await asyncio.wait([publish], timeout=self._within))[0]:
+                if not self.generation.blocked:
+                    raise Unconfirmed
+            publish.result()
         finally:
             publish.cancel()
 
@@ -88,8 +76,5 @@ class Replies:
         if self._channel is not channel:
             return
         self._channel = None
-        try:
-            with self.generation.calling():
-                await channel.close(timeout=CLOSE_TIMEOUT)
-        except LOST as error:
-            reraise_own_cancel(error)
+        with suppress(OSError):
+            await channel.close(CLOSE_TIMEOUT)

@@ -12,14 +12,13 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from aiormq import exceptions as amqp
-
 from scraperd.broker.ports import Source
+from scraperd.broker.rabbitmq.wire.errors import AccessRefused, NotFound, PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiormq.channel import Channel
+    from scraperd.broker.rabbitmq.wire.channel import Channel
 
 # Seconds, each about 1.6 times the one before: a job that waits for a time in the future gets near
 # it in few moves (docs/decisions/0010-fairness.md).
@@ -33,6 +32,7 @@ DELAYS: Final = (
 # met (unset, RabbitMQ 4 drops a message at its 20th return; 3.10 does not take -1).
 MAX_REDELIVERIES: Final = 100
 ENDLESS: Final = 1_000_000_000
+CLOSE_TIMEOUT: Final = 5.0  # seconds
 _ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, or none
     r"inequivalent arg '(?P<arg>[^']*)' for (?P<what>queue|exchange) '(?P<name>[^']*)' "
     r"in vhost '(?P<vhost>.*)': received (?P<ours>.*) but current is (?P<theirs>.*)"
@@ -171,41 +171,39 @@ async def declare(
         nonlocal channel
         try:
             await _declare(channel, queue, passive=passive)
-        except amqp.ChannelPreconditionFailed:
+        except PreconditionFailed:
             channel = await open_channel()  # the refusal closed it
             raise
 
     try:
         for name, kind in topology.exchanges:
-            await channel.exchange_declare(name, exchange_type=kind, durable=True, passive=passive)
+            await channel.declare_exchange(name, kind, passive=passive)
         for queue in topology.queues:
             name = queue.name
             if words := await settle_on(queue, attempt):
                 differs.append(words)
-    except amqp.ChannelPreconditionFailed as error:
+    except PreconditionFailed as error:
         raise TopologyError(_conflict(name, str(error))) from error
-    except amqp.ChannelNotFoundEntity as error:
+    except NotFound as error:
         raise TopologyError(
             f"{name!r} does not exist on the broker. Create it as docs/operations/queues.md lists, "
             "or set broker.passive_declare = false and let scraperd create it."
         ) from error
-    except amqp.ChannelAccessRefused as error:
+    except AccessRefused as error:
         raise TopologyError(
             f"the broker's user may not declare {name!r}: {error}. Give it the permission, or "
             "create all queues yourself (docs/operations/queues.md) and set "
             "broker.passive_declare = true."
         ) from error
-    await channel.close()
+    await channel.close(CLOSE_TIMEOUT)
     return differs
 
 
 async def _declare(channel: Channel, queue: Queue, *, passive: bool) -> None:
-    await channel.queue_declare(
-        queue.name, durable=True, arguments=queue.arguments, passive=passive
-    )
+    await channel.declare_queue(queue.name, queue.arguments, passive=passive)
     if queue.binding and not passive:
         exchange, key = queue.binding
-        await channel.queue_bind(queue.name, exchange, key)
+        await channel.bind_queue(queue.name, exchange, key)
 
 
 async def settle_on(queue: Queue, attempt: Callable[[Queue], Awaitable[None]]) -> str:
@@ -217,7 +215,7 @@ async def settle_on(queue: Queue, attempt: Callable[[Queue], Awaitable[None]]) -
     while True:
         try:
             await attempt(_as_it_is(queue, found))
-        except amqp.ChannelPreconditionFailed as error:
+        except PreconditionFailed as error:
             argument, theirs = _harmless(queue, str(error))
             if argument in found:  # else it would be asked again without end
                 raise TopologyError(_conflict(queue.name, str(error))) from error

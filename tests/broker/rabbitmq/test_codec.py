@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import Any, cast
 
 import pytest
-from aiormq.abc import DeliveredMessage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pamqp import commands as spec
@@ -23,9 +22,11 @@ from pamqp.header import ContentHeader
 from scraperd.broker.ports import Delivery, Epoch, GivenUp, Message, Source
 from scraperd.broker.rabbitmq.codec import MAX_HEADERS, _sound, delivery_of, properties_of
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
-from scraperd.broker.rabbitmq.wire import header_decoding
+from scraperd.broker.rabbitmq.wire.codec.properties import read_properties, write_properties
+from scraperd.broker.rabbitmq.wire.codec.tables import read_table, write_table
+from scraperd.broker.rabbitmq.wire.machine import Delivered
 
-header_decoding.install()  # as each connection does
+HEADER = 7 + 12  # bytes in front of the property flags: a frame's head; class, weight, size
 EPOCH = cast("Epoch", None)  # what settles a delivery; nothing here does
 
 
@@ -41,13 +42,25 @@ def table(*entries: tuple[bytes, bytes]) -> bytes:
 
 def arrived(properties: spec.Basic.Properties, *, redelivered: bool = True) -> Delivery:
     """A delivery with these properties, which went over the wire."""
-    header = ContentHeader(body_size=4, properties=properties)
-    _, _, read = frame.unmarshal(frame.marshal(header, 1))
-    assert isinstance(read, ContentHeader)
-    deliver = spec.Basic.Deliver("c", 5, redelivered, "", "team.jobs")
-    channel = cast("Any", None)
-    message = DeliveredMessage(delivery=deliver, header=read, body=b"body", channel=channel)
+    raw = frame.marshal(ContentHeader(body_size=4, properties=properties), 1)
+    return from_frame(raw, redelivered=redelivered)
+
+
+def from_frame(raw: bytes, *, redelivered: bool = True) -> Delivery:
+    """A delivery whose content header frame has these bytes."""
+    read = read_properties(raw, HEADER, len(raw) - 1)
+    message = Delivered(1, "c", 5, redelivered, read, b"body")
     return delivery_of(message, EPOCH, Source.JOBS, never)
+
+
+def sent(message: Message) -> spec.Basic.Properties:
+    """The properties of a message, as another library reads them off the wire."""
+    raw = frame.marshal(ContentHeader(body_size=1, properties=spec.Basic.Properties()), 1)
+    payload = raw[7:HEADER] + write_properties(properties_of(message))
+    framed = raw[:3] + len(payload).to_bytes(4, "big") + payload + b"\xce"
+    _, _, read = frame.unmarshal(framed)
+    assert isinstance(read, ContentHeader)
+    return read.properties
 
 
 def with_headers(headers: dict[str, Any], *, redelivered: bool = True) -> Delivery:
@@ -59,20 +72,17 @@ def test_a_message_as_it_is_published() -> None:
     """Persistent, with an id of its own, the time, our name, and all that it was given."""
     before = datetime.now(UTC).replace(microsecond=0)
     message = Message(b"b", {"h": 1}, "corr", "reply", 9, "text/plain")
-    header = ContentHeader(body_size=1, properties=properties_of(message))
-    _, _, read = frame.unmarshal(frame.marshal(header, 1))
-    assert isinstance(read, ContentHeader)
-    sent = read.properties
-    assert (sent.delivery_mode, sent.app_id, sent.headers) == (2, "scraperd", {"h": 1})
-    assert (sent.correlation_id, sent.reply_to, sent.priority) == ("corr", "reply", 9)
-    assert sent.content_type == "text/plain"
-    assert sent.expiration is None
-    assert isinstance(sent.timestamp, datetime)
-    assert before <= sent.timestamp <= datetime.now(UTC)
+    read = sent(message)
+    assert (read.delivery_mode, read.app_id, read.headers) == (2, "scraperd", {"h": 1})
+    assert (read.correlation_id, read.reply_to, read.priority) == ("corr", "reply", 9)
+    assert read.content_type == "text/plain"
+    assert read.expiration is None
+    assert isinstance(read.timestamp, datetime)
+    assert before <= read.timestamp <= datetime.now(UTC)
 
 
 def test_no_two_publishes_share_an_id() -> None:
-    """The client tells confirms apart by message id, also for one message that is sent twice."""
+    """Returns are told apart by message id, also for one message that is sent twice."""
     message = Message(b"")
     ids = {properties_of(message).message_id for _ in range(1000)}
     ids |= {properties_of(Message(b"")).message_id for _ in range(1000)}
@@ -188,6 +198,13 @@ def test_why_the_broker_gave_a_job_up(death: Any, given_up: GivenUp | None) -> N
     assert with_headers({"x-death": death}).given_up == given_up
 
 
+def read(raw: bytes) -> dict[str, Any] | None:
+    """The table in these bytes."""
+    found, end = read_table(raw, 0, len(raw))
+    assert end == len(raw)
+    return found
+
+
 # A value of every type that RabbitMQ's tables have, as bytes and as Python has it.
 TYPES: dict[str, tuple[bytes, Any]] = {
     "boolean": (b"t\1", True),
@@ -218,10 +235,9 @@ TYPES: dict[str, tuple[bytes, Any]] = {
 def test_a_header_of_every_type_can_travel_on(kind: str) -> None:
     """What a broker can deliver is sent again with the same meaning."""
     raw, value = TYPES[kind]
-    _, headers = decode.field_table(table((b"k", raw)))
-    sound = _sound(headers)
+    sound = _sound(read(table((b"k", raw))))
     assert sound == {"k": value}
-    assert decode.field_table(encode.field_table(sound))[1] == {"k": value}
+    assert decode.field_table(write_table(sound))[1] == {"k": value}
 
 
 # Bytes that decode and can't be encoded, or not to the same.
@@ -237,7 +253,8 @@ ODD = {
 def test_a_header_that_can_t_be_sent_is_left_behind(raw: bytes) -> None:
     """One strange header goes, the others stay: the job must not be stuck for it."""
     others = tuple((kind.encode(), value) for kind, (value, _) in TYPES.items())
-    _, headers = decode.field_table(table((b"odd", raw), *others))
+    headers = read(table((b"odd", raw), *others))
+    assert headers is not None
     assert "odd" in headers
     sound = _sound(headers)
     assert sound == {kind: value for kind, (_, value) in TYPES.items()}
@@ -246,7 +263,7 @@ def test_a_header_that_can_t_be_sent_is_left_behind(raw: bytes) -> None:
 
 def test_not_a_number_is_a_header_too() -> None:
     """NaN, which equals nothing, travels."""
-    _, headers = decode.field_table(table((b"k", b"d" + struct.pack(">d", math.nan))))
+    headers = read(table((b"k", b"d" + struct.pack(">d", math.nan))))
     assert math.isnan(_sound(headers)["k"])
 
 
@@ -290,8 +307,7 @@ def test_any_headers_make_a_delivery_that_can_be_settled(headers: dict[str, Any]
     """Whatever is in the table, its headers can be published again."""
     delivery = Delivery(b"", _sound(headers), Source.JOBS, EPOCH, never)
     onward = Message(b"", {**delivery.headers, "x-scraperd-attempt": 2})
-    sent = ContentHeader(body_size=0, properties=properties_of(onward))
-    assert frame.marshal(sent, 1)
+    assert sent(onward).headers
 
 
 def property_frame(flag: int, value: bytes) -> bytes:
@@ -321,9 +337,7 @@ UNREADABLE = {
 @pytest.mark.parametrize(("flag", "value"), UNREADABLE.values(), ids=UNREADABLE)
 def test_a_property_that_can_t_be_read_is_absent(flag: int, value: bytes) -> None:
     """One job with a broken property must not end the connection that carries all the others."""
-    _, _, header = frame.unmarshal(property_frame(flag, value))
-    assert isinstance(header, ContentHeader)
-    delivery = arrived(header.properties)
+    delivery = from_frame(property_frame(flag, value))
     assert (delivery.message_id, delivery.correlation_id, delivery.reply_to) == (None, None, None)
     assert (delivery.content_type, delivery.headers, delivery.redeliveries) == (None, {}, 0)
 
@@ -333,9 +347,7 @@ def test_what_follows_an_unreadable_property_is_read() -> None:
     flags = 1 << 15 | 1 << 13 | 1 << 10 | 1 << 9 | 1 << 7 | 1 << 6
     bad = table((b"\xff", b"t\1"))
     values = b"\1c" + bad + SHORT + b"\1r" + b"\1m" + b"\xff" * 8
-    _, _, header = frame.unmarshal(property_frame(flags, values))
-    assert isinstance(header, ContentHeader)
-    delivery = arrived(header.properties)
+    delivery = from_frame(property_frame(flags, values))
     assert (delivery.content_type, delivery.reply_to, delivery.message_id) == ("c", "r", "m")
     assert (delivery.correlation_id, delivery.headers) == (None, {})
 
@@ -343,7 +355,7 @@ def test_what_follows_an_unreadable_property_is_read() -> None:
 def test_a_header_that_is_no_date_is_absent_alone() -> None:
     """A timestamp beyond the year 9999 among the headers is None, and the others stay."""
     late = b"T" + b"\xff" * 8
-    _, headers = decode.field_table(table((b"late", late), (b"a", b"t\1")))
+    headers = read(table((b"late", late), (b"a", b"t\1")))
     assert _sound(headers) == {"late": None, "a": True}
 
 

@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
 
+# Closes each connection that bears a name, as the page of RabbitMQ's management does.
+CLOSE = """
+    [rabbit_networking:close_connection(Pid, <<"an operator's reason">>)
+     || [{{pid, Pid}}, {{client_properties, Properties}}]
+        <- rabbit_networking:connection_info_all([pid, client_properties]),
+        {{_, _, Name}} <- [lists:keyfind(<<"connection_name">>, 1, Properties)],
+        string:find(Name, <<"{name}">>) =/= nomatch],
+    <<>>
+"""
 pytestmark = pytest.mark.usefixtures("dispatcher")  # which deletes the prefix's queues
 
 
@@ -66,32 +75,49 @@ async def taking(
         yield consumers_of(generation, topology, taken.append, clocks), taken
 
 
-@pytest.mark.parametrize("how", [None, asyncio.CancelledError, ConnectionResetError("gone")])
-async def test_pending_publishes_end_as_lost_however_the_library_ends_them(
-    broker_url: str, prefix: str, node: Node, how: BaseException | None
+async def publishing(generation: Generation, topology: Topology) -> list[asyncio.Future[None]]:
+    """Twenty publishes that wait for their confirms."""
+    body = Message(b"x")
+    publishes = [
+        asyncio.ensure_future(generation.publish("", topology.results, b"x", properties_of(body)))
+        for _ in range(20)
+    ]
+    await until(lambda: generation.unconfirmed == 20)
+    return publishes
+
+
+async def test_pending_publishes_end_as_lost_when_the_generation_ends(
+    broker_url: str, prefix: str, node: Node
 ) -> None:
-    """Its reader and its writer each close a connection, with an exception of theirs or none: a
-    publish that waits for its confirm ends by Lost each time.
+    """A broker that answers nothing any more holds no publish: each ends at once, by Lost, and so
+    does a call for a channel.
     """
     topology = Topology(prefix)
     async with generation_of(broker_url, topology) as generation:
-        channel = await generation.channel()
-        await channel.close()
         node.pause()
         try:
-            body = Message(b"x")
-            publishes = [
-                asyncio.ensure_future(
-                    generation.publish("", topology.results, b"x", properties_of(body))
-                )
-                for _ in range(20)
-            ]
-            await until(lambda: generation.unconfirmed == 20)
-            await channel.connection._cancel_tasks(how)  # type: ignore[attr-defined]
+            publishes = await publishing(generation, topology)
+            asked = asyncio.ensure_future(generation.channel())
+            await asyncio.sleep(0)
+            generation.end("for the test")
+            ends = await asyncio.gather(*publishes, asked, return_exceptions=True)
         finally:
             node.resume()
-        ends = await asyncio.gather(*publishes, return_exceptions=True)
-    assert {type(end) for end in ends} == {Lost}
+    assert [type(end) for end in ends[:20]] == [Lost] * 20
+    assert isinstance(ends[20], ConnectionError)
+    assert {str(end) for end in ends[:20]} == {"lost the broker: for the test"}
+
+
+async def test_an_operator_s_reason_is_told(broker_url: str, prefix: str, node: Node) -> None:
+    """The broker closes a connection: the reason is told in its own words, and all ends as lost."""
+    topology = Topology(prefix)
+    async with generation_of(broker_url, topology) as generation:
+        await asyncio.to_thread(node.eval, CLOSE.format(name=prefix))
+        assert "an operator's reason" in await generation.lost
+        assert "an operator's reason" in generation.close_reason
+        assert not generation.blames_a_publish
+        with pytest.raises(Lost, match="an operator's reason"):
+            await generation.publish("", topology.results, b"x", properties_of(Message(b"x")))
 
 
 async def test_a_renewed_channel_leaves_nothing_behind(

@@ -156,7 +156,8 @@ class Wire:
 def settling(seen: list[Seen]) -> list[str]:
     """What of the wire settles a job, in order, as words.
 
-    `publish KEY` and `ack` are the client's; `confirm`, `return` and `refuse` the broker's.
+    `publish KEY` and `ack` are the client's; `confirm`, `return` and `refuse` the broker's. An ack
+    of several deliveries is as many words.
     """
     words: dict[tuple[bool, str], Callable[[Any], str]] = {
         (True, "Basic.Publish"): lambda f: f"publish {f.routing_key}",
@@ -165,4 +166,19 @@ def settling(seen: list[Seen]) -> list[str]:
         (False, "Basic.Nack"): lambda _: "refuse",
         (False, "Basic.Return"): lambda _: "return",
     }
-    return [words[s.sent, s.name](s.frame) for s in seen if (s.sent, s.name) in words]
+    unacked: dict[int, set[int]] = {}
+    said: list[str] = []
+    for one in seen:
+        tags = unacked.setdefault(one.connection, set())
+        if not one.sent and one.name == "Basic.Deliver":
+            tags.add(one.frame.delivery_tag)
+        if (one.sent, one.name) not in words:
+            continue
+        count = 1
+        if one.sent and one.name == "Basic.Ack":
+            last = one.frame.delivery_tag
+            covered = {tag for tag in tags if tag == last or (one.frame.multiple and tag < last)}
+            tags -= covered
+            count = len(covered)
+        said += [words[one.sent, one.name](one.frame)] * count
+    return said

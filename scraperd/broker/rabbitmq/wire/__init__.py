@@ -1,5 +1,5 @@
-"""One connection and what travels on it: dialled, decoded, sliced, held back.
+"""One connection and what travels on it: dialled, read, written, held back.
 
-May touch: aiormq, pamqp, sockets.
+May touch: sockets; pamqp, for the commands.
 Must never: know queues by their meaning.
 """

@@ -17,8 +17,9 @@ from scraperd.broker.ports import Lost, Message, Source
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.topology import Topology
-from scraperd.broker.rabbitmq.wire.gate import SMALL_BYTES, Gate, GatedReader
-from scraperd.broker.rabbitmq.wire.slices import SLICE
+from scraperd.broker.rabbitmq.wire.errors import Returned
+from scraperd.broker.rabbitmq.wire.gate import SMALL_BYTES, Gate
+from scraperd.broker.rabbitmq.wire.outbox import SLICE
 from tests.broker.transports import generation_of, until
 
 if TYPE_CHECKING:
@@ -28,72 +29,65 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 
 
-async def test_past_the_limit_the_next_waits_for_an_ack() -> None:
+def test_past_the_limit_the_next_waits_for_an_ack() -> None:
     """The first beyond the limit is let in and marked; the one behind it not before there is room.
     Small ones pass at all times and are not counted.
     """
     told: list[int] = []
+    rooms: list[int] = []
     gate = Gate(3 * SMALL_BYTES, told.append)
-    for _ in range(3):
-        await gate.passage(2 * SMALL_BYTES) if gate.held < 3 * SMALL_BYTES else await gate.passage(
-            SMALL_BYTES
-        )
+    assert all(gate.admits(size) for size in (2 * SMALL_BYTES, SMALL_BYTES, 2 * SMALL_BYTES))
     assert (gate.held, gate.passed, gate.crowded) == (4 * SMALL_BYTES, 2, True)
-    waiting = asyncio.ensure_future(gate.passage(SMALL_BYTES + 1))
-    await asyncio.sleep(0)
-    assert not waiting.done()
+    assert not gate.admits(SMALL_BYTES + 1)
+    assert gate.admits(SMALL_BYTES)
+    gate.on_room = lambda: rooms.append(gate.held)
     assert [gate.arrived(size) for size in (SMALL_BYTES, 2 * SMALL_BYTES, 2 * SMALL_BYTES)] == [
         False,
         False,
         True,
     ]
     gate.leave(SMALL_BYTES)
-    await asyncio.sleep(0)
-    assert not waiting.done()
+    assert rooms == []
     gate.leave(2 * SMALL_BYTES)
-    await waiting
-    assert told == [2 * SMALL_BYTES, 4 * SMALL_BYTES, 2 * SMALL_BYTES, 3 * SMALL_BYTES + 1]
+    gate.leave(2 * SMALL_BYTES)
+    assert rooms == [2 * SMALL_BYTES], "told once"
+    assert gate.admits(SMALL_BYTES + 1)
+    assert told == [2 * SMALL_BYTES, 4 * SMALL_BYTES, 2 * SMALL_BYTES, 0, SMALL_BYTES + 1]
 
 
-async def test_a_connection_that_ended_leaves_nothing_behind() -> None:
+def test_one_that_waited_for_long_is_let_in_and_counted() -> None:
+    """Past the limit, when its time is over: it is marked, and room is that much further away."""
+    gate = Gate(2 * SMALL_BYTES)
+    assert gate.admits(3 * SMALL_BYTES)
+    gate.let_in(3 * SMALL_BYTES)
+    assert (gate.held, gate.passed) == (6 * SMALL_BYTES, 2)
+    assert [gate.arrived(3 * SMALL_BYTES) for _ in range(2)] == [True, True]
+
+
+def test_a_connection_that_ended_leaves_nothing_behind() -> None:
     """What it held is given back, whoever waits goes on, and what comes or leaves late counts no
     more.
     """
     told: list[int] = []
+    rooms: list[int] = []
     gate = Gate(MIB, told.append)
-    await gate.passage(2 * MIB)
-    waiting = asyncio.ensure_future(gate.passage(MIB))
-    await asyncio.sleep(0)
+    assert gate.admits(2 * MIB)
+    assert not gate.admits(MIB)
+    gate.on_room = lambda: rooms.append(gate.held)
     gate.close()
-    await waiting
-    await gate.passage(MIB)
+    assert gate.admits(MIB)
+    gate.let_in(MIB)
     gate.leave(2 * MIB)
-    assert told == [2 * MIB, 0]
+    assert (told, rooms) == ([2 * MIB, 0], [0])
     assert not gate.crowded
 
 
-async def test_one_alone_is_never_one_too_many() -> None:
+def test_one_alone_is_never_one_too_many() -> None:
     """As large as the limit, and beside any number of small ones."""
     gate = Gate(MIB)
-    for _ in range(1000):
-        await gate.passage(SMALL_BYTES)
-    await gate.passage(MIB)
+    assert all(gate.admits(SMALL_BYTES) for _ in range(1000))
+    assert gate.admits(MIB)
     assert not gate.arrived(MIB)
-
-
-async def test_a_library_that_reads_in_another_way_is_not_held_up() -> None:
-    """If frames are not read as kind, length and rest the gate stands open, and no byte is lost."""
-    source = asyncio.StreamReader()
-    gate = Gate(0)
-    frames = b"\x02\0\1\0\0\0\x0e" + bytes(4) + (1 << 40).to_bytes(8, "big") + b"\0\0\xce"
-    source.feed_data(frames * 20)
-    source.feed_eof()
-    reader = GatedReader.of(source, gate)
-    read = b""
-    while not reader.at_eof():
-        read += await reader.readexactly(11)
-    assert read == frames * 20
-    assert (gate.held, gate.passed) == (0, 0)
 
 
 async def test_what_there_is_no_room_for_stays_with_the_broker(
@@ -201,12 +195,10 @@ async def test_a_cancelled_publish_does_not_break_the_channel(broker_url: str, p
 @pytest.mark.usefixtures("dispatcher")
 async def test_a_large_body_that_no_queue_takes_is_said_so(broker_url: str, prefix: str) -> None:
     """Returned as unroutable, and lost with the connection: the same errors as for a small one."""
-    from aiormq.exceptions import PublishError
-
     topology = Topology(prefix)
     async with generation_of(broker_url, topology) as generation:
         message = Message(b"x" * 3 * MIB)
-        with pytest.raises(PublishError):
+        with pytest.raises(Returned):
             await generation.publish("", "nowhere", message.body, properties_of(message))
         publish = asyncio.ensure_future(
             generation.publish("", topology.results, message.body, properties_of(message))

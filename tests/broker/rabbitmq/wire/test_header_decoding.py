@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pamqp import decode, encode
 
 from scraperd.broker.rabbitmq.wire import header_decoding
+from scraperd.broker.rabbitmq.wire.codec import tables
 from tests.rig.clocks.effort import least, scaled
 
 header_decoding.install()  # as each connection does
@@ -84,9 +85,9 @@ def test_of_many_headers_the_first_are_read() -> None:
     consumed, found = decode.METHODS["table"](raw)
     assert least(lambda: decode.METHODS["table"](raw)) < scaled(0.01)
     assert consumed == len(raw)
-    assert isinstance(found, header_decoding.Cut)
-    at_most = b"".join(b"\1%cV" % n for n in range(header_decoding.MAX_ENTRIES))
-    assert not isinstance(decode.METHODS["table"](table(at_most))[1], header_decoding.Cut)
+    assert isinstance(found, tables.Cut)
+    at_most = b"".join(b"\1%cV" % n for n in range(tables.MAX_ENTRIES))
+    assert not isinstance(decode.METHODS["table"](table(at_most))[1], tables.Cut)
 
 
 def test_a_name_that_is_no_text_hides_nothing() -> None:
