@@ -125,7 +125,7 @@ def test_a_table_is_written_as_pamqp_does(table: dict[str, Any]) -> None:
         object(),
         datetime(1950, 1, 1, tzinfo=UTC),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_amqp_has_no_form_for_is_one_error(value: Any) -> None:
     """At any depth, and at once."""
