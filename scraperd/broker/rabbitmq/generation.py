@@ -255,7 +255,9 @@ class Generation:
                     self._ask = await self._connections[0].channel()
                 return await self._ask.declare_queue(queue, passive=True)
         except OSError:  # also TimeoutError: a queue without a leader is not counted
-            self._ask = None
+            asked, self._ask = self._ask, None
+            if asked is not None:
+                asked.leave()  # RabbitMQ answers nothing else on it meanwhile
             return None
 
     async def ack(self, delivery: Delivery) -> bool:

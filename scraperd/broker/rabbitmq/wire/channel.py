@@ -103,7 +103,7 @@ class Channel:
         self._idents: dict[str, list[int]] = {}  # delivery tags by message id
         self._sending = False  # a large body is under way
         self._flowing = True
-        self._closing = False
+        self._closing: asyncio.Future[Any] | None = None
         self._backlog: deque[_Publish | bytes] = deque()
         self._acks: list[int] = []
         self._first_unsettled = 1
@@ -199,22 +199,24 @@ class Channel:
     async def close(self, within: float) -> None:
         """Close it; return when the broker has applied all that was sent before.
 
-        Raises TimeoutError after `within` seconds, and Closed if the connection ends first. What
-        waits for an answer or a confirm ends at once.
+        Raises TimeoutError after `within` seconds, and Closed if the connection ends first.
         """
-        if self.is_closed:
-            return
-        self._closing = True
+        async with asyncio.timeout(within):
+            await self.leave()
+
+    def leave(self) -> asyncio.Future[Any]:
+        """Have it closed. What waits for an answer or a confirm ends at once."""
+        if self.is_closed or self._closing is not None:
+            return self._closing or self.closed
+        self._closing = closing = self._loop.create_future()
         end = ChannelClosed("closed")
-        closing: asyncio.Future[Any] = self._loop.create_future()
         calls, self._calls = self._calls, deque([("", closing, lambda method: method)])
         for _, done, _ in calls:
             _end(done, end)
         self._end_publishes(end)
         self._flush_acks()
         self._put(b"")  # what closes it: made when nothing of this channel is under way
-        async with asyncio.timeout(within):
-            await closing
+        return closing
 
     # Publishes.
 
@@ -380,12 +382,16 @@ class Channel:
             publish.done.set_exception(Nacked("a queue rejected the message"))
 
     def on_return(self, event: Unroutable) -> None:
-        """Remember for the confirm that follows that no queue took a publish."""
+        """Remember for the confirm that follows that no queue took a publish.
+
+        Raises ProtocolError for one that was not sent: its confirm would pass for a success.
+        """
         for tag in self._idents.get(event.properties.message_id or "", ()):
             publish = self._unconfirmed[tag]
             if not publish.returned:
                 publish.returned = event.text or "no route"
                 return
+        raise ProtocolError(COMMAND_INVALID, "a return of a message that was not published")
 
     def on_cancelled(self, event: Cancelled) -> None:
         """Tell the owner of a consumer that the broker ended it."""
@@ -436,7 +442,7 @@ class Channel:
     def _check(self) -> None:
         if self.closed.done():
             raise Closed(str(self.closed.result()), self.closed.result().code)
-        if self._closing:
+        if self._closing is not None:
             raise Closed("the channel is being closed")
 
 

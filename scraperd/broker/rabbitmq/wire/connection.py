@@ -29,7 +29,6 @@ from scraperd.broker.rabbitmq.wire.machine import (
     Confirmed,
     Delivered,
     Ended,
-    Flow,
     Machine,
     Opened,
     Unroutable,
@@ -38,7 +37,7 @@ from scraperd.broker.rabbitmq.wire.outbox import Outbox
 
 if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.wire.gate import Gate
-    from scraperd.broker.rabbitmq.wire.machine import Event, Login
+    from scraperd.broker.rabbitmq.wire.machine import ChannelEvent, Event, Login
 
 _ACKED: Final = struct.Struct("=120xQ")  # tcpi_bytes_acked in struct tcp_info (Linux 4.1)
 _BEATS: Final = 2  # heartbeats that are sent in the agreed interval, as RabbitMQ does
@@ -181,7 +180,7 @@ class Connection(asyncio.Protocol):
         if self._silent * interval >= _SILENT * (self._heartbeat + 1):
             self.abort(Closed(f"nothing came from the broker for {self._silent * interval:g} s"))
             return
-        if not self._wrote and not self._paused:
+        if self.machine.state == "open" and not self._wrote and not self._paused:
             self.outbox.put(frames.BEAT)
             self.flush_later()
         self._wrote = False
@@ -191,16 +190,12 @@ class Connection(asyncio.Protocol):
 
     def _dispatch(self, events: list[Event]) -> None:
         """Hand events to the channels; a broken rule, or a broken handler, ends the connection."""
-        channels = self._channels
         try:
             for event in events:
-                kind = type(event)
-                if kind is Delivered:
-                    channels[event.channel].on_delivery(event)  # type: ignore[union-attr,arg-type]
-                elif kind is Confirmed:
-                    channels[event.channel].on_confirm(event)  # type: ignore[union-attr,arg-type]
-                else:
+                if isinstance(event, Opened | Ended | Blocked):
                     self._take(event)
+                elif (channel := self._channels.get(event.channel)) is not None:
+                    self._hand_over(channel, event)  # else `give_up` has ended it meanwhile
         except ProtocolError as error:
             self._break_off(error.code, str(error))
         except Exception as error:  # noqa: BLE001 - a transport would only log it
@@ -208,18 +203,25 @@ class Connection(asyncio.Protocol):
         self._reply()
         self._look_at_gate()
 
-    def _take(self, event: Event) -> None:
+    def _hand_over(self, channel: Channel, event: ChannelEvent) -> None:
+        if isinstance(event, Delivered):
+            channel.on_delivery(event)
+        elif isinstance(event, Confirmed):
+            channel.on_confirm(event)
+        elif isinstance(event, Answer):
+            channel.on_answer(event.method)
+        elif isinstance(event, ChannelEnded):
+            del self._channels[event.channel]
+            channel.on_end(event)
+        elif isinstance(event, Unroutable):
+            channel.on_return(event)
+        elif isinstance(event, Cancelled):
+            channel.on_cancelled(event)
+        else:
+            channel.on_flow(event)
+
+    def _take(self, event: Opened | Ended | Blocked) -> None:
         match event:
-            case Answer():
-                self._channels[event.channel].on_answer(event.method)
-            case ChannelEnded():
-                self._channels.pop(event.channel).on_end(event)
-            case Unroutable():
-                self._channels[event.channel].on_return(event)
-            case Cancelled():
-                self._channels[event.channel].on_cancelled(event)
-            case Flow():
-                self._channels[event.channel].on_flow(event)
             case Blocked(reason):
                 self.blocked = reason
             case Opened(server):

@@ -201,18 +201,10 @@ class ChannelEnded:
     text: str
 
 
-Event: TypeAlias = (
-    Opened
-    | Ended
-    | Blocked
-    | Delivered
-    | Unroutable
-    | Confirmed
-    | Cancelled
-    | Flow
-    | Answer
-    | ChannelEnded
+ChannelEvent: TypeAlias = (
+    Delivered | Unroutable | Confirmed | Cancelled | Flow | Answer | ChannelEnded
 )
+Event: TypeAlias = Opened | Ended | Blocked | ChannelEvent
 
 
 class _Content:

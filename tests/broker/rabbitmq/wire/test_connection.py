@@ -356,11 +356,17 @@ async def test_equal_message_ids_get_an_outcome_each() -> None:
             spec.Basic.Deliver("nobody", 1, redelivered=False, exchange="", routing_key="q"),
             ContentHeader(body_size=0, properties=spec.Basic.Properties()),
         ],
+        [
+            spec.Basic.Return(312, "NO_ROUTE", "", "q"),
+            ContentHeader(body_size=0, properties=spec.Basic.Properties(message_id="x")),
+        ],
     ],
-    ids=["confirm", "answer", "opened", "delivery"],
+    ids=["confirm", "answer", "opened", "delivery", "return"],
 )
 async def test_what_nobody_asked_for_ends_the_connection(parts: list[Any]) -> None:
-    """A confirm of no publish, an answer to no call, a delivery for no consumer: told with 503."""
+    """A confirm or a return of no publish, an answer to no call, a delivery for no consumer: told
+    with 503.
+    """
 
     async def play(broker: Broker) -> None:
         await broker.open()

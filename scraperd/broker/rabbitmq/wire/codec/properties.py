@@ -6,8 +6,9 @@ Must never: raise on a property that was received; one that cannot be read is ab
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 from scraperd.broker.rabbitmq.wire.codec.tables import read_table, short, write_table
@@ -39,12 +40,13 @@ class Properties:
     cluster_id: str | None = None
 
 
-_ORDER: Final = tuple(
-    (1 << 15 - place, name) for place, name in enumerate(Properties.__dataclass_fields__)
-)
-_TABLES: Final = frozenset({"headers"})
+_NAMES: Final = tuple(Properties.__dataclass_fields__)
 _SIZES: Final = {"delivery_mode": 1, "priority": 1, "timestamp": 8}  # bytes of the numbers
-_READ: Final = tuple((flag, name, _SIZES.get(name, 0), name in _TABLES) for flag, name in _ORDER)
+_FIELDS: Final = tuple(
+    (1 << 15 - place, name, _SIZES.get(name, 0), name == "headers")
+    for place, name in enumerate(_NAMES)
+)
+_values: Final = attrgetter(*_NAMES)
 
 
 def read_properties(data: bytes, at: int, end: int) -> Properties:
@@ -58,9 +60,7 @@ def read_properties(data: bytes, at: int, end: int) -> Properties:
     if flags & _MORE:
         return found
     at += _FLAGS
-    for flag, name, size, is_table in _READ:
-        if not flags & flag:
-            continue
+    for name, size, is_table in _present(flags):
         if is_table:
             try:
                 found.headers, at = read_table(data, at, end)
@@ -70,20 +70,24 @@ def read_properties(data: bytes, at: int, end: int) -> Properties:
         stop = at + size if size else at + 1 + (data[at] if at < end else 0)
         if at >= end or stop > end:
             return found
-        if size:
-            setattr(found, name, int.from_bytes(data[at:stop], "big"))
-        else:
-            with suppress(UnicodeDecodeError):
-                setattr(found, name, data[at + 1 : stop].decode())
-        at = stop
+        raw, at = data[at:stop], stop
+        try:
+            setattr(found, name, int.from_bytes(raw, "big") if size else raw[1:].decode())
+        except UnicodeDecodeError:
+            continue
     return found
+
+
+@lru_cache(256)  # of the 16,384 combinations; publishers choose them
+def _present(flags: int) -> tuple[tuple[str, int, bool], ...]:
+    """Return name, size and kind of the properties that are present."""
+    return tuple(field[1:] for field in _FIELDS if flags & field[0])
 
 
 def write_properties(properties: Properties) -> bytes:
     """Return flags and values. Raises UnsendableError."""
     flags, parts = 0, []
-    for flag, name, size, is_table in _READ:
-        value = getattr(properties, name)
+    for (flag, _, size, is_table), value in zip(_FIELDS, _values(properties), strict=True):
         if value is None or (is_table and not value):
             continue
         flags |= flag
