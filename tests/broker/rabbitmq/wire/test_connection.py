@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ssl
+from base64 import b64encode
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import pytest
 from pamqp import commands as spec
@@ -33,9 +36,11 @@ from scraperd.broker.rabbitmq.wire.errors import (
 from scraperd.broker.rabbitmq.wire.gate import Gate
 from scraperd.broker.rabbitmq.wire.outbox import SLICE
 from tests.broker.transports import until
+from tests.rig.sites.certificates import Certificates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from scraperd.broker.rabbitmq.wire.machine import Delivered
 
@@ -101,7 +106,9 @@ class Broker:
 
 
 @asynccontextmanager
-async def listening(play: Callable[[Broker], Awaitable[None]]) -> AsyncIterator[str]:
+async def listening(
+    play: Callable[[Broker], Awaitable[None]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
     """The URL of a broker that does as `play` says; a mistake there is the test's."""
     plays: list[asyncio.Task[None]] = []
 
@@ -114,10 +121,11 @@ async def listening(play: Callable[[Broker], Awaitable[None]]) -> AsyncIterator[
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         plays.append(asyncio.ensure_future(serve(reader, writer)))
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
+    scheme = "amqps" if tls else "amqp"
     try:
-        yield f"amqp://user:{PASSWORD}@127.0.0.1:{port}/"
+        yield f"{scheme}://user:{PASSWORD}@localhost:{port}/"
         async with asyncio.timeout(WITHIN):
             await asyncio.gather(*plays)
     finally:
@@ -261,6 +269,58 @@ async def test_a_cut_during_the_login_hints_at_the_password() -> None:
     async with listening(play) as url:
         with pytest.raises(OSError, match="are user name and password of broker_url right"):
             await dial(url, "test", 10, WITHIN)
+
+
+async def test_tls_is_by_the_options_of_the_url(tmp_path: Path) -> None:
+    """With the authority's file, with the same as data, and by a certificate of the client; a
+    large body comes whole, and without the authority the broker is away.
+    """
+    certificates = Certificates(tmp_path)
+    server = certificates.good
+    server.load_verify_locations(certificates.authority)
+    server.verify_mode = ssl.CERT_OPTIONAL
+    logins: list[str] = []
+
+    async def play(broker: Broker) -> None:
+        await broker.greet()
+        subject = broker.writer.get_extra_info("peercert")
+        logins.append("certificate" if subject else "password")
+        await broker.open(confirms=True)
+        left = 2 * SLICE
+        while left:
+            _, found = await broker.read()
+            left -= len(found.value) if isinstance(found, ContentBody) else 0
+        broker.send(1, spec.Basic.Ack(1))
+        await goodbye(broker)
+
+    data = quote(b64encode(ssl.PEM_cert_to_DER_cert(certificates.authority.read_text())))
+    for options in (
+        f"cafile={certificates.authority}",
+        f"cadata={data}",
+        f"cafile={certificates.authority}&certfile={certificates.pem}&auth=external",
+        "no_verify_ssl=1",
+    ):
+        async with listening(play, server) as url:
+            connection = await dial(f"{url}?{options}", "test", 10, WITHIN)
+            channel = await connection.channel(confirms=True)
+            await channel.publish("", "q", b"x" * 2 * SLICE, Properties(message_id="m"))
+            await connection.close(WITHIN)
+    assert logins == ["password", "password", "certificate", "password"]
+
+
+async def test_a_broker_that_cannot_be_trusted_is_away(tmp_path: Path) -> None:
+    """Its certificate is of an authority that nobody named; and a port without TLS."""
+
+    async def play(_: Broker) -> None:
+        raise AssertionError("nothing is said to such a peer")
+
+    async with listening(play, Certificates(tmp_path).good) as url:
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            await dial(url, "test", 10, WITHIN)
+    assert PASSWORD not in repr(caught.value)
+    async with listening(answering(b"AMQP\0\0\x09\x01", close=False)) as url:
+        with pytest.raises(OSError, match=r"SSL|TLS"):
+            await dial(url.replace("amqp:", "amqps:"), "test", 10, WITHIN)
 
 
 async def test_all_of_a_turn_is_one_write() -> None:
