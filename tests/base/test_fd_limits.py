@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 HURRY = {"fetch__connect_timeout": 0.4}  # half of which a fetch waits for a descriptor
 QUESTION = ExtractRequest("http://h/", "text/html", True, True, True, False, False, False, None)
-LARGE = b"<p>x</p>" * 50_000  # takes a helper
+LARGE = b"<p>x</p>" * 50_000  # more tags than are parsed on the loop: it takes a helper
 
 
 def leave(pid: int, count: int = 0) -> None:

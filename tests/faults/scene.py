@@ -238,6 +238,12 @@ class Scene:
     def _running(self) -> Node:
         return next(node for node in self.nodes if node.running)
 
+    def has_jobs(self) -> bool:
+        """True if a queue of jobs has one, ready or unacked."""
+        counts = self._running().counts()
+        queues = ("jobs", "quarantine", "quarantine.solo", "undelivered")
+        return any(sum(counts.get(f"{self.prefix}.{name}", ())[:2]) for name in queues)
+
     def drained(self) -> dict[str, int]:
         """What is in our queues, once that is nothing or 20 seconds passed: ready, unacked, or
         dead and not confirmed by the dead queue.

@@ -25,7 +25,7 @@ def test_the_daemon_and_its_helpers_are_confined(
     """
     with Daemon(broker_url, prefix, sandbox__dumpable=False) as daemon:
         daemon.ready()
-        dispatcher.publish({"url": hostel.url("/size/100000"), "extract": {"t": "h1"}})
+        dispatcher.publish({"url": hostel.url("/size/600000"), "extract": {"t": "h1"}})
         (result,) = dispatcher.results(1)
         assert result["data"] == {"t": "A page"}
         assert privileges(daemon.pid)["NoNewPrivs"] == "1"

@@ -162,14 +162,18 @@ def restarted_until(
 ) -> None:
     """Start the daemon each time it dies, as systemd would, until this job has its outcome.
 
-    With other settings each time, if they are given for the number of its death.
+    With other settings each time, if they are given for the number of its death. A kill between a
+    confirm and its ack leaves a second copy of the job, which kills the daemon again.
     """
 
+    def over() -> bool:
+        return key in scene.ledger.came and not scene.has_jobs()
+
     def ended() -> bool:
-        return scene.daemon.returncode is not None or key in scene.ledger.came
+        return scene.daemon.returncode is not None or over()
 
     deaths = 0
-    while key not in scene.ledger.came:
+    while scene.daemon.returncode is not None or not over():
         scene.until(ended, f"the daemon's death or an outcome of {key}")
         if scene.daemon.returncode is not None:
             assert scene.daemon.returncode == -9, scene.daemon.tail()
