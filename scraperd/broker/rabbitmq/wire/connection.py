@@ -11,6 +11,7 @@ import fcntl
 import socket
 import struct
 import termios
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from scraperd.broker.rabbitmq.wire.channel import Channel
@@ -55,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._channels: dict[int, Channel] = {}
         self._acking: list[Channel] = []
+        self._read: deque[list[Event]] = deque()  # and not handed on yet
         self._flushing = False
         self._paused = False
         self._heard = True  # since the last beat
@@ -116,13 +118,15 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what the broker sent."""
         self._heard = True
-        self._dispatch(self.machine.receive(data))
+        self._take_in(self.machine.receive(data))
 
     def eof_received(self) -> None:
         """The broker sends no more: the transport closes itself."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End all that waits."""
+        while self._read:
+            self._dispatch(self._read.popleft())
         words = f": {exc}" if exc else ""
         self._finish(Ended(0, f"the broker cut the connection{words}", self.machine.state))
 
@@ -188,6 +192,25 @@ class Connection(asyncio.Protocol):
 
     # Reading.
 
+    def _take_in(self, events: list[Event]) -> None:
+        """Send what the events ask for, and hand them on.
+
+        Deliveries are handed on two turns later. A confirm on the other connection that is read in
+        this turn leads to an ack in the next, which goes out before a delivery of this turn starts.
+        The delivery can be the copy of the acked one, and end the process at once (a poison job).
+        """
+        self._reply()
+        self._look_at_gate()
+        if self._gate is None:
+            self._dispatch(events)
+        elif events:
+            self._read.append(events)
+            self._loop.call_soon(self._loop.call_soon, self._dispatch_next)
+
+    def _dispatch_next(self) -> None:
+        if self._read:
+            self._dispatch(self._read.popleft())
+
     def _dispatch(self, events: list[Event]) -> None:
         """Hand events to the channels; a broken rule, or a broken handler, ends the connection."""
         try:
@@ -200,8 +223,6 @@ class Connection(asyncio.Protocol):
             self._break_off(error.code, str(error))
         except Exception as error:  # noqa: BLE001 - a transport would only log it
             self._break_off(INTERNAL_ERROR, f"a mistake of scraperd: {error!r}")
-        self._reply()
-        self._look_at_gate()
 
     def _hand_over(self, channel: Channel, event: ChannelEvent) -> None:
         if isinstance(event, Delivered):
@@ -251,7 +272,7 @@ class Connection(asyncio.Protocol):
         self._gate.on_room = None
         self._gate.let_in(self.machine.held)
         self._heard = True
-        self._dispatch(self.machine.go_on())
+        self._take_in(self.machine.go_on())
         if not self.machine.held and not self._transport.is_closing():
             self._transport.resume_reading()
 
