@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 WITHIN: Final = 30.0  # seconds for what takes milliseconds
 PASSWORD: Final = "hunter2"
+MAX_ROOM: Final = 1_000_000  # bytes
 
 
 @dataclass(slots=True)
@@ -355,6 +356,43 @@ async def test_all_of_a_turn_is_one_write() -> None:
         await asyncio.sleep(0)
         channel.ack(6)
         await asyncio.sleep(0)
+
+
+async def test_an_ack_goes_out_before_what_is_read_in_the_same_turn() -> None:
+    """A confirm and a delivery are read in one turn: the ack that the confirm leads to is written
+    before a task for the delivery begins, which may be the last thing that the process does.
+    """
+
+    async def play(broker: Broker) -> None:
+        await broker.open()
+        await broker.expect(spec.Basic.Consume)
+        broker.send(1, spec.Basic.ConsumeOk("c"))
+        broker.deliver(1, b"x")
+        assert (await broker.expect(spec.Basic.Ack)).delivery_tag == 1
+        await goodbye(broker)
+
+    gate = Gate(MAX_ROOM)
+    async with connected(play, gate=gate) as connection:
+        channel = await connection.channel()
+        loop = asyncio.get_running_loop()
+        settled: list[tuple[int, bool]] = []
+
+        def start() -> None:
+            settled.append((channel._first_unsettled - 1, bool(connection.outbox)))
+
+        def take(_: Delivered) -> None:
+            loop.call_soon(start)  # as a task begins
+
+        await channel.consume("q", take)
+        await until(lambda: settled)
+        copy = [
+            spec.Basic.Deliver("c", 2, redelivered=False, exchange="", routing_key="q"),
+            ContentHeader(body_size=0, properties=spec.Basic.Properties()),
+        ]
+        connection.data_received(b"".join(frame.marshal(part, 1) for part in copy))
+        loop.call_soon(channel.ack, 1)  # as a confirm does that is read next
+        await until(lambda: len(settled) > 1)
+        assert settled == [(0, False), (1, False)]
 
 
 async def test_each_publish_has_its_own_outcome() -> None:
