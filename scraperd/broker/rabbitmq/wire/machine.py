@@ -42,6 +42,7 @@ A channel is `open` from `open_channel` on, and `closing` from `close_channel` o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from scraperd.broker.rabbitmq.wire.codec import frames, methods
@@ -216,7 +217,7 @@ class _Content:
         self.event = event
         self.started = False  # the content header was read
         self.left = 0
-        self.parts: bytearray | None = None
+        self.parts: BytesIO | None = None
 
 
 class _Channel:
@@ -485,10 +486,10 @@ class Machine:
             if not content.left:
                 self._finish(channel, content, data[start:end])
                 return
-            content.parts = bytearray()
-        content.parts += memoryview(data)[start:end]
+            content.parts = BytesIO()
+        content.parts.write(memoryview(data)[start:end])
         if not content.left:
-            self._finish(channel, content, bytes(content.parts))
+            self._finish(channel, content, content.parts.getvalue())  # not a copy
 
     def _finish(self, channel: _Channel, content: _Content, body: bytes) -> None:
         channel.content = None
