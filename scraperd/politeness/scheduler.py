@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Load: TypeAlias = Literal["fine", "hung", "busy"]
 DEFAULT_PAUSE: Final = 5.0  # seconds for an unusual route that is busy and names no time
+MAX_CROWDED_WAIT: Final = 0.25  # seconds without a place to wait in; most robots.txt take less
 MAX_IDLE_HOSTS: Final = 20_000  # hosts remembered though no job of theirs is here
 EVICTION_SAMPLE: Final = 8  # idle hosts of which one is forgotten
 MIN_CHECK_INTERVAL: Final = 0.1  # seconds between two looks at those who wait for a host
@@ -173,7 +174,8 @@ class HostScheduler:
         if wait.never_expires:
             return await self._prepare_unlimited(host, work)
         capacity = self._capacity
-        patience = 0.0 if capacity.free_slots and capacity.full else capacity.max_wait
+        crowded = capacity.free_slots and capacity.full
+        patience = min(MAX_CROWDED_WAIT, capacity.max_wait) if crowded else capacity.max_wait
         capacity.count(1, priority=False)
         try:
             async with asyncio.timeout(patience):

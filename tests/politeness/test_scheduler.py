@@ -730,6 +730,35 @@ def test_what_comes_before_the_turn_is_waited_for_no_longer_than_the_turn() -> N
     run(main())
 
 
+def test_many_jobs_of_one_host_wait_for_its_robots_txt_together() -> None:
+    """Two hundred come at once, before their host's robots.txt is here: they wait for it a moment,
+    though few may wait for long, and none has to come back. For one that takes longer, all but a
+    waiting room of them come back at once after that moment.
+    """
+
+    async def main() -> None:
+        scheduler = host_scheduler()  # a waiting room of 25
+        gate = asyncio.Event()
+
+        async def file() -> str:
+            await gate.wait()
+            return "rules"
+
+        together = [asyncio.create_task(scheduler.prepare("a", file)) for _ in range(200)]
+        await asyncio.sleep(0.2)
+        gate.set()
+        assert await asyncio.gather(*together) == ["rules"] * 200
+        gate.clear()
+        began = now()
+        together = [asyncio.create_task(scheduler.prepare("b", file)) for _ in range(200)]
+        _, waiting = await asyncio.wait(together, timeout=1)
+        assert (len(waiting), now() - began) == (25, pytest.approx(1.0))
+        assert {type(it) for it in await asyncio.gather(*together)} == {NotYet}
+        assert now() - began == pytest.approx(2.0)
+
+    run(main())
+
+
 def test_many_hosts_pass_through() -> None:
     """Each asked once, a hundredth of them answering 429, at ten thousand a second: what is
     remembered stays bounded, and nearly nothing is once all is quiet.
