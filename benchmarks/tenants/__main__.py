@@ -346,7 +346,7 @@ class Tenant:
         self._connection.close()
 
     def until_consumed(self) -> None:
-        """Wait until somebody consumes the jobs."""
+        """Wait until the jobs queue has a consumer."""
         until(self._declared, 60)
 
     def _declared(self) -> bool:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import pika
+
+from scraperd.base.urls import host_of
+from scraperd.contract import Result
+from scraperd.jobs.settle import routing_key
 
 if TYPE_CHECKING:
     from pika.adapters.blocking_connection import BlockingChannel
@@ -45,11 +48,9 @@ def main(url: str, prefix: str) -> None:
 
 
 def key(url: str) -> str:
-    """The routing key of a result, as in docs/contract.md."""
-    host = urlsplit(url).hostname or ""
-    if host.rpartition(".")[2].isdigit():
-        return f"ok.200.{host.replace('.', '-')}"
-    return f"ok.200.{'.'.join(reversed(host.split('.')))}"
+    """The routing key of a result that is ok."""
+    result = Result(id="", url=url, status="ok", attempt=1, http_status=200)
+    return routing_key(result, host_of(url))
 
 
 if __name__ == "__main__":

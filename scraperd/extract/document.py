@@ -39,7 +39,7 @@ LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there by sele
 BOUNDED_PAGE: Final = 512 * 1024  # bytes; larger ones are not parsed there into a compiled tree
 _USUAL_DEPTH: Final = 10
 _USUAL_BESIDE: Final = 20
-_HOPELESS: Final = 0.03e9  # nanoseconds of rules; `sandbox.extractor` allows no more on the loop
+LIGHT_RULES: Final = 0.03  # seconds; the worst case of rules on the loop
 _EASY: Final = frozenset({"utf-8", sniff.FALLBACK})  # what decodes a megabyte in a millisecond
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
 _HALF = re.compile(  # half of a surrogate pair
@@ -216,7 +216,7 @@ def _is_hopeless(body: bytes, rules: Rules) -> bool:
         return rules.cost.once >= cost.HEAVY.once
     tags = body.count(b"<") // 2
     usual = cost.Shape(tags, _USUAL_DEPTH, _USUAL_BESIDE, 0, 0, 0, 0)
-    return rules.compiled_cost.at(usual) > _HOPELESS
+    return rules.compiled_cost.at(usual) > LIGHT_RULES * 1e9
 
 
 def _is_light(request: ExtractRequest, body: bytes) -> bool:

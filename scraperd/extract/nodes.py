@@ -104,13 +104,11 @@ class Base:
         self._known: dict[str, str] = {}  # empty: of no use
         self.parts: tuple[bytes, bytes, bytes, int] | None
         """What a compiled tree needs to resolve plain references: page, folder, site, MAX_URL."""
-        if (plain := _PLAIN_PAGE.match(url)) is not None:  # nothing in it has to be resolved
-            self._url = page = url.partition("#")[0]
-            self._site, self._folder = plain["site"], plain[0]
-            if _QUERY.fullmatch(page, plain.end()) and check_url(page) is None:
-                parts = page.encode(), self._folder.encode(), self._site.encode()
-                self.parts = *parts, MAX_URL
-                return
+        page, plain = url.partition("#")[0], _PLAIN_PAGE.match(url)
+        if plain and _QUERY.fullmatch(page, plain.end()) and check_url(page) is None:
+            self._url, self._folder, self._site = page, plain[0], plain["site"]
+            self.parts = page.encode(), self._folder.encode(), self._site.encode(), MAX_URL
+            return  # nothing in it has to be resolved
         self._url = urldefrag(url).url
         self._folder = _absolute(self._url, ".")
         sound = check_url(self._folder) is None

@@ -1,4 +1,4 @@
-"""Where the lines of the log go: a file, a pipe, a socket or a terminal, and nobody waits for it.
+"""Where the lines of the log go: a file, a pipe, a socket or a terminal, without waiting.
 
 May touch: one descriptor, timers of the running loop.
 Must never: block the event loop, write a line twice, or keep more than MAX_BACKLOG_BYTES.
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MAX_BACKLOG_BYTES: Final = 1024**2  # of lines that the reader has not taken; a line has 100 kB
 RETRY_INTERVAL: Final = 0.05  # seconds between two tries, while the reader takes nothing
 MAX_WAIT: Final = 1.0  # seconds that a process without a running loop waits for the reader
-_NEVER: Final = -1.0
 
 
 class Outlet(Protocol):
@@ -56,7 +55,6 @@ class Sink:
         self._torn = False  # the outlet has a line without its end
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.Handle | None = None
-        self._retry_at = _NEVER
         self._refused = False  # the last try failed
         self._untold = 0
         self._recovered: Callable[[int], None] = lambda _: None
@@ -98,9 +96,7 @@ class Sink:
 
     def flush(self) -> None:
         """Write at once what can be written without waiting."""
-        if self._loop is None or not self._lines:
-            return
-        if self._retry_at == _NEVER or time.monotonic() >= self._retry_at:
+        if self._loop is not None and self._lines:
             self._push()
 
     def _on_turn(self) -> None:
@@ -114,12 +110,10 @@ class Sink:
         if self._loop is None:
             return
         if self._lines:
-            self._retry_at = time.monotonic() + RETRY_INTERVAL
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_later(RETRY_INTERVAL, self._on_turn)
             return
-        self._retry_at = _NEVER
         if self._untold and not self._refused:
             untold, self._untold = self._untold, 0
             self._recovered(untold)

@@ -26,6 +26,7 @@ from scraperd.extract.compile import CACHE
 from scraperd.extract.compiled import engine
 from scraperd.extract.document import (
     LIGHT_PAGE,
+    LIGHT_RULES,
     Extracted,
     ExtractRequest,
     extract_document,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from scraperd.extract.rules import Rules
 
 ON_LOOP: Final = 0.04  # seconds; the worst case of a page that is parsed on the loop
-ON_LOOP_RULES: Final = 0.03  # seconds; the worst case of its rules
+ON_LOOP_RULES: Final = LIGHT_RULES
 ON_LOOP_TIME: Final = 0.05  # seconds of CPU; after them no further selector is started
 ON_LOOP_WORK: Final = 5_000  # steps of some microseconds each
 ON_LOOP_OUTPUT: Final = 256 * 1024  # characters

@@ -21,7 +21,12 @@ from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.topology import TopologyError, settle_on
 from scraperd.broker.rabbitmq.wire import header_decoding
-from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
+from scraperd.broker.rabbitmq.wire.dial import (
+    IS_THERE_SUCH_A_VHOST,
+    LOGIN_REFUSED,
+    BrokerRefused,
+    endpoint,
+)
 from scraperd.broker.rabbitmq.wire.errors import (
     AccessRefused,
     Closed,
@@ -81,11 +86,10 @@ async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConn
 def _in_words(error: Exception) -> BrokerRefused | OSError:
     """What the library says of a connection that could not be made, in words of ours."""
     if isinstance(error, (amqp.AuthenticationError, amqp.ProbableAuthenticationError)):
-        return BrokerRefused("the broker refused the user name or the password of broker_url")
+        return BrokerRefused(LOGIN_REFUSED)
     if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
         return OSError(
-            "the broker closed the connection when the vhost was opened; does the vhost of "
-            "broker_url exist, and may this user enter it?"
+            "the broker closed the connection when the vhost was opened; " + IS_THERE_SUCH_A_VHOST
         )
     return OSError(printable(str(error), 500) or "no answer")
 

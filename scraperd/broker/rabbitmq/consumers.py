@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from scraperd.broker.ports import Source
-from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.modes import CONSUMES, NEXT, PAUSED
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

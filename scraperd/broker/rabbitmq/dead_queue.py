@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from scraperd.broker.ports import Lost, Source
 from scraperd.broker.rabbitmq.client import delivering
 from scraperd.broker.rabbitmq.codec import delivery_of, properties_of
-from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT, Generation
-from scraperd.broker.rabbitmq.topology import TopologyError
+from scraperd.broker.rabbitmq.generation import Generation
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
 from scraperd.broker.rabbitmq.wire.errors import Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 from scraperd.broker.ports import Delivery, Lost, Source
 from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.limits import blames_a_publish
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.wire.dial import dial
 from scraperd.broker.rabbitmq.wire.errors import Closed
 from scraperd.broker.rabbitmq.wire.gate import Gate
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from scraperd.config.tables import BrokerSettings
 
 T = TypeVar("T")
-CLOSE_TIMEOUT: Final = 5.0
 RENEW_INTERVAL: Final = 5.0  # seconds; a queue that is full rejects on any channel
 ANSWER_TIMEOUT: Final = 10.0  # seconds
 COUNT_TIMEOUT: Final = 4.0  # seconds; a queue that takes longer to be counted has no leader

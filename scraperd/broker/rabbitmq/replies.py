@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from scraperd.broker.ports import Lost
-from scraperd.broker.rabbitmq.generation import CLOSE_TIMEOUT
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.wire.errors import Closed
 
 if TYPE_CHECKING:

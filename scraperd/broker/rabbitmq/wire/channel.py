@@ -273,7 +273,7 @@ class Channel:
             self._backlog.popleft()
             if isinstance(one, bytes):
                 self._write(one)
-            elif not one.done.done():  # nobody waits for a publish that was cancelled
+            elif not one.done.done():  # not cancelled meanwhile
                 self._start(one)
 
     def _put(self, frame: bytes) -> None:
@@ -447,7 +447,7 @@ class Channel:
 
 
 def _end(done: asyncio.Future[Any], error: Closed) -> None:
-    """End a future, also one that nobody waits for any more."""
+    """End a future. Its task may have stopped waiting for it."""
     if not done.done():
         done.set_exception(error)
-        done.exception()  # nobody has to ask
+        done.exception()  # asyncio warns of an exception that is never read

@@ -252,7 +252,7 @@ class Connection(asyncio.Protocol):
                 self._finish(event)
 
     def _look_at_gate(self) -> None:
-        """Leave the rest on the wire while there is no room for the body that comes next."""
+        """Stop reading while there is no room for the next body."""
         transport, gate = self._transport, self._gate
         if not self.machine.held or gate is None or transport is None or self._hold is not None:
             return

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _MAX_WORDS: Final = 500  # characters of an error
+LOGIN_REFUSED: Final = "the broker refused the user name or the password of broker_url"
+IS_THERE_SUCH_A_VHOST: Final = "does the vhost of broker_url exist, and may this user enter it?"
 
 
 class BrokerRefused(Exception):  # noqa: N818 - a state of the world, not a mistake
@@ -140,9 +142,9 @@ def _refusal(ended: Ended) -> BrokerRefused | OSError:
     """Return how a login ended, in words."""
     text = printable(ended.text, _MAX_WORDS)
     if ended.code == ACCESS_REFUSED and ended.state == "authenticating":
-        return BrokerRefused("the broker refused the user name or the password of broker_url")
+        return BrokerRefused(LOGIN_REFUSED)
     if ended.code == NOT_ALLOWED and ended.state == "opening":  # it may still be starting
-        return OSError(f"{text}; does the vhost of broker_url exist, and may this user enter it?")
+        return OSError(f"{text}; {IS_THERE_SUCH_A_VHOST}")
     if ended.code == NOT_ALLOWED:
         return BrokerRefused(text)
     if ended.state == "authenticating":

@@ -34,7 +34,7 @@ class Gate:
         self.passed = 0
         """How many large messages were let in so far."""
         self.on_room: Callable[[], None] | None = None
-        """Called once, when there is room again; whoever waits for that sets it."""
+        """Called once, when there is room again. A connection that stopped reading sets it."""
 
     @property
     def crowded(self) -> bool:

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 @row(12, "log-disk-full")
 def log_disk_full(scene: Scene) -> None:
     """The disk of the log is full: all work is done, and the status line counts what is missing."""
-    scene.start(log="full")
-    scene.load(scene.many(1000, 100))
-    scene.quiet()
-    scene.until(
-        lambda: "log lines lost" in scene.daemon.statuses[-1].status, "the status counts them"
-    )
+    loses_lines_only(scene, "full", scene.many(1000, 100))
 
 
 @row(12, "log-reader-stalls")
 def log_reader_stalls(scene: Scene) -> None:
     """Nobody reads the log, which is a pipe: all work is done, and the status line counts lines."""
-    scene.start(log="stalled")
-    scene.load(scene.many(5000, 100))
+    loses_lines_only(scene, "stalled", scene.many(5000, 100))
+
+
+def loses_lines_only(scene: Scene, log: str, jobs: int) -> None:
+    """Do all jobs with such a log, and wait until the status line counts lost lines."""
+    scene.start(log=log)
+    scene.load(jobs)
     scene.quiet()
     scene.until(
         lambda: "log lines lost" in scene.daemon.statuses[-1].status, "the status counts them"

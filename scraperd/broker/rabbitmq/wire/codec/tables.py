@@ -1,7 +1,7 @@
 """Field tables of AMQP: bytes become values, and back, each byte read once. Pure.
 
 May touch: bytes and values.
-Must never: raise anything but the errors that a function names, whoever made the bytes.
+Must never: raise an error that the function does not name, for any bytes.
 """
 
 from __future__ import annotations
