@@ -209,13 +209,9 @@ class Resolver(AbstractResolver):
 
     async def _asked(self, name: str) -> _Outcome:
         try:
-            channel = self._channel()
-            self._load += 1
             # c-ares gives each of several nameservers its chances, one after the other
             async with asyncio.timeout(3 * self._patience):
-                answer = await channel.getaddrinfo(
-                    name, socket.AF_UNSPEC, type=socket.SOCK_STREAM, flags=_NOSORT
-                )
+                answer = await self._answer(self._channel(), name)
         except aiodns.error.DNSError as error:
             return _failed(error.args[0])
         except TimeoutError:
@@ -224,6 +220,30 @@ class Resolver(AbstractResolver):
             return _failed(pycares.errno.ARES_ENOTINITIALIZED)
         self._load += len(answer.nodes)
         return self._admitted(answer)
+
+    async def _answer(self, channel: aiodns.DNSResolver, name: str) -> pycares.AddrInfoResult:
+        """All addresses of a name. Raises DNSError.
+
+        c-ares asks for IPv4 and IPv6 at once, and says "no data" if the last answer says so, also
+        when the other question had none. So each is then asked by itself.
+        """
+        try:
+            return await self._addresses(channel, name, socket.AF_UNSPEC)
+        except aiodns.error.DNSError as error:
+            if error.args[0] != pycares.errno.ARES_ENODATA:
+                raise
+        try:
+            return await self._addresses(channel, name, socket.AF_INET)
+        except aiodns.error.DNSError as error:
+            if error.args[0] != pycares.errno.ARES_ENODATA:
+                raise
+        return await self._addresses(channel, name, socket.AF_INET6)
+
+    async def _addresses(
+        self, channel: aiodns.DNSResolver, name: str, family: socket.AddressFamily
+    ) -> pycares.AddrInfoResult:
+        self._load += 1
+        return await channel.getaddrinfo(name, family, type=socket.SOCK_STREAM, flags=_NOSORT)
 
     def _admitted(self, answer: pycares.AddrInfoResult) -> _Outcome:
         found = [

@@ -234,6 +234,20 @@ async def test_no_ipv6_and_trouble_with_ipv4(server: Nameserver, resolver: Resol
     assert (await failure(resolver, "a.test")).retryable
 
 
+@pytest.mark.parametrize(("failing", "late"), [("A", "AAAA"), ("AAAA", "A")])
+async def test_trouble_before_a_late_no(
+    failing: str, late: str, server: Nameserver, resolver: Resolver
+) -> None:
+    """Trouble with one family is not forgotten when "no data" about the other comes after it: the
+    name may have an address, so the failure is retryable.
+    """
+    server.records["late.test"] = []
+    server.manners["late.test", failing] = Manner.SERVFAIL
+    server.unheard["late.test", late] = 1
+    error = await failure(resolver, "late.test")
+    assert ("SERVFAIL" in str(error), error.retryable) == (True, True)
+
+
 async def test_silence_about_ipv6(server: Nameserver, resolver: Resolver) -> None:
     """A nameserver that drops the AAAA question does not take the IPv4 address away."""
     server.manners["a.test", "AAAA"] = Manner.SILENCE

@@ -60,6 +60,7 @@ class Nameserver:
     empty list the name exists and has no data. A CNAME is followed through
     `records`. `sequences` gives each further question of a type the next list
     of records, the last for ever. `manners` is by name, or by (name, type).
+    `unheard` says how many questions of a (name, type) get no answer before the first that does.
     While `gate` is cleared, nothing is answered.
     """
 
@@ -67,6 +68,7 @@ class Nameserver:
         self.records: dict[str, list[Record]] = dict(records or {})
         self.sequences: dict[str, list[list[Record]]] = {}
         self.manners: dict[str | tuple[str, str], Manner] = {}
+        self.unheard: dict[tuple[str, str], int] = {}
         self.questions: list[Question] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -136,6 +138,8 @@ class Nameserver:
         async with self._news:
             self._news.notify_all()
         await self.gate.wait()
+        if before < self.unheard.get((name, kind), 0):
+            return []
         answer = self._answer(asked, name, kind, before)
         return self._as_it_goes(query, asked, answer, transport)
 
