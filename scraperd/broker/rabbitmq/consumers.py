@@ -101,9 +101,9 @@ class Consumers:
             self.mode = "closed"
             self._generation.end(f"no answer for {CLOSE_TIMEOUT:g} s while consuming should end")
             return
+        self._generation.keep_acks()  # also those that come while the broker cancels
         try:
             await self._enter("closed")
-            self._generation.keep_acks()
         finally:
             self._changing.release()
 

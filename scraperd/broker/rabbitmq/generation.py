@@ -46,6 +46,7 @@ T = TypeVar("T")
 RENEW_INTERVAL: Final = 5.0  # seconds; a queue that is full rejects on any channel
 ANSWER_TIMEOUT: Final = 10.0  # seconds
 COUNT_TIMEOUT: Final = 4.0  # seconds; a queue that takes longer to be counted has no leader
+MAX_KEPT_SENT: Final = 30  # acks at a time: RabbitMQ passes 32 on at once (`keep_acks`)
 
 
 class Events(Protocol):
@@ -294,12 +295,17 @@ class Generation:
         if self._last_acks is None:
             self._last_acks = []
 
-    def send_acks(self) -> None:
-        """Those that were kept; the channel makes one ack of all before what is unsettled."""
+    def send_acks(self, most: int = MAX_KEPT_SENT) -> None:
+        """Send the kept acks of the `most` oldest deliveries.
+
+        The channel makes one ack of all before what is unsettled. The others go one by one: so few
+        of them that none still waits in the broker if the channel is closed next.
+        """
         if not self._last_acks or self._consume is None or self.lost.done():
             return
-        tags, self._last_acks = self._last_acks, []
-        for tag in tags:
+        tags = sorted(self._last_acks)
+        self._last_acks = tags[most:]
+        for tag in tags[:most]:
             if not self._send_ack(tag):
                 return
 
@@ -401,7 +407,7 @@ class Generation:
         A healthy channel is closed first: its close-ok tells that every ack before it arrived.
         """
         if self._consume is not None and not self.lost.done():
-            self.send_acks()
+            self.send_acks(len(self._last_acks or ()))
             with suppress(OSError):
                 await self._consume.close(CLOSE_TIMEOUT)
         self.end("closed")

@@ -60,6 +60,7 @@ class Broker:
     consumed: dict[Source, int] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     acks_kept: bool = False
+    cancelled_before_acks_were_kept: int = 0
     lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
 
     async def consume(
@@ -71,6 +72,7 @@ class Broker:
 
     async def cancel(self, consumer: Consumer) -> None:
         del self.consumed[consumer.source]
+        self.cancelled_before_acks_were_kept += not self.acks_kept
 
     async def count(self, queue: str) -> tuple[int, int] | None:
         return self.ready.get(queue, 0), self.processes
@@ -197,7 +199,9 @@ async def test_each_mode_can_be_closed(mode: Mode, broker: Broker, consumers: Co
     await consumers.open()
     for step in WAYS[mode]:
         await DOING[step](broker, consumers)
+    before = broker.cancelled_before_acks_were_kept
     await consumers.close()
+    assert broker.cancelled_before_acks_were_kept == before
     for is_blocked in (False, True, False):
         await consumers.tick(blocked=is_blocked)
     await consumers.open()

@@ -59,9 +59,12 @@ def consumers_of(
     topology: Topology,
     on_delivery: Callable[[Delivery], None],
     clocks: Clocks = SYSTEM,
+    *,
+    prefetch: int = 10,
 ) -> Consumers:
+    counts = Prefetch(prefetch, 1)
     return Consumers(
-        generation, topology, Prefetch(10, 1), on_delivery, lambda *_, **__: None, clocks=clocks
+        generation, topology, counts, on_delivery, lambda *_, **__: None, clocks=clocks
     )
 
 
@@ -148,6 +151,27 @@ async def test_closing_consumers_that_open_leaves_no_consumer(
         await consumers.open()
         assert consumers.mode == "closed"
         assert {counts[2] for name, counts in node.counts().items() if prefix in name} == {0}
+
+
+async def test_acks_that_are_sent_while_consuming_ends_are_applied(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, node: Node
+) -> None:
+    """Two hundred jobs end one by one, the newest first, while the broker cancels its consumers: in
+    that order no ack covers another, and RabbitMQ forgets single acks beyond 32 with the channel.
+    """
+    topology, taken = Topology(prefix), list["Delivery"]()
+    async with generation_of(broker_url, topology) as generation:
+        consumers = consumers_of(generation, topology, taken.append, prefetch=200)
+        dispatcher.publish_many([f"http://a.example/{n}" for n in range(200)])
+        await consumers.open()
+        await until(lambda: len(taken) == 200)
+        closing = asyncio.ensure_future(consumers.close())
+        while taken:
+            await asyncio.sleep(0)  # each ack in a turn of the loop of its own
+            assert await taken.pop().ack()
+        await closing
+        await generation.close()
+    assert node.counts()[topology.jobs][:2] == (0, 0)
 
 
 async def test_an_alarm_puts_nothing_beside_a_job_that_runs_alone(
