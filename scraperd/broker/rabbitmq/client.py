@@ -19,12 +19,14 @@ from yarl import URL
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
-from scraperd.broker.rabbitmq.topology import TopologyError, settle_on
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError, settle_on
 from scraperd.broker.rabbitmq.wire import header_decoding
 from scraperd.broker.rabbitmq.wire.dial import (
-    IS_THERE_SUCH_A_VHOST,
-    LOGIN_REFUSED,
+    TLS_OPTIONS,
     BrokerRefused,
+    Target,
+    check,
+    dial,
     endpoint,
 )
 from scraperd.broker.rabbitmq.wire.errors import (
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 # What a call of the library raises once its connection is gone: a closed channel is a RuntimeError,
 # and calls that were pending when a heartbeat was missed end with a CancelledError.
+HEARTBEAT: Final = 10  # seconds
+CUT_SHORT: Final = "the broker cut the login short"
 _LOST: Final = (amqp.AMQPError, OSError, RuntimeError, asyncio.CancelledError)
 
 
@@ -72,33 +76,44 @@ def _translated() -> Iterator[None]:
 
 
 async def _dial(urls: tuple[str, ...], within: float) -> tuple[str, AbstractConnection]:
-    """The first broker that answers, and a connection to it. Raises Lost, in words."""
+    """The first broker that answers, and a connection to it. Raises WrongUrl, or Lost, in words."""
     header_decoding.install()
+    await asyncio.to_thread(check, urls)  # files are read
     faults = []
     for url in urls:
         try:
-            return url, await aio_pika.connect(URL(url), timeout=within)
-        except (amqp.AMQPError, OSError, TimeoutError) as error:
-            faults.append(f"no broker at {endpoint(url)}: {_in_words(error)}")
+            return url, await _connect(url, within)
+        except (OSError, BrokerRefused) as error:
+            faults.append(f"no broker at {endpoint(url)}: {error}")
     raise Lost("\n".join(faults))
 
 
-def _in_words(error: Exception) -> BrokerRefused | OSError:
-    """What the library says of a connection that could not be made, in words of ours."""
-    if isinstance(error, (amqp.AuthenticationError, amqp.ProbableAuthenticationError)):
-        return BrokerRefused(LOGIN_REFUSED)
-    if "Connection.OpenOk" in str(error):  # the library loses the broker's own words here
-        return OSError(
-            "the broker closed the connection when the vhost was opened; " + IS_THERE_SUCH_A_VHOST
-        )
-    return OSError(printable(str(error), 500) or "no answer")
+async def _connect(url: str, within: float) -> AbstractConnection:
+    """A connection by the library. Raises OSError or BrokerRefused, in words.
+
+    Our own `dial` comes first, as for the daemon: it has the words for what a peer does, and the
+    library takes any number of bytes from a peer that is no broker.
+    """
+    await (await dial(url, "scraperd command", HEARTBEAT, within)).close(CLOSE_TIMEOUT)
+    plain = URL(url).without_query_params(*TLS_OPTIONS)
+    context = await asyncio.to_thread(Target.of(url).context)
+    try:
+        async with asyncio.timeout(within):
+            return await aio_pika.connect(plain, ssl_context=context)
+    except TimeoutError:
+        raise OSError(f"no answer within {within:g} s (fetch.connect_timeout)") from None
+    except asyncio.CancelledError as error:
+        reraise_own_cancel(error)  # else the library's own, for a login that was cut short
+        raise OSError(CUT_SHORT) from error
+    except Exception as error:  # the library raises whatever the end of a login provokes
+        raise OSError(f"{CUT_SHORT}: {printable(repr(error), 200)}") from error
 
 
 @asynccontextmanager
 async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[AbstractChannel]:
     """A channel of its own connection, dialled `within` seconds each.
 
-    Raises Lost, or TopologyError for what this user may not do.
+    Raises Lost, WrongUrl, or TopologyError for what this user may not do.
     """
     url, connection = await _dial(urls, within)
     try:

@@ -17,7 +17,7 @@ from scraperd.broker.rabbitmq.client import delivering
 from scraperd.broker.rabbitmq.codec import delivery_of, properties_of
 from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
-from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
 from scraperd.broker.rabbitmq.wire.errors import Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate
 
@@ -60,7 +60,8 @@ async def opened(
 
 
 async def _first(settings: Settings, clocks: Clocks, gate: Gate) -> tuple[Generation, Channel]:
-    """A generation with the first broker that answers. Raises Lost, a line for each."""
+    """A generation with the first broker that answers. Raises WrongUrl; Lost, a line for each."""
+    await asyncio.to_thread(check, settings.urls)  # files are read
     faults = []
     for url in settings.urls:
         generation = Generation(settings, url, clocks, gate)

@@ -15,7 +15,7 @@ from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
-from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, endpoint
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
 from scraperd.broker.rabbitmq.wire.errors import ChannelClosed
 from scraperd.broker.rabbitmq.wire.versions import weakness
 
@@ -71,6 +71,7 @@ class Link:
         Raises BrokerRefused and TopologyError if the very first generation meets them: then the
         configuration is wrong, and an operator is looking.
         """
+        await asyncio.to_thread(check, self._settings.urls)  # files are read
         failures, first, pauses = 0, True, self._pauses()
         while not self._stopping:
             generation = Generation(self._settings, self._url, self._clocks, self._gate())

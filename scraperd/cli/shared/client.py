@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.topology import TopologyError
+from scraperd.broker.rabbitmq.wire.dial import WrongUrl
 from scraperd.cli.shared.running import complete
 from scraperd.ops.log import quiet_libraries
 
@@ -23,7 +24,7 @@ WINDOW: Final = 100  # messages at a time that are unconfirmed, or unacked
 def complete_client(main: Coroutine[Any, Any, int]) -> int:
     """Run a client command and return its exit code; without a broker it ends in one line."""
     quiet_libraries()
-    return complete(main, Lost, TopologyError)
+    return complete(main, Lost, TopologyError, configured=(WrongUrl,))
 
 
 def run_client(main: Coroutine[Any, Any, int]) -> NoReturn:

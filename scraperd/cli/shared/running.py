@@ -14,22 +14,35 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
 
-from scraperd.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, fail
+from scraperd.cli.console import (
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    fail,
+)
 from scraperd.cli.shared.ending import end_if_full, mute
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 
-def complete(main: Coroutine[Any, Any, int], *expected: type[Exception]) -> int:
+def complete(
+    main: Coroutine[Any, Any, int],
+    *expected: type[Exception],
+    configured: tuple[type[Exception], ...] = (),
+) -> int:
     """Run a command and return its exit code; an expected failure ends it in one line.
 
+    Failures that the configuration causes are `configured`.
     SIGTERM and Ctrl-C cancel it, so that it can say how far it got.
     """
     try:
         # Closed, so that it does not complain of not being awaited if there can be no event loop.
         with closing(main), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_terminable(main))
+    except configured as error:
+        fail(str(error), EXIT_CONFIG)
     except expected as error:
         end_if_full(error.__cause__)  # printed while connected, and taken for the broker's
         fail(str(error), EXIT_FAILED)

@@ -24,7 +24,7 @@ from pamqp.heartbeat import Heartbeat
 
 from scraperd.broker.rabbitmq.wire.codec.properties import Properties
 from scraperd.broker.rabbitmq.wire.connection import MAX_GOODBYE, Connection
-from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, dial
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, WrongUrl, dial
 from scraperd.broker.rabbitmq.wire.errors import (
     ChannelClosed,
     Closed,
@@ -201,26 +201,16 @@ async def test_a_mute_peer_is_away_after_the_time_to_connect() -> None:
             await dial(url, "test", 10, 0.1)
 
 
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("amqp://127.0.0.1:1/", "Connect call failed"),
-        ("amqp://" + "a" * 70 + "/", "label"),
-        ("amqps://127.0.0.1:1/?cafile=/nowhere", "No such file"),
-    ],
-)
-async def test_a_broker_that_cannot_be_dialled_is_away(url: str, words: str) -> None:
-    """Nobody listens, the name is no name, the file does not exist."""
-    with pytest.raises(OSError, match=words):
-        await dial(url, "test", 10, WITHIN)
+async def test_a_broker_where_nobody_listens_is_away() -> None:
+    """The next trial may find one."""
+    with pytest.raises(OSError, match="Connect call failed"):
+        await dial("amqp://127.0.0.1:1/", "test", 10, WITHIN)
 
 
-async def test_a_login_that_is_unknown_is_refused() -> None:
-    """The words name the option and what it may be."""
-    with pytest.raises(BrokerRefused, match="auth=magic of broker_url is unknown; known are: ext"):
+async def test_a_url_that_leads_to_no_broker_is_refused_when_it_is_dialled() -> None:
+    """It is not taken for a broker that is away."""
+    with pytest.raises(WrongUrl, match="auth=magic of broker_url is unknown"):
         await dial("amqp://127.0.0.1:1/?auth=magic", "test", 10, WITHIN)
-    with pytest.raises(BrokerRefused, match="longer than 255 bytes"):
-        await dial(f"amqp://127.0.0.1:1/{'v' * 256}", "test", 10, WITHIN)
 
 
 async def test_a_refused_login_is_told_without_the_password() -> None:
@@ -300,13 +290,14 @@ async def test_tls_is_by_the_options_of_the_url(tmp_path: Path) -> None:
         f"cadata={data}",
         f"cafile={certificates.authority}&certfile={certificates.pem}&auth=external",
         "no_verify_ssl=1",
+        "no_verify_ssl=true",
     ):
         async with listening(play, server) as url:
             connection = await dial(f"{url}?{options}", "test", 10, WITHIN)
             channel = await connection.channel(confirms=True)
             await channel.publish("", "q", b"x" * 2 * SLICE, Properties(message_id="m"))
             await connection.close(WITHIN)
-    assert logins == ["password", "password", "certificate", "password"]
+    assert logins == ["password", "password", "certificate", "password", "password"]
 
 
 async def test_a_broker_that_cannot_be_trusted_is_away(tmp_path: Path) -> None:
@@ -315,10 +306,11 @@ async def test_a_broker_that_cannot_be_trusted_is_away(tmp_path: Path) -> None:
     async def play(_: Broker) -> None:
         raise AssertionError("nothing is said to such a peer")
 
-    async with listening(play, Certificates(tmp_path).good) as url:
-        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED") as caught:
-            await dial(url, "test", 10, WITHIN)
-    assert PASSWORD not in repr(caught.value)
+    for option in ("", "?no_verify_ssl=false", "?no_verify_ssl=0"):
+        async with listening(play, Certificates(tmp_path).good) as url:
+            with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+                await dial(url + option, "test", 10, WITHIN)
+        assert PASSWORD not in repr(caught.value)
     async with listening(answering(b"AMQP\0\0\x09\x01", close=False)) as url:
         with pytest.raises(OSError, match=r"SSL|TLS"):
             await dial(url.replace("amqp:", "amqps:"), "test", 10, WITHIN)
