@@ -28,6 +28,12 @@ def impossible(config: Config) -> Iterator[tuple[set[str], str]]:
     for url in config.broker_urls or ("",):
         if fault := _broker_fault(url):
             yield {"broker_url"}, f"broker_url: {fault}"
+    if config.broker.tls and not any(url.startswith("amqps://") for url in config.broker_urls):
+        names = {f"broker.{it}" for it in ("ca_file", "cert_file", "key_file", "verify")}
+        yield (
+            {*names, "broker_url"},
+            "broker: settings of TLS are set, and no broker_url is amqps://",
+        )
     yield from _out_of_order(config)
     yield from _unusable(config)
     yield from _no_authorities(config)

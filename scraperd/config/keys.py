@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from scraperd.base.text import printable
+from scraperd.config.files import credential, read
 from scraperd.config.load import ConfigError
 
 if TYPE_CHECKING:
@@ -25,12 +26,7 @@ _NAME: Final = "jobs.signing_key_file"
 def signing_key_file(setting: str, environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the file of the signing keys: the one set, or systemd's credential, or None."""
     environ = os.environ if environ is None else environ
-    if setting:
-        return Path(setting)
-    if folder := environ.get("CREDENTIALS_DIRECTORY"):
-        path = Path(folder) / CREDENTIAL
-        return path if path.exists() else None
-    return None
+    return Path(setting) if setting else credential(CREDENTIAL, environ)
 
 
 def signing_keys(setting: str, environ: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
@@ -42,11 +38,9 @@ def signing_keys(setting: str, environ: Mapping[str, str] | None = None) -> tupl
     if (path := signing_key_file(setting, environ)) is None:
         return ()
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_KEY_FILE + 1)
-    except (OSError, ValueError) as error:  # a ValueError: the path has a null byte
-        why = getattr(error, "strerror", None) or "not a path"
-        raise ConfigError([f"{_NAME}: {printable(str(path))}: {why}"]) from error
+        data = read(path, LARGEST_KEY_FILE)
+    except ValueError as error:
+        raise ConfigError([f"{_NAME}: {error}; write one key a line"]) from error
     lines = [(number, line.strip()) for number, line in enumerate(data.split(b"\n"), 1)]
     faults = [
         f"{_NAME}: line {number} of {printable(str(path))} has {len(line)} bytes, fewer than "
@@ -54,10 +48,6 @@ def signing_keys(setting: str, environ: Mapping[str, str] | None = None) -> tupl
         for number, line in lines
         if 0 < len(line) < SHORTEST_KEY
     ]
-    keys = tuple(line for _, line in lines if line)
-    if len(data) > LARGEST_KEY_FILE or not keys:
-        has = f"more than {LARGEST_KEY_FILE} bytes" if keys else "no key"
-        faults.append(f"{_NAME}: {printable(str(path))} has {has}; write one key a line")
     if faults:
         raise ConfigError(faults)
-    return keys
+    return tuple(line for _, line in lines if line)

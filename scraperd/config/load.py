@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from scraperd.base.text import printable
 from scraperd.config.checks import impossible
+from scraperd.config.files import BROKER_URL_CREDENTIAL, credential, lines_of, read
 from scraperd.config.names import (
     ALL_TABLES,
     SETTINGS,
@@ -56,13 +57,15 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
 
     Raises ConfigError with every fault found, not only the first.
     """
+    environ = os.environ if environ is None else environ
     faults: list[str] = []
     values: dict[str, Any] = {}
     bad: set[str] = set()
-    for source, name, raw in [
-        *_from_file(path),
-        *_from_env(os.environ if environ is None else environ),
-    ]:
+    for source, name, raw in [*_from_file(path), *_from_env(environ)]:
+        if isinstance(raw, ValueError):
+            faults.append(f"{source}: {_variable(name)}_FILE: {raw}")
+            bad.add(name)
+            continue
         if fault := _misplaced(source, name, raw):
             faults.append(f"{source}: {fault}")
             bad.add(name)
@@ -74,6 +77,12 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
             faults.append(f"{source}: {name}{_entry(hint, raw)}: {_reason(name, error)}")
             bad.add(name)
     config = _config_of(values)
+    if bad.isdisjoint({"broker_url", "broker_url_file"}):
+        try:
+            config = _with_broker_url(config, environ)
+        except ValueError as error:
+            faults.append(str(error))
+            bad.add("broker_url")
     faults.extend(fault for names, fault in impossible(config) if bad.isdisjoint(names))
     if faults:
         raise ConfigError(faults)
@@ -91,6 +100,25 @@ def _config_of(values: dict[str, Any]) -> Config:
         }
         top[table] = replace(value_of(Config(), table), **own)
     return replace(Config(), **top)
+
+
+def _with_broker_url(config: Config, environ: Mapping[str, str]) -> Config:
+    """`config` with the broker's URLs of their file: a setting's, or systemd's credential.
+
+    Raises ValueError, which never says a URL.
+    """
+    is_set = config.broker_url != Config().broker_url
+    path: str | Path | None = config.broker_url_file
+    if path and is_set:
+        raise ValueError("broker_url_file: broker_url is set as well; set one of them")
+    if not path and not is_set:
+        path = credential(BROKER_URL_CREDENTIAL, environ)
+    if not path:
+        return config
+    try:
+        return replace(config, broker_url=lines_of(path))
+    except ValueError as error:
+        raise ValueError(f"broker_url_file: {error}; write one URL a line") from error
 
 
 def notify_socket(environ: Mapping[str, str] | None = None) -> tuple[str, int]:
@@ -133,7 +161,20 @@ def _from_env(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
         if not _is_service_link(name, environ[name]):
             # Two underscores stand between table and setting: no name of ours has two in a row.
             setting = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            yield ENVIRONMENT, setting, _env_value(setting, environ[name])
+            if setting not in SETTINGS and (whose := setting.removesuffix("_file")) in SETTINGS:
+                yield ENVIRONMENT, whose, _of_file(whose, environ[name])
+            else:
+                yield ENVIRONMENT, setting, _env_value(setting, environ[name])
+
+
+def _of_file(name: str, path: str) -> Any:
+    """The value of a setting whose text stands in a file; a ValueError says why there is none."""
+    try:
+        return _env_value(name, read(path).decode())
+    except UnicodeDecodeError:
+        return ValueError(f"{printable(path)} is not UTF-8")
+    except ValueError as error:
+        return error
 
 
 def _is_service_link(name: str, text: str) -> bool:

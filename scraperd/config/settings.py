@@ -28,7 +28,7 @@ from scraperd.config.tables import (
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting: two that stand at the top of the file, and the tables, in the file's order."""
+    """Every setting: three at the top of the file, and the tables, in the file's order."""
 
     broker_url: Annotated[
         # No pattern: msgspec 0.22 frees one that stands in a union with an array.
@@ -40,6 +40,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ),
         ),
     ] = "amqp://guest:guest@localhost:5672/"
+    broker_url_file: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "path of a file with a URL a line",
+                "The broker's URLs in place of broker_url; else systemd's scraperd-broker-url.",
+            )
+        ),
+    ] = ""
     concurrency: Annotated[
         int, Meta(**reloadable("pages", "How many pages are scraped at once."), ge=1, le=100_000)
     ] = 100
@@ -110,8 +119,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def broker_urls(self) -> tuple[str, ...]:
-        """The brokers, in the order in which they are tried."""
-        return (self.broker_url,) if isinstance(self.broker_url, str) else self.broker_url
+        """The brokers, in the order in which they are tried, each with its options for TLS."""
+        urls = (self.broker_url,) if isinstance(self.broker_url, str) else self.broker_url
+        return tuple(map(self.broker.with_tls, urls))
 
     @property
     def quarantine_prefetch(self) -> int:

@@ -7,6 +7,7 @@ Must never: read a file or the environment.
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlencode
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -94,6 +95,28 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             **reloadable("seconds", "The broker's consumer_timeout: how long it waits for an ack.")
         ),
     ] = 1800.0
+    ca_file: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "path of a PEM file",
+                "Authorities that may sign an amqps:// broker's certificate; else the system's.",
+            )
+        ),
+    ] = ""
+    cert_file: Annotated[
+        str,
+        Meta(**fixed("path of a PEM file", "Our certificate for an amqps:// broker, if it asks.")),
+    ] = ""
+    key_file: Annotated[
+        str, Meta(**fixed("path of a PEM file", "The key of cert_file, if it is not in that file."))
+    ] = ""
+    verify: Annotated[
+        bool,
+        Meta(
+            **fixed("true or false", "Whether an amqps:// broker must prove who it is: keep true.")
+        ),
+    ] = True
     heartbeat: Annotated[
         int, Meta(**fixed("seconds", "RabbitMQ's guide: 5 to 20; lower sees ghosts."), ge=1, le=600)
     ] = 10
@@ -107,6 +130,22 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _Seconds,
         Meta(**fixed("seconds", "A publish not confirmed by then means a new connection.")),
     ] = 30.0
+
+    @property
+    def tls(self) -> dict[str, str]:
+        """What is set of TLS, as the options of a broker's URL."""
+        options = {"cafile": self.ca_file, "certfile": self.cert_file, "keyfile": self.key_file}
+        verify = {} if self.verify else {"no_verify_ssl": "true"}
+        return {name: text for name, text in options.items() if text} | verify
+
+    def with_tls(self, url: str) -> str:
+        """`url` with these settings as its options, if it is of amqps; its own options hold."""
+        if not url.startswith("amqps://") or not self.tls:
+            return url
+        before, _, query = url.partition("?")
+        own = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
+        added = urlencode({name: text for name, text in self.tls.items() if name not in own})
+        return "?".join(filter(None, (before, "&".join(filter(None, (query, added))))))
 
 
 class FetchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

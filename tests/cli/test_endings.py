@@ -228,3 +228,16 @@ def test_the_codes_are_the_daemons() -> None:
     """The two that the daemon ends with as well mean the same from each command."""
     assert (console.EXIT_INTERNAL, console.EXIT_CONFIG) == (70, 78)
     assert (daemon.EXIT_INTERNAL, daemon.EXIT_CONFIG) == (70, 78)
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "check", "results", "publish http://a.example/", "dead list"]
+)
+def test_a_broker_url_that_can_lead_to_no_broker_is_wrong_configuration(command: str) -> None:
+    """The daemon and each command end with 78 and name the fault, so systemd does not restart."""
+    url = '["amqp://127.0.0.1:1/", "amqps://user:hunter2@broker.example/?cafile=/no/such/file"]'
+    done = run("-m", "scraperd", *command.split(), SCRAPERD_BROKER_URL=url)
+    said = done.stdout + done.stderr
+    assert done.returncode == console.EXIT_CONFIG, said
+    assert "amqps://broker.example/: TLS to the broker: cafile=/no/such/file: No such file" in said
+    assert "hunter2" not in said

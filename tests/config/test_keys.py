@@ -54,8 +54,8 @@ def test_the_signing_keys_may_be_a_credential(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "has no key; write one key a line"),
-        ("\n \n", "has no key"),
+        ("", "PATH is empty; write one key a line"),
+        ("\n \n", "PATH is empty"),
         (f"{GOOD_KEY}\nsecret-of-ours", "line 2 of PATH has 14 bytes, fewer than 32; `openssl"),
         ("secret-of-ours" * 2000, "has more than 16384 bytes"),
         (None, "PATH.gone: No such file or directory"),

@@ -145,7 +145,13 @@ def with_value(name: str, value: Any) -> Config:
     return configured(**{name.replace(".", "__"): value})
 
 
-@pytest.mark.parametrize("key", [k for k in SETTINGS if k != "fetch.proxy"])
+# Those that hold only beside another setting; tests/config/test_files.py has all but the first.
+DEPENDENT = {"fetch.proxy", "broker_url_file"} | {
+    f"broker.{name}" for name in ("ca_file", "cert_file", "key_file", "verify")
+}
+
+
+@pytest.mark.parametrize("key", [k for k in SETTINGS if k not in DEPENDENT])
 def test_a_setting_can_be_changed_by_each_way(key: str, write: Callable[[str], Path]) -> None:
     """Every setting can be set by the file, under its table's head or with a dot, and by a
     variable, with the same effect; and by the variable over the file's example.
