@@ -8,7 +8,7 @@ COMPILED := .venv/.compiled
 WORKERS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel check check-perf format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules faults soak pins clean
+.PHONY: help setup wheel check check-perf format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules conformance faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ check: setup  ## lint, format, types, imports, the house rules, spelling and pla
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests.rig -p tests.oracles -p tests.faults -p benchmarks
+	$(BIN)/mypy -p tests.rig -p tests.oracles -p tests.faults -p tests.conformance -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rig.checks.house
 	$(BIN)/codespell
@@ -87,6 +87,9 @@ bench-underrated: setup  ## search for pages and selectors that take longer than
 
 corpus-rules: setup  ## 3,000 real pages, rule by rule, each value checked by another parser
 	$(BIN)/python -m benchmarks.rules_corpus
+
+conformance: setup  ## published test corpora through the functions of a job: what differs, and why
+	$(BIN)/python -m tests.conformance
 
 faults: setup  ## break everything on purpose, count the jobs; ONLY=name, SHORT=1, RABBITMQ=4
 	$(BIN)/python -m tests.faults $(if $(ONLY),--only $(ONLY)) $(if $(SHORT),--short) \

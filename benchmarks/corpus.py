@@ -40,19 +40,10 @@ def _same_words(ours: Any, theirs: Any) -> bool:
     return isinstance(ours, str) and isinstance(theirs, str) and ours == " ".join(theirs.split())
 
 
-def _same_but_hash(ours: Any, theirs: Any) -> bool:
-    """The same URL but for a "#" with nothing behind it."""
-    if isinstance(ours, tuple) and isinstance(theirs, tuple):
-        return ours[1:] == theirs[1:] and _same_but_hash(ours[0], theirs[0])
-    return isinstance(theirs, str) and theirs.endswith("#") and ours == theirs[:-1]
-
-
 # A difference that is known: why it is no mistake -> is it this one?
 KNOWN: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "white space: U+00A0 and its like come back as a space (the HTML standard collapses ASCII"
     " white space only)": _same_words,
-    'empty fragment: "page#" comes back as "page" (urllib leaves out a "#" with nothing behind it;'
-    " RFC 3986 keeps it)": _same_but_hash,
 }
 
 

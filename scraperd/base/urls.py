@@ -1,7 +1,7 @@
-"""URLs: which may be scraped, and which is asked for, byte for byte. Pure.
+"""URLs: which may be scraped, which is asked for, byte for byte, and where references lead. Pure.
 
-May touch: yarl, which also dials: a URL must mean here what it means there.
-Must never: turn a URL into another one that only looks the same.
+May touch: ada, which reads as browsers do (WHATWG URL); yarl, which carries what is dialled.
+Must never: turn a URL into another one that only looks the same, or read a host in two ways.
 """
 
 from __future__ import annotations
@@ -11,27 +11,33 @@ import re
 from functools import lru_cache
 from typing import Final
 from unicodedata import normalize
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
+import ada_url
 from msgspec import UNSET, UnsetType
 from yarl import URL
 
-from scraperd.base.text import printable
-
 MAX_URL: Final = 8192
 _ORDINARY = re.compile(  # nearly every URL, known to be right without a closer look
-    r"https?://(?=[^/?#]{1,253}(?:[/?#]|$))[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*+"
+    r"https?://(?=[^/?#]{1,253}(?:[/?#]|$))(?![^/?#]*xn--)"
+    r"(?:[a-z0-9_-]{1,63}\.)*+[a-z_-][a-z0-9_-]{0,62}"
     r"(?::[1-9][0-9]{0,3})?+(?:[/?#][^\x00-\x20\x7f\\\ud800-\udfff]*+)?+"
 )
 _BEFORE_PATH = re.compile("[/?#]")
-_NAMED_HOST = re.compile("https?://(?P<host>[^/?#]*)", re.IGNORECASE)
 _LONGEST_HOST: Final = 254  # characters, with a final dot
 _URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>.*))?", re.DOTALL)
 _PORT = re.compile(r"0*(?P<port>[1-9][0-9]{0,4})|")  # may be empty (RFC 3986 section 3.2.3)
 _MAX_PORT: Final = 2**16 - 1  # TCP's range
 _MAX_DIGITS: Final = 99  # of a port; some parsers give up at 4,300
-_HOST = re.compile(r"(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")  # as in DNS
+_HOST = re.compile(r"(?=.{1,254}$)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")  # as in DNS
+_PLAIN_HOST = re.compile(r"(?![a-z0-9_.-]*xn--)(?:[a-z0-9_-]+\.)*[a-z_-][a-z0-9_-]*")
+_SPLIT = re.compile(  # a URL of the web: scheme, userinfo, host, and the rest
+    r"(?P<scheme>https?)://(?P<user>[^/?#]*@)?(?P<host>\[[^\[\]/?#]*\]|[^/?#:\[\]]*)(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_AFTER_HOST = re.compile(r"(?::[0-9]*)?(?:[/?#]|\Z)")
+_RAW = re.compile("[\ud800-\udfff]")  # bytes of a header, or halves of a pair
 _USERINFO: Final = "userinfo (user:password@) is refused; send an Authorization header instead"
 _NO_HOST_NAME: Final = "names neither a host nor an address"
 _KEPT: Final = "!#$%&'()*+,-./:;=?@[]_~"  # what quote() leaves alone, besides letters and digits
@@ -39,7 +45,6 @@ _TOUCHED = re.compile(r"[%\[\]]")  # what yarl would change though it may be sen
 _USERINFO_OF = re.compile("(https?://)[^/?#]*@", re.IGNORECASE)
 _NO_USERINFO = re.compile(r"https?://[^/?#@\\]+(?:[/?#]|$)", re.IGNORECASE)
 _DOTS = re.compile(r"/(\.|%2e)", re.IGNORECASE)
-_ODD = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 
 
 def check_url(url: str) -> str | None:
@@ -78,11 +83,36 @@ def _authority_fault(authority: str) -> str | None:
 
 
 def _name_fault(host: str) -> str | None:
+    name = host_as_dialled(host)
+    return None if name is not None and _HOST.fullmatch(name) else _NO_HOST_NAME
+
+
+@lru_cache(maxsize=4096)
+def host_as_dialled(host: str) -> str | None:
+    """Return a URL's host as browsers read it (WHATWG URL, "host parser"), or None if it is none.
+
+    Names are in lower case and ASCII (UTS 46, not transitional). `0x7f.1` is 127.0.0.1.
+    """
+    if _PLAIN_HOST.fullmatch(host):
+        return host
+    if _is_long(host):
+        return None
     try:
-        name = URL(f"http://{host}/").raw_host or ""
-    except Exception as error:  # noqa: BLE001 - yarl and idna raise whatever a text provokes
-        return f"not a URL: {printable(str(error))}"
-    return None if _HOST.fullmatch(name) else _NO_HOST_NAME
+        name: str = ada_url.URL(f"http://{host}/").hostname
+    except (ValueError, UnicodeError):
+        return None
+    return name or None
+
+
+def canonical(text: str) -> str:
+    """Return a URL that `check_url` takes with its host as it is dialled; all else as written."""
+    if _ORDINARY.fullmatch(text):
+        return text
+    match = _SPLIT.fullmatch(text)
+    host = host_as_dialled(match["host"]) if match else None
+    if match is None or host is None:
+        return text
+    return f"{match['scheme'].lower()}://{match['user'] or ''}{host}{match['rest']}"
 
 
 def _is_port(text: str) -> bool:
@@ -111,14 +141,11 @@ def host_of(url: str | UnsetType) -> str | None:
     """Return the host that a URL names, or None if the URL or its host is missing or invalid."""
     if url is UNSET:
         return None
-    if not url.isascii():
-        match = _NAMED_HOST.match(url)
-        if match is None or _is_long(match["host"]):
-            return None
-    try:
-        return URL(url).raw_host
-    except Exception:  # noqa: BLE001 - yarl and idna raise whatever a text provokes
+    match = _SPLIT.match(url)
+    if match is None or not _AFTER_HOST.match(match["rest"]):
         return None
+    host = host_as_dialled(match["host"])
+    return host.strip("[]") if host else None
 
 
 def host_name(url: URL) -> str:
@@ -134,7 +161,7 @@ def exact(text: str) -> URL:
     and breaks signatures. Only what can't stand in a request line is encoded. `text`
     is one that `check_url` takes.
     """
-    text = text.partition("#")[0]
+    text = canonical(text.partition("#")[0])
     url = URL(text)
     if not _TOUCHED.search(text):
         return url
@@ -155,19 +182,36 @@ def origin_of(url: URL) -> tuple[str, str | None, int | None]:
     return url.scheme, url.raw_host, url.port
 
 
+def join(base: str, reference: str) -> str | None:
+    """Return where a reference leads from `base`, as browsers read both; None if it is no URL.
+
+    WHATWG URL, "basic URL parser" and "URL serializing".
+    """
+    try:
+        url: str = ada_url.join_url(base, reference)
+    except UnicodeError:  # half of a surrogate pair is U+FFFD to browsers
+        return join(base, _RAW.sub("\N{REPLACEMENT CHARACTER}", reference))
+    except ValueError:
+        return None
+    return url
+
+
 def resolve(base: URL, location: str) -> URL:
     """Where a Location header leads from `base` (RFC 9110 section 10.2.2), without userinfo.
 
-    Bytes that no URL may hold are percent-encoded as they came: servers do send
-    raw Latin-1. Raises ValueError, with the reason, for what no job could have as its URL.
+    It is read as browsers read it (`join`). Bytes that are not UTF-8 are percent-encoded as they
+    came: servers do send raw Latin-1. Raises ValueError, with the reason, for what no job could
+    have as its URL.
     """
-    text = _USERINFO_OF.sub(r"\1", urljoin(str(base), _ODD.sub(_percent, location)))
-    if fault := check_url(text):  # before yarl sees it, which takes its time for odd hosts
+    if len(location) > MAX_URL:
+        raise ValueError(f"longer than {MAX_URL} characters")
+    found = join(str(base), _RAW.sub(_percent, location))
+    if found is None:
+        raise ValueError("no URL, as browsers read it")
+    text = _USERINFO_OF.sub(r"\1", found)
+    if fault := check_url(text):
         raise ValueError(fault)
-    target = exact(text)
-    if fault := check_url(str(target)):  # it is longer now: what is not ASCII is encoded
-        raise ValueError(fault)
-    return target
+    return exact(text)
 
 
 def _percent(match: re.Match[str]) -> str:

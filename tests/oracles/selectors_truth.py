@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 import html5lib
@@ -31,11 +32,10 @@ SPACES: Final = (
     "white space: U+00A0 and its like count as spaces in our texts (the HTML standard collapses"
     " ASCII white space only)"
 )
-HASH: Final = (
-    'empty fragment: "page#" comes back as "page" (urllib leaves out a "#" with nothing behind it;'
-    " RFC 3986 keeps it)"
+WRITTEN: Final = (
+    "a URL is written as browsers write it: what is not ASCII and some other characters are"
+    " percent-encoded, a host without a path has one (URL standard)"
 )
-BLANK: Final = 'a space in a URL comes back as "%20" (URL standard; RFC 3986 allows none)'
 JOBLESS: Final = (
     "a URL of http or https that no job could have (user@host, a name with <>) is left out"
 )
@@ -171,12 +171,11 @@ class Page:
         return can
 
     def _departed(self, url: str) -> str:
-        if url.endswith("#"):
-            self.known[HASH] += 1
-            url = url[:-1]
-        if " " in url and url.startswith(("http://", "https://")):
-            self.known[BLANK] += 1
-            url = url.replace(" ", "%20")
+        if url.startswith(("http://", "https://")):
+            path = url if url.count("/") > 2 else f"{url}/"
+            written = quote(path, safe="!#$%&'()*+,-./:;=?@[]_~")
+            self.known[WRITTEN] += written != url
+            url = written
         return url
 
     def _refined(self, rule: dict[str, Any], text: str) -> Any:

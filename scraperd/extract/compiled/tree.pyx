@@ -809,7 +809,7 @@ cdef unsigned char SAFE[256]  # what may be in a reference, and means nothing bu
 for _at in range(256):
     _c = chr(_at)
     PLAIN[_at] = _at < 128 and (_c.isalnum() or _c in "_.~%-")
-    SAFE[_at] = PLAIN[_at] or (_at < 128 and _c in "!$&'()*+,=:@/?#")
+    SAFE[_at] = PLAIN[_at] or (_at < 128 and _c in "!$&()*+,=:@/?#")
 
 
 def values_of(list nodes not None, str name not None):
@@ -885,7 +885,7 @@ cdef bint _resolve(
         if not base.page_length:
             return False
         _put(url, base.page, base.page_length)
-    elif _is_ordinary(reference, length):
+    elif _is_ordinary(reference, length, path):
         pass
     elif reference[0] == 47:  # "/"
         if not _is_path(reference + 1, path - 1, True):
@@ -929,9 +929,10 @@ cdef bint _is_safe(const unsigned char *text, size_t length, size_t *path) noexc
     return text[length - 1] != 35 and text[length - 1] != 63
 
 
-cdef bint _is_ordinary(const unsigned char *text, size_t length) noexcept nogil:
-    """Whether it is an absolute URL that `check_url` lets through without a closer look."""
+cdef bint _is_ordinary(const unsigned char *text, size_t length, size_t path) noexcept nogil:
+    """Whether it is an absolute URL that browsers leave as it is, and a job can have."""
     cdef size_t at, start, label = 0
+    cdef bint digit = False  # the label begins with one: it may be a number, an address
     cdef unsigned char c
     if length > 8 and memcmp(text, b"https://", 8) == 0:
         start = 8
@@ -943,13 +944,19 @@ cdef bint _is_ordinary(const unsigned char *text, size_t length) noexcept nogil:
         if at - start > 253:
             return False
         c = text[at] if at < length else 47
-        if c == 47 or c == 35 or c == 63:  # "/", "#", "?"
-            return label > 0
+        if at == length or c == 35 or c == 63:  # "#", "?": browsers put a "/" before
+            return False
+        if c == 47:  # "/"
+            return label > 0 and not digit and _is_path(text + at + 1, path - at - 1, True)
         if c == 46:  # "."
             if not label:
                 return False
             label = 0
         elif (97 <= c and c <= 122) or (48 <= c and c <= 57) or c == 45 or c == 95:
+            if not label:
+                digit = 48 <= c and c <= 57
+            if label == 3 and c == 45 and text[at - 1] == 45 and memcmp(text + at - 3, b"xn", 2) == 0:
+                return False  # punycode
             label += 1
             if label > 63:
                 return False
@@ -965,6 +972,9 @@ cdef bint _is_path(const unsigned char *text, size_t length, bint may_end) noexc
     for at in range(length):
         if start and (text[at] == 46 or text[at] == 47):
             return False
+        if start and text[at] == 37 and at + 2 < length and text[at + 1] == 50:
+            if text[at + 2] == 101 or text[at + 2] == 69:  # "%2e", a dot as well
+                return False
         start = text[at] == 47
         if not start and not PLAIN[text[at]]:
             return False

@@ -189,7 +189,7 @@ def test_a_list_of_urls_is_a_sitemap_only_as_plain_text_and_only_if_all_are() ->
 @pytest.mark.parametrize(
     "url",
     [
-        "http://h.example:" + "0" * 4300 + "80/",
+        "http://h.example:" + "0" * 4300 + "/",
         "http://user:secret@h.example/",
         "http://[]@/",
         "http://h.example/" + "x" * 8192,
