@@ -7,6 +7,7 @@ Must never: do I/O, read a clock, import asyncio, or keep a tree (it is 25 times
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from scraperd.extract.compiled import engine
 from scraperd.extract.cost import Cost, cost_of_selector, shape_of
 from scraperd.extract.metadata import links_of, metadata_of
 from scraperd.extract.nodes import WEB, Base, document_base, text_of
-from scraperd.extract.rules import Attribute, Refine, Rule, Rules, Table
+from scraperd.extract.rules import RAISED, Attribute, Refine, Rule, Rules, Table
 from scraperd.extract.tables import TooManyCells, table_rows
 from scraperd.extract.values.casts import INTEGERS, cast
 
@@ -232,6 +233,11 @@ def _starting(url: str, allowance: Allowance) -> Base:
     return Base(url)
 
 
+_TWO_DIGITS: Final = re.compile(r"\d\d")
+_GLUED_TO_RAISED: Final = re.compile(r"\d(?:<[^<>]*>)*<su[pb](?:\s[^<>]*)?>(?:<[^<>]*>)*\d")
+_RAISED_STEP: Final = 1000  # characters of markup that are written and searched in microseconds
+
+
 class _Run:
     """The rules of one job on one document; `listed` attributes an element of it has at most.
 
@@ -365,10 +371,27 @@ class _Run:
         text = self._text(rule, output, found)
         self._allowance.take(len(text or ""), rule.path)
         if rule.refine is not None:
-            if _is_flag(rule.refine, output, text):
-                return True
+            if _is_flag(rule.refine, output, text) or self._is_raised(rule, found, text):
+                return True if rule.refine.cast == "bool" else _MISSING
             return self._refine(rule, rule.refine, text)
         return _MISSING if text is None else text
+
+    def _is_raised(self, rule: Rule, node: Node, text: str | None) -> bool:
+        """Whether digits in a `sup` or `sub` are glued to others: `119<sup>99</sup>` is not 11999.
+
+        A regex says itself which digits are meant.
+        """
+        refine = rule.refine
+        if refine is None or refine.regex is not None or refine.cast not in {"int", "float"}:
+            return False
+        if rule.output != "text" or text is None or _TWO_DIGITS.search(text) is None:
+            return False
+        self._allowance.search(rule.path)
+        if node.css_first(RAISED) is None:
+            return False
+        markup = node.html or ""
+        self._allowance.spend(len(markup) // _RAISED_STEP, rule.path)
+        return _GLUED_TO_RAISED.search(markup) is not None
 
     def _read(self, rule: Rule, node: Node) -> str:
         return text_of(node, self._step(rule))

@@ -21,7 +21,17 @@ from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 from scraperd.base.cache import Cache
 from scraperd.base.text import printable
 from scraperd.extract.cost import HEAVY, Cost, cost_of_expression, cost_of_selector
-from scraperd.extract.rules import Attribute, Bounds, Output, Refine, Rule, RuleError, Rules, Table
+from scraperd.extract.rules import (
+    RAISED,
+    Attribute,
+    Bounds,
+    Output,
+    Refine,
+    Rule,
+    RuleError,
+    Rules,
+    Table,
+)
 from scraperd.extract.selectors import fault, mended
 from scraperd.extract.values.casts import CASTS, format_fault
 
@@ -167,6 +177,10 @@ class _Compiler:
         _check_pairs(spec, path, output, many=many)
         if expression is not None and (selectors or scope == "element"):
             self._add(HEAVY)  # JSON inside of a page: of any size, as often as it matches
+        if output == "text" and spec.get("cast") in {"int", "float"} and "regex" not in spec:
+            self._add(
+                cost_of_selector(RAISED, deeper), cost_of_selector(RAISED, deeper, compiled=True)
+            )
         return Rule(
             path,
             selectors,

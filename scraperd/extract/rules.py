@@ -14,6 +14,8 @@ from scraperd.extract.cost import Cost
 Output: TypeAlias = "Literal['text', 'html', 'json'] | Attribute | Table | Rules"
 Cast: TypeAlias = Literal["int", "float", "bool", "date", "url"]
 
+RAISED: Final = "sup, sub"  # what is looked for in the element of a number without a regex
+
 
 class RuleError(Exception):
     """A rule that can't be used: `path` names it (`extract.items.output.price.selector`)."""

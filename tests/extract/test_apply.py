@@ -794,3 +794,20 @@ def test_the_quick_way_to_resolve_agrees_with_the_standard_one(
         assert here.decode() in {join(page, ""), ""}
         assert folder.decode() == join(page, ".")
         assert site.decode() == join(page, "/")
+
+
+@pytest.mark.parametrize(
+    ("markup", "value"),
+    [
+        ("$119<sup>99</sup>", None),
+        ("$119<b><sup class=c><i>99</i></sup></b>", None),
+        ("12<sub>8</sub>", None),
+        ("$119 <sup>99</sup>", 119.0),
+        ("120 m<sup>2</sup>", 120.0),
+        ("<sup>$</sup>119", 119.0),
+    ],
+)
+def test_raised_digits_are_not_digits_of_the_number(markup: str, value: float | None) -> None:
+    """Digits in a `sup` or `sub` glued to others make no number, and leave one apart as it is."""
+    page = f"<p>{markup}</p>".encode()
+    assert found({"x": {"selector": "p", "cast": "float"}}, page)["x"] == value

@@ -28,7 +28,7 @@ _BOOLS: Final = dict.fromkeys("true yes on y t 1".split(), True) | dict.fromkeys
 _CANONICAL: Final = (
     dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-")
     | dict.fromkeys("\ufe62\uff0b", "+")
-    | dict.fromkeys("\u2019\uff07", "'")
+    | dict.fromkeys("\u00b4\u2018\u2019\u02b9\u02bc\u2032\uff07", "'")
     | {"\uff0e": ".", "\uff0c": ",", "\u060c": ",", "\u2e41": "\u066c"}
 )
 _DIRECTION: Final = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # around signs
@@ -46,7 +46,33 @@ _NUMBER: Final = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _GROUPED: Final = re.compile(r"[1-9]\d{0,2}(?: \d{3})+|[1-9]\d?(?: \d\d)+ \d{3}", re.ASCII)
-_WINDOW: Final = 16  # characters before and behind a number that tell how it is read
+_WINDOW: Final = 32  # characters before and behind a number that tell how it is read
+
+# What stands behind a number and makes it a part of something else. Spaces: also no-break ones.
+_SCALES: Final = (
+    "hundred|thousands?|grand|dozen|millions?|billions?|trillions?|bn|mn|mln|mld|mlrd|mrd|mds?|mio"
+    "|mia|mill|mille|mil|milj|millionen|milliarden?|milliards?|milliers|millones|milh[õo]es"
+    "|milh[ãa]o|mill[óo]n|milioni|miljoenen?|tsd|tausend|tys|tis|lakhs?|lacs?|crores?|cr|тыс|тысяч|млн"
+    "|млрд|тис|χιλ|εκατ|bin|milyon|milyar|juta|jt|ribu|rb|tr|triệu|nghìn|ngàn|tỷ|lần|हज़ार|लाख|करोड़"
+    "|ألف|مليون|مليار|พัน|หมื่น|แสน|ล้าน"
+)
+_SCALED: Final = re.compile(
+    rf"[ \xa0\u2009\u202f-]?¤?[ \xa0\u202f]?(?:(?i:{_SCALES})(?!\w)"
+    r"|[十百千万萬億亿兆만억천조])"
+    r"|¤?(?:[kKmMbBtT]|MM)(?!\w)|[ \xa0\u2009\u202f]¤?[kKMB](?![\w/])"
+)
+# Glued to another number: 1,,000 12h30 20€10 5-10 3/4 16:30 0x10 1_000, and 10³ 12½ 10^3.
+_GLUED: Final = re.compile(
+    r"[.,'`_:+~\u301c·∙⋅•\u00d7*%^\u00ad\u200b-\u200d\u2060\ufeff]{1,3}¤?\d|¤\d"
+    r"|[^\W\d_]{1,3}\.?\d"
+    r"|[ \xa0\u2009\u202f]?[-—~\u301c][ \xa0\u2009\u202f]?[-+]?(?:¤|[A-Z]{3})?[ \xa0\u202f]?\d"
+    r"|[ \xa0\u202f]?[x\u00d7·⋅*][ \xa0\u202f]?10[\^⁰¹²³⁴-⁹⁺⁻]"
+)
+_FRACTION: Final = re.compile(r"[ \xa0\u2009\u202f]?\d+[/\u2044\u2215]\d|[/\u2044\u2215]\d")
+# With a bracket behind the number: (35) may be -35.
+_BRACKETED: Final = re.compile(r"\s*[+-]?¤?\s*\(\s*¤?\s*")
+_CLOSED: Final = re.compile(r"\s*¤?\s*\)")
+_MINUS_BEHIND: Final = re.compile(r"-\s*¤?\s*")  # as accounts write -35
 
 
 def cast(
@@ -69,6 +95,10 @@ def cast(
     A number whose separators fit no such reading is None and not its first part ("1.2.3",
     "12,50" where the decimal is a point), as are a float that is not finite, and an int that is
     not whole or not in `INTEGERS`. A space that groups nothing ends the number.
+    A number that is only a part of what is written is None too: with a word or letter behind it
+    that multiplies ("2.3k", "5 Mio."), a fraction or a power ("12½", "3/4", "10³"), another number
+    glued to it ("12h30", "1,,000", "20€10"), a range with a dash ("5-10"), and what accounts write
+    for a negative number ("(35)" alone, "35-").
 
     `bool`: the whole text is true, yes, on, y, t or 1, or false, no, off, n, f or 0, in any case.
 
@@ -108,10 +138,31 @@ def _first_number(text: str, decimal: str | None, *, points_group: bool) -> str 
     power = found["power"] or ""
     if len(power) > len("e+1234"):
         return None
-    digits = found["digits"] + (f"{mark}00" if (mark := found["no_cents"]) else "")
+    mark = found["no_cents"]
+    digits = found["digits"] + (f"{mark}00" if mark else "")
+    behind = found.string[found.end() : found.end() + _WINDOW]
+    if _is_a_part(digits, text[max(0, at - _WINDOW) : at], behind, no_cents=mark is not None):
+        return None
     plain = _plain(digits, decimal, points_group=points_group)
     sign = before["sign"] if before else None
     return None if plain is None else (sign or "") + plain + power
+
+
+def _is_a_part(digits: str, before: str, behind: str, *, no_cents: bool) -> bool:
+    """Whether what stands around a number changes its value: see `cast`."""
+    if not behind:
+        return False
+    if behind[0] == ")" or behind[0] in " \xa0¤":
+        bracket = _BRACKETED.fullmatch(_canonical(before))
+        if bracket and _CLOSED.match(behind):
+            return True
+    if unicodedata.category(behind.lstrip(" \xa0\u2009\u202f")[:1] or "x") == "No":
+        return True
+    if behind[0] == "\u207b" or _GLUED.match(behind) or _SCALED.match(behind):
+        return True
+    if not no_cents and _MINUS_BEHIND.fullmatch(behind):
+        return True
+    return digits.isdecimal() and _FRACTION.match(behind) is not None
 
 
 def _plain(number: str, decimal: str | None, *, points_group: bool) -> str | None:
