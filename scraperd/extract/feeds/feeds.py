@@ -20,13 +20,13 @@ from scraperd.extract.feeds.xml import (
     inflated,
     local_name,
     markup_in,
-    moment,
     parse,
     plain,
     text_in,
     utf8,
     without_prolog,
 )
+from scraperd.extract.values.dates import moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

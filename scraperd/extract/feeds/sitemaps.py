@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.extract.feeds.xml import Document, FeedError, moment, text_in
+from scraperd.extract.feeds.xml import Document, FeedError, text_in
 from scraperd.extract.nodes import WEB, usable
+from scraperd.extract.values.dates import moment
 
 if TYPE_CHECKING:
     from lxml.etree import _Element as Element

@@ -1,4 +1,4 @@
-"""A feed's or sitemap's XML -> a tree, and what is read off it: text, HTML, URLs, dates.
+"""A feed's or sitemap's XML -> a tree, and what is read off it: text, HTML, URLs.
 
 May touch: lxml, sniff, inflate. Pure.
 Must never: read a document type (no entity, no DTD), do I/O, or parse what is past a bound.
@@ -10,8 +10,6 @@ import html
 import re
 import sys
 from contextlib import suppress
-from datetime import UTC, date, datetime
-from email.utils import parsedate_to_datetime
 from html.entities import html5
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from lxml.etree import _Element as Element
 
 GZIP: Final = b"\x1f\x8b"
-_MAX_DATE: Final = 100  # characters
 _MAX_ATTRIBUTES: Final = 100  # of an element that has some of a namespace
 _HEAD: Final = 1024  # bytes that hold an XML declaration
 
@@ -64,13 +61,6 @@ _ENTRIES: Final = frozenset({"item", "entry", "url", "sitemap"})
 _LIMITS: Final = ("ERR_RESOURCE_LIMIT", "ERR_ENTITY_LOOP", "ERR_NO_MEMORY", "ERR_INTERNAL_ERROR")
 _NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of HTML's elements and attributes
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
-# https://www.w3.org/TR/NOTE-datetime, and a space for the T, and no colon in the zone.
-_W3C = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[T ]((?:[01]\d|2[0-3]):\d\d(?::\d\d)?)(?:[.,]\d+)?"
-    r"\s?(Z|[+-]\d\d(?::?\d\d)?)?)?",
-    re.ASCII | re.IGNORECASE,
-)
-_NAMED_ZONE = re.compile(r"\b(?!(?:UTC?|GMT|Z)$)[A-Za-z]+$")
 
 
 class FeedError(Exception):
@@ -287,27 +277,3 @@ def markup_in(element: Element) -> str:
     etree.cleanup_namespaces(apart)
     written = etree.tostring(apart, encoding="unicode", method="html")
     return written[len("<div>") : -len("</div>")].strip()
-
-
-def moment(text: str) -> str | None:
-    """A date as ISO 8601, read as W3C's profile of that or as RFC 5322 and its forerunners.
-
-    A day alone stays a day; a time that has no zone is taken as UTC, as feed readers do. None
-    if it can't be read, or its zone is a name that RFC 5322 doesn't know.
-    """
-    text = " ".join(text[: _MAX_DATE + 1].split())
-    if not text or len(text) > _MAX_DATE:
-        return None
-    try:
-        if match := _W3C.fullmatch(text):
-            day, time, zone = match.groups()
-            if time is None:
-                return date.fromisoformat(day).isoformat()
-            zone = "+00:00" if zone is None or zone in "Zz" else zone
-            return datetime.fromisoformat(f"{day}T{time}{zone}").isoformat()
-        when = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    if when.tzinfo is None:
-        return None if _NAMED_ZONE.search(text) else when.replace(tzinfo=UTC).isoformat()
-    return when.isoformat()

@@ -28,6 +28,9 @@ _HOURS: Final = dict.fromkeys("z utc ut gmt".split(), 0) | dict(
     zip("est edt cst cdt mst mdt pst pdt".split(), (-5, -4, -6, -5, -7, -6, -8, -7), strict=True)
 )
 
+_WEEKDAY_FIRST: Final = re.compile(r"[^\W\d_]+\.?,\s*")
+_FRACTION: Final = re.compile(r"\.\d+(?=[+-]|$)")
+
 _YEAR: Final = r"(?P<year>\d{4})"
 _MONTH: Final = (
     r"(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
@@ -42,7 +45,7 @@ _WEEKDAY: Final = (
 _ON: Final = rf"(?:{_WEEKDAY}\.?,? )?"
 _HALF: Final = r"(?P<half>[ap])(?:m\b|\.m\.)"
 _NAMED: Final = rf"(?P<zone>{'|'.join(_HOURS)})"
-_OFFSET: Final = r"(?P<sign>[+-])(?P<zh>\d\d)(?::?(?P<zm>\d\d))?"
+_OFFSET: Final = r"(?P<sign>[+-])(?:(?P<zh>\d\d)(?::?(?P<zm>\d\d))?|(?P<zh1>\d)(?!\d))"
 _SECOND: Final = r"(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?"
 _CLOCK: Final = rf"(?P<hour>\d{{1,2}})(?::(?P<minute>\d\d)(?::{_SECOND})?)?(?: ?{_HALF})?"
 _ZONE: Final = rf"(?: ?(?:{_NAMED}|(?:utc|gmt)?{_OFFSET})(?: \([^()]*\))?)?"
@@ -78,6 +81,9 @@ _FORMS: Final = tuple(
         # the other two: that of RFC 850, and that of C's asctime
         rf"{_WEEKDAY}, {_DAY}-{_MONTH}-(?P<yy>\d\d) {_CLOCK} (?P<zone>gmt)",
         rf"{_WEEKDAY} {_MONTH} {_DAY} {_CLOCK}(?: {_NAMED})? {_YEAR}",
+        # RFC 822 section 5: a year of two digits, which RFC 5322 section 4.3 reads; with its zone
+        rf"{_ON}{_DAY} {_MONTH} (?P<mail_yy>\d\d) {_CLOCK}"
+        rf" ?(?:{_NAMED}|(?:utc|gmt)?{_OFFSET})(?: \([^()]*\))?",
     )
 )
 
@@ -134,6 +140,21 @@ def date_of(text: str, formats: tuple[str, ...]) -> str | None:
         if found and (value := _date(found.groupdict())):
             return value
     return None
+
+
+def moment(text: str) -> str | None:
+    """The date of a feed or a sitemap as ISO 8601, without fractions of a second, or None.
+
+    It is read as `date_of` reads one, but the weekday may be wrong or in any language: it says
+    nothing that the date does not. The zone is the one that was written; a time without one has
+    none. None if the zone is a name that RFC 5322 gives no offset: military letters (which it
+    calls unknown), CET, EST5EDT.
+    """
+    if len(text) > LONGEST:
+        return None
+    text = _WEEKDAY_FIRST.sub("", text.strip())
+    found = date_of(text, ())
+    return _FRACTION.sub("", found) if found else None
 
 
 def format_fault(fmt: str) -> str | None:
@@ -196,6 +217,8 @@ def _day(parts: Mapping[str, str | None]) -> date:
     year = int(parts.get("year") or 0)
     if yy := parts.get("yy"):
         year = int(yy) + (1900 if int(yy) >= 69 else 2000)  # noqa: PLR2004
+    if yy := parts.get("mail_yy"):
+        year = int(yy) + (1900 if int(yy) >= 50 else 2000)  # noqa: PLR2004 - RFC 5322 section 4.3
     if week := parts.get("week"):
         return date.fromisocalendar(year, int(week), int(parts["of_week"] or 0))
     if of_year := parts.get("of_year"):
@@ -230,7 +253,7 @@ def _zone(parts: Mapping[str, str | None]) -> timezone | None:
     """The zone, if one was written; raises ValueError if there is no such zone."""
     if zone := parts.get("zone"):
         return timezone(timedelta(hours=_HOURS[zone.lower()]))
-    if not (hours := parts.get("zh")):
+    if not (hours := parts.get("zh") or parts.get("zh1")):
         return None
     minutes = int(parts.get("zm") or 0)
     if minutes not in range(60):

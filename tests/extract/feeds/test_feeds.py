@@ -24,7 +24,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.extract.feeds.feeds import FeedError, feed, is_feed
-from scraperd.extract.feeds.xml import moment, plain
+from scraperd.extract.feeds.xml import plain
+from scraperd.extract.values.dates import moment
 from tests.rig.clocks.effort import scaled
 
 DATA = Path(__file__).parents[2] / "data" / "feeds"
@@ -318,7 +319,21 @@ def test_urls_are_absolute_by_xml_base_and_lead_to_the_web() -> None:
     [
         ("Sat, 07 Sep 2002 00:00:01 GMT", "2002-09-07T00:00:01+00:00"),
         ("07 Sep 02 09:42 EST", "2002-09-07T09:42:00-05:00"),
-        ("Thu, 01 Jan 2004 19:48:21", "2004-01-01T19:48:21+00:00"),
+        ("Thu, 01 Jan 2004 19:48:21", "2004-01-01T19:48:21"),  # no zone was written
+        ("1997-07-16T19:20:30", "1997-07-16T19:20:30"),
+        ("Thu, 01 Jan 2004 19:48:21 +02:00", "2004-01-01T19:48:21+02:00"),
+        ("Thu, 01 Jan 2004 19:48:21 GMT+2", "2004-01-01T19:48:21+02:00"),
+        ("Thu, 01 Jan 2004 19:48:21 +2", "2004-01-01T19:48:21+02:00"),
+        ("Thu, 01 Jan 2004 19:48:21 UTC-0330", "2004-01-01T19:48:21-03:30"),
+        ("Thu, 01 Jan 2004 19:48:21 UT", "2004-01-01T19:48:21+00:00"),
+        ("Thu, 01 Jan 2004 19:48:21 -0000", "2004-01-01T19:48:21+00:00"),
+        ("Thu, 01 Jan 2004 19:48:21 PDT", "2004-01-01T19:48:21-07:00"),
+        ("Thu, 01 Jan 2004 19:48:21 EST5EDT", None),
+        ("Thu, 01 Jan 2004 19:48:21 A", None),
+        ("Thu, 01 Jan 2004 19:48:21 +200", None),
+        ("Fri, 01 Jan 2004 19:48:21 GMT", "2004-01-01T19:48:21+00:00"),
+        ("jeu., 01 Jan 2004 19:48:21 GMT", "2004-01-01T19:48:21+00:00"),
+        ("2004-01-01 19:48:21 +0200", "2004-01-01T19:48:21+02:00"),
         ("Thu, 01 Jan 2004 19:48:21 CEST", None),
         ("1997-07-16T19:20:30.45+01:00", "1997-07-16T19:20:30+01:00"),
         ("1997-07-16T19:20Z", "1997-07-16T19:20:00+00:00"),
