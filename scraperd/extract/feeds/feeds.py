@@ -18,14 +18,15 @@ from scraperd.extract.feeds.xml import (
     Document,
     FeedError,
     inflated,
-    local_name,
     markup_in,
     parse,
     plain,
+    root_name,
     text_in,
     utf8,
     without_prolog,
 )
+from scraperd.extract.nodes import WEB
 from scraperd.extract.values.dates import moment
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ MAX_ENTRIES: Final = 50_000  # the same
 
 _HEAD: Final = 2048  # bytes that `is_feed` looks at
 _MEDIA: Final = frozenset({"application/rss+xml", "application/atom+xml"})
+_FAR_HEAD: Final = 64 * 1024  # bytes that it looks at behind a long comment or document type
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
+_OF_WARNINGS: Final = frozenset({b"br", b"b", b"p", b"pre", b"font"})  # as PHP writes them
+_LATE_DECLARED = re.compile(rb"<\?xml\s[^<>]*\?>", re.IGNORECASE)
+_LATE = re.compile(
+    rb"<\?xml\s[^<>]*\?>|<(?:rss|feed|urlset|sitemapindex|rdf:rdf)(?=[\s>])", re.IGNORECASE
+)
 _ROOT = re.compile(rb"<(?:[\w.-]+:)?([\w.-]+)(?=[\s/>])")
 _HTML = re.compile(  # how nearly all pages begin; they need no closer look
     rb"\s*(?:<\?xml[^<>]*>\s*)?(?:<!doctype html[^<>\[]*>\s*)?<html[\s>]", re.IGNORECASE
@@ -47,31 +55,68 @@ _HTML = re.compile(  # how nearly all pages begin; they need no closer look
 _XML_LANG: Final = "{http://www.w3.org/XML/1998/namespace}lang"
 _RDF_ABOUT: Final = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}about"
 _LENGTH = re.compile(r"\d{1,15}", re.ASCII)
+_RELATIONS: Final = "http://www.iana.org/assignments/relation/"
 _TEXTS: Final = frozenset({"", "text", "text/plain"})
 
 
 def is_feed(body: bytes, media: str) -> bool:
     """Whether `feed` is worth a try: by the root element's name, or else the Content-Type.
 
-    Looks at no more than 2 kB, inflated if they are gzip's.
+    Looks at 2 kB, inflated if they are gzip's; at 64 kB if the root is not there yet.
     """
-    head = body[:_HEAD]
-    if media.startswith("text/html") and _HTML.match(head):
+    if media.startswith("text/html") and _HTML.match(body[:_HEAD]):
         return False
-    if head.startswith(GZIP):
-        try:
-            head = next(iter(Inflater("gzip").feed(head)), b"")[:_HEAD]
-        except Undecodable:
-            return False
+    near = _is_begun(body, media, _HEAD)
+    return bool(_is_begun(body, media, _FAR_HEAD) if near is None else near)
+
+
+def _is_begun(body: bytes, media: str, most: int) -> bool | None:
+    """Whether the first bytes are those of a feed; None if the root comes later, if at all."""
+    gzipped = body.startswith(GZIP)
+    try:
+        head = _unpacked(body, most) if gzipped else body[:most]
+    except Undecodable:
+        return False
     mime = _mime(media)
     document = without_prolog(utf8(head, media))
+    cut = len(head) == most  # its last line, too
+    if cut and most < _FAR_HEAD and (not document or document.startswith((b"<!", b"<?"))):
+        return None
+    document = _from_root(document, mime)
     if root := _ROOT.match(document):
         return root[1].decode().lower() in _READERS
-    cut = len(head) == _HEAD  # its last line, too
     text = document.decode("utf-8", "replace")
-    if mime == "text/plain" and sitemaps.lines(text.rpartition("\n")[0] if cut else text):
+    listed = text.lstrip().startswith(WEB) and (gzipped or mime not in _PAGES)
+    if listed and sitemaps.lines(text.rpartition("\n")[0] if cut else text):
         return True
     return mime in _MEDIA and (cut or not document)
+
+
+def _unpacked(body: bytes, most: int) -> bytes:
+    """The first `most` bytes of what gzip packed. Raises Undecodable."""
+    head = b""
+    for piece in Inflater("gzip").feed(body[:most]):
+        head += piece
+        if len(head) >= most:
+            break
+    return head[:most]
+
+
+def _from_root(document: bytes, mime: str) -> bytes:
+    """The document from a feed's root on, where a script's warnings stand in front of it.
+
+    In what is said to be HTML, only behind an XML declaration.
+    """
+    first = _ROOT.match(document)
+    is_xml = mime.endswith("xml") or mime in _PAGES or not (mime or document[:1] in b"{[")
+    if not is_xml or (first and first[1].lower() not in _OF_WARNINGS):
+        return document
+    late = (_LATE_DECLARED if mime in _PAGES else _LATE).search(document[:_FAR_HEAD])
+    if late is None:
+        return document
+    begun = without_prolog(document[late.start() :])
+    root = _ROOT.match(begun)
+    return begun if root and root[1].decode().lower() in _READERS else document
 
 
 def feed(
@@ -85,12 +130,14 @@ def feed(
     and `content` are HTML as the feed has it: NOT sanitised, its references not resolved.
     """
     document = utf8(inflated(body, max_size), media)
-    if _mime(media) == "text/plain" and not document.lstrip().startswith(b"<"):
+    is_page = _mime(media) in _PAGES and not body.startswith(GZIP)
+    if not is_page and not document.lstrip().startswith(b"<"):
         if found := sitemaps.lines(document.decode("utf-8", "replace")):
             return sitemaps.plain_sitemap(found, max_entries)
-        raise FeedError("text, but not a URL in each line")
-    root = parse(without_prolog(document))
-    name = local_name(root)
+        if _mime(media) == "text/plain":
+            raise FeedError("text, but not a URL in each line")
+    root = parse(_from_root(without_prolog(document), _mime(media)))
+    name = root_name(root)
     reader = _READERS.get(name.lower())
     if reader is None:
         raise FeedError(f"no feed: the root element is {printable(name, 60)}")
@@ -131,7 +178,8 @@ class _Parts:
 
 
 def _relation(link: Element) -> str:
-    return link.get("rel", "alternate").strip().lower()
+    """The relation's name: RFC 4287 section 4.2.7.2 makes an IRI of a name and the other way."""
+    return link.get("rel", "alternate").strip().lower().removeprefix(_RELATIONS)
 
 
 def _known(fields: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +195,7 @@ def _rss(document: Document) -> dict[str, Any]:
     root = document.root
     top = _Parts(document, root)
     channel = _Parts(document, next(iter(top.all("channel")), root))
-    is_rdf = local_name(root).lower() == "rdf"
+    is_rdf = root_name(root).lower() == "rdf"
     items = channel.all("item") + (top.all("item") if channel.element is not root else [])
     if len(items) > document.max_entries:
         raise FeedError(f"more than {document.max_entries} entries")

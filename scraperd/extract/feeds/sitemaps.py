@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FREQUENCIES: Final = frozenset("always hourly daily weekly monthly yearly never".split())
 _PRIORITY = re.compile(r"0?\.\d{1,9}|[01](?:\.\d{0,9})?", re.ASCII)
+_MAX_LOCATIONS: Final = 5  # of one entry, which are looked at for one that can be fetched
 _LINES: Final = re.compile(r"[\r\n]+")
 
 
@@ -25,14 +26,21 @@ def sitemap(document: Document) -> dict[str, Any]:
     """A `urlset` as data."""
     places = document.children(document.root).get("url", [])
     found = [_place(document, document.children(it)) for it in places]
-    return {"type": "sitemap", "entries": [it for it in found if it]}
+    return _listed("sitemap", found)
 
 
 def index(document: Document) -> dict[str, Any]:
     """A `sitemapindex` as data."""
     places = document.children(document.root).get("sitemap", [])
     found = [_location(document, document.children(it)) for it in places]
-    return {"type": "sitemapindex", "entries": [it for it in found if it]}
+    return _listed("sitemapindex", found)
+
+
+def _listed(kind: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The entries with a URL, and how many had none that a job could have, if any."""
+    entries = [it for it in found if it]
+    skipped = len(found) - len(entries)
+    return {"type": kind} | ({"skipped": skipped} if skipped else {}) | {"entries": entries}
 
 
 def lines(text: str) -> list[str]:
@@ -45,13 +53,13 @@ def plain_sitemap(found: list[str], max_entries: int) -> dict[str, Any]:
     """A list of URLs as data, without those no job could have. FeedError past `max_entries`."""
     if len(found) > max_entries:
         raise FeedError(f"more than {max_entries} entries")
-    return {"type": "sitemap", "entries": [{"url": url} for url in found if usable(url)]}
+    return _listed("sitemap", [{"url": url} if usable(url) else {} for url in found])
 
 
 def _location(document: Document, parts: dict[str, list[Element]]) -> dict[str, Any]:
     """Nothing if it has no URL that can be fetched."""
-    locations = parts.get("loc", [])[:1]
-    url = document.url(locations[0], text_in(locations[0])) if locations else None
+    locations = (document.url(it, text_in(it)) for it in parts.get("loc", [])[:_MAX_LOCATIONS])
+    url = next(filter(None, locations), None)
     if url is None:
         return {}
     updated = [moment(text_in(it)) for it in parts.get("lastmod", [])[:1]]

@@ -44,6 +44,7 @@ _PREFIXES: Final = {
     "http://www.google.com/schemas/sitemap-news/0.9": "news:",
 }
 
+_ASCII = re.compile(rb"encoding\s*=\s*[\"'](?:us-)?ascii[\"']", re.IGNORECASE)
 _DECLARATION = re.compile(rb"\s*(<\?xml[^>]*encoding[^>]*\?>)")
 # What may come before the root element (XML 1.0, [22] prolog), and sloppily.
 _PROLOG = re.compile(
@@ -92,10 +93,15 @@ def inflated(body: bytes, max_size: int) -> bytes:
 def utf8(body: bytes, media: str) -> bytes:
     """The document as UTF-8, by RFC 7303 section 3: byte order mark, charset, XML declaration.
 
+    One declared as ASCII that is UTF-8 is read as that.
     A document that has none of these and isn't UTF-8 is read as windows-1252.
     """
     declaration = _DECLARATION.match(body[:_HEAD])
     name = sniff.sniff(declaration[1] if declaration else body, media)
+    if declaration and _ASCII.search(declaration[1]) and "charset" not in media.lower():
+        with suppress(UnicodeDecodeError):
+            body.decode()
+            return body
     return sniff.to_utf8(body, name)
 
 
@@ -237,6 +243,11 @@ class Document:
 def local_name(element: Element) -> str:
     """The element's name without its namespace; while mending, libxml2 lets odd ones pass."""
     return str(element.tag).rpartition("}")[2]
+
+
+def root_name(root: Element) -> str:
+    """The root's name without its prefix, also one that is not declared."""
+    return local_name(root).rpartition(":")[2]
 
 
 def text_in(element: Element) -> str:

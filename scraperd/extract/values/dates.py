@@ -82,8 +82,10 @@ _FORMS: Final = tuple(
         rf"{_WEEKDAY}, {_DAY}-{_MONTH}-(?P<yy>\d\d) {_CLOCK} (?P<zone>gmt)",
         rf"{_WEEKDAY} {_MONTH} {_DAY} {_CLOCK}(?: {_NAMED})? {_YEAR}",
         # RFC 822 section 5: a year of two digits, which RFC 5322 section 4.3 reads; with its zone
-        rf"{_ON}{_DAY} {_MONTH} (?P<mail_yy>\d\d) {_CLOCK}"
-        rf" ?(?:{_NAMED}|(?:utc|gmt)?{_OFFSET})(?: \([^()]*\))?",
+        (
+            rf"{_ON}{_DAY} {_MONTH} (?P<mail_yy>\d\d) {_CLOCK}"
+            rf" ?(?:{_NAMED}|(?:utc|gmt)?{_OFFSET})(?: \([^()]*\))?"
+        ),
     )
 )
 

@@ -175,13 +175,13 @@ def test_images_and_news_of_a_sitemap_are_read() -> None:
     }
 
 
-def test_a_list_of_urls_is_a_sitemap_only_as_plain_text_and_only_if_all_are() -> None:
-    """The protocol's text file counts where its Content-Type says text and each line is a URL."""
+def test_a_list_of_urls_is_a_sitemap_of_any_type_but_html_if_all_are() -> None:
+    """The protocol's text file counts where each line is a URL, packed under any Content-Type."""
     text = b"\xef\xbb\xbfhttp://a.example/1\r\nhttps://a.example/2\n\n"
     entries = [{"url": "http://a.example/1"}, {"url": "https://a.example/2"}]
     assert read(text, "text/plain; charset=utf-8") == {"type": "sitemap", "entries": entries}
     assert is_feed(text, "text/plain")
-    for body, media in ((text, ""), (text + b"more", "text/plain"), (b"", "text/plain")):
+    for body, media in ((text, "text/html"), (text + b"more", "text/plain"), (b"", "text/plain")):
         assert not is_feed(body, media)
         with pytest.raises(FeedError):
             read(body, media)
@@ -204,6 +204,74 @@ def test_a_url_that_no_job_could_have_is_left_out(url: str) -> None:
     assert read(sitemap.encode(), "text/xml")["entries"] == [{"url": "http://a/"}]
     lines = f"http://a/\n{url}\n"
     assert read(lines.encode(), "text/plain")["entries"] == [{"url": "http://a/"}]
+
+
+@pytest.mark.parametrize("media", ["", "text/plain", "application/x-gzip", "text/html", "a/b"])
+def test_a_packed_list_of_urls_is_a_sitemap_under_any_type(media: str) -> None:
+    """A urllist.txt.gz (sitemaps.org) is read, whatever the server calls it."""
+    body = gzip.compress(b"http://a.example/1\nhttp://a.example/2\n")
+    assert is_feed(body, media)
+    assert [it["url"] for it in read(body, media)["entries"]] == [
+        "http://a.example/1",
+        "http://a.example/2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "<?xml version='1.0'?><!--" + "x" * 3000 + "-->",
+        "\n" * 3000,
+        "<!DOCTYPE rss [" + "<!ENTITY a 'b'>" * 300 + "]>",
+        "<br />\n<b>Warning</b>: x() in <b>/a.php</b> line <b>3</b><br />\n<?xml version='1.0'?>",
+        "Warning: x() expects <y> in /a.php on line 3\n",
+    ],
+)
+def test_what_stands_before_the_root_does_not_hide_a_feed(before: str) -> None:
+    """Comments, blank lines, a document type or a script's warning are passed over."""
+    body = (before + rss("<title>A</title>")).encode()
+    assert is_feed(body, "text/xml")
+    assert entry(body)["title"] == "A"
+
+
+@pytest.mark.parametrize(
+    ("body", "media"),
+    [
+        (b'{"a": "<rss version=2>"}', "application/json"),
+        (b'{"a": "<rss version=2>"}', ""),
+        (b"how to write <rss > in a text", "text/plain"),
+        (b"<p>how to write <rss > in a page", "text/html"),
+        (b"<!--" + b"x" * 3000 + b"--><html><body><rss>", "text/html"),
+    ],
+)
+def test_a_document_that_speaks_of_feeds_is_none(body: bytes, media: str) -> None:
+    """The name of a feed's root inside of JSON, text or a page makes no feed of it."""
+    assert not is_feed(body, media)
+
+
+def test_entries_without_a_location_are_skipped_and_counted() -> None:
+    """A sitemap says how many entries have no URL that a job could have, and only then."""
+    urls = "<url><lastmod>2024-01-01</lastmod></url><url><loc>mailto:x</loc></url>"
+    good = "<url><loc/><loc>http://a/</loc></url>"
+    found = read(f"<urlset>{urls}{good}</urlset>".encode())
+    assert found == {"type": "sitemap", "skipped": 2, "entries": [{"url": "http://a/"}]}
+    assert "skipped" not in read(f"<urlset>{good}</urlset>".encode())
+
+
+def test_a_relation_of_atom_may_be_an_iri() -> None:
+    """RFC 4287 section 4.2.7.2: the IANA's IRI of a relation is that relation."""
+    iri = "http://www.iana.org/assignments/relation/"
+    links = f'<link rel="{iri}alternate" href="/d"/><link rel="{iri}enclosure" href="/e"/>'
+    found = entry(atom(links))
+    assert found["url"] == "http://example.com/d"
+    assert found["enclosures"] == [{"url": "http://example.com/e"}]
+
+
+def test_a_root_with_an_undeclared_prefix_and_ascii_that_is_utf_8_are_read() -> None:
+    """What a person would read is read: rdf:RDF without its namespace, UTF-8 called ASCII."""
+    assert read(b"<rdf:RDF><channel/><item><title>i</title></item></rdf:RDF>")["type"] == "rdf"
+    body = "<?xml version='1.0' encoding='us-ascii'?>" + rss("<title>\u00e9</title>")
+    assert entry(body.encode())["title"] == "\u00e9"
 
 
 def _theirs(body: bytes) -> Any:
@@ -393,13 +461,14 @@ def test_entries_past_the_bound_are_an_error() -> None:
         (b"<html><body>", "application/rss+xml", False),
         (b"<?xml version='1.0'?><svg/>", "application/xml", False),
         (b"<!--" + b"x" * 5000 + b"--><rss/>", "application/atom+xml", True),
-        (b"<!--" + b"x" * 5000 + b"--><rss/>", "text/xml", False),
+        (b"<!--" + b"x" * 5000 + b"--><rss/>", "text/xml", True),
+        (b"<!--" + b"x" * 70_000 + b"--><rss/>", "text/xml", False),
         (b"{}", "application/json", False),
         (b"\x1f\x8b", "", False),
     ],
 )
 def test_a_feed_is_told_by_its_root_element(body: bytes, media: str, *, expected: bool) -> None:
-    """The Content-Type only decides where the first 2 kB don't."""
+    """The Content-Type only decides where the first 64 kB don't."""
     assert is_feed(body, media) is expected
 
 
