@@ -54,6 +54,8 @@ _KEYS: Final = (
     "selector jmespath output type limit header regex group cast decimal format default required"
 ).split()
 _UNQUOTED = re.compile(r"""=\s*(?:[0-9]|[^"'\]]*[:/.?&@])""")
+# What no name has in a page (HTML standard, "Attribute name state"), and a pattern's star.
+_NO_ATTRIBUTE = re.compile(r"""[\s/>=<"',\0]|\*$""")
 _BY: Final = frozenset({"sort_by", "max_by", "min_by", "map"})
 _FUNCTIONS: Final = Functions().FUNCTION_TABLE
 _URL_ATTRIBUTES: Final = frozenset(
@@ -213,6 +215,9 @@ class _Compiler:
                 return Table(_flag(spec, "header", path.removesuffix(".output")))
             case str() if output.startswith("@") and len(output) > 1:
                 name = output[1:]
+                if _NO_ATTRIBUTE.search(name):
+                    shown = printable(output, 60)
+                    raise RuleError(path, f"{shown} does not name an attribute; one is like @href")
                 name = name.lower() if name.isascii() else name  # as HTML compares names
                 return Attribute(name, name in _URL_ATTRIBUTES)
         raise RuleError(path, "must be text, html, table, @attribute or an object of rules")

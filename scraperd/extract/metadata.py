@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from msgspec import UNSET
 
 from scraperd.contract import Link, Metadata
 from scraperd.extract.compiled.engine import links_in
-from scraperd.extract.nodes import WEB, free, text_of, usable
+from scraperd.extract.nodes import WEB, free, is_html, text_of, usable
+from scraperd.extract.values.jsonld import values_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # JSON-LD nested deeper is left out: Python versions differ in what they can decode and encode.
 MAX_NESTING: Final = 100
 
+_MAX_TITLES: Final = 20  # that are looked at for one that is not empty
 _JSON_STEP: Final = 32  # characters of JSON that take some microseconds at worst
 _ASCII_SPACE: Final = "\t\n\f\r "
 _SPACE = re.compile(f"[{_ASCII_SPACE}]")
@@ -55,17 +56,18 @@ def metadata_of(tree: Tree, base: Base, spend: Callable[[int], object] = free) -
     `language`: the root's `lang`, or else the last `content-language` pragma (HTML standard, "The
     lang and xml:lang attributes"). `favicon`: the first link of type `icon`, or else of type
     `apple-touch-icon`, that leads to the web. `opengraph`: `meta property="og:*"` without the
-    prefix (ogp.me). `twitter`: the same for `twitter:*`, as `name` or `property`. A URL of http or
-    https that no job could have is left out everywhere, and the next one counts. `json_ld`: each
-    object of each `application/ld+json` script, an array's one by one (JSON-LD 1.1, "Embedding
-    JSON-LD in HTML Documents"); a script that is not JSON, or nested too deeply, is left out.
+    prefix (ogp.me), also as `name`. `twitter`: the same for `twitter:*`. An empty one of these, or
+    an empty title or description, gives way to the next. A URL of http or https that no job could
+    have is left out everywhere, and the next one counts. `json_ld`: each object of each
+    `application/ld+json` script, an array's one by one (JSON-LD 1.1, "Embedding JSON-LD in HTML
+    Documents"), as `jsonld.values_in` reads the script; one nested too deeply is left out.
     `spend` is told of pieces of work of some microseconds, and may raise.
     """
-    title = _title(tree, spend)
+    title = _title_text(tree, spend)
     meta = _Meta(tree, base, spend)
     links = _links(tree, base, spend)
     return Metadata(
-        title=text_of(title) if title is not None else UNSET,
+        title=UNSET if title is None else title,
         description=meta.description or UNSET,
         canonical=links.get("canonical") or UNSET,
         language=_language(tree, meta.language) or UNSET,
@@ -94,26 +96,27 @@ class _Meta:
     def _read(self, attributes: dict[str, str | None], content: str) -> None:
         name = attributes.get("name") or ""
         about = attributes.get("property") or ""
-        if about.startswith("og:"):
-            self._keep(self.opengraph, about[3:], content)
-        for key in (name, about):
-            if key.startswith("twitter:"):
+        for key in (about, name):
+            if key.startswith("og:"):
+                self._keep(self.opengraph, key[3:], content)
+            elif key.startswith("twitter:"):
                 self._keep(self.twitter, key[8:], content)
-        if not self.description and name.lower() == "description":
-            self.description = content
+        if not self.description.strip() and "description" in (name.lower(), about.lower()):
+            self.description = content.strip(_ASCII_SPACE) and content
         if (attributes.get("http-equiv") or "").lower() == "content-language":
             words = _SPACE.split(content.strip(_ASCII_SPACE), 1)
             if "," not in content and words[0]:
                 self.language = words[0]
 
     def _keep(self, found: dict[str, str], name: str, content: str) -> None:
-        """The first of each name. As written, but for a URL that no job could have as it is."""
+        """The first of each name that is not empty. As written, but for a URL no job could have."""
         if _HOLDS_A_URL.search(name) and usable(content.strip(_ASCII_SPACE)) is None:
             mended = self._base.resolve(content)
             if mended is None:
                 return
             content = mended
-        found.setdefault(name, content)
+        if not found.get(name, "").strip():
+            found[name] = content
 
 
 def _links(tree: Tree, base: Base, spend: Callable[[int], object]) -> dict[str, str]:
@@ -123,13 +126,23 @@ def _links(tree: Tree, base: Base, spend: Callable[[int], object]) -> dict[str, 
     for node in nodes:
         spend(1)
         attributes = node.attributes
-        if href := attributes.get("href"):
+        if (href := attributes.get("href")) and is_html(node, spend):
             for kind in _TYPES.intersection((attributes.get("rel") or "").lower().split()):
                 if kind not in found:
                     url = base.resolve(href)
                     if url is not None and (kind == "canonical" or url.startswith(WEB)):
                         found[kind] = url
     return found
+
+
+def _title_text(tree: Tree, spend: Callable[[int], object]) -> str | None:
+    """The text of the first title; if that is empty, of the first that is not."""
+    title = _title(tree, spend)
+    if title is None or (text := text_of(title)):
+        return None if title is None else text
+    others: Sequence[Node] = tree.tags("title")
+    texts = (text_of(it) for it in others[:_MAX_TITLES] if is_html(it, spend))
+    return next(filter(None, texts), "")
 
 
 def _title(tree: Tree, spend: Callable[[int], object]) -> Node | None:
@@ -168,13 +181,10 @@ def _json_ld(tree: Tree, spend: Callable[[int], object]) -> list[dict[str, Any]]
         if kind.strip(_ASCII_SPACE).lower() == "application/ld+json":
             text = node.text()
             spend(len(text) // _JSON_STEP)
-            try:
-                value = msgspec.json.decode(text)
-            except (msgspec.DecodeError, RecursionError):
-                continue
-            if _is_shallow(value):
-                items = value if isinstance(value, list) else [value]
-                found += [item for item in items if isinstance(item, dict)]
+            for value in values_in(text):
+                if _is_shallow(value):
+                    items = value if isinstance(value, list) else [value]
+                    found += [item for item in items if isinstance(item, dict)]
     return found
 
 

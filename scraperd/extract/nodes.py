@@ -164,6 +164,24 @@ def usable(url: str) -> str | None:
     return None if url[:8].lower().startswith(WEB) and check_url(url) is not None else url
 
 
+_MAX_BASES: Final = 100  # that are looked at for one that counts
+_FOREIGN: Final = frozenset({"svg", "math"})
+# HTML standard, "HTML integration point" and "MathML text integration point": HTML inside of them.
+_INTEGRATION: Final = frozenset("foreignobject desc title annotation-xml mi mo mn ms mtext".split())
+
+
+def is_html(node: Node, spend: Callable[[int], object] = free) -> bool:
+    """Whether an element named like HTML's is one, and not SVG's or MathML's of that name."""
+    above = node.parent
+    while above is not None:
+        spend(1)
+        tag = (above.tag or "").lower()
+        if tag in _FOREIGN or tag in _INTEGRATION:
+            return tag in _INTEGRATION
+        above = above.parent
+    return True
+
+
 def document_base(tree: Tree, page: bytes, url: str) -> str:
     """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL").
 
@@ -172,8 +190,8 @@ def document_base(tree: Tree, page: bytes, url: str) -> str:
     """
     if not (b"<base" in page.lower() if isinstance(tree, LexborHTMLParser) else tree.bases):
         return url
-    for node in tree.tags("base"):  # cheaper than a selector
-        if "href" in (attributes := node.attributes):
+    for node in tree.tags("base")[:_MAX_BASES]:  # cheaper than a selector
+        if "href" in (attributes := node.attributes) and is_html(node):
             base = join(url, attributes["href"] or "")
             return base if base and base.startswith(WEB) else url
     return url

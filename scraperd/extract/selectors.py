@@ -27,12 +27,13 @@ _STRING: Final = r""""(?:\\.|[^"\\\n\r\f])*"|'(?:\\.|[^'\\\n\r\f])*'"""
 ESCAPE: Final = r"\\(?:[0-9a-fA-F]{1,6}(?:\r\n|[ \t\n\r\f])?|.)"
 _OPAQUE = re.compile(rf"(?P<string>{_STRING})|{ESCAPE}", re.DOTALL)
 _FUNCTION = re.compile(r":([^:()\[\]\s,>+~.#*]*)\(")
+_NAMESPACE = re.compile(r"[^\s\[\]()>+~,*|]\|(?![=|])|(?:^|[\s>+~,(])\|(?!\|)")
 _BRACKET = re.compile(r"[()\[\]]")
 _TOKEN = re.compile(
     rf"(?P<skip>{_STRING}|(?:{ESCAPE})+:?)"
     r"""|(?P<of>(?:(?<![^\s>+~,(])(?P<bare>))?"""
     r""":nth-(?:last-)?child\([^()"'\\]*?\sof(?=[\s:.#\[*]))"""
-    r"""|(?P<start>(?<![^\s>+~,(])(?=:))|(?P<open>\()|(?P<close>\))""",
+    r"""|(?P<start>(?<![^\s>+~,(])(?=:))|(?P<link>:link(?![\w-]))|(?P<open>\()|(?P<close>\))""",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -55,12 +56,14 @@ def fault(selector: str) -> str | None:
         return "a quote is not closed"
     if "\0" in text:
         return "it holds a NUL"
+    if _NAMESPACE.search(text):
+        return (
+            "a prefix (ns|name, |name) needs a namespace, and there is none; write the name alone"
+        )
     for name in _FUNCTION.findall(text):
         if name.lower() not in FUNCTIONS:
             return f"there is no :{name}()"
-    if _nested_wrong(text):
-        return "a bracket is not closed, or not open"
-    return None
+    return "a bracket is not closed, or not open" if _nested_wrong(text) else None
 
 
 def _nested_wrong(text: str) -> bool:
@@ -79,7 +82,8 @@ def mended(selector: str) -> str:
 
     What begins with a pseudo-class (`:is(a) b`) is only tried against the next ancestor or
     sibling, and so gets its `*` back; of the selectors in `:nth-child(2 of S)` lexbor counts
-    each alone, and only the last part of each, but not inside of an `:is()`.
+    each alone, and only the last part of each, but not inside of an `:is()`. Its `:link` finds
+    `link` elements too, which HTML's does not; its `:any-link` is right.
     """
     closing: list[str] = []
 
@@ -87,6 +91,8 @@ def mended(selector: str) -> str:
         if token["of"]:
             closing.append("))")
             return ("*" if token["bare"] is not None else "") + token["of"] + " :is("
+        if token["link"]:
+            return ":any-link"
         if token["open"]:
             closing.append(")")
         elif token["close"]:

@@ -20,6 +20,7 @@ from scraperd.contract import Link, Metadata
 from scraperd.extract.apply import Allowance, Extract, Missing, Overrun, extract, extract_json
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.nodes import Base, usable
+from scraperd.extract.rules import RuleError
 from tests.oracles.truth import read
 from tests.rig.sites.pages import html_files, python_docs
 
@@ -596,7 +597,7 @@ def test_what_a_page_says_of_itself() -> None:
         b"",
         b"text",
         b"<html lang=''><meta name=description><meta name=description content=''>",
-        b"<link rel=canonical><link rel=stylesheet href=x><meta name=og:title content=x>",
+        b"<link rel=canonical><link rel=stylesheet href=x><meta name=og content=x>",
     ],
 )
 def test_a_page_that_says_nothing_of_itself(page: bytes) -> None:
@@ -811,3 +812,46 @@ def test_raised_digits_are_not_digits_of_the_number(markup: str, value: float | 
     """Digits in a `sup` or `sub` glued to others make no number, and leave one apart as it is."""
     page = f"<p>{markup}</p>".encode()
     assert found({"x": {"selector": "p", "cast": "float"}}, page)["x"] == value
+
+
+@pytest.mark.parametrize(
+    ("base", "link"),
+    [
+        ("<svg><base href=http://b/></svg>", "http://example.com/x"),
+        ("<math><base href=http://b/></math>", "http://example.com/x"),
+        ("<template><base href=http://b/></template>", "http://example.com/x"),
+        ("<svg><foreignObject><base href=http://b/></foreignObject></svg>", "http://b/x"),
+        ("<svg><base href=http://b/></svg><base href=http://c/>", "http://c/x"),
+    ],
+)
+def test_a_base_of_a_picture_or_template_is_none(base: str, link: str) -> None:
+    """Only HTML's `base` in the document counts (HTML standard, "The base element")."""
+    assert [it.url for it in links_of(f"<body>{base}<a href=/x>x</a>")] == [link]
+
+
+@pytest.mark.parametrize("name", ["@*", "@data-*", "@a b", "@a=b", "@a>b", "@a,b", "@'a'", "@ a"])
+def test_an_output_that_names_no_attribute_is_refused(name: str) -> None:
+    """A pattern, or a name that no attribute has, is an error and not a null on each page."""
+    with pytest.raises(RuleError, match="does not name an attribute"):
+        compile_rules(json.dumps({"x": {"selector": "p", "output": name}}).encode())
+
+
+@pytest.mark.parametrize("selector", ["ns|div", "svg|a", "|p", "p |b", "p[ns|a]", ":not(a|b)"])
+def test_a_namespace_that_nobody_declared_is_refused(selector: str) -> None:
+    """Selectors (Level 4) calls an undeclared prefix invalid; HTML has no element without one."""
+    with pytest.raises(RuleError, match="needs a namespace"):
+        compile_rules(json.dumps({"x": selector}).encode())
+
+
+@pytest.mark.parametrize("selector", ["*|p", "p[a|='1']", "p[a='x|y']", "p[|a]", "a:link"])
+def test_selectors_that_look_like_namespaces_are_taken(selector: str) -> None:
+    """Any namespace, a dash match and a bar in a string are CSS."""
+    compile_rules(json.dumps({"x": selector}).encode())
+
+
+def test_links_are_known_by_their_pseudo_classes() -> None:
+    """HTML standard: `:link` and `:any-link` are `a` and `area` elements with `href`."""
+    page = b"<a href=/a>1</a><a>2</a><map><area href=/b></map><link href=c><svg><a>3</a></svg>"
+    for selector in (":link", ":any-link"):
+        rule = {"selector": selector, "type": "list", "output": "@href"}
+        assert found({"x": rule}, page)["x"] == ["http://example.com/a", "http://example.com/b"]

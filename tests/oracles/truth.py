@@ -75,14 +75,18 @@ def metadata_of(tree: Element, base: str) -> dict[str, Any]:
     titles = [text_of(element) for element in tree.iter(f"{_HTML}title")]
     links = _head_links(tree, base)
     metas = [element.attrib for element in tree.iter(f"{_HTML}meta")]
-    said = [meta.get("content", "") for meta in metas if meta.get("name", "").lower() == _ABOUT]
+    said = [
+        meta.get("content", "")
+        for meta in metas
+        if _ABOUT in (meta.get("name", "").lower(), meta.get("property"))
+    ]
     found = {
-        "title": titles[0] if titles else None,
+        "title": next(filter(None, titles), "") if titles else None,
         "description": next(filter(None, said), None),
         "canonical": links.get("canonical"),
         "language": tree.attrib.get("lang", _pragma(metas)) or None,
         "favicon": links.get("icon") or links.get("apple-touch-icon"),
-        "opengraph": _prefixed("og:", metas, ("property",)),
+        "opengraph": _prefixed("og:", metas, ("name", "property")),
         "twitter": _prefixed("twitter:", metas, ("name", "property")),
         "json_ld": list(_json_ld(tree)),
     }
@@ -117,7 +121,8 @@ def _prefixed(
     for meta in metas:
         for attribute in attributes:
             if meta.get(attribute, "").startswith(prefix):
-                found.setdefault(meta[attribute][len(prefix) :], meta.get("content", ""))
+                name = meta[attribute][len(prefix) :]
+                found[name] = found.get(name) or meta.get("content", "")
     return found
 
 
