@@ -179,7 +179,7 @@ class _Compiler:
         _check_pairs(spec, path, output, many=many)
         if expression is not None and (selectors or scope == "element"):
             self._add(HEAVY)  # JSON inside of a page: of any size, as often as it matches
-        if output == "text" and spec.get("cast") in {"int", "float"} and "regex" not in spec:
+        if output == "text" and spec.get("cast") in ("int", "float") and "regex" not in spec:
             self._add(
                 cost_of_selector(RAISED, deeper), cost_of_selector(RAISED, deeper, compiled=True)
             )
