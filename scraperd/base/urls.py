@@ -45,6 +45,8 @@ _TOUCHED = re.compile(r"[%\[\]]")  # what yarl would change though it may be sen
 _USERINFO_OF = re.compile("(https?://)[^/?#]*@", re.IGNORECASE)
 _NO_USERINFO = re.compile(r"https?://[^/?#@\\]+(?:[/?#]|$)", re.IGNORECASE)
 _DOTS = re.compile(r"/(\.|%2e)", re.IGNORECASE)
+_HERE: Final = frozenset((".", "%2e"))  # URL standard: "single-dot path segment"
+_ABOVE: Final = frozenset(("..", ".%2e", "%2e.", "%2e%2e"))  # "double-dot path segment"
 
 
 def check_url(url: str) -> str | None:
@@ -166,8 +168,7 @@ def exact(text: str) -> URL:
     if not _TOUCHED.search(text):
         return url
     parts = urlsplit(text)
-    # A path with dot segments is left to yarl, which resolves them.
-    path = url.raw_path if _DOTS.search(parts.path) else quote(parts.path, safe=_KEPT)
+    path = quote(_without_dots(parts.path), safe=_KEPT)
     return URL.build(
         scheme=url.scheme,
         authority=url.raw_authority,
@@ -175,6 +176,23 @@ def exact(text: str) -> URL:
         query_string=quote(parts.query, safe=_KEPT),
         encoded=True,
     )
+
+
+def _without_dots(path: str) -> str:
+    """Return `path` with its dot segments resolved, and all else as written (WHATWG "path state").
+
+    yarl resolves them too, but undoes the percent-encoding of the other segments with them.
+    """
+    if not _DOTS.search(path):
+        return path
+    kept: list[str] = []
+    for segment in path.split("/")[1:]:
+        ends_in_folder = segment.lower() in _HERE or segment.lower() in _ABOVE
+        if segment.lower() in _ABOVE:
+            del kept[-1:]
+        elif not ends_in_folder:
+            kept.append(segment)
+    return "/" + "/".join([*kept, ""] if ends_in_folder else kept)
 
 
 def origin_of(url: URL) -> tuple[str, str | None, int | None]:

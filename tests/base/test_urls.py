@@ -33,6 +33,9 @@ BASE = URL("http://site.example/dir/page?q=1")
         "/?q[]=1",
         "/?q=a?b/c:d@e",
         "//double//slash/",
+        "/.well-known/%7Euser/%41",
+        "/.a/%2e%2",
+        "/a/%2e.b/...",
     ],
 )
 def test_path_and_query_are_sent_as_written(target: str) -> None:
@@ -48,6 +51,10 @@ def test_path_and_query_are_sent_as_written(target: str) -> None:
         ('/"<a>"?b=%2F"', "/%22%3Ca%3E%22?b=%2F%22"),
         ("/a/../b/./c?x=../y", "/b/c?x=../y"),
         ("/a/%2e%2e/b?x=%2F", "/b?x=%2F"),
+        ("/foo/%2e./%2e%2e/.%2e/%2e.bar", "/%2e.bar"),
+        ("/a//../%41/", "/a/%41/"),
+        ("/a/./..//%7E", "//%7E"),
+        ("/%41/%2E", "/%41/"),
         ("", "/"),
         ("?a=%2F", "/?a=%2F"),
         ("/a#part", "/a"),
