@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from scraperd.base.urls import check_url, exact, resolve
 from scraperd.config.tables import FetchSettings
+from scraperd.extract.nodes import Base
 from scraperd.fetch.guard import MAX_CACHED_ADDRESSES, Blocked, Guard
 from tests.rig.sites.site import page
 
@@ -222,9 +225,7 @@ def test_one_metadata_address_opens_no_other() -> None:
     assert guard("169.254.170.2/32").admits("169.254.170.2")
 
 
-@pytest.mark.parametrize(
-    "host",
-    """
+SPELLINGS: Final = """
     127.0.0.1 127.0.0.1. 127.0.0.1.. 2130706433 2130706433. 017700000001 0x7f000001 0x7f000001.
     0X7F.1 0x7f.0.0.1 0x7f.1 0177.0.0.1 127.0.0.01 127.1 127.1. 127.0.1 0 0. 0x 0x. 00
     4294967296 1.2.3.4.5 256.1.1.1 a.1 a.0x7f a.0x 93.184.216.34. 1572395042 0x5db8d822 93.12114978
@@ -234,11 +235,38 @@ def test_one_metadata_address_opens_no_other() -> None:
     [fe80::1%25lo] [fe80::1%lo] [::1%251] [2606:2800:220:1::1%251] [v1.fe80::1] [fec0::1] [ff02::1]
     [5f00::1] [3fff::1] 10.0.0.1 192.168.1.1 169.254.169.254 [fd00:ec2::254] 224.0.0.1
     255.255.255.255 100.100.100.200 168.63.129.16
-    """.split(),  # noqa: RUF001 - full-width, as IDNA folds it to ASCII
-)
+    """.split()  # noqa: RUF001 - full-width, as IDNA folds it to ASCII
+PUBLIC: Final = "93.184."  # how the public address begins that is in some of these spellings
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
 def test_a_literal_is_refused_in_any_spelling(host: str) -> None:
     """Whatever some resolver might make of it, nothing is dialled; nor is a public address."""
     assert DEFAULT.refuses(URL(f"http://{host}/"))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *SPELLINGS,
+        *("%31%32%37.0.0.1", "127%2e0%2E0.1", "%30x7f.1", "127.0.0.1%2e", "%5b::1%5d", "[::%31]"),
+        *("127.0.0.1%00.example", "127.0.0.1%2f.example", "a@127.0.0.1", "127.0.0.1\\@a.example"),
+        *("127\u00ad.0.0.1", "127.0\u200b.0.1", "\u2060127.0.0.1", "127\uff610\uff610\uff611"),
+    ],
+)
+def test_all_ways_in_read_a_host_alike(host: str) -> None:
+    """The URL of a job, a Location and a link lead to the same host, or nowhere; and nothing that
+    spells an address of this machine or its networks passes the guard on any way.
+    """
+    url, here = f"http://{host}/", "http://a.example/"
+    found = [exact(url)] if check_url(url) is None else []
+    with suppress(ValueError):
+        found.append(resolve(URL(here), url))
+    if link := Base(here).resolve(url):
+        found.append(exact(link))
+    assert len({each.raw_host for each in found}) <= 1
+    for each in found:
+        assert (each.raw_host or "").startswith(PUBLIC) or DEFAULT.refuses(each), each
 
 
 def test_a_spelling_is_no_matter_of_case() -> None:
