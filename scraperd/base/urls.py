@@ -241,4 +241,8 @@ def without_credentials(url: str) -> str:
     """Return `url` without userinfo; "(not a URL)" if it is not clear where its userinfo ends."""
     if "@" not in url or _NO_USERINFO.match(url):
         return url
-    return str(URL(url).with_user(None)) if host_of(url) else "(not a URL)"
+    try:
+        read = URL(url)
+        return str(read.with_user(None)) if read.raw_host else "(not a URL)"
+    except Exception:  # noqa: BLE001 - yarl and idna raise whatever a text provokes
+        return "(not a URL)"

@@ -293,7 +293,7 @@ def test_publish_says_how_far_it_came(
     published = itertools.count()
 
     def at_the_300th(seen: Seen) -> int | None:
-        return 0 if seen.name == "Basic.Publish" and next(published) == 300 else None
+        return seen.connection if seen.name == "Basic.Publish" and next(published) == 300 else None
 
     with Wire(node.port) as wire:
         wire.cut_when = at_the_300th
