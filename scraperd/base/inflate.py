@@ -87,12 +87,16 @@ def _zstd(_: bytes) -> _Stream:
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
 
 
-# By name: how a member is opened, given its first bytes, and how a further one starts.
-_CODINGS: Final[dict[str, tuple[Callable[[bytes], _Stream], bytes]]] = {
-    "gzip": (lambda _: _Zlib(16 + zlib.MAX_WBITS), b"\x1f\x8b"),
-    "deflate": (_deflate, b""),
-    "br": (lambda _: _Brotli(), b""),
-    "zstd": (_zstd, b"\x28\xb5"),
+_ZSTD_FRAMES: Final = (  # RFC 8878 sections 3.1.1 and 3.1.2: one of data, and 16 to be skipped
+    b"\x28\xb5\x2f\xfd",
+    *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60)),
+)
+# By name: how a member is opened, given its first bytes, and how a further one may start.
+_CODINGS: Final[dict[str, tuple[Callable[[bytes], _Stream], tuple[bytes, ...]]]] = {
+    "gzip": (lambda _: _Zlib(16 + zlib.MAX_WBITS), (b"\x1f\x8b",)),
+    "deflate": (_deflate, ()),
+    "br": (lambda _: _Brotli(), ()),
+    "zstd": (_zstd, _ZSTD_FRAMES),
 }
 
 
@@ -114,7 +118,7 @@ class Inflater:
 
     def __init__(self, coding: str) -> None:
         self.coding = coding
-        self._open, self._mark = _CODINGS[coding]
+        self._open, self._marks = _CODINGS[coding]
         self._stream: _Stream | None = None
         self._members = 0
         self._rest = b""  # what follows a member, while it is too short to tell
@@ -146,11 +150,12 @@ class Inflater:
         """Open the first member or a further one; of anything else after the end, ignore it all."""
         if self._stream is not None:
             data = self._rest + data
-            self._rest = data[:1] if len(data) < len(self._mark) else b""
-            if self._rest:
+            waits = any(len(data) < len(mark) and mark.startswith(data) for mark in self._marks)
+            self._rest = data if waits else b""
+            if waits:
                 return b""
-            if not self._mark or not data.startswith(self._mark):
-                self._mark = b""
+            if not data.startswith(self._marks):
+                self._marks = ()
                 return b""
         self._members += 1
         if self._members > MAX_MEMBERS:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import brotli
 import pytest
 from backports import zstd
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scraperd.base.inflate import MAX_MEMBERS, STEP, Inflater, Undecodable, inflater
 
@@ -112,6 +114,38 @@ def test_members_follow_each_other(
     """RFC 1952 section 2.2 and RFC 8878 section 3.1: streams may be strung together."""
     data = encode(b"one, ") + encode(b"") + encode(b"two")
     assert undo(coding, data, size) == (b"one, two", True)
+
+
+def skippable(data: bytes, number: int = 0) -> bytes:
+    """A zstd frame that a decoder passes over (RFC 8878 section 3.1.2)."""
+    return (0x184D2A50 + number).to_bytes(4, "little") + len(data).to_bytes(4, "little") + data
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=40).map(lambda data: (zstd.compress(data), data)),
+            st.builds(skippable, st.binary(max_size=40), st.integers(0, 15)).map(
+                lambda frame: (frame, b"")
+            ),
+        ),
+        max_size=6,
+    ),
+    st.integers(1, 300),
+)
+def test_zstd_frames_of_both_kinds_are_one_stream(
+    frames: list[tuple[bytes, bytes]], size: int
+) -> None:
+    """RFC 8878 section 3.1: frames and skippable frames in any order, cut anywhere."""
+    data = b"".join(frame for frame, _ in frames)
+    assert undo("zstd", data, size) == (b"".join(page for _, page in frames), True)
+
+
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_endless_skippable_frames_are_refused(size: int) -> None:
+    """They yield no byte either, so they count as members."""
+    with pytest.raises(Undecodable, match="members"):
+        undo("zstd", zstd.compress(b"x") + skippable(b"") * MAX_MEMBERS, size)
 
 
 @pytest.mark.parametrize(("coding", "encode"), [ENCODERS["gzip"], ENCODERS["zstd"]])
