@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import zlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import brotli  # type: ignore[import-untyped]
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 STEP: Final = 64 * 1024  # bytes that one step undoes; brotli rounds it up by a half
 MAX_MEMBERS: Final = 1000  # of a gzip or zstd stream; an empty one costs its sender 20 bytes
+BROTLI_KEPT: Final = 1024 * 1024  # bytes of a stream that are kept to find its end
+BROTLI_SLICE: Final = 4096  # bytes of it that are read one by one after a failure
+_BEHIND: Final = f"bytes behind the end of a stream of more than {BROTLI_KEPT} bytes"
 _WINDOW_LOG: Final = 23  # RFC 9659: no larger zstd window on the web than 8 MiB
 
 _ERRORS: Final = (zlib.error, brotli.error, zstd.ZstdError, EOFError)
@@ -62,19 +66,98 @@ class _Zlib:
 
 
 class _Brotli:
-    """Brotli has one member, and other names."""
+    """Brotli has one member, and its decoder fails at bytes behind the end, as at broken ones.
+
+    It loses what it had undone then, and does not tell where the end was. So the input is kept:
+    after a failure a second decoder reads it again, the slice that failed byte by byte. Of a
+    stream longer than BROTLI_KEPT no more is kept, and bytes behind its end are an error.
+    """
 
     unused_data = b""
 
     def __init__(self) -> None:
         self._stream: Any = brotli.Decompressor()
+        self._kept = bytearray()  # what the decoder was given
+        self._read = self._out = 0  # bytes that it was given, and that came out of it
+        self._waiting, self._at = b"", 0  # from `_at` on it was not given it yet
+        self._last = 0  # where in the stream the last slice began
+        self._more = False  # whether more comes out without more input
+        self._again: Iterator[bytes] | None = None
+        self.eof = False
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._stream.process(data, output_buffer_limit=max_length)  # type: ignore[no-any-return]
+        if data:
+            self._waiting, self._at = self._waiting[self._at :] + data, 0
+        pieces: list[bytes] = []
+        size = 0
+        while size < max_length and not self.eof:
+            if not self._more and self._at >= len(self._waiting):
+                break
+            piece = self._step(max_length - size)
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+    def _step(self, max_length: int) -> bytes:
+        if self._again is not None:
+            found = next(self._again, None)
+            self._more = found is not None
+            self.eof = not self._more
+            return found or b""
+        given = b""
+        if not self._more:
+            given = self._waiting[self._at : self._at + _slice_at(self._read)]
+            self._at += len(given)
+            self._last = self._read
+            self._read += len(given)
+            self._kept += given
+            if self.is_long:
+                self._kept.clear()
+        try:
+            piece: bytes = self._stream.process(given, output_buffer_limit=max_length)
+        except brotli.error:
+            if self.is_long:
+                raise
+            self._again, self._more = _read_again(bytes(self._kept), self._last, self._out), True
+            return b""
+        self._out += len(piece)
+        self._more = len(piece) >= max_length or not self._stream.can_accept_more_data()
+        self.eof = self._stream.is_finished()
+        if self.eof and self.is_long and self._at < len(self._waiting):
+            raise brotli.error(_BEHIND)
+        return piece
 
     @property
-    def eof(self) -> bool:
-        return self._stream.is_finished()  # type: ignore[no-any-return]
+    def is_long(self) -> bool:
+        """Whether bytes behind the end are an error."""
+        return self._read > BROTLI_KEPT
+
+
+def _slice_at(read: int) -> int:
+    """How many bytes brotli's decoder is given at once; none lie on both sides of BROTLI_KEPT."""
+    return min(BROTLI_SLICE, BROTLI_KEPT - read) if read < BROTLI_KEPT else BROTLI_SLICE
+
+
+def _read_again(data: bytes, last: int, skip: int) -> Iterator[bytes]:
+    """Undo what a decoder failed at, from byte `last` on one by one, up to the stream's end.
+
+    The first `skip` bytes that come out are left out. Raises brotli.error if the stream is broken.
+    """
+    stream = brotli.Decompressor()
+    starts = [*range(0, last, BROTLI_SLICE), *range(last, len(data)), len(data)]
+    for start, end in pairwise(starts):
+        given = data[start:end]
+        more = True
+        while more:
+            piece = stream.process(given, output_buffer_limit=STEP // 2)
+            if len(piece) > skip:
+                yield piece[skip:]
+            skip = max(0, skip - len(piece))
+            if stream.is_finished():
+                return
+            given = b""
+            more = len(piece) >= STEP // 2 or not stream.can_accept_more_data()
+    raise brotli.error("decoder failed")
 
 
 def _deflate(data: bytes) -> _Stream:
@@ -149,6 +232,8 @@ class Inflater:
     def _next_member(self, data: bytes) -> bytes:
         """Open the first member or a further one; of anything else after the end, ignore it all."""
         if self._stream is not None:
+            if isinstance(self._stream, _Brotli) and self._stream.is_long:
+                raise Undecodable(f"{self.coding}: {_BEHIND}")
             data = self._rest + data
             waits = any(len(data) < len(mark) and mark.startswith(data) for mark in self._marks)
             self._rest = data if waits else b""

@@ -19,7 +19,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.base.inflate import MAX_MEMBERS, STEP, Inflater, Undecodable, inflater
+from scraperd.base.inflate import BROTLI_KEPT, MAX_MEMBERS, STEP, Inflater, Undecodable, inflater
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,7 +161,7 @@ def test_a_further_member_must_be_whole_too(
 
 @pytest.mark.parametrize(
     "name",
-    ["gzip", "zlib", "zstd"],  # brotli's decoder can't tell what follows from the stream
+    ["gzip", "zlib", "br", "zstd"],
 )
 @pytest.mark.parametrize("rest", [b"\0" * 10, b"<!-- served in 3 ms -->", b"\x1fx", b"\x1f"])
 @pytest.mark.parametrize("size", [1, 10**6])
@@ -170,6 +170,50 @@ def test_what_follows_the_end_is_ignored(name: str, rest: bytes, size: int) -> N
     coding, encode = ENCODERS[name]
     assert undo(coding, encode(b"page") + rest + encode(b"more"), size)[0] == b"page"
     assert undo(coding, encode(b"page") + rest, size) == (b"page", True)
+
+
+@every_coding
+@given(
+    page=st.binary(max_size=200).map(lambda data: data * 50),
+    junk=st.binary(max_size=30).map(lambda data: b"\0" + data),
+    size=st.integers(1, 5000),
+)
+def test_bytes_behind_the_end_are_ignored_however_they_come(
+    coding: str, encode: Callable[[bytes], bytes], page: bytes, junk: bytes, size: int
+) -> None:
+    """Browsers discard them; whether they come with the stream's last bytes changes nothing."""
+    assert undo(coding, encode(page) + junk, size) == (page, True)
+
+
+@pytest.mark.parametrize("size", [1000, STEP, 10**9])
+def test_brotli_finds_its_end_in_a_large_page(size: int) -> None:
+    """What had come out before the decoder failed comes out once."""
+    data = brotli.compress(PAGE, quality=5) + b"<!-- served in 3 ms -->" * 1000
+    assert undo("br", data, size) == (PAGE, True)
+
+
+@pytest.mark.parametrize("size", [997, STEP, 10**9])
+@pytest.mark.parametrize("junk", [b"\0", b"junk" * 5000])
+def test_brotli_refuses_bytes_behind_a_long_stream(size: int, junk: bytes) -> None:
+    """A stream beyond BROTLI_KEPT is not kept; it fails by any split, and is whole without junk."""
+    page = random.Random(2).randbytes(BROTLI_KEPT + 1)
+    data = brotli.compress(page, quality=1)
+    assert len(data) > BROTLI_KEPT
+    assert undo("br", data, size) == (page, True)
+    with pytest.raises(Undecodable, match="br"):
+        undo("br", data + junk, size)
+    stream = Inflater("br")
+    assert b"".join(stream.feed(data)) == page
+    with pytest.raises(Undecodable, match="behind the end"):
+        list(stream.feed(junk))
+
+
+@pytest.mark.parametrize("size", [101, 4096, 10**9])
+def test_a_broken_brotli_stream_fails_by_any_split(size: int) -> None:
+    """Reading it again after the failure does not make it whole."""
+    data = brotli.compress(PAGE.hex().encode(), quality=5)
+    with pytest.raises(Undecodable, match="br"):
+        undo("br", data[:60_000] + b"\xff" * 400_000, size)
 
 
 @pytest.mark.parametrize(("coding", "encode"), [ENCODERS["gzip"], ENCODERS["zstd"]])
