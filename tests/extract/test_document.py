@@ -70,7 +70,7 @@ def taken(
             '{"a": "\xe9"}'.encode("latin-1"),
             "application/json; charset=latin1",
             FIELD,
-            {"f": "\xe9"},
+            {"f": "\ufffd"},
         ),
         ('{"a": "\xe9"}'.encode("utf-16"), "application/json", FIELD, {"f": "\xe9"}),
         (

@@ -1,7 +1,7 @@
-"""Which encoding a page is in, by the WHATWG order: BOM, header, prescan, fallback.
+"""Which encoding a page is in, by the WHATWG order: BOM, header, declaration, fallback.
 
 May touch: bytes and a Content-Type value; webencodings for the table of labels. Pure.
-Must never: guess from the text itself; the same bytes give the same answer every time.
+Must never: guess from the text more than whether it is UTF-8; the same bytes give the same answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import webencodings
 from scraperd.extract.encoding.decoders import decode
 
 FALLBACK: Final = "windows-1252"
-PRESCAN: Final = 1024  # bytes; where the HTML standard stops looking for a declaration
+PRESCAN: Final = 1024  # bytes; where the HTML standard looks for a declaration before it parses
+LATE: Final = 1 << 18  # bytes; how far into a page a declaration of its head is looked for
+SURE: Final = 2  # valid sequences for each malformed one, for text to be UTF-8 with errors
 
 _BOMS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16le"), (b"\xfe\xff", "utf-16be"))
 # A declaration that was read as ASCII can't be in UTF-16.
@@ -60,16 +62,36 @@ _XML = re.compile(
     rb"(?:\"([^\0- \">]*)\"|'([^\0- '>]*)')[^>]*>"
 )
 
+# A page's head as the HTML standard's tokenizer reads it: a comment may end with `--!>` too.
+_HEAD = re.compile(
+    rb"<!--(?:-?>|.*?--!?>)|(?P<open><!--)|<(?P<tag>/?[a-z][^\t\n\f\r />]*)"
+    rb"|<[!/?][^>]*>|(?P<bogus><[!/?])",
+    re.IGNORECASE | re.DOTALL,
+)
+_OF_HEAD: Final = frozenset(
+    b"html head meta link base basefont bgsound title style script noscript noframes template"
+    b" /title /style /script /noscript /noframes /template".split()
+)
+_RAW: Final = {  # elements whose content is no markup, and their ends
+    name: re.compile(rb"</" + name + rb"(?=[\t\n\f\r />])", re.IGNORECASE)
+    for name in (b"title", b"style", b"script", b"noframes")
+}
+_HIGH: Final = bytes(range(0x80, 0x100))
+
 
 def sniff(body: bytes, content_type: str, *, markup: bool = True) -> str:
     """The encoding's canonical WHATWG name, lower case (`utf-8`, `windows-1252`).
 
-    A text that is not `markup` (JSON, for example) can't declare its encoding.
+    A text that is not `markup` is JSON, and UTF-8 whatever the header says (RFC 8259, section 8.1).
     """
     for mark, name in _BOMS:
         if body.startswith(mark):
             return name
-    told = declared(content_type) or (_prescan(body[:PRESCAN]) if markup else None)
+    if not markup:
+        return "utf-8"
+    told = declared(content_type) or _prescan(body[:PRESCAN])
+    if told is None and len(body) > PRESCAN:
+        told = _late(body[:LATE])
     return told or _utf8_or_fallback(body)
 
 
@@ -145,6 +167,34 @@ def _meta(head: bytes) -> str | None:
     return None
 
 
+def _late(head: bytes) -> str | None:
+    """What a <meta> behind the prescan declares, or a long XML declaration.
+
+    A browser that meets such a <meta> parses the page again (HTML standard, "change the
+    encoding"). The search ends with the first tag that does not belong into a head.
+    """
+    at = 0
+    while markup := _HEAD.search(head, at):
+        at = markup.end()
+        if markup["open"] or markup["bogus"]:
+            break
+        if markup["tag"] is None:
+            continue
+        tag = markup["tag"].lower()
+        if tag not in _OF_HEAD:
+            break
+        attributes, at = _attributes(head, at)
+        if at < 0:
+            break
+        if tag == b"meta" and (name := _from_meta(attributes)):
+            return name
+        if tag in _RAW:
+            if (end := _RAW[tag].search(head, at)) is None:
+                break
+            at = end.start()
+    return _xml(head)
+
+
 def _attributes(head: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
     """A tag's attributes, the first of a name counting, and where it ends; -1 if it is cut off."""
     found: dict[bytes, bytes] = {}
@@ -181,9 +231,15 @@ def _readable(label: bytes) -> str | None:
 
 
 def _utf8_or_fallback(body: bytes) -> str:
-    """Undeclared: UTF-8 if every byte agrees, as browsers do for local files, else the fallback."""
+    """Undeclared: UTF-8 if every byte agrees, as browsers do for local files, or nearly every one.
+
+    Malformed UTF-8 is still UTF-8 with SURE valid sequences for each error; else the fallback.
+    """
     try:
         body.decode()
     except UnicodeDecodeError:
-        return FALLBACK
+        text = body.decode("utf-8", "replace")
+        errors = text.count("\ufffd") - body.count(b"\xef\xbf\xbd")
+        valid = len(text) - len(body.translate(None, _HIGH)) - errors
+        return "utf-8" if valid >= SURE * errors else FALLBACK
     return "utf-8"

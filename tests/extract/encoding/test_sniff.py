@@ -7,6 +7,7 @@ Must never: take the code's own answer for the expected one.
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from html5lib._inputstream import HTMLBinaryInputStream
@@ -14,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.extract.encoding import sniff
+from tests.rig.clocks.effort import scaled
 
 # Encoding Standard, section 4.2 "Names and labels": each encoding with some of its labels.
 LABELS = {
@@ -139,12 +141,98 @@ def test_the_charset_parameter_of_a_header(header: str, name: str | None) -> Non
         (b"", "", "utf-8"),
         (b"a\0b\0", "text/html; charset=utf-16", "utf-16le"),
         (b"<meta charset=gbk>".rjust(1024) + LATIN, "", "gbk"),
-        (b"<meta charset=gbk>".rjust(1025) + LATIN, "", "windows-1252"),
+        (b"<meta charset=gbk>".rjust(1025) + LATIN, "", "gbk"),
     ],
 )
 def test_the_order_of_the_signs(body: bytes, header: str, name: str) -> None:
     """A byte order mark beats the header, which beats the page's first 1,024 bytes."""
     assert sniff.sniff(body, header) == name
+
+
+LONG = b"<!doctype html><html lang=cs><head><title>x</title>" + b"<link rel=x href=y>\n" * 100
+
+
+@pytest.mark.parametrize(
+    ("rest", "name"),
+    [
+        ("<meta charset=koi8-r>", "koi8-r"),
+        ("<META http-equiv=content-type content='a/b; charset=koi8-r'>", "koi8-r"),
+        ("<meta charset=utf-16>", "utf-8"),
+        ("<meta charset=x-user-defined>", "windows-1252"),
+        ("<meta charset=bogus><meta charset=koi8-r>", "koi8-r"),
+        ("<style>a{}</style><script>1 < 2;</script><meta charset=koi8-r>", "koi8-r"),
+        ("<script>'<meta charset=gbk>'</script><meta charset=koi8-r>", "koi8-r"),
+        ("<title><meta charset=gbk></title >", None),
+        ("<!-- <meta charset=gbk> --!><meta charset=koi8-r>", "koi8-r"),
+        ("<!-- <meta charset=gbk>", None),
+        ("<script><meta charset=gbk>", None),
+        ("<noscript><meta charset=koi8-r></noscript>", "koi8-r"),
+        ("<meta charset=koi8-r", None),
+        ("</head><meta charset=gbk>", None),
+        ("<body><meta charset=gbk>", None),
+        ("<p title='<meta charset=gbk>'>", None),
+        ("<link title='<meta charset=gbk>'>", None),
+    ],
+)
+def test_a_declaration_behind_the_prescan_counts_in_the_head(rest: str, name: str | None) -> None:
+    """A <meta> of the head counts wherever a browser's parser meets one, and nothing else does."""
+    body = LONG + rest.encode() + LATIN
+    assert sniff.sniff(body, "text/html") == (name or "windows-1252")
+    assert sniff.sniff(body, "text/html; charset=gbk") == "gbk"
+    assert sniff.sniff(b"<meta charset=l2>" + body, "text/html") == "iso-8859-2"
+
+
+def test_a_long_xml_declaration_counts() -> None:
+    """Its encoding counts, though the declaration ends behind the first 1,024 bytes."""
+    body = b"<?xml version='1.0'" + b" " * 2000 + b"encoding='koi8-r'?><p>" + LATIN
+    assert sniff.sniff(body, "text/html") == "koi8-r"
+
+
+@pytest.mark.parametrize(
+    "part", [b"<!-", b"<!--", b"<title>", b"<link a='", b"<link>", b"</", b"<"]
+)
+def test_time_is_linear_in_a_head_without_a_declaration(part: bytes) -> None:
+    """A page that repeats the start of a tag, a comment or a title takes under a second."""
+    start = time.process_time()
+    assert sniff.sniff(part * (1_000_000 // len(part)), "") == "utf-8"
+    assert time.process_time() - start < scaled(1)
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "name"),
+    [
+        (b'"caf\xc3\xa9"', "application/json; charset=iso-8859-1", "utf-8"),
+        (b'"caf\xe9"', "application/json; charset=iso-8859-1", "utf-8"),
+        (b'"caf\xe9"', "application/json", "utf-8"),
+        (b"\xef\xbb\xbf1", "application/json; charset=gbk", "utf-8"),
+        (b"\xff\xfe1\0", "application/json", "utf-16le"),
+    ],
+)
+def test_json_is_utf_8(body: bytes, header: str, name: str) -> None:
+    """JSON is UTF-8 (RFC 8259, section 8.1), but for one with a byte order mark of UTF-16."""
+    assert sniff.sniff(body, header, markup=False) == name
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("<p>Červený míč".encode() + b"\xff", "utf-8"),
+        ("<p>Červený míč".encode()[:-1], "utf-8"),
+        ("日本語".encode() + b"\xe9", "utf-8"),
+        ("\ufffd\ufffd".encode() + b"\xe9", "utf-8"),
+        (b"caf\xe9", "windows-1252"),
+        ("«LIBERTÉ»".encode("cp1252"), "windows-1252"),  # É» is a sequence of UTF-8 too
+        ("é".encode() + b" \xe9", "windows-1252"),
+        ("éé".encode() + b" \xe9", "utf-8"),
+        ("Où est l\u2019été à Orléans?".encode("cp1252"), "windows-1252"),
+        ("中文网页没有声明".encode("gbk"), "windows-1252"),
+        ("日本語のページ".encode("cp932"), "windows-1252"),
+        ("русский язык".encode("koi8-r"), "windows-1252"),
+    ],
+)
+def test_a_few_bad_bytes_do_not_change_an_undeclared_page(body: bytes, name: str) -> None:
+    """Two valid sequences for each error are UTF-8 (decision 11); other encodings are not."""
+    assert sniff.sniff(body, "text/html") == name
 
 
 # HTML standard, section 13.2.3.2 "prescan a byte stream to determine its encoding".
