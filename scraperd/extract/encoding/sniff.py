@@ -17,7 +17,7 @@ from scraperd.extract.encoding.decoders import decode
 
 FALLBACK: Final = "windows-1252"
 PRESCAN: Final = 1024  # bytes; where the HTML standard looks for a declaration before it parses
-LATE: Final = 1 << 18  # bytes; how far into a page a declaration of its head is looked for
+LATE: Final = 1 << 16  # bytes; how far into a page a declaration of its head is looked for
 SURE: Final = 2  # valid sequences for each malformed one, for text to be UTF-8 with errors
 
 _BOMS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16le"), (b"\xfe\xff", "utf-16be"))
@@ -173,7 +173,7 @@ def _late(head: bytes) -> str | None:
     A browser that meets such a <meta> parses the page again (HTML standard, "change the
     encoding"). The search ends with the first tag that does not belong into a head.
     """
-    at = 0
+    at = 0 if b"charset" in head.lower() else len(head)
     while markup := _HEAD.search(head, at):
         at = markup.end()
         if markup["open"] or markup["bogus"]:
