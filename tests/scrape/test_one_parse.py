@@ -121,4 +121,4 @@ def test_the_count_sees_each_parser() -> None:
         URL(url)
         without_credentials(url)
         exact("http://c.d/")
-    assert parses.names == ["exact", "host_of", "__new__", "host_of", "__new__"]
+    assert parses.names == ["exact", "host_of", "__new__", "__new__"]
