@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from scraperd.base.text import printable
-from scraperd.base.urls import MAX_URL, check_url
+from scraperd.base.urls import MAX_URL, check_url, domain_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,9 @@ Kind: TypeAlias = Literal[
     "internal",
 ]
 Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-Include: TypeAlias = Literal["body", "headers", "links", "metadata", "text", "feed"]
+Include: TypeAlias = Literal[
+    "body", "headers", "links", "metadata", "text", "feed", "cookies", "redirect_headers"
+]
 
 MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
 MAX_JOB: Final = 512 * 1024  # bytes; the default of jobs.max_size, which says why
@@ -145,7 +147,53 @@ _Headers = Annotated[
     dict[_Token, _FieldValue],
     _counted(MAX_HEADERS, f"no two names that differ in case only; {_TOGETHER}"),
 ]
+_COOKIE_NAME: Final = r"[^\x00-\x20\x7f;=](?:[^\x00-\x1f\x7f;=]*[^\x00-\x20\x7f;=])?"
+_COOKIE_TEXT: Final = r"(?:[^\x00-\x20\x7f;](?:[^\x00-\x08\x0a-\x1f\x7f;]*[^\x00-\x20\x7f;])?)?"
+_COOKIE_PATH: Final = r"/[^\x00-\x1f\x7f;]*"
+_PARTS: Final = {  # of a cookie in a list: what each may be, and the words for what it is not
+    "name": (re.compile(_COOKIE_NAME), "not a cookie name: empty, or with a space around it, a "),
+    "value": (re.compile(_COOKIE_TEXT), "not a cookie value: with a space around it, a "),
+    "path": (re.compile(_COOKIE_PATH), "not a path: it begins with a slash, and has no "),
+}
+
+
+class Cookie(Struct, frozen=True, forbid_unknown_fields=True):
+    """A cookie as a site set it (RFC 6265 section 5.3): as a result tells it, and a job gives it.
+
+    A job's cookie without a domain goes to the origin of the job's `url` only. A flag that is
+    absent is false; in a result none is.
+    """
+
+    name: Annotated[str, _said(_COOKIE_NAME, description="as the site wrote it")]
+    value: Annotated[str, _said(_COOKIE_TEXT, description="as the site wrote it, quotes too")]
+    domain: (
+        Annotated[str, Meta(max_length=255, description="the host, or a domain above it")]
+        | UnsetType
+    ) = UNSET
+    path: (
+        Annotated[str, _said(_COOKIE_PATH, description="where it goes, with all below")] | UnsetType
+    ) = UNSET
+    expires: (
+        Annotated[datetime, Meta(tz=True, description="absent: it ends with the session")]
+        | UnsetType
+    ) = UNSET
+    secure: Annotated[bool, Meta(description="it goes over https only")] | UnsetType = UNSET
+    http_only: (
+        Annotated[bool, Meta(description="scripts of the page may not read it")] | UnsetType
+    ) = UNSET
+    host_only: (
+        Annotated[bool, Meta(description="it goes to `domain`, and to no host below")] | UnsetType
+    ) = UNSET
+
+
 _Cookies = Annotated[dict[_Token, _CookieValue], _counted(MAX_COOKIES, _TOGETHER)]
+_CookieList = Annotated[
+    list[Cookie],
+    Meta(
+        extra_json_schema={"maxItems": MAX_COOKIES},
+        description=f"as `cookies` of an earlier result; {_TOGETHER}",
+    ),
+]
 _Form = Annotated[dict[str, str], _counted(MAX_FORM, "sent as application/x-www-form-urlencoded")]
 
 
@@ -161,7 +209,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     id: Annotated[str, Meta(min_length=1, max_length=MAX_ID)] | UnsetType = UNSET
     method: Method | UnsetType = UNSET
     headers: _Headers | UnsetType = UNSET
-    cookies: _Cookies | UnsetType = UNSET
+    cookies: _Cookies | _CookieList | UnsetType = UNSET
     body: str | UnsetType = UNSET
     json: JsonValue | UnsetType = UNSET
     form: _Form | UnsetType = UNSET
@@ -171,6 +219,10 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     max_retries: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     max_body_size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     max_redirects: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    follow_redirects: (
+        Annotated[bool, Meta(description="false: a redirect is itself the result, and ok")]
+        | UnsetType
+    ) = UNSET
     etag: _EntityTag | UnsetType = UNSET
     last_modified: _HttpDate | UnsetType = UNSET
     proxy: _ProxyName | UnsetType = UNSET
@@ -214,11 +266,15 @@ class Failure(Struct, frozen=True, omit_defaults=True):
         return True
 
 
-class Redirect(Struct, frozen=True, gc=False):
-    """One hop on the way: the status and the absolute URL it pointed to."""
+class Redirect(Struct, frozen=True, omit_defaults=True):
+    """One hop on the way: the status and the absolute URL it pointed to.
+
+    `headers` are there if the job asked for `redirect_headers`.
+    """
 
     status: int
     url: str
+    headers: dict[str, list[str]] | UnsetType = UNSET
 
 
 class Link(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -266,7 +322,14 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     final_url: str | UnsetType = UNSET
     http_status: int | UnsetType = UNSET
     redirects: list[Redirect] | UnsetType = UNSET
+    redirect_url: (
+        Annotated[str, Meta(description="where a redirect leads that was not followed")] | UnsetType
+    ) = UNSET
     headers: dict[str, list[str]] | UnsetType = UNSET
+    cookies: (
+        Annotated[list[Cookie], Meta(description="those that were set, as a job can give them")]
+        | UnsetType
+    ) = UNSET
     content_type: str | UnsetType = UNSET
     charset: str | UnsetType = UNSET
     size: int | UnsetType = UNSET
@@ -344,7 +407,9 @@ _encoder = msgspec.json.Encoder()
 
 _AT: Final = " - at `$"
 _NAMED = re.compile(
-    r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*)`", re.DOTALL
+    r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*?)`"
+    r"(?: - at `\$\.(?P<path>cookies\[[0-9]+\])`)?",
+    re.DOTALL,
 )
 _LONE_SURROGATE = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
@@ -458,9 +523,11 @@ def is_ident(text: str) -> bool:
 def _where(raw: bytes, message: str) -> tuple[str, str]:
     """The field's path and the reason, out of msgspec's message."""
     if named := _NAMED.fullmatch(message):
+        field, path = printable(named["field"], 100), named["path"]
+        where = f"{path}.{field}" if path else field
         if named["what"] == "missing required":
-            return named["field"], "is required"
-        return printable(named["field"], 100), f"unknown field{_nearest(named['field'])}"
+            return where, "is required"
+        return where, f"unknown field{_nearest(named['field'], Cookie if path else Job)}"
     reason, at, path = message.rpartition(_AT)
     if not at or path.find("`") != len(path) - 1:  # not where it is: words of the job itself
         reason, path = message, ""
@@ -489,8 +556,8 @@ def _named(raw: bytes, field: str) -> str:
     return field if name is None else f"{field}.{printable(name, 100)}"
 
 
-def _nearest(field: str) -> str:
-    close = difflib.get_close_matches(field[:100].lower(), Job.__struct_fields__, n=1)
+def _nearest(field: str, of: type[Struct]) -> str:
+    close = difflib.get_close_matches(field[:100].lower(), of.__struct_fields__, n=1)
     return f"; did you mean {close[0]}?" if close else "; `scraperd schema job` lists them all"
 
 
@@ -543,7 +610,12 @@ def _count_faults(job: Job) -> Iterator[tuple[str, str]]:
 
 def _header_bytes(job: Job) -> int:
     """Bytes of all that is sent in headers, in UTF-8; without what stands between."""
-    pairs = (*(job.headers or {}).items(), *(job.cookies or {}).items())
+    pairs = [*(job.headers or {}).items()]
+    if isinstance(job.cookies, dict):
+        pairs += job.cookies.items()
+    elif job.cookies:
+        pairs += ((each.name + each.value, each.domain or "") for each in job.cookies)
+        pairs += ((each.path or "", "") for each in job.cookies)
     own = (job.etag or "", job.last_modified or "")
     return sum(len(text.encode()) for pair in (*pairs, own) for text in pair)
 
@@ -581,11 +653,24 @@ def _condition_faults(job: Job) -> Iterator[tuple[str, str]]:
 def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:
     if job.cookies and any(name.lower() == "cookie" for name in job.headers or {}):
         yield "cookies", "given twice: as `cookies` and as a Cookie header"
+    if isinstance(job.cookies, list):
+        for place, cookie in enumerate(job.cookies):
+            yield from _cookie_part_faults(f"cookies[{place}]", cookie)
+        return
     for name, value in (job.cookies or {}).items():
         if not TOKEN.fullmatch(name):
             yield f"cookies.{printable(name)}", "not a cookie name (RFC 6265)"
         if not _COOKIE_VALUE.fullmatch(value):
             yield f"cookies.{printable(name)}", _BAD_COOKIE
+
+
+def _cookie_part_faults(where: str, cookie: Cookie) -> Iterator[tuple[str, str]]:
+    for part, (pattern, words) in _PARTS.items():
+        text = getattr(cookie, part)
+        if text is not UNSET and not pattern.fullmatch(text):
+            yield f"{where}.{part}", words + "semicolon, an = or a control character"
+    if cookie.domain is not UNSET and domain_of(cookie.domain) is None:
+        yield f"{where}.domain", f"not a host: {printable(cookie.domain, 100)}"
 
 
 _BAD_COOKIE: Final = (

@@ -11,6 +11,7 @@ import json
 import re
 import string
 import time
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from scraperd.config.settings import Config
 from scraperd.contract import (
     MAX_ID,
     MAX_JOB,
+    Cookie,
     Failure,
     Invalid,
     Job,
@@ -48,6 +50,17 @@ from tests.rig.clocks.effort import least, scaled
 U = "https://example.com/"
 JOB_SCHEMA = schema(Job)
 RESULT_SCHEMA = schema(Result)
+
+LISTED: dict[str, Any] = {
+    "name": "s",
+    "value": '"a b"',
+    "domain": "bücher.example",
+    "path": "/a b",
+    "expires": "2030-01-01T00:00:00Z",
+    "secure": True,
+    "http_only": True,
+    "host_only": False,
+}
 
 JOBS: dict[str, dict[str, Any]] = {
     "least": {"url": U},
@@ -75,8 +88,14 @@ JOBS: dict[str, dict[str, Any]] = {
     "large meta": {"url": U, "meta": "x" * 65534},
     "all there is": {
         "url": U,
-        "include": ["body", "headers", "links", "metadata", "text", "feed"],
+        "include": [
+            *("body", "headers", "links", "metadata", "text", "feed"),
+            *("cookies", "redirect_headers"),
+        ],
     },
+    "listed cookies": {"url": U, "cookies": [LISTED, {"name": "{a}", "value": '{"a": "b, c"}'}]},
+    "many listed cookies": {"url": U, "cookies": [{"name": "a", "value": ""}] * 300},
+    "no redirects": {"url": U, "follow_redirects": False},
     "rules": {
         "url": U,
         "extract": {
@@ -210,7 +229,27 @@ def test_a_good_job_is_read_and_written_unchanged(job: dict[str, Any]) -> None:
         (with_url(headers={"x": "a" * 65000}, cookies={"y": "b" * 600}), "headers", "65602 bytes"),
         (with_url(etag=f'"{"a" * 65535}"'), "etag", "more than 65536"),
         (with_url(form={f"f{n}": "" for n in range(1001)}), "form", "1001 entries, more than 1000"),
-        (with_url(include=["body"] * 7), "include", "length <= 6"),
+        (with_url(include=["body"] * 9), "include", "length <= 8"),
+        (with_url(follow_redirects="no"), "follow_redirects", "Expected `bool`, got `str`"),
+        (with_url(cookies=[1]), "cookies[0]", "Expected `object`, got `int`"),
+        (with_url(cookies=[{"name": "a"}]), "cookies[0].value", "is required"),
+        (with_url(cookies=[LISTED | {"htponly": 1}]), "cookies[0].htponly", "mean http_only?"),
+        (with_url(cookies=[LISTED | {"a` - at `$.b": 1}]), "cookies[0].a` - at `$.b", "unknown"),
+        (with_url(cookies=[LISTED, LISTED | {"name": ""}]), "cookies[1].name", "not a cookie name"),
+        (with_url(cookies=[LISTED | {"name": "a=b"}]), "cookies[0].name", "not a cookie name"),
+        (with_url(cookies=[LISTED | {"value": "a;b"}]), "cookies[0].value", "not a cookie value"),
+        (with_url(cookies=[LISTED | {"value": " a"}]), "cookies[0].value", "not a cookie value"),
+        (with_url(cookies=[LISTED | {"path": "a"}]), "cookies[0].path", "not a path"),
+        (with_url(cookies=[LISTED | {"domain": "a/b"}]), "cookies[0].domain", "not a host: a/b"),
+        (with_url(cookies=[LISTED | {"domain": ""}]), "cookies[0].domain", "not a host"),
+        (
+            with_url(cookies=[LISTED | {"expires": "2030-01-01T00:00:00"}]),
+            "cookies[0].expires",
+            "zone",
+        ),
+        (with_url(cookies=[LISTED] * 301), "cookies", "301 entries, more than 300"),
+        (with_url(cookies=[LISTED | {"path": "/" + "x" * 65536}]), "cookies", "more than 65536"),
+        (with_url(cookies=[LISTED], headers={"Cookie": "a=b"}), "cookies", "given twice"),
         (with_url(meta="x" * 65535), "meta", "has 65537 bytes, more than 65536"),
         (with_url(headers={"cookie": "a=b", "COOKIE": "c=d"}), "headers.COOKIE", "as cookie too"),
         (with_url(headers={"A-B": "1", "a-b": "1"}), "headers.a-b", "case makes no difference"),
@@ -599,7 +638,15 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "id": TEXTS,
     "method": st.sampled_from(["GET", "POST", "DELETE", "get"]),
     "headers": st.dictionaries(st.sampled_from(["A", "b", "Host", "Cookie"]), TEXTS),
-    "cookies": st.dictionaries(st.sampled_from(["a", "b", "ü"]), TEXTS),
+    "cookies": st.dictionaries(st.sampled_from(["a", "b", "ü"]), TEXTS)
+    | st.lists(
+        st.fixed_dictionaries(
+            {"name": TEXTS, "value": TEXTS},
+            optional={"domain": TEXTS, "path": TEXTS, "expires": TEXTS, "secure": JSONS},
+        ),
+        max_size=3,
+    ),
+    "follow_redirects": JSONS,
     "body": TEXTS,
     "json": JSONS,
     "form": st.dictionaries(TEXTS, TEXTS),
@@ -687,7 +734,9 @@ RESULTS = {
         status="ok",
         final_url=U,
         http_status=200,
-        redirects=[Redirect(301, U)],
+        redirects=[Redirect(301, U), Redirect(302, U, {"location": ["/"]})],
+        redirect_url=U,
+        cookies=[Cookie("s", "1", "example.com", "/", datetime(2030, 1, 1, tzinfo=UTC))],
         headers={"set-cookie": ["a=b", "c=d"]},
         content_type="text/html; charset=utf-8",
         charset="utf-8",
@@ -746,7 +795,13 @@ def test_a_schema_is_one_and_complete(what: type[msgspec.Struct]) -> None:
         {"url": U, "cookies": {f"c{n}": "" for n in range(301)}},
         {"url": U, "headers": {f"x{n}": "" for n in range(101)}},
         {"url": U, "form": {f"x{n}": "" for n in range(1001)}},
-        {"url": U, "include": ["body"] * 7},
+        {"url": U, "include": ["body"] * 9},
+        {"url": U, "cookies": [LISTED] * 301},
+        *[
+            {"url": U, "cookies": [LISTED | wrong]}
+            for wrong in ({"value": "a;b"}, {"name": "a=b"}, {"path": "a"}, {"secure": 1})
+        ],
+        {"url": U, "follow_redirects": 0},
         *[{"url": U, "include": include} for include in ("body", ["html"])],
         *[{"url": U, "timeout": timeout} for timeout in (0, -1, "5", None)],
         *[{"url": U, "max_retries": -1}, {"url": U, "max_body_size": 0}],

@@ -19,7 +19,7 @@ from scraperd.config.load import load
 from scraperd.config.names import SETTINGS, TABLES
 from scraperd.config.settings import Config
 from scraperd.config.tables import HostSettings
-from scraperd.contract import Include, Job, Kind, Link, Metadata, Method, Result, Timings
+from scraperd.contract import Cookie, Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.extract.rules import Bounds
 from scraperd.fetch import connector, resolver
 from scraperd.jobs.unrun import MAX_SNOOZES
@@ -80,6 +80,8 @@ def test_every_result_field_is_documented() -> None:
     text = section(CONTRACT, "A result")
     assert first_cells(text) == set(Result.__struct_fields__)
     nested = {*Link.__struct_fields__, *Metadata.__struct_fields__, *Timings.__struct_fields__}
+    cookies = section(CONTRACT, "Carry a session on")
+    assert first_cells(cookies) == set(Cookie.__struct_fields__)
     assert nested <= set(re.findall(r"[a-z_]+", text))
 
 
@@ -147,6 +149,9 @@ def test_settings_named_in_the_documents_exist() -> None:
     others = {
         *Job.__struct_fields__,
         *Result.__struct_fields__,
+        *Cookie.__struct_fields__,
+        *Timings.__struct_fields__,
+        *get_args(Include),
         *HostSettings.__struct_fields__,
         "delivery_mode",
         "reply_to",

@@ -36,6 +36,7 @@ _SPLIT = re.compile(  # a URL of the web: scheme, userinfo, host, and the rest
     r"(?P<scheme>https?)://(?P<user>[^/?#]*@)?(?P<host>\[[^\[\]/?#]*\]|[^/?#:\[\]]*)(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_NO_DOMAIN = re.compile(r"[\x00-\x20\x7f/?#@\\\[\]%\ud800-\udfff]")
 _AFTER_HOST = re.compile(r"(?::[0-9]*)?(?:[/?#]|\Z)")
 _RAW = re.compile("[\ud800-\udfff]")  # bytes of a header, or halves of a pair
 _USERINFO: Final = "userinfo (user:password@) is refused; send an Authorization header instead"
@@ -104,6 +105,14 @@ def host_as_dialled(host: str) -> str | None:
     except (ValueError, UnicodeError):
         return None
     return name or None
+
+
+def domain_of(text: str) -> str | None:
+    """Return a cookie's domain as URLs have their hosts, or None; a leading dot means nothing."""
+    host = text.removeprefix(".")
+    if ":" in host:
+        return host_of(f"http://[{host.strip('[]')}]/")
+    return None if _NO_DOMAIN.search(host) else host_as_dialled(host)
 
 
 def canonical(text: str) -> str:
@@ -212,6 +221,14 @@ def join(base: str, reference: str) -> str | None:
     except ValueError:
         return None
     return url
+
+
+def where(base: URL, location: str) -> str | None:
+    """Return where a Location header leads, of any scheme, without userinfo; None if nowhere."""
+    if len(location) > MAX_URL:
+        return None
+    found = join(str(base), _RAW.sub(_percent, location))
+    return None if found is None or len(found) > MAX_URL else _USERINFO_OF.sub(r"\1", found)
 
 
 def resolve(base: URL, location: str) -> URL:

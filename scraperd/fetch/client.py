@@ -164,15 +164,17 @@ class Fetcher:
         connector = self._connectors.get(request.proxy)
         if connector is None:
             return Failure("proxy", f"no proxy is named {printable(request.proxy)}")
-        heads: list[Head] = []
+        request.begin()
         try:
             async with asyncio.timeout(request.timeout):
                 if request.proxy in self._http_proxies:
                     await self._look_up(request)
-                return await self._send(connector, request, heads)
+                return await self._send(connector, request)
         except EXPECTED as error:
             failure = failure_of_error(error, request, self._settings)
-            return _without_body(request, heads[-1], failure) if heads else failure
+            return (
+                failure if request.head is None else _without_body(request, request.head, failure)
+            )
 
     async def _look_up(self, request: Request) -> None:
         """Check that all addresses of the target's name are allowed; the proxy looks it up again.
@@ -190,7 +192,7 @@ class Fetcher:
             except TimeoutError:
                 raise LookupFailed("no nameserver answered in time", retryable=True) from None
 
-    async def _send(self, connector: Connector, request: Request, heads: list[Head]) -> Response:
+    async def _send(self, connector: Connector, request: Request) -> Response:
         """Send it on a kept connection or a new one. What a kept one spoils is sent again."""
         REACH.set(request.reach)
         target = Target(request.url, self._http_proxies.get(request.proxy))
@@ -204,7 +206,7 @@ class Fetcher:
                 lent = await connector.lend(target, limits, fresh=spoilt)
             except TimeoutError:
                 raise aiohttp.ConnectionTimeoutError from None
-            answer, spoilt = await self._ask(lent, request, head, heads, last=last), True
+            answer, spoilt = await self._ask(lent, request, head, last=last), True
         return answer
 
     async def _ask(
@@ -212,7 +214,6 @@ class Fetcher:
         lent: aiohttp.connector.Connection,
         request: Request,
         head: bytes,
-        heads: list[Head],
         *,
         last: bool,
     ) -> Response | None:
@@ -224,7 +225,7 @@ class Fetcher:
         reader = exchange.reader
         try:
             async with exchange:
-                return await self._answer(exchange, request, heads)
+                return await self._answer(exchange, request)
         except (Incomplete, OSError) as error:
             if reader.head is not None:
                 raise BrokenOff from error
@@ -247,13 +248,13 @@ class Fetcher:
             extra[_PROXY_AUTHORIZATION] = given
         return head_of(request, {**self._defaults, **extra}, last=last, absolute=forwarded)
 
-    async def _answer(self, exchange: Exchange, request: Request, heads: list[Head]) -> Response:
-        """Return the response. Its head is put into `heads` at once: whatever its body does."""
+    async def _answer(self, exchange: Exchange, request: Request) -> Response:
+        """Return the response. The request is told its head at once: whatever its body does."""
         head = await exchange.head()
         if head.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
             raise ProxyFailed(UNAUTHORISED, retryable=False)
-        heads.append(head)
-        if location_of(head) is not None:
+        request.head = head
+        if location_of(head) is not None and not request.final:
             await _pass_over(exchange)
             return Response(head.status, request.url, head.headers, b"")
         body = await self._read(exchange, head, request)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from scraperd.contract import Failure
+    from scraperd.fetch.http1.reader import Head as HeadRead
     from scraperd.fetch.memory import Claim
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -33,7 +34,8 @@ class Request:
     `proxy` is a configured name; the empty name means no proxy. With `truncate`, a
     body that is larger than a limit is cut there instead of failing. `reach` is asked
     of each address, right before it is dialled, whether it may be connected to now;
-    without `reach`, all addresses may.
+    without `reach`, all addresses may. `final` says that a redirect is not followed, so that
+    its body is wanted. `head` is that of the answer, as soon as it is there.
     """
 
     method: str
@@ -47,11 +49,17 @@ class Request:
     truncate: bool = False
     spent: float = 0.0
     reach: Callable[[str], bool] | None = None
+    final: bool = False
+    head: HeadRead | None = None
+
+    def begin(self) -> None:
+        """Forget the answer of the hop before."""
+        self.head = None
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer with any status, and its whole body. A redirect's body is not kept.
+    """The answer with any status, and its whole body. A redirect's is kept if it is `final`.
 
     `trouble` is why the body could not be read; it is empty then.
     """

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 
-from scraperd.contract import Failure, Result, encode
+from scraperd.contract import Failure, Redirect, Result, encode
 
 LARGE: Final = 16 * 1024  # bytes of a result whose parts are not kept beside its JSON
 
@@ -54,5 +54,15 @@ def _light(result: Result) -> Result:
         data=UNSET,
         links=UNSET,
         metadata=UNSET,
+        text=UNSET,
+        feed=UNSET,
         headers=UNSET,
+        cookies=UNSET,
+        redirects=_bare(result.redirects),
     )
+
+
+def _bare(redirects: list[Redirect] | UnsetType) -> list[Redirect] | UnsetType:
+    if redirects is UNSET or all(hop.headers is UNSET for hop in redirects):
+        return redirects
+    return [Redirect(hop.status, hop.url) for hop in redirects]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET
 
 from scraperd.base.text import printable
+from scraperd.base.urls import where
 from scraperd.contract import ENTITY_TAG
 from scraperd.extract.document import ExtractRequest
 from scraperd.extract.readable import AVAILABLE
@@ -74,8 +75,18 @@ def described(job: Job, response: Response) -> dict[str, Any]:
     if media := media_of(response):
         found["content_type"] = printable(media)
     if job.wants("headers"):
-        found["headers"] = _headers(response)
+        found["headers"] = headers_of(response)
     return found
+
+
+def leads_to(response: Response, location: str) -> dict[str, Any]:
+    """The field of a redirect that is not followed: where it leads.
+
+    That is read as browsers read it, also where no job could go; userinfo is left out. A Location
+    that is no URL, or that is longer than a URL may be, is in the headers only.
+    """
+    target = where(response.url, location)
+    return {} if target is None else {"redirect_url": target}
 
 
 def unchanged(response: Response) -> dict[str, Any]:
@@ -110,7 +121,8 @@ def _imf_date(text: str) -> str:
     return "" if when is None else format_datetime(when.astimezone(UTC), usegmt=True)
 
 
-def _headers(response: Response) -> dict[str, list[str]]:
+def headers_of(response: Response) -> dict[str, list[str]]:
+    """All headers: lower-case names, each with a list of values."""
     headers: dict[str, list[str]] = {}
     for name, value in response.headers.items():
         headers.setdefault(name.lower(), []).append(_clean(value))

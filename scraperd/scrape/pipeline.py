@@ -7,10 +7,12 @@ Must never: know AMQP, log, or raise for what a site does.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from scraperd.base.fd_limits import OutOfDescriptors
@@ -22,7 +24,14 @@ from scraperd.politeness.admission import NotYet
 from scraperd.politeness.host_queue import Wait
 from scraperd.politeness.robots import Rules as RobotRules
 from scraperd.sandbox.extractor import Crowded, Extractor
-from scraperd.scrape.content import described, extract_request, media_of, unchanged
+from scraperd.scrape.content import (
+    described,
+    extract_request,
+    headers_of,
+    leads_to,
+    media_of,
+    unchanged,
+)
 from scraperd.scrape.hops import Hops
 from scraperd.scrape.permission import Permission
 from scraperd.scrape.request import first_request, redirect, redirect_target, tightest
@@ -31,12 +40,15 @@ from scraperd.scrape.result import Facts, Failed, Scraped, final_url
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from yarl import URL
+
     from scraperd.base.clocks import Clocks
     from scraperd.contract import Peeked
     from scraperd.extract.rules import Rules
     from scraperd.fetch.memory import Budget, Claim
     from scraperd.fetch.message import Request
     from scraperd.politeness.admission import Reservation
+    from scraperd.scrape.cookies.jar import Cookies
     from scraperd.scrape.hops import Hops
     from scraperd.scrape.permission import Permission
     from scraperd.scrape.request import Target
@@ -61,6 +73,22 @@ class _Trip:
     on_fetch: Callable[[], object]
     hosts: set[str] = field(default_factory=set)
     facts: Facts = field(default_factory=Facts)
+    cookies: Cookies | None = None
+    taken: bool = False
+
+    def heard(self, status: int, url: URL) -> None:
+        """Note the answer that came last: a failure behind it tells of it."""
+        self.learn(http_status=status, final_url=final_url(url))
+
+    def ended(self, ended: Scraped | Failed) -> Scraped | Failed:
+        """Put the cookies that were set into the facts, if the job asked for them."""
+        if self.cookies is None or not self.target.job.wants("cookies"):
+            return ended
+        facts = ended.facts
+        if facts.http_status is UNSET:
+            return ended
+        told = facts.content | {"cookies": self.cookies.told()}
+        return dataclasses.replace(ended, facts=replace(facts, content=told))
 
     def learn(self, **news: Any) -> None:
         """Put what is known by now into the facts."""
@@ -160,14 +188,15 @@ class Scraper:
         trip = _Trip(target, claim, reservation, on_fetch)
         try:
             async with asyncio.timeout(within):
-                return await self._scrape(trip, rules)
+                ended = await self._scrape(trip, rules)
         except TimeoutError:
             if within is None:
                 raise
             over = f"the job took over {within:.3g} s"
-            return Failed(Failure("timeout", over, retryable=True), trip.facts)
+            ended = Failed(Failure("timeout", over, retryable=True), trip.facts)
         except (OutOfDescriptors, Crowded) as lack:
-            return self._lacking(trip, lack)
+            ended = self._lacking(trip, lack)
+        return ended if isinstance(ended, NotYet) else trip.ended(ended)
 
     async def _scrape(self, trip: _Trip, rules: Rules | None) -> Scraped | Failed | NotYet:
         promised, host = trip.reservation, trip.target.host
@@ -188,12 +217,12 @@ class Scraper:
     def _lacking(self, trip: _Trip, lack: OutOfDescriptors | Crowded) -> Failed | NotYet:
         """Let the job come back, unless what it asked of the site can't be repeated."""
         not_yet = self.snooze(trip.target.host, lack)
-        if not trip.facts.http_status or trip.target.repeatable:
+        if not trip.taken or trip.target.repeatable:
             return not_yet
         message = f"the page was fetched, but can't be searched now: {lack}"
         failure = Failure("timeout", message, retryable=True, retry_after=not_yet.seconds)
         known = trip.facts
-        facts = Facts(known.redirects, known.fetched_at, known.fetch_time)
+        facts = replace(known, content={}, hits={}, extract_time=0.0)
         return Failed(failure, facts)
 
     async def _take(self, trip: _Trip, answer: Response, rules: Rules | None) -> Scraped | Failed:
@@ -201,13 +230,21 @@ class Scraper:
         job = trip.target.job
         is_same = answer.status == _NOT_MODIFIED and trip.target.conditional
         content = unchanged(answer) if is_same else described(job, answer)
-        trip.learn(http_status=answer.status, final_url=final_url(answer.url), content=content)
+        location = location_of(answer)
+        if location is not None:
+            content |= {"headers": headers_of(answer)} | leads_to(answer, location)
+        trip.taken = True
+        trip.heard(answer.status, answer.url)
+        trip.learn(content=content)
         if is_same:
             return Scraped(trip.facts)
-        failure = failure_of(answer, self._settings.retry_http_codes)
+        is_page = location is None
+        failure = failure_of(answer, self._settings.retry_http_codes) if is_page else None
         if answer.trouble is not None:
             return Failed(failure or answer.trouble, trip.facts)
-        asked = extract_request(job, str(answer.url), media_of(answer), ok=failure is None)
+        asked = extract_request(
+            job, str(answer.url), media_of(answer), ok=is_page and failure is None
+        )
         patience = _patience(trip.target, failure)
         extracted, seconds = await self._extractor.extract(
             asked, answer.body, rules, host_name(answer.url), patience=patience
@@ -223,8 +260,9 @@ class Scraper:
         limit = tightest(settings.max_redirects, job.max_redirects)
         timeout = tightest(settings.download_timeout, job.timeout)
         largest = tightest(settings.download_maxsize, job.max_body_size)
-        request, cookies = await first_request(trip.target, largest, self._clocks.monotonic)
-        request.claim = trip.claim
+        request, cookies = await first_request(trip.target, largest, self._clocks)
+        request.claim, request.final = trip.claim, job.follow_redirects is False
+        trip.cookies = cookies
         while True:
             request.spent = trip.facts.fetch_time
             request.timeout = timeout - request.spent
@@ -234,18 +272,34 @@ class Scraper:
             if line := cookies.header(request.url):
                 request.headers["Cookie"] = line
             answer = await self._hop(trip, request)
-            if not isinstance(answer, Response) or (location := location_of(answer)) is None:
+            if not isinstance(answer, Response):
                 return answer
-            if len(trip.facts.redirects) >= limit:
-                return Failure("too_many_redirects", f"more than {limit} redirects")
-            target = redirect_target(request.url, location)
+            location = None if request.final else location_of(answer)
+            if location is not None or job.wants("cookies"):
+                lines = answer.headers.getall("Set-Cookie", ())
+                cookies.learn(request.url, lines, answer.headers, self._clocks.now())
+            if location is None:
+                return answer
+            target = self._redirected(trip, answer, location, limit)
             if isinstance(target, Failure):
                 return target
-            hop = Redirect(answer.status, str(target))
-            trip.learn(redirects=(*trip.facts.redirects, hop))
-            set_cookies = answer.headers.getall("Set-Cookie", ())
-            cookies.learn(request.url, set_cookies, answer.headers, self._clocks.now())
             redirect(request, answer.status, target)
+
+    def _redirected(
+        self, trip: _Trip, answer: Response, location: str, limit: int
+    ) -> URL | Failure:
+        """Note where the answer leads; a failure if it leads nowhere, or is one too many."""
+        trip.heard(answer.status, answer.url)
+        job, seen = trip.target.job, trip.facts.redirects
+        if len(seen) >= limit:
+            trip.learn(content=described(job, answer) | leads_to(answer, location))
+            return Failure("too_many_redirects", f"more than {limit} redirects")
+        target = redirect_target(answer.url, location)
+        if isinstance(target, Failure):
+            return target
+        headers = headers_of(answer) if job.wants("redirect_headers") else UNSET
+        trip.learn(redirects=(*seen, Redirect(answer.status, str(target), headers)))
+        return target
 
     async def _hop(self, trip: _Trip, request: Request) -> Response | Failure | NotYet:
         """One hop. A job that must not begin again fails where others would come back later."""
@@ -282,8 +336,14 @@ class Scraper:
             trip.on_fetch()
             trip.learn(fetched_at=self._clocks.now().isoformat(timespec="milliseconds"))
         started = self._clocks.monotonic()
-        answer = await self._hops.fetch(request, permit)
-        trip.learn(fetch_time=trip.facts.fetch_time + self._clocks.monotonic() - started)
+        try:
+            answer = await self._hops.fetch(request, permit)
+        except asyncio.CancelledError:
+            if request.head is not None:
+                trip.heard(request.head.status, request.url)
+            raise
+        finally:
+            trip.learn(fetch_time=trip.facts.fetch_time + self._clocks.monotonic() - started)
         if permit.address_refused and isinstance(answer, Failure) and answer.kind == "connect":
             return NotYet(host, self._clocks.between(*SHORT_REST))
         return answer

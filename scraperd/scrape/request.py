@@ -15,7 +15,7 @@ from scraperd.base.text import printable, text_without_credentials
 from scraperd.base.urls import exact, host_name, origin_of, resolve
 from scraperd.contract import Failure
 from scraperd.fetch.message import Request
-from scraperd.scrape.cookies import Cookies, given
+from scraperd.scrape.cookies.jar import Cookies, given
 from scraperd.scrape.forms import encoded
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
+    from scraperd.base.clocks import Clocks
     from scraperd.contract import Job
 
 _SECRETS: Final = frozenset({"authorization", "cookie", "cookie2", "www-authenticate"})
@@ -60,14 +61,12 @@ class Target:
         return not (job.etag is job.last_modified is UNSET and named.isdisjoint(_CONDITIONS))
 
 
-async def first_request(
-    target: Target, max_body: int, clock: Callable[[], float]
-) -> tuple[Request, Cookies]:
+async def first_request(target: Target, max_body: int, clocks: Clocks) -> tuple[Request, Cookies]:
     """Return the job's request, and its cookies, which travel apart from the other headers."""
     job = target.job
     headers = dict(job.headers or ())
     named = {name.lower(): name for name in headers}
-    body, kind = await _body_of(job, clock)
+    body, kind = await _body_of(job, clocks.monotonic)
     if kind and "content-type" not in named:
         headers["Content-Type"] = kind
     if job.etag is not UNSET:
@@ -75,8 +74,9 @@ async def first_request(
     if job.last_modified is not UNSET:
         headers["If-Modified-Since"] = job.last_modified
     line = headers.pop(named["cookie"]) if "cookie" in named else ""
-    own = given(job.cookies or {}, line)
-    return Request(job.verb, target.url, headers, body, 0.0, max_body), Cookies(target.url, own)
+    now = clocks.now() if isinstance(job.cookies, list) else None
+    cookies = Cookies(target.url, given(job.cookies or {}, line), now)
+    return Request(job.verb, target.url, headers, body, 0.0, max_body), cookies
 
 
 async def _body_of(job: Job, clock: Callable[[], float]) -> tuple[bytes | None, str]:

@@ -10,11 +10,13 @@ import time
 from datetime import UTC, datetime
 from email.utils import formatdate
 
+import msgspec
 import pytest
 from yarl import URL
 
-from scraperd.contract import MAX_COOKIES
-from scraperd.scrape.cookies import MAX_ATTRIBUTE, MAX_PAIR, Cookies, given
+from scraperd.contract import MAX_COOKIES, Cookie
+from scraperd.scrape.cookies.jar import Cookies, given
+from scraperd.scrape.cookies.set_cookie import MAX_ATTRIBUTE, MAX_PAIR
 from tests.rig.clocks.effort import scaled
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -83,8 +85,8 @@ def test_own_cookies_stay_in_the_first_origin(url: str, sent: str) -> None:
         ("s=1; Path=/; Max-Age=60", "https://www.site.example/", True),
         ("s=1; Path=/; Max-Age=0", "https://www.site.example/", False),
         ("s=1; Path=/; Max-Age=-1", "https://www.site.example/", False),
-        (f"s=1;Path=/{'x' * (MAX_ATTRIBUTE - 5)}", "https://www.site.example/shop/", True),
-        (f"s=1;Path=/{'x' * (MAX_ATTRIBUTE - 6)}", "https://www.site.example/shop/", False),
+        (f"s=1;Path=/{'x' * MAX_ATTRIBUTE}", "https://www.site.example/shop/", True),
+        (f"s=1;Path=/{'x' * (MAX_ATTRIBUTE - 1)}", "https://www.site.example/shop/", False),
         ("s=1; Path=/; Max-Age=soon", "https://www.site.example/", True),
         ("s=1; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "https://www.site.example/", False),
         ("s=1; Path=/; Expires=Thu, 01-Jan-2099 00:00:00 GMT", "https://www.site.example/", True),
@@ -112,6 +114,9 @@ def test_set_cookies_go_by_rfc_6265(line: str, url: str, goes: bool) -> None:  #
         ("s=; Path=/", "s="),
         ("  s=1  ;Path=/", "s=1"),
         ("s=\N{LATIN SMALL LETTER U WITH DIAERESIS}; Path=/", "s=ü"),
+        ("s=\udce9; Path=/", "s=\udce9"),  # a byte of Latin-1, as headers hold odd bytes (PEP 383)
+        ("s \t=\t a b\t; Path=/", "s=a b"),
+        ("s=a\tb; Path=/", "s=a\tb"),
     ],
 )
 def test_a_value_goes_back_as_it_came(line: str, pair: str) -> None:
@@ -128,7 +133,8 @@ def test_a_value_goes_back_as_it_came(line: str, pair: str) -> None:
         "=nameless",
         "s=a\x00b; Path=/",
         "s=a\rb; Path=/",
-        "s=\udce9; Path=/",  # raw Latin-1, which our header can't carry
+        "s=1; Path=/; Comment=a\x07b",  # RFC 6265bis section 5.6: anywhere in the line
+        "s=\ud800; Path=/",  # stands for no byte
         f"s={'x' * MAX_PAIR}; Path=/",
     ],
 )
@@ -138,8 +144,8 @@ def test_what_cannot_be_sent_back_is_ignored(line: str) -> None:
 
 
 def test_a_cookie_as_long_as_browsers_keep() -> None:
-    """Name and value together have MAX_PAIR characters; with one more it is ignored."""
-    pair = f"s={'x' * (MAX_PAIR - 2)}"
+    """Name and value have MAX_PAIR bytes together (RFC 6265bis 5.6); with one more it is ignored."""
+    pair = f"s={'x' * (MAX_PAIR - 1)}"
     assert after(f"{pair}; Path=/", f"{pair}x; Path=/").header(SITE) == pair
 
 
@@ -162,12 +168,31 @@ def test_a_cookie_set_anew_replaces_the_old_one() -> None:
     assert cookies.header(SITE) == "t=1"
 
 
-def test_the_site_knows_better_than_the_job() -> None:
-    """A cookie of the job's that a redirect sets or deletes is not sent twice, nor any more."""
+def test_a_cookie_of_the_same_name_domain_and_path_replaces_the_jobs() -> None:
+    """Section 5.3, step 11: in its place, and a deletion leaves nothing of it."""
     own = {"sid": "old", "lang": "en"}
-    assert after("sid=new; Path=/", own=own).header(SITE) == "lang=en; sid=new"
-    assert after("sid=x; Max-Age=0", own=own).header(SITE) == "lang=en"
-    assert after("sid=new=er=; Path=/", own=own).header(SITE) == "lang=en; sid=new=er="
+    assert after("sid=new; Path=/", own=own).header(SITE) == "sid=new; lang=en"
+    assert after("sid=new=er=; Path=/", own=own).header(SITE) == "sid=new=er=; lang=en"
+    assert after("sid=x; Path=/; Max-Age=0", own=own).header(SITE) == "lang=en"
+
+
+@pytest.mark.parametrize(
+    ("line", "at", "sent"),
+    [
+        ("sid=x; Path=/", "https://login.site.example/", "sid=mine"),
+        ("sid=x; Path=/; Max-Age=0", "https://login.site.example/", "sid=mine"),
+        ("sid=x; Path=/; Domain=site.example", "https://login.site.example/", "sid=mine; sid=x"),
+        ("sid=; Path=/; Domain=site.example; Max-Age=0", "https://login.site.example/", "sid=mine"),
+        ("sid=x; Path=/shop", "https://www.site.example/shop/cart", "sid=x; sid=mine"),
+        ("sid=x; Path=/shop; Max-Age=0", "https://www.site.example/shop/cart", "sid=mine"),
+        ("SID=x; Path=/", "https://www.site.example/", "sid=mine; SID=x"),
+        # over http nobody may hide what is the job's for https (RFC 6265bis section 5.7)
+        ("sid=x; Path=/", "http://www.site.example/", "sid=mine"),
+    ],
+)
+def test_another_cookie_of_the_same_name_takes_nothing_away(line: str, at: str, sent: str) -> None:
+    """A login cookie survives another host, domain or path of the chain."""
+    assert after(line, at=URL(at), own={"sid": "mine"}).header(SITE) == sent
 
 
 def test_another_site_cannot_touch_the_jobs_cookies() -> None:
@@ -198,9 +223,9 @@ def test_a_cookie_header_counts_as_the_jobs_cookies() -> None:
     cookies = Cookies(SITE, given({}, "a=1;b=2;  c=x=y ; d"))
     assert cookies.header(SITE) == "a=1; b=2; c=x=y; d"
     cookies.learn(SITE, ["b=3; Path=/"], {}, NOW)
-    assert cookies.header(SITE) == "a=1; c=x=y; d; b=3"
-    cookies.learn(SITE, ["c=4; Path=/"], {}, NOW)
-    assert cookies.header(SITE) == "a=1; d; b=3; c=4"
+    assert cookies.header(SITE) == "a=1; b=3; c=x=y; d"
+    cookies.learn(SITE, ["c=4; Path=/", "d=5; Path=/"], {}, NOW)
+    assert cookies.header(SITE) == "a=1; b=3; c=4; d; d=5"
     assert cookies.header(URL("https://evil.example/")) == ""
 
 
@@ -211,6 +236,160 @@ def test_how_many_are_learnt() -> None:
     pairs = cookies.header(SITE).split("; ")
     assert len(pairs) == MAX_COOKIES
     assert (pairs[0], pairs[-1]) == ("c3=3", "more=1")
+
+
+def test_how_large_they_are_together() -> None:
+    """A chain of redirects can't make the next request, or this process, hold megabytes."""
+    cookies = after(*[f"c{n}={'x' * 4000}; Path=/" for n in range(40)], own={"mine": "1"})
+    pairs = cookies.header(SITE).split("; ")
+    assert 15 <= len(pairs) <= 17
+    assert (pairs[0], pairs[-1][:4]) == ("mine=1", "c39=")
+
+
+@pytest.mark.parametrize(
+    ("at", "domain", "goes"),
+    [
+        ("https://www.site.co.uk/", "co.uk", ""),
+        ("https://www.site.co.uk/", "site.co.uk", "s=1"),
+        ("https://me.github.io/", "github.io", ""),
+        ("https://www.city.kobe.jp/", "city.kobe.jp", "s=1"),
+        ("https://city.kobe.jp/", "city.kobe.jp", "s=1"),
+        ("https://a.b.kobe.jp/", "b.kobe.jp", ""),
+        ("https://www.xn--85x722f.com.cn/", "com.cn", ""),
+        ("https://www.xn--55qx5d.cn/", "xn--55qx5d.cn", ""),
+        ("https://www.site.unlisted/", "unlisted", ""),
+        ("https://www.site.unlisted/", "site.unlisted", "s=1"),
+        ("https://github.io/", "github.io", "s=1"),  # section 5.3, step 5: for this host alone
+    ],
+)
+def test_no_cookie_for_a_public_suffix(at: str, domain: str, goes: str) -> None:
+    """Where everybody can have a name, nobody can set a cookie for all (publicsuffix.org)."""
+    cookies = after(f"s=1; Path=/; Domain={domain}", at=URL(at))
+    assert cookies.header(URL(at)) == goes
+    narrow = at == "https://github.io/"
+    assert cookies.header(URL(f"https://other.{domain}/")) == ("" if narrow else goes)
+
+
+@pytest.mark.parametrize(
+    ("line", "at", "kept"),
+    [
+        ("__Secure-s=1; Path=/; Secure", "https://www.site.example/", True),
+        ("__Secure-s=1; Path=/", "https://www.site.example/", False),
+        ("__secure-s=1; Path=/", "https://www.site.example/", False),
+        ("__Host-s=1; Path=/; Secure", "https://www.site.example/", True),
+        ("__Host-s=1; Path=/; Secure; Domain=www.site.example", "https://www.site.example/", False),
+        ("__Host-s=1; Secure", "https://www.site.example/", False),
+        ("__Host-s=1; Path=/shop; Secure", "https://www.site.example/", False),
+        ("__HOST-s=1; Path=/", "https://www.site.example/", False),
+        ("s=1; Path=/; Secure", "http://www.site.example/", False),
+    ],
+)
+def test_who_may_set_a_secure_cookie(line: str, at: str, kept: bool) -> None:  # noqa: FBT001
+    """RFC 6265bis sections 4.1.3 and 5.7: over https, and as the prefix of its name says."""
+    assert bool(after(line, at=URL(at)).header(SITE)) == kept
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "goes"),
+    [
+        ("/a//", "/a/b", False),
+        ("/a//", "/a//b", True),
+        ("/a", "/a", True),
+        ("/a", "/ab", False),
+        ("/", "/", True),
+    ],
+)
+def test_a_path_matches_as_it_is_written(path: str, asked: str, goes: bool) -> None:  # noqa: FBT001
+    """Section 5.1.4: byte by byte."""
+    url = URL("https://www.site.example").with_path(asked, encoded=True)
+    assert bool(after(f"s=1; Path={path}").header(url)) == goes
+
+
+def test_the_last_valid_attribute_counts() -> None:
+    """Section 5.2: an invalid one is passed over, and takes nothing from the one before it."""
+    line = "s=1; Path=/; Max-Age=60; Max-Age=soon; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Expires=x"
+    assert after(line).header(SITE) == "s=1"
+    assert after("s=1; Path=/; Max-Age=x; Expires=Thu, 01 Jan 1970 00:00:00 GMT").header(SITE) == ""
+
+
+def test_what_was_set_is_told_as_a_job_can_give_it() -> None:
+    """All that RFC 6265 stores of each; the job's own without a domain are the job's to know."""
+    cookies = after(
+        'a="1"; Domain=site.example; Path=/shop; Max-Age=60; HttpOnly; Secure',
+        "b=2; Expires=Fri, 07-Aug-2026 08:04:19 GMT",
+        "c=3; Path=/; Max-Age=0",
+        f"d=4; Max-Age={'9' * 50}",
+        "e=\udce9",
+        own={"own": "1"},
+    )
+    assert msgspec.to_builtins(cookies.told()) == [
+        {
+            "name": "a",
+            "value": '"1"',
+            "domain": "site.example",
+            "path": "/shop",
+            "expires": "2026-01-01T00:01:00Z",
+            "secure": True,
+            "http_only": True,
+            "host_only": False,
+        },
+        {
+            "name": "b",
+            "value": "2",
+            "domain": "www.site.example",
+            "path": "/shop",
+            "expires": "2026-08-07T08:04:19Z",
+            "secure": False,
+            "http_only": False,
+            "host_only": True,
+        },
+        {
+            "name": "d",
+            "value": "4",
+            "domain": "www.site.example",
+            "path": "/shop",
+            "expires": "9999-12-31T23:59:59Z",
+            "secure": False,
+            "http_only": False,
+            "host_only": True,
+        },
+    ]
+
+
+def test_a_session_is_carried_on() -> None:
+    """What an earlier job was told goes where it went then, and is told again."""
+    lines = (
+        "a=1; Domain=site.example; Path=/",
+        "b=2; Path=/shop; Secure",
+        "c=3; Path=/; Max-Age=9",
+    )
+    told = after(*lines).told()
+    later = datetime(2026, 1, 1, 1, tzinfo=UTC)
+    cookies = Cookies(SITE, given(told, ""), later)
+    assert cookies.header(SITE) == "b=2; a=1"
+    assert cookies.header(URL("http://other.site.example/shop")) == "a=1"
+    assert cookies.told() == told[:2]
+    cookies.learn(SITE, ["a=; Domain=site.example; Path=/; Max-Age=0"], {}, later)
+    assert cookies.told() == told[1:2]
+
+
+@pytest.mark.parametrize(
+    ("cookie", "url", "sent"),
+    [
+        (Cookie("s", "1"), "https://www.site.example/", "s=1"),
+        (Cookie("s", "1"), "https://www.site.example:8443/", ""),
+        (Cookie("s", "1", path="/shop"), "https://www.site.example/", ""),
+        (Cookie("s", "1", ".Site.Example"), "http://a.site.example/", "s=1"),
+        (Cookie("s", "1", "site.example", host_only=True), "http://a.site.example/", ""),
+        (Cookie("s", "1", "co.uk"), "http://site.co.uk/", ""),
+        (Cookie("s", "1", "bücher.example"), "http://xn--bcher-kva.example/", "s=1"),
+        (Cookie("s", "1", "[::1]"), "http://[::1]/", "s=1"),
+        (Cookie("s", "1", "::1"), "http://[::1]/", "s=1"),
+    ],
+)
+def test_a_cookie_that_a_job_lists(cookie: Cookie, url: str, sent: str) -> None:
+    """With a domain it goes as if a site had set it; without, to the first origin."""
+    assert Cookies(SITE, given([cookie], ""), NOW).header(URL(url)) == sent
 
 
 def test_many_cookies_take_little_time() -> None:

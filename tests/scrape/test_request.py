@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import UNSET
 from yarl import URL
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.contract import Failure, Job, decode_job
 from scraperd.fetch.message import Request
 from scraperd.scrape.request import (
@@ -26,7 +26,7 @@ from scraperd.scrape.request import (
 )
 
 if TYPE_CHECKING:
-    from scraperd.scrape.cookies import Cookies
+    from scraperd.scrape.cookies.jar import Cookies
 
 SITE = "http://x.example/a"
 TAG = '"v1"'
@@ -42,7 +42,7 @@ def job(**fields: Any) -> Job:
 
 
 def first(**fields: Any) -> tuple[Request, Cookies]:
-    return asyncio.run(first_request(Target.of(job(**fields)), 1000, time.monotonic))
+    return asyncio.run(first_request(Target.of(job(**fields)), 1000, SYSTEM))
 
 
 def sent(headers: dict[str, str], method: str = "GET", body: bytes | None = None) -> Request:
@@ -129,7 +129,7 @@ def test_json_is_sent_as_it_was_written() -> None:
     raw = b'{"url": "http://x.example/a", "json": {"a":  1.0}}'
     found = decode_job(raw)
     assert isinstance(found, Job)
-    request, _ = asyncio.run(first_request(Target.of(found), 1000, time.monotonic))
+    request, _ = asyncio.run(first_request(Target.of(found), 1000, SYSTEM))
     assert (request.body, request.headers) == (b'{"a":  1.0}', {"Content-Type": "application/json"})
 
 
