@@ -299,12 +299,34 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
 
 
 class Timings(Struct, frozen=True, gc=False, omit_defaults=True):
-    """Seconds. `wait` is for robots.txt, turns and slots, `fetch` for all hops to the last byte."""
+    """Seconds. `wait` is for robots.txt, turns and slots, `fetch` for all hops to the last byte.
 
-    total: float
-    wait: float | UnsetType = UNSET
-    fetch: float | UnsetType = UNSET
-    extract: float | UnsetType = UNSET
+    The others are steps of all hops together. A step that did not happen is absent, as are `dns`,
+    `connect` and `tls` on a kept connection.
+    """
+
+    total: Annotated[float, Meta(description="from the start to the result")]
+    wait: (
+        Annotated[float, Meta(description="robots.txt, the host's turn, memory, a slot")]
+        | UnsetType
+    ) = UNSET
+    fetch: (
+        Annotated[float, Meta(description="all hops, from dialling to the last byte")] | UnsetType
+    ) = UNSET
+    extract: Annotated[float, Meta(description="taking from the page")] | UnsetType = UNSET
+    dns: Annotated[float, Meta(description="lookups that no cache answered")] | UnsetType = UNSET
+    connect: Annotated[float, Meta(description="TCP connections, to a proxy too")] | UnsetType = (
+        UNSET
+    )
+    tls: Annotated[float, Meta(description="TLS handshakes")] | UnsetType = UNSET
+    first_byte: (
+        Annotated[float, Meta(description="from each request to the first byte of its answer")]
+        | UnsetType
+    ) = UNSET
+    transfer: (
+        Annotated[float, Meta(description="from the first byte of each answer to its last")]
+        | UnsetType
+    ) = UNSET
 
 
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -31,7 +31,7 @@ from scraperd.fetch.guard import Blocked, Guard
 from scraperd.fetch.http1.exchange import Exchange, head_of
 from scraperd.fetch.http1.reader import BrokenOff, HeadLimits, Incomplete, Malformed
 from scraperd.fetch.http1.reading_time import ReadingTime
-from scraperd.fetch.message import Response, location_of
+from scraperd.fetch.message import STEPS, Response, location_of
 from scraperd.fetch.protocol import Connection, Target
 from scraperd.fetch.proxies import UNAUTHORISED, ProxyFailed, Socks
 from scraperd.fetch.resolver import LookupFailed, Resolver
@@ -135,6 +135,7 @@ class Fetcher:
         of the name takes longer than `lookup_wait`. A name that has no address is not an
         error here: the fetch reports it.
         """
+        STEPS.set(request.steps)
         url, wait = request.url, self._lookup_wait
         if request.proxy or wait is None or self.guard.refuses(url):
             return ""
@@ -165,6 +166,7 @@ class Fetcher:
         if connector is None:
             return Failure("proxy", f"no proxy is named {printable(request.proxy)}")
         request.begin()
+        STEPS.set(request.steps)
         try:
             async with asyncio.timeout(request.timeout):
                 if request.proxy in self._http_proxies:
@@ -235,6 +237,7 @@ class Fetcher:
             if not kept or reader.head is not None or request.method not in _IDEMPOTENT:
                 raise
         finally:
+            connection.account(request.steps)
             if connection.finish() and not last:
                 lent.release()
             else:

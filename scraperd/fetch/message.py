@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -26,6 +27,39 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(slots=True)
+class Steps:
+    """How long the steps of all hops took, in seconds; 0 for a step that did not happen.
+
+    `dns` is a lookup that no cache answered, `connect` a TCP connection, through a proxy too,
+    `tls` a handshake, `first_byte` the time from the request to the first byte of the answer, and
+    `transfer` that from there to the last one.
+    """
+
+    dns: float = 0.0
+    connect: float = 0.0
+    tls: float = 0.0
+    first_byte: float = 0.0
+    transfer: float = 0.0
+    tls_began: float = 0.0  # when the handshake began that is under way
+
+    def dialled(self, began: float, ended: float) -> None:
+        """Add a connection that was made, or tried, between these two moments."""
+        middle = self.tls_began or ended
+        self.connect += middle - began
+        self.tls += ended - middle
+        self.tls_began = 0.0
+
+    def answered(self, asked: float, first: float, last: float) -> None:
+        """Add an answer, by the moments of its request, its first byte and its last one."""
+        self.first_byte += first - asked
+        self.transfer += last - first
+
+
+# The steps of the fetch that this task is at; aiohttp passes nothing else down.
+STEPS: ContextVar[Steps | None] = ContextVar("steps", default=None)
+
+
+@dataclass(slots=True)
 class Request:
     """One hop. `timeout` in seconds for all of it, `max_body` in bytes after decompression.
 
@@ -36,6 +70,7 @@ class Request:
     of each address, right before it is dialled, whether it may be connected to now;
     without `reach`, all addresses may. `final` says that a redirect is not followed, so that
     its body is wanted. `head` is that of the answer, as soon as it is there.
+    `steps` adds up over the hops of a job.
     """
 
     method: str
@@ -51,6 +86,7 @@ class Request:
     reach: Callable[[str], bool] | None = None
     final: bool = False
     head: HeadRead | None = None
+    steps: Steps = field(default_factory=Steps)
 
     def begin(self) -> None:
         """Forget the answer of the hop before."""

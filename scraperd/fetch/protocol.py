@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import select
+import time
 from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -20,6 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
 from scraperd.fetch.http1.reader import MAX_INTERIM, Incomplete, Malformed, Reader
+from scraperd.fetch.message import STEPS
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from scraperd.fetch.http1.reading_time import ReadingTime
+    from scraperd.fetch.message import Steps
 
     # Each idle connection with its connector and the key it is kept under; the oldest comes first.
     Idle: TypeAlias = dict["Connection", tuple["HookedConnector", Any]]
@@ -175,9 +178,23 @@ class HookedConnector(aiohttp.TCPConnector):
 
     async def _start_tls_connection(self, underlying_transport: Any, *args: Any, **kw: Any) -> Any:
         self.before_tunnel_tls(underlying_transport)
-        return await super()._start_tls_connection(underlying_transport, *args, **kw)
+        steps, began = STEPS.get(), time.monotonic()
+        try:
+            return await super()._start_tls_connection(underlying_transport, *args, **kw)
+        finally:
+            if steps is not None:
+                steps.tls_began = began
+                steps.dialled(began, time.monotonic())
 
-    async def _wrap_create_connection(
+    async def _wrap_create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        steps, began = STEPS.get(), time.monotonic()
+        try:
+            return await self._dialled(*args, **kwargs)
+        finally:
+            if steps is not None:
+                steps.dialled(began, time.monotonic())
+
+    async def _dialled(
         self,
         *args: Any,
         addr_infos: list[AddrInfoType],
@@ -219,6 +236,7 @@ class Connection(ResponseHandler):
         self._full = False  # READ_BUFFER bytes of it are there
         self._waits = False  # for its turn to parse what is held
         self._lost: tuple[BaseException | None, bool] | None = None  # by what; whether it was TLS
+        self._asked = self._first = 0.0  # when the request went out, and its answer began
         self.uses = 0  # requests
         self.peer = ""  # the IP address at its other end, perhaps a proxy's
 
@@ -235,6 +253,7 @@ class Connection(ResponseHandler):
             raise ConnectionResetError("it was closed")
         self.uses += 1
         self._reader, self._fault, self._wants_body = reader, None, False
+        self._asked, self._first = time.monotonic(), 0.0
         if self._held:  # it came before the request; browsers take it
             self._wait()
         self.transport.write(request)
@@ -268,6 +287,11 @@ class Connection(ResponseHandler):
         if self._fault is not None and (body or reader.head is None):
             raise self._fault
 
+    def account(self, steps: Steps) -> None:
+        """Add to `steps` how long the answer took to begin, and to come so far."""
+        if self._first:
+            steps.answered(self._asked, self._first, time.monotonic())
+
     def finish(self) -> bool:
         """End the request. Return whether another may follow it on this connection."""
         reader, self._reader = self._reader, None
@@ -287,6 +311,8 @@ class Connection(ResponseHandler):
 
     def _read(self, reader: Reader, data: bytes) -> None:
         """Give it `data`; none means that it is to go on with what it has."""
+        if not self._first:
+            self._first = time.monotonic()
         try:
             if data:
                 reader.feed(data)

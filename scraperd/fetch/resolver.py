@@ -22,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from scraperd.base.cache import Cache
 from scraperd.base.fd_limits import OutOfDescriptors, none_left
 from scraperd.fetch.guard import Blocked
+from scraperd.fetch.message import STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -180,11 +181,20 @@ class Resolver(AbstractResolver):
             raise _failure(pycares.errno.ARES_EBADNAME)
         outcome = self._cache.get(name, self._clock())
         if outcome is None:
-            # A caller that leaves must not take the answer away from the others.
-            outcome = await asyncio.shield(self._lookup(name))
+            outcome = await self._waited_for(name)
         if outcome.error is not None:
             raise outcome.error()
         return outcome
+
+    async def _waited_for(self, name: str) -> _Outcome:
+        """What the lookup of a name comes to, and how long the fetch waited for it."""
+        began = self._clock()
+        try:
+            # A caller that leaves must not take the answer away from the others.
+            return await asyncio.shield(self._lookup(name))
+        finally:
+            if (steps := STEPS.get()) is not None:
+                steps.dns += self._clock() - began
 
     def _lookup(self, name: str) -> asyncio.Task[_Outcome]:
         """The one lookup of a name that is under way."""

@@ -7,7 +7,10 @@ Must never: accept a certificate that the settings do not.
 from __future__ import annotations
 
 import ssl
+import time
 from typing import TYPE_CHECKING, Any, Final, Self
+
+from scraperd.fetch.message import STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +136,8 @@ class Context(ssl.SSLContext):
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
         """A connection's TLS, fed from `incoming` bit by bit."""
+        if (steps := STEPS.get()) is not None:
+            steps.tls_began = time.monotonic()
         inner = ssl.MemoryBIO()
         session = super().wrap_bio(inner, *args, **options)
         assert isinstance(session, _Session)

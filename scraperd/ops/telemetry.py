@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import structlog
 from msgspec import UNSET
 
@@ -167,7 +166,13 @@ def _of_result(result: Result | None) -> dict[str, Any]:
     if result.error:
         fields |= {"kind": result.error.kind, "error": result.error.message}
     if result.timings is not UNSET:
-        fields |= msgspec.structs.asdict(result.timings)
+        took = result.timings
+        fields |= {
+            "total": took.total,
+            "wait": took.wait,
+            "fetch": took.fetch,
+            "extract": took.extract,
+        }
     return fields
 
 

@@ -334,7 +334,8 @@ class Scraper:
         trip.hosts.add(host)
         if not trip.facts.fetched_at:
             trip.on_fetch()
-            trip.learn(fetched_at=self._clocks.now().isoformat(timespec="milliseconds"))
+            now = self._clocks.now().isoformat(timespec="milliseconds")
+            trip.learn(fetched_at=now, steps=request.steps)
         started = self._clocks.monotonic()
         try:
             answer = await self._hops.fetch(request, permit)

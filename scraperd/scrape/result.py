@@ -7,7 +7,7 @@ Must never: read a clock, or look into a body.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -17,9 +17,15 @@ from scraperd.contract import Failure, Redirect, Result, Timings
 if TYPE_CHECKING:
     from yarl import URL
 
+    from scraperd.fetch.message import Steps
+
+_STEPS: Final = ("dns", "connect", "tls", "first_byte", "transfer")
+
 
 class Facts(Struct, frozen=True):
     """What is known of a page, however far its job has come. Times in seconds.
+
+    `steps` go on while a hop is fetched; all else is as it was.
 
     `content` are fields of the Result that were taken from the response; `hits` says how
     often each rule matched, by its path.
@@ -29,6 +35,7 @@ class Facts(Struct, frozen=True):
     fetched_at: str = ""
     fetch_time: float = 0.0
     extract_time: float = 0.0
+    steps: Steps | None = None
     http_status: int | UnsetType = UNSET
     final_url: str | UnsetType = UNSET
     content: dict[str, Any] = {}  # msgspec copies an empty default
@@ -42,7 +49,13 @@ class Facts(Struct, frozen=True):
             wait=round(wait, 6),
             fetch=round(self.fetch_time, 6),
             extract=round(self.extract_time, 6),
+            **({} if self.steps is None else _seconds(self.steps)),
         )
+
+
+def _seconds(steps: Steps) -> dict[str, float]:
+    """The steps that happened."""
+    return {name: round(took, 6) for name in _STEPS if (took := getattr(steps, name))}
 
 
 @dataclass(frozen=True, slots=True)

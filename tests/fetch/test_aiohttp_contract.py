@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FETCH = Path(protocol.__file__).parent
 # The names that our subclasses add: those of protocol.py, and those of connector.py.
 OURS = {"_idle", "_parse", "_bound", "_socks", "_guard", "_reading_time", "_held"}
+OURS |= {"_asked", "_first", "_dialled"}
 OURS |= {"_reader", "_news", "_fault", "_wants_body", "_full", "_is_news", "_read", "_end", "_wake"}
 OURS |= {"_is_tls", "_waits", "_wait", "_lost", "_lose", "_see_end"}
 PUBLIC = {

@@ -1,6 +1,6 @@
 """Tests of one job's cookies: its own by origin, those that redirects set by RFC 6265.
 
-May touch: strings.
+May touch: strings; the corpora in tests/data/conformance/.
 Must never: need a network.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from email.utils import formatdate
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -17,7 +18,13 @@ from yarl import URL
 from scraperd.contract import MAX_COOKIES, Cookie
 from scraperd.scrape.cookies.jar import Cookies, given
 from scraperd.scrape.cookies.set_cookie import MAX_ATTRIBUTE, MAX_PAIR
+from tests.conformance.cookies import dates, parser, suffixes
 from tests.rig.clocks.effort import scaled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conformance.urls import Corpus
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SITE = URL("https://www.site.example/shop/cart")
@@ -144,7 +151,7 @@ def test_what_cannot_be_sent_back_is_ignored(line: str) -> None:
 
 
 def test_a_cookie_as_long_as_browsers_keep() -> None:
-    """Name and value have MAX_PAIR bytes together (RFC 6265bis 5.6); with one more it is ignored."""
+    """Name and value have MAX_PAIR bytes together (RFC 6265bis 5.6); a longer one is ignored."""
     pair = f"s={'x' * (MAX_PAIR - 1)}"
     assert after(f"{pair}; Path=/", f"{pair}x; Path=/").header(SITE) == pair
 
@@ -427,3 +434,13 @@ def test_expires_is_taken_against_our_time_where_the_answer_has_no_date(seconds:
     cookies = Cookies(SITE, [])
     cookies.learn(SITE, [f"s=1; Path=/; Expires={expires}"], {}, now)
     assert cookies.header(SITE) == ("s=1" if seconds > 0 else "")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "fewest"), [(parser, 219), (dates, 70), (suffixes, 70)], ids=lambda it: str(it)[:20]
+)
+def test_cookies_are_as_the_corpora_say(corpus: Callable[[], Corpus], fewest: int) -> None:
+    """Each case of http-state and of publicsuffix.org agrees, but for those switched off there."""
+    found = corpus()
+    assert found.differ == []
+    assert found.agree >= fewest
