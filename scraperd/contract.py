@@ -285,12 +285,22 @@ class Link(Struct, frozen=True, gc=False, omit_defaults=True):
     rel: str | UnsetType = UNSET
 
 
+class Refresh(Struct, frozen=True, gc=False):
+    """What `<meta http-equiv="refresh">` wants of a browser; it is never followed."""
+
+    delay: Annotated[int, Meta(ge=0, description="whole seconds")]
+    url: Annotated[str, Meta(description="absolute; the page's own if it names none")]
+
+
 class Metadata(Struct, frozen=True, omit_defaults=True):
     """What the page says of itself; absent where it says nothing."""
 
     title: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
     canonical: str | UnsetType = UNSET
+    refresh: (
+        Annotated[Refresh, Meta(description="where a browser would go by itself")] | UnsetType
+    ) = UNSET
     language: str | UnsetType = UNSET
     favicon: str | UnsetType = UNSET
     opengraph: dict[str, str] | UnsetType = UNSET

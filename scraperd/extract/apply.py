@@ -173,7 +173,7 @@ def extract(
     return Extract(
         data=run.apply(rules, tree, _NODE) if rules is not None else UNSET,
         links=_links(tree, to, allowance) if links else UNSET,
-        metadata=metadata_of(tree, to, partial(allowance.spend, path="metadata"))
+        metadata=metadata_of(tree, to, partial(allowance.spend, path="metadata"), url=base)
         if metadata
         else UNSET,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from scraperd.contract import Link, Metadata
+from scraperd.contract import Link, Metadata, Refresh
 from scraperd.extract.compiled.engine import links_in
 from scraperd.extract.nodes import WEB, free, is_html, text_of, usable
 from scraperd.extract.values.jsonld import values_in
@@ -30,6 +30,11 @@ _JSON_STEP: Final = 32  # characters of JSON that take some microseconds at wors
 _ASCII_SPACE: Final = "\t\n\f\r "
 _SPACE = re.compile(f"[{_ASCII_SPACE}]")
 _HOLDS_A_URL = re.compile(r"(?:^|:)(?:url|secure_url|image|video|audio|player|src|stream)$")
+MAX_DELAY: Final = 2**31 - 1  # seconds of a refresh; a longer one is told as this
+_DIGITS: Final = 10  # of it
+_DELAY = re.compile(rf"[{_ASCII_SPACE}]*(?:(?P<delay>[0-9]+)|(?=\.))[0-9.]*")
+_BEFORE_URL: Final = f";,{_ASCII_SPACE}"
+_URL_IS = re.compile(rf"url[{_ASCII_SPACE}]*=[{_ASCII_SPACE}]*", re.IGNORECASE)
 _TYPES: Final = frozenset({"canonical", "icon", "apple-touch-icon"})
 
 
@@ -50,7 +55,9 @@ def links_of(
     return found
 
 
-def metadata_of(tree: Tree, base: Base, spend: Callable[[int], object] = free) -> Metadata:
+def metadata_of(
+    tree: Tree, base: Base, spend: Callable[[int], object] = free, *, url: str = ""
+) -> Metadata:
     """What the page says of itself, the first of each; a part it says nothing of is UNSET.
 
     `language`: the root's `lang`, or else the last `content-language` pragma (HTML standard, "The
@@ -61,15 +68,17 @@ def metadata_of(tree: Tree, base: Base, spend: Callable[[int], object] = free) -
     have is left out everywhere, and the next one counts. `json_ld`: each object of each
     `application/ld+json` script, an array's one by one (JSON-LD 1.1, "Embedding JSON-LD in HTML
     Documents"), as `jsonld.values_in` reads the script; one nested too deeply is left out.
-    `spend` is told of pieces of work of some microseconds, and may raise.
+    `refresh`: the first `meta http-equiv=refresh` that browsers obey; without a target it is that
+    of `url`, the page's own. `spend` is told of pieces of work of some microseconds, and may raise.
     """
     title = _title_text(tree, spend)
-    meta = _Meta(tree, base, spend)
+    meta = _Meta(tree, base, url, spend)
     links = _links(tree, base, spend)
     return Metadata(
         title=UNSET if title is None else title,
         description=meta.description or UNSET,
         canonical=links.get("canonical") or UNSET,
+        refresh=meta.refresh or UNSET,
         language=_language(tree, meta.language) or UNSET,
         favicon=links.get("icon") or links.get("apple-touch-icon") or UNSET,
         opengraph=meta.opengraph or UNSET,
@@ -81,8 +90,10 @@ def metadata_of(tree: Tree, base: Base, spend: Callable[[int], object] = free) -
 class _Meta:
     """What the `meta` elements say."""
 
-    def __init__(self, tree: Tree, base: Base, spend: Callable[[int], object]) -> None:
+    def __init__(self, tree: Tree, base: Base, url: str, spend: Callable[[int], object]) -> None:
         self._base = base
+        self._url = url
+        self.refresh: Refresh | None = None
         self.description = ""
         self.language = ""
         self.opengraph: dict[str, str] = {}
@@ -91,7 +102,11 @@ class _Meta:
         for node in nodes:
             spend(1)
             attributes = node.attributes
-            self._read(attributes, attributes.get("content") or "")
+            content = attributes.get("content") or ""
+            self._read(attributes, content)
+            pragma = (attributes.get("http-equiv") or "").lower()
+            if pragma == "refresh" and self.refresh is None and is_html(node, spend):
+                self.refresh = _refresh(content, base, url)
 
     def _read(self, attributes: dict[str, str | None], content: str) -> None:
         name = attributes.get("name") or ""
@@ -117,6 +132,37 @@ class _Meta:
             content = mended
         if not found.get(name, "").strip():
             found[name] = content
+
+
+def _refresh(content: str, base: Base, page: str) -> Refresh | None:
+    """Read a refresh as browsers do (HTML standard, "shared declarative refresh steps").
+
+    None if they ignore it, as they do if its URL is none, or runs a script.
+    """
+    match = _DELAY.match(content)
+    if match is None:
+        return None
+    digits = (match["delay"] or "").lstrip("0") or "0"
+    delay = MAX_DELAY if len(digits) > _DIGITS else min(int(digits), MAX_DELAY)
+    rest = content[match.end() :]
+    if rest and rest[0] not in _BEFORE_URL:
+        return None
+    rest = rest.lstrip(_ASCII_SPACE)
+    rest = (rest[1:] if rest[:1] in (";", ",") else rest).lstrip(_ASCII_SPACE)
+    if not rest:
+        return Refresh(delay, page) if page else None
+    url = base.resolve(_target(rest))
+    return None if url is None or url.startswith("javascript:") else Refresh(delay, url)
+
+
+def _target(text: str) -> str:
+    """The URL behind a refresh's delay, out of `url=` and out of quotes."""
+    if named := _URL_IS.match(text):
+        text = text[named.end() :]
+    elif text[0] in "uU":
+        return text
+    quote = text[:1]
+    return text[1:].partition(quote)[0] if quote in ("'", '"') else text
 
 
 def _links(tree: Tree, base: Base, spend: Callable[[int], object]) -> dict[str, str]:

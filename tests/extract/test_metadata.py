@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from selectolax.lexbor import LexborHTMLParser
 
-from scraperd.contract import Link, Metadata
+from scraperd.contract import Link, Metadata, Refresh
 from scraperd.extract.metadata import MAX_NESTING, links_of, metadata_of
 from scraperd.extract.nodes import Base, free
 from scraperd.extract.values.jsonld import values_in
@@ -291,3 +291,57 @@ def test_a_broken_script_takes_linear_time(piece: str) -> None:
     values_in(piece * (300_000 // len(piece)))
     values_in("{" + piece * (300_000 // len(piece)))
     assert time.process_time() - began < scaled(2.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "delay", "url"),
+    [
+        # HTML standard, "shared declarative refresh steps", step by step
+        ("5; url=/a", 5, "http://example.com/a"),
+        ("0;URL='next.html'", 0, "http://example.com/dir/next.html"),
+        ('  7.9 , UrL \t= \n"b.html" trailing', 7, "http://example.com/dir/b.html"),
+        ("3", 3, URL),
+        ("3;", 3, URL),
+        ("3 ", 3, URL),
+        (".5;url=/a", 0, "http://example.com/a"),
+        ("0 /a", 0, "http://example.com/a"),
+        ("0;/a", 0, "http://example.com/a"),
+        ("0;'/a';x", 0, "http://example.com/a"),
+        ("0;url=/a;b", 0, "http://example.com/a;b"),
+        ("0;url='/a", 0, "http://example.com/a"),
+        ("0;url", 0, "http://example.com/dir/url"),
+        ("0;u", 0, "http://example.com/dir/u"),
+        ("0;url =", 0, URL),
+        ("0;ur='x'", 0, "http://example.com/dir/ur='x'"),
+        ("1..2.3;url=/a", 1, "http://example.com/a"),
+        ("0;url=mailto:a@b", 0, "mailto:a@b"),
+        ("0;url=https://other.example", 0, "https://other.example/"),
+        (f"{'0' * 5000}5;url=/a", 5, "http://example.com/a"),
+        (f"{'9' * 5000};url=/a", 2**31 - 1, "http://example.com/a"),
+    ],
+)
+def test_a_refresh_is_read_as_browsers_read_it(content: str, delay: int, url: str) -> None:
+    """The delay in whole seconds, and where the page would lead."""
+    page = f'<meta http-equiv=Refresh content="{content.replace(chr(34), "&quot;")}">'
+    said = metadata_of(LexborHTMLParser(page), Base(URL), url=URL)
+    assert said.refresh == Refresh(delay, url)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", ";url=/a", "url=/a", "-1;url=/a", "5x;url=/a", "0;url=javascript:x()", "0;url=http://["],
+)
+def test_a_refresh_that_browsers_ignore_gives_way_to_the_next(content: str) -> None:
+    """Only one that they would obey keeps a later one from being obeyed."""
+    first = f"<meta http-equiv=refresh content='{content}'>"
+    page = f"{first}<meta http-equiv=refresh content='1;url=/b'>"
+    assert says(first).refresh is UNSET
+    assert says(page).refresh == Refresh(1, "http://example.com/b")
+
+
+def test_a_refresh_goes_by_the_base_but_without_a_url_by_the_page() -> None:
+    """A `<base>` is where references start from, and not what is loaded again."""
+    base = Base("http://other.example/x/")
+    for content, url in (("1;url=y", "http://other.example/x/y"), ("1", URL)):
+        tree = LexborHTMLParser(f"<meta http-equiv=refresh content='{content}'>")
+        assert metadata_of(tree, base, url=URL).refresh == Refresh(1, url)
