@@ -7,6 +7,8 @@ Must never: raise, or put the address that was dialled into a message.
 from __future__ import annotations
 
 import errno
+import re
+import ssl
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -50,6 +52,9 @@ _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
     errno.ECONNRESET: "connection reset",
     errno.ETIMEDOUT: "timed out",
 }
+_PYTHON_SSL = re.compile(r"^\[[^\]]*\] | \(_ssl\.c:[0-9]+\)$")  # what Python puts around the words
+_ALERT = re.compile("(?:sslv3|tlsv1|tlsv13) (?:alert )?(?P<words>.+)")
+_OBJECT = re.compile(r"<[\w.]+ [^>]*>|\b0x[0-9a-f]{6,}|\bb['\"]|\b[A-Z]\w+\([a-z_]+=")  # by repr()
 _NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
 _UNKNOWN_AUTHORITY: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 
@@ -116,7 +121,25 @@ def _lacks_version(error: aiohttp.ClientConnectorSSLError) -> bool:
 def _handshake(error: aiohttp.ClientConnectorSSLError, _: Request, settings: FetchSettings) -> str:
     if _lacks_version(error):
         return f"handshake: the site does not speak TLS {settings.tls_minimum} (fetch.tls_minimum)"
-    return f"handshake: {_text(error.os_error)}"
+    cause = error.os_error
+    return f"handshake: {_tls_words(cause) if isinstance(cause, ssl.SSLError) else _text(cause)}"
+
+
+def _ended_tls(error: ssl.SSLError, _request: Request, _: FetchSettings) -> str:
+    return f"after the handshake: {_tls_words(error)}"
+
+
+def _tls_words(error: ssl.SSLError) -> str:
+    """Say it in OpenSSL's words, without its codes: a fault of ours, or an alert of the site's.
+
+    A site of TLS 1.3 that wants a client's certificate says so only after the handshake.
+    """
+    words = (getattr(error, "reason", None) or "").replace("_", " ").lower() or _PYTHON_SSL.sub(
+        "", _text(error)
+    )
+    if alert := _ALERT.fullmatch(words):
+        return f"the site sent the alert: {alert['words']}"
+    return words
 
 
 def _no_connection(*_: object) -> str:
@@ -132,7 +155,8 @@ def _of_host(error: OSError, request: Request, _: FetchSettings) -> str:
 
 
 def _not_connected(error: aiohttp.ClientConnectorError, _request: Request, _: FetchSettings) -> str:
-    return f"{error.host}:{error.port}: {_reason(error.os_error)}"
+    host = f"[{error.host}]" if ":" in error.host else error.host
+    return f"{host}:{error.port}: {_reason(error.os_error)}"
 
 
 def _reason(error: OSError) -> str:
@@ -154,12 +178,16 @@ def _lost(error: Exception, _request: Request, _: FetchSettings) -> str:
 
 def _why(error: BaseException) -> str:
     """Say the system's word where it has one, never its own text; else the error's words."""
+    if isinstance(error, ssl.SSLError):  # its number is the library's, and not the system's
+        return f"TLS: {_tls_words(error)}"
     has_number = isinstance(error, OSError) and error.errno is not None
     return _reason(error) if has_number else _text(error)  # type: ignore[arg-type]
 
 
 def _text(error: BaseException) -> str:
-    return _one_line(str(error)) or type(error).__name__
+    """Say the error's own words; its name if it has none, or shows an object of its library."""
+    words = _one_line(str(error))
+    return type(error).__name__ if words in ("", "None") or _OBJECT.search(words) else words
 
 
 def _one_line(text: str) -> str:
@@ -184,5 +212,6 @@ _TABLE: Final = (  # the most specific first; the last row fits all that is left
     _Row(Incomplete, "connect", True, _lost),
     _Row(Malformed, "protocol", False, lambda e, *_: f"malformed response: {_text(e)}"),
     _Row(ValueError, "protocol", False, lambda e, *_: f"not a request: {_text(e)}"),
+    _Row(ssl.SSLError, "tls", True, _ended_tls),
     _Row(Exception, "connect", True, _lost),
 )

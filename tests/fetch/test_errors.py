@@ -76,7 +76,27 @@ ROWS = {
     ),
     "a handshake": (
         aiohttp.ClientConnectorSSLError(KEY, tls_error("BAD_RECORD")),
-        ("tls", True, "handshake: [SSL: BAD_RECORD] x"),
+        ("tls", True, "handshake: bad record"),
+    ),
+    "an alert": (
+        aiohttp.ClientConnectorSSLError(KEY, tls_error("SSLV3_ALERT_HANDSHAKE_FAILURE")),
+        ("tls", True, "handshake: the site sent the alert: handshake failure"),
+    ),
+    "a handshake without a reason": (
+        aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "[SSL] unknown error (_ssl.c:1006)")),
+        ("tls", True, "handshake: unknown error"),
+    ),
+    "an alert after the handshake": (
+        tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+        ("tls", True, "after the handshake: the site sent the alert: certificate required"),
+    ),
+    "a body whose TLS breaks": (
+        broken_body(tls_error("DECRYPTION_FAILED_OR_BAD_RECORD_MAC")),
+        ("protocol", True, "the body broke off: TLS: decryption failed or bad record mac"),
+    ),
+    "an IPv6 address": (
+        aiohttp.ClientConnectorError(KEY._replace(host="2001:db8::1"), REFUSED),
+        ("connect", True, "[2001:db8::1]:443: connection refused"),
     ),
     "connecting took too long": (
         aiohttp.ConnectionTimeoutError("x"),
@@ -158,6 +178,29 @@ ROWS = {
         ("connect", True, "connection lost: Connector is closed."),
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "None",
+        "",
+        "unable to perform operation on <TCPTransport closed=True reading=False 0x55d0c0ffee>",
+        "Cannot write to <ssl.SSLSocket fd=7, family=2>",
+        f"Cannot connect to {KEY}",
+        "Expected HTTP/: b'SSH-2.0-x'",
+    ],
+)
+def test_no_message_shows_an_object_of_a_library(words: str) -> None:
+    """What repr() made is for developers: the error's name stands in its place."""
+    for error in (aiohttp.ClientConnectionError(words), ValueError(words), ConnectionError(words)):
+        told = translated(error).message
+        assert told.endswith(f": {type(error).__name__}"), told
+
+
+def test_words_that_only_look_like_code_are_told() -> None:
+    """A header's name or a host in brackets is no object."""
+    assert translated(ValueError("<p> in a(b) [::1]")).message.endswith(": <p> in a(b) [::1]")
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -156,8 +157,8 @@ async def test_endless_key_updates(certificates: Certificates) -> None:
     """They end the connection. 10,000 of them, 270 kB, held the loop for half a second."""
     answer, took = await chat(certificates, 10_000)
     assert answer == Failure(
-        "connect",
-        "connection lost: more than 24576 bytes of TLS that carry no data",
+        "tls",
+        "after the handshake: more than 24576 bytes of TLS that carry no data",
         retryable=True,
     )
     assert took < scaled(0.3)
@@ -168,6 +169,37 @@ async def test_some_key_updates(certificates: Certificates) -> None:
     answer, _ = await chat(certificates, 200)
     assert isinstance(answer, Response), answer
     assert answer.body == b"x" * 100_000
+
+
+def demanding(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """A handshake with a client that shows no certificate. No reset overtakes the alert."""
+    connection, _ = listener.accept()
+    with context.wrap_socket(connection, True, do_handshake_on_connect=False) as tls:
+        with contextlib.suppress(ssl.SSLError):
+            tls.do_handshake()
+        while os.read(tls.fileno(), 65536):
+            pass
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_site_that_wants_our_certificate(
+    certificates: Certificates, version: ssl.TLSVersion
+) -> None:
+    """It says so in words: in TLS 1.3 only after the handshake (RFC 8446 section 4.4.2.4)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.pem)
+    context.load_verify_locations(certificates.authority)
+    context.verify_mode, context.maximum_version = ssl.CERT_REQUIRED, version
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = asyncio.create_task(asyncio.to_thread(demanding, listener, context))
+        async with fetcher_of(loopback(fetch__ca_file=str(certificates.authority))) as fetcher:
+            url = URL(f"https://127.0.0.1:{listener.getsockname()[1]}/")
+            found = await fetcher.fetch(Request("GET", url, {}, None, 5.0, 1000))
+        await server
+    said = "after the handshake: the site sent the alert: certificate required"
+    if version is ssl.TLSVersion.TLSv1_2:
+        said = "handshake: the site sent the alert: handshake failure"
+    assert found == Failure("tls", said, retryable=True)
 
 
 def handshake(listener: socket.socket, context: ssl.SSLContext) -> None:
