@@ -507,10 +507,89 @@ def decode_result(raw: bytes) -> Result:
 
 def schema(what: type[Struct]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of `what`, made from the type itself."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **msgspec.json.schema(what),
-    }
+    made = msgspec.json.schema(what)
+    for name, definition in made["$defs"].items():
+        for field, told in definition["properties"].items():
+            if words := _WORDS_OF.get(name, {}).get(field):
+                told.setdefault("description", words)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+_WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no more than words
+    "Job": {
+        "id": "of the job; comes back in its result",
+        "method": "default GET, or POST if there is a body",
+        "headers": "replace the default headers",
+        "cookies": "go to the origin of `url` only, unless they name a domain",
+        "body": "of the request, in UTF-8; at most one of body, json and form",
+        "json": "of the request; at most one of body, json and form",
+        "form": "of the request; at most one of body, json and form",
+        "include": "what else to return; without it and without `extract` the body",
+        "timeout": "seconds for fetching, all redirects together",
+        "max_retries": "attempts after the first one",
+        "max_body_size": "bytes after decompression",
+        "max_redirects": "that are followed; one more is a failure",
+        "etag": "of an earlier result: fetch the page only if it has changed",
+        "last_modified": "of an earlier result: fetch the page only if it has changed",
+        "proxy": "the name of a proxy in the daemon's configuration",
+        "expires_at": "the job is not begun after this time",
+    },
+    "Result": {
+        "id": "of the job",
+        "url": "of the job",
+        "status": "ok or failed",
+        "error": "why the job failed",
+        "final_url": "the URL that answered last",
+        "http_status": "of the last answer; a failure has it too, if a hop had answered",
+        "redirects": "those that were followed",
+        "headers": "lower-case names, each a list of values",
+        "content_type": "as the site sent it",
+        "charset": "the encoding that the page was read in",
+        "size": "of the body, in bytes after decompression",
+        "etag": "as the site sent it, if it is valid",
+        "last_modified": "as the site sent it, if it is valid",
+        "content_hash": "sha256: and the SHA-256 of the body after decompression",
+        "not_modified": "true: the page has not changed",
+        "body": "text, or base64 if `body_encoding` says so",
+        "body_encoding": "base64: the body is no text",
+        "data": "what the extraction rules found",
+        "links": "the hyperlinks that lead to the web",
+        "metadata": "what the page says of itself",
+        "text": "the readable text of the main content",
+        "feed": "a feed or a sitemap as data",
+        "attempt": "which attempt this was, from 1",
+        "timings": "how long all took, in seconds",
+        "fetched_at": "when the first fetch started",
+        "worker": "the process that made the result",
+    },
+    "Failure": {
+        "kind": "what went wrong, in one word",
+        "message": "what went wrong, for a person",
+        "retryable": "true: it may be better later",
+        "retry_after": "seconds that the site asks to wait",
+        "field": "of an invalid job: which field is wrong",
+    },
+    "Redirect": {
+        "status": "of the redirect",
+        "url": "where it leads, absolute",
+        "headers": "if asked for: lower-case names, each a list of values",
+    },
+    "Link": {
+        "url": "where it leads, absolute",
+        "text": "of the link",
+        "rel": "of the link, as written",
+    },
+    "Metadata": {
+        "title": "of the page",
+        "description": "of the page",
+        "canonical": "the URL that the page has by its own account",
+        "language": "of the page, as it says",
+        "favicon": "the URL of its icon",
+        "opengraph": "its properties without og:",
+        "twitter": "its properties without twitter:",
+        "json_ld": "its objects of JSON-LD",
+    },
+}
 
 
 def _why_not(raw: bytes, words: str) -> str | None:

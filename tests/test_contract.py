@@ -772,12 +772,15 @@ def test_a_result_fits_its_schema(result: Result) -> None:
 
 @pytest.mark.parametrize("what", [Job, Result])
 def test_a_schema_is_one_and_complete(what: type[msgspec.Struct]) -> None:
-    """Each schema is a JSON Schema 2020-12 that names every field of its type and no other."""
+    """Each schema is a JSON Schema 2020-12 with every field of its type, in words, and no other."""
     published = schema(what)
     Validator.check_schema(published)
     assert published["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     properties = published["$defs"][what.__name__]["properties"]
     assert set(properties) == set(what.__struct_fields__)
+    for definition in published["$defs"].values():
+        for name, told in definition["properties"].items():
+            assert told.get("description"), name
 
 
 @pytest.mark.parametrize(

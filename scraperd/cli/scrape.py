@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header."
 )
+@click.option("--no-follow", is_flag=True, help="A redirect is itself the result.")
 @click.option("--base", metavar="URL", help="The URL a FILE came from (default: http://localhost/)")
 @click.option(
     "--media", metavar="TYPE", help="A FILE's Content-Type (default: by its name, or its content)"
@@ -66,6 +67,7 @@ def command(  # noqa: PLR0917 - click passes each option
     rules_file: Path | None,
     include: tuple[str, ...],
     headers: tuple[str, ...],
+    no_follow: bool,  # noqa: FBT001 - a flag
     base: str | None,
     media: str | None,
     compact: bool,  # noqa: FBT001 - a flag
@@ -81,16 +83,13 @@ def command(  # noqa: PLR0917 - click passes each option
     if rules_file is not None:
         rules = text_of(bytes_of(rules_file), rules_file)
     local = "://" not in source
-    for name, given, fits in (
-        ("--header", headers, not local),
-        ("--base", base, local),
-        ("--media", media, local),
-    ):
-        if given and not fits:
-            fail(f"{name} is for {'a URL' if local else 'a FILE'}", EXIT_USAGE)
+    _check_source(
+        local, {"--header": headers, "--no-follow": no_follow}, {"--base": base, "--media": media}
+    )
     url = (base or "http://localhost/") if local else source
+    origin = str(rules_file or "--extract")
     job = _job_from_options(
-        config, url, rules, include, headers, origin=str(rules_file or "--extract")
+        config, url, rules, include, headers, follow=not no_follow, origin=origin
     )
     if fault := unavailable(job):
         fail(f"--include: {fault}", EXIT_USAGE)
@@ -102,6 +101,13 @@ def command(  # noqa: PLR0917 - click passes each option
     else:
         work = partial(_scraped, config, job, compiled)
     run(_tell(work, compact=compact))
+
+
+def _check_source(local: bool, of_url: dict[str, Any], of_file: dict[str, Any]) -> None:  # noqa: FBT001 - plain
+    """Refuse an option that is for the other kind of source."""
+    for name, given in (of_url if local else of_file).items():
+        if given:
+            fail(f"{name} is for {'a URL' if local else 'a FILE'}", EXIT_USAGE)
 
 
 async def _scraped(config: Config, job: Job, rules: Rules | None) -> standalone.Once:
@@ -142,6 +148,7 @@ def _job_from_options(
     include: tuple[str, ...],
     headers: tuple[str, ...],
     *,
+    follow: bool,
     origin: str,
 ) -> Job:
     """The job that a queue message with these values would be, checked the same way."""
@@ -151,6 +158,8 @@ def _job_from_options(
             job["extract"] = json.loads(rules)
         except (ValueError, RecursionError) as error:
             fail(f"{origin}: not JSON: {error}", EXIT_USAGE)
+    if not follow:
+        job["follow_redirects"] = False
     if include:
         job["include"] = list(include)
     if headers:

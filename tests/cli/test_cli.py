@@ -47,6 +47,15 @@ def test_scrape_prints_the_result(scraperd: Command, hostel: Hostel) -> None:
     assert result["metadata"] == {"title": "/page/1"}
 
 
+def test_scrape_shows_a_redirect_and_does_not_follow(scraperd: Command, hostel: Hostel) -> None:
+    """--no-follow is `follow_redirects: false`: the redirect is the result."""
+    target = hostel.url("/page/1")
+    done = scraperd("scrape", hostel.url(f"/to/{target}"), "--no-follow", "--include", "cookies")
+    assert done.returncode == 0
+    result = json.loads(done.stdout)
+    assert (result["http_status"], result["redirect_url"], result["cookies"]) == (302, target, [])
+
+
 def test_scrape_reads_rules_from_a_file(scraperd: Command, hostel: Hostel, tmp_path: Path) -> None:
     """--extract-file is --extract from a file, even from Windows; --compact is one line."""
     (tmp_path / "rules.json").write_text('{"t": "title"}\r\n', encoding="utf-8-sig")
@@ -132,6 +141,7 @@ def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
         (["scrape", "nope.html"], "nope.html: can't be read: No such file or directory"),
         (["scrape", "."], ".: can't be read: Is a directory"),
         (["scrape", "-", "-H", "A: b"], "--header is for a URL"),
+        (["scrape", "-", "--no-follow"], "--no-follow is for a URL"),
         (["scrape", "http://x/", "--base", "http://y/"], "--base is for a FILE"),
         (["scrape", "http://x/", "--media", "text/html"], "--media is for a FILE"),
         (["scrape", "-", "--base", "ftp://y/"], "url: must start with http:// or https://"),

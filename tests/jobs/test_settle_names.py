@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from scraperd.base.urls import host_of
-from scraperd.contract import Failure, Link, Metadata, Redirect, Result, decode_result, encode
+from scraperd.contract import (
+    Cookie,
+    Failure,
+    Link,
+    Metadata,
+    Redirect,
+    Result,
+    decode_result,
+    encode,
+)
 from scraperd.jobs.outcome import Outcome, too_large
 from scraperd.jobs.settle import routing_key
 
@@ -87,7 +96,7 @@ def large(**changes: Any) -> Result:
         **OK,
         "url": "http://a.b/",
         "final_url": "http://a.b/c",
-        "redirects": [Redirect(301, "http://a.b/c")],
+        "redirects": [Redirect(301, "http://a.b/c", {"x": [text]})],
         "headers": {"x": [text]},
         "content_type": "text/html",
         "charset": "utf-8",
@@ -97,6 +106,9 @@ def large(**changes: Any) -> Result:
         "data": {"a": text},
         "links": [Link("http://a.b/d", text)],
         "metadata": Metadata(title=text),
+        "text": text,
+        "feed": {"title": text},
+        "cookies": [Cookie("a", text)],
         "worker": "w",
         "meta": msgspec.Raw(b'"%s"' % (b"m" * 5000)),
     }
@@ -109,11 +121,13 @@ def test_what_is_left_of_a_result_that_is_too_large() -> None:
     left = too_large(whole, 40_000, 30_000)
     assert left.status == "failed"
     assert left.error == Failure("too_large", "the result has 40000 bytes, more than 30000")
-    gone = {"headers", "body", "body_encoding", "data", "links", "metadata", "status", "error"}
+    gone = {"headers", "body", "body_encoding", "data", "links", "metadata", "text", "feed"}
+    gone |= {"cookies", "redirects", "status", "error"}
+    assert left.redirects == [Redirect(301, "http://a.b/c")]
     for name in Result.__struct_fields__:
         if name not in gone:
             assert getattr(left, name) == getattr(whole, name)
-        elif name not in ("status", "error"):
+        elif name not in ("status", "error", "redirects"):
             assert getattr(left, name) is UNSET
 
 
