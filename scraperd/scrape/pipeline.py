@@ -64,7 +64,7 @@ class _Trip:
     """One job on its way through its hops: what it carries from one to the next.
 
     `hosts` are those that it has had a permit of. `facts` is a value: each hop puts another in
-    its place, so that the job can be cut off at any moment.
+    its place, so that the job can be cut off at any moment. `taken` says that the page was there.
     """
 
     target: Target
@@ -76,9 +76,9 @@ class _Trip:
     cookies: Cookies | None = None
     taken: bool = False
 
-    def heard(self, status: int, url: URL) -> None:
+    def heard(self, status: int, url: URL, **more: Any) -> None:
         """Note the answer that came last: a failure behind it tells of it."""
-        self.learn(http_status=status, final_url=final_url(url))
+        self.learn(http_status=status, final_url=final_url(url), **more)
 
     def ended(self, ended: Scraped | Failed) -> Scraped | Failed:
         """Put the cookies that were set into the facts, if the job asked for them."""
@@ -234,8 +234,7 @@ class Scraper:
         if location is not None:
             content |= {"headers": headers_of(answer)} | leads_to(answer, location)
         trip.taken = True
-        trip.heard(answer.status, answer.url)
-        trip.learn(content=content)
+        trip.heard(answer.status, answer.url, content=content)
         if is_same:
             return Scraped(trip.facts)
         is_page = location is None
