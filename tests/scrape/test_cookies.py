@@ -225,6 +225,24 @@ def test_an_address_has_no_domains(host: str, part: str) -> None:
     assert cookies.header(URL(f"http://{host}:8002/")) == "a=1; b=2"
 
 
+@pytest.mark.parametrize(
+    ("domain", "goes"),
+    [
+        ("b\u00fccher.example", "a=1"),
+        ("B\u00dcCHER.example", "a=1"),
+        ("xn--bcher-kva.example", "a=1"),
+        ("b\u00fccher\u3002example", "a=1"),
+        ("bucher.example", ""),
+        ("b\u00fc cher.example", ""),
+        ("\udcfcb.example", ""),
+    ],
+)
+def test_a_domain_in_letters_is_compared_as_hosts_are(domain: str, goes: str) -> None:
+    """RFC 6265 section 5.1.2: a Domain is turned into ASCII; what is no host sets no cookie."""
+    at = URL("https://www.xn--bcher-kva.example/")
+    assert after(f"a=1; Domain={domain}", at=at).header(at) == goes
+
+
 def test_a_cookie_header_counts_as_the_jobs_cookies() -> None:
     """Given as a header they are told apart all the same, to be replaced and held back."""
     cookies = Cookies(SITE, given({}, "a=1;b=2;  c=x=y ; d"))

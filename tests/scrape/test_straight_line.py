@@ -467,9 +467,11 @@ async def test_a_job_that_is_cut_off_at_a_hop_tells_of_its_way(site: Site) -> No
     config = loopback()
     async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, SYSTEM) as one:
         with contextlib.closing(one.claim()) as claim:
+            began = time.monotonic()
             ended = await one.scrape(
                 target, None, claim, within=0.5, on_fetch=lambda: begun.append("a")
             )
+            took = time.monotonic() - began
     assert isinstance(ended, Failed)
     assert ended.failure == Failure("timeout", "the job took over 0.5 s", retryable=True)
     result = result_of(label(target.job), ended, ended.facts.timings(0.5))
@@ -478,7 +480,7 @@ async def test_a_job_that_is_cut_off_at_a_hop_tells_of_its_way(site: Site) -> No
     assert result.http_status == 302  # of the answer that came last
     assert result.fetched_at is not UNSET
     assert result.timings is not UNSET
-    assert 0 < (result.timings.fetch or 0) < 0.5
+    assert 0 < (result.timings.fetch or 0) < took
     assert begun == ["a"]
 
 

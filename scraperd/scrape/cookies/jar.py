@@ -207,6 +207,10 @@ def _is_allowed(said: SetCookie, url: URL) -> bool:
 def _kept(said: SetCookie, url: URL) -> _Kept | None:
     """The cookie as it is stored, or None if `url` may not set it."""
     host, domain = url.raw_host or "", said.domain
+    if not domain.isascii():  # section 5.1.2: it is compared as hosts are
+        domain = domain_of(domain) or ""
+        if not domain:
+            return None
     if domain and is_public_suffix(domain):
         if domain != host:
             return None
