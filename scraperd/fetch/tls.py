@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CIPHERS: Final = (
     "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!DHE:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 )
+_PROTOCOL: Final = "http/1.1"  # its name by RFC 7301: without one, a site may close, or choose h2
 MAX_CHATTER_BYTES: Final = 24 * 1024  # of a connection that carry no data, after its handshake
 MAX_HANDSHAKE_BYTES: Final = 48 * 1024  # chains of real sites have under 10 kB. 99 kB took 0.15 s
 STEP_BYTES: Final = 8 * 1024  # bytes of it that the library is given at once
@@ -127,6 +128,7 @@ class Context(ssl.SSLContext):
             ssl.TLSVersion.TLSv1_3 if settings.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
         )
         context.set_ciphers(_CIPHERS)
+        context.set_alpn_protocols([_PROTOCOL])
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
         if not settings.verify_tls:
