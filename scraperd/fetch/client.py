@@ -49,6 +49,7 @@ ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8
 REDIRECT_BODY: Final = 64 * 1024  # bytes read of a redirect's body, to keep its connection
 REDIRECT_WAIT: Final = 0.5  # seconds for the same
 _PROXY_AUTHENTICATION: Final = 407
+_REQUEST_TIMEOUT: Final = 408
 _AUTHORIZATION: Final = "authorization"
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110 9.2.2
 _PROXY_AUTHORIZATION: Final = "Proxy-Authorization"
@@ -156,8 +157,8 @@ class Fetcher:
         Raises OutOfDescriptors if this process has no file descriptor left: no site is to blame.
 
         A kept connection may have been closed meanwhile: if it ends before a byte of an
-        answer came, the request is sent again on another one. So is an idempotent one whose
-        connection had something else in it than an answer.
+        answer came, or with a 408, the request is sent again on another one. So is an idempotent
+        one whose connection had something else in it than an answer.
         """
         refused = self.guard.refuses(request.url)
         if refused is not None:
@@ -219,7 +220,11 @@ class Fetcher:
         *,
         last: bool,
     ) -> Response | None:
-        """Return the answer; None if the connection was kept, and ended or had junk in it."""
+        """Return the answer; None if the connection was kept, and ended or had junk in it.
+
+        A 408 is about the connection: it was idle too long, and its end crossed the request
+        (RFC 9110 section 15.5.9). Chromium sends any request again too.
+        """
         connection = lent.protocol
         assert isinstance(connection, Connection)
         kept = connection.uses > 0
@@ -227,7 +232,10 @@ class Fetcher:
         reader = exchange.reader
         try:
             async with exchange:
-                return await self._answer(exchange, request)
+                answered = await exchange.head()
+                if kept and answered.status == _REQUEST_TIMEOUT:
+                    return None
+                return await self._answer(exchange, answered, request)
         except (Incomplete, OSError) as error:
             if reader.head is not None:
                 raise BrokenOff from error
@@ -251,9 +259,8 @@ class Fetcher:
             extra[_PROXY_AUTHORIZATION] = given
         return head_of(request, {**self._defaults, **extra}, last=last, absolute=forwarded)
 
-    async def _answer(self, exchange: Exchange, request: Request) -> Response:
+    async def _answer(self, exchange: Exchange, head: Head, request: Request) -> Response:
         """Return the response. The request is told its head at once: whatever its body does."""
-        head = await exchange.head()
         if head.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
             raise ProxyFailed(UNAUTHORISED, retryable=False)
         request.head = head
