@@ -234,6 +234,15 @@ class FetchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Literal["1.2", "1.3"],
         Meta(**fixed("1.2, 1.3", "The oldest TLS version that is spoken.")),
     ] = "1.2"
+    tls_legacy_servers: Annotated[
+        bool,
+        Meta(
+            **fixed(
+                "true or false",
+                "Speak with old servers too: without RFC 5746, or with RSA key exchange or SHA-1.",
+            )
+        ),
+    ] = False
     user_agent: Annotated[
         str,
         Meta(

@@ -18,12 +18,14 @@ from msgspec import UNSET
 from scraperd.base.inflate import Undecodable
 from scraperd.base.text import printable
 from scraperd.contract import Failure
+from scraperd.fetch import tls_faults
 from scraperd.fetch.connector import Crowded
 from scraperd.fetch.guard import Blocked
 from scraperd.fetch.http1.reader import BrokenOff, Incomplete, Malformed
 from scraperd.fetch.message import retry_after
 from scraperd.fetch.proxies import TIMEOUT, ProxyFailed
 from scraperd.fetch.resolver import LookupFailed
+from scraperd.fetch.tls import TooMuchHandshake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +55,8 @@ _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
     errno.ETIMEDOUT: "timed out",
 }
 _PYTHON_SSL = re.compile(r"^\[[^\]]*\] | \(_ssl\.c:[0-9]+\)$")  # what Python puts around the words
-_ALERT = re.compile("(?:sslv3|tlsv1|tlsv13) (?:alert )?(?P<words>.+)")
 _OBJECT = re.compile(r"<[\w.]+ [^>]*>|\b0x[0-9a-f]{6,}|\bb['\"]|\b[A-Z]\w+\([a-z_]+=")  # by repr()
-_NO_VERSION: Final = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
+_SELF_SIGNED: Final = 18  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
 _UNKNOWN_AUTHORITY: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 
 
@@ -107,39 +108,31 @@ def _proxy(error: ProxyFailed, request: Request, _: FetchSettings) -> str:
 def _certificate(
     error: aiohttp.ClientConnectorCertificateError, _request: Request, _: FetchSettings
 ) -> str:
-    """Say it in OpenSSL's own words: expired, self-signed, hostname mismatch."""
+    """Say it in OpenSSL's own words: expired, self-signed, hostname mismatch; and the setting."""
     cause = error.certificate_error
-    words = getattr(cause, "verify_message", "") or str(cause)
-    unknown = getattr(cause, "verify_code", 0) in _UNKNOWN_AUTHORITY
-    return f"certificate: {printable(f'unknown authority: {words}' if unknown else words)}"
-
-
-def _lacks_version(error: aiohttp.ClientConnectorSSLError) -> bool:
-    return getattr(error.os_error, "reason", None) in _NO_VERSION
+    words = (getattr(cause, "verify_message", "") or _text(cause)).rstrip(".")
+    code = getattr(cause, "verify_code", 0)
+    prefix = "unknown authority: " if code in _UNKNOWN_AUTHORITY else ""
+    setting = "ca_file" if prefix or code == _SELF_SIGNED else "verify_tls"
+    return f"certificate: {prefix}{printable(words)} (fetch.{setting})"
 
 
 def _handshake(error: aiohttp.ClientConnectorSSLError, _: Request, settings: FetchSettings) -> str:
-    if _lacks_version(error):
-        return f"handshake: the site does not speak TLS {settings.tls_minimum} (fetch.tls_minimum)"
-    cause = error.os_error
-    return f"handshake: {_tls_words(cause) if isinstance(cause, ssl.SSLError) else _text(cause)}"
+    return f"handshake: {tls_faults.told(_tls_words(error.os_error), settings)}"
 
 
-def _ended_tls(error: ssl.SSLError, _request: Request, _: FetchSettings) -> str:
-    return f"after the handshake: {_tls_words(error)}"
+def _ended_tls(error: ssl.SSLError, _request: Request, settings: FetchSettings) -> str:
+    return f"after the handshake: {tls_faults.told(_tls_words(error), settings)}"
 
 
-def _tls_words(error: ssl.SSLError) -> str:
-    """Say it in OpenSSL's words, without its codes: a fault of ours, or an alert of the site's.
+def _tls_may_pass(error: OSError) -> bool:
+    return not isinstance(error, TooMuchHandshake) and tls_faults.may_pass(_tls_words(error))
 
-    A site of TLS 1.3 that wants a client's certificate says so only after the handshake.
-    """
-    words = (getattr(error, "reason", None) or "").replace("_", " ").lower() or _PYTHON_SSL.sub(
-        "", _text(error)
-    )
-    if alert := _ALERT.fullmatch(words):
-        return f"the site sent the alert: {alert['words']}"
-    return words
+
+def _tls_words(error: OSError) -> str:
+    """Return OpenSSL's words in lower case, without its codes."""
+    words = (getattr(error, "reason", None) or "").replace("_", " ").lower()
+    return words or _PYTHON_SSL.sub("", _text(error))
 
 
 def _no_connection(*_: object) -> str:
@@ -167,19 +160,19 @@ def _reason(error: OSError) -> str:
     return _ERRNO.get(error.errno) or errno.errorcode.get(error.errno, "no connection")
 
 
-def _broken_off(error: BrokenOff, _request: Request, _: FetchSettings) -> str:
+def _broken_off(error: BrokenOff, _request: Request, settings: FetchSettings) -> str:
     cause = error.__cause__
-    return f"the body broke off: {_why(cause) if cause else 'the site closed it'}"
+    return f"the body broke off: {_why(cause, settings) if cause else 'the site closed it'}"
 
 
-def _lost(error: Exception, _request: Request, _: FetchSettings) -> str:
-    return f"connection lost: {_why(error)}"
+def _lost(error: Exception, _request: Request, settings: FetchSettings) -> str:
+    return f"connection lost: {_why(error, settings)}"
 
 
-def _why(error: BaseException) -> str:
+def _why(error: BaseException, settings: FetchSettings) -> str:
     """Say the system's word where it has one, never its own text; else the error's words."""
     if isinstance(error, ssl.SSLError):  # its number is the library's, and not the system's
-        return f"TLS: {_tls_words(error)}"
+        return f"TLS: {tls_faults.told(_tls_words(error), settings)}"
     has_number = isinstance(error, OSError) and error.errno is not None
     return _reason(error) if has_number else _text(error)  # type: ignore[arg-type]
 
@@ -199,7 +192,7 @@ _says: Final = attrgetter("retryable")  # the error itself knows
 _TABLE: Final = (  # the most specific first; the last row fits all that is left
     _Row(ProxyFailed, "proxy", _says, _proxy),
     _Row(aiohttp.ClientConnectorCertificateError, "tls", False, _certificate),
-    _Row(aiohttp.ClientConnectorSSLError, "tls", lambda e: not _lacks_version(e), _handshake),
+    _Row(aiohttp.ClientConnectorSSLError, "tls", lambda e: _tls_may_pass(e.os_error), _handshake),
     _Row(aiohttp.ConnectionTimeoutError, "timeout", True, _no_connection),
     _Row(TimeoutError, "timeout", True, _not_finished),
     _Row(Blocked, "blocked_address", False, _of_host),
@@ -212,6 +205,6 @@ _TABLE: Final = (  # the most specific first; the last row fits all that is left
     _Row(Incomplete, "connect", True, _lost),
     _Row(Malformed, "protocol", False, lambda e, *_: f"malformed response: {_text(e)}"),
     _Row(ValueError, "protocol", False, lambda e, *_: f"not a request: {_text(e)}"),
-    _Row(ssl.SSLError, "tls", True, _ended_tls),
+    _Row(ssl.SSLError, "tls", _tls_may_pass, _ended_tls),
     _Row(Exception, "connect", True, _lost),
 )

@@ -23,6 +23,12 @@ _CIPHERS: Final = (
     "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!DHE:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 )
 _PROTOCOL: Final = "http/1.1"  # its name by RFC 7301: without one, a site may close, or choose h2
+# Of old servers: what Chromium still offers beside that. It has SHA-1 in a MAC, not in a signature.
+_OLD_CIPHERS: Final = (
+    "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:RSA+AESGCM:RSA+AES:!DHE:!PSK:!SRP:!aNULL:!eNULL"
+    ":!aDSS:!AESCCM"
+)
+_LEGACY_SERVER_CONNECT: Final = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT; Python names it from 3.12 on
 MAX_CHATTER_BYTES: Final = 24 * 1024  # of a connection that carry no data, after its handshake
 MAX_HANDSHAKE_BYTES: Final = 48 * 1024  # chains of real sites have under 10 kB. 99 kB took 0.15 s
 STEP_BYTES: Final = 8 * 1024  # bytes of it that the library is given at once
@@ -30,9 +36,21 @@ _AROUND: Final = 32  # bytes around the data of one record in TLS 1.3: its head,
 _AROUND_OLD: Final = 96  # the same in TLS 1.2, with CBC
 
 
-class _TooMuchError(ssl.SSLError):
+class TooMuchChatter(ssl.SSLError):
+    """What came after the handshake was too little data, and too much else."""
+
+    most = MAX_CHATTER_BYTES
+    what = "TLS that carry no data"
+
     def __str__(self) -> str:
-        return str(self.args[0])  # Python's own shows a tuple
+        return f"more than {self.most} bytes of {self.what}"  # Python's own shows a tuple
+
+
+class TooMuchHandshake(TooMuchChatter):
+    """The handshake was too long: so is the next one."""
+
+    most = MAX_HANDSHAKE_BYTES
+    what = "handshake"
 
 
 class _Session(ssl.SSLObject):
@@ -66,7 +84,7 @@ class _Session(ssl.SSLObject):
                 data = super().read(len) if buffer is None else super().read(len, buffer)
                 break
             except ssl.SSLWantReadError:
-                if not self._refill(MAX_CHATTER_BYTES, "TLS that carry no data"):
+                if not self._refill(TooMuchChatter):
                     raise
         got = data if isinstance(data, int) else data.__len__()
         around = self._taken + before - inner.pending - got
@@ -92,14 +110,14 @@ class _Session(ssl.SSLObject):
             try:
                 call()
             except ssl.SSLWantReadError:
-                if not self._refill(MAX_HANDSHAKE_BYTES, "handshake"):
+                if not self._refill(TooMuchHandshake):
                     raise
             else:
                 return
 
-    def _refill(self, most: int, what: str) -> bool:
-        if self._chatter + self._taken > most:
-            raise _TooMuchError(f"more than {most} bytes of {what}")
+    def _refill(self, limit: type[TooMuchChatter]) -> bool:
+        if self._chatter + self._taken > limit.most:
+            raise limit
         piece = self._outer.read(STEP_BYTES)
         if piece:
             self._inner.write(piece)
@@ -127,9 +145,12 @@ class Context(ssl.SSLContext):
         context.minimum_version = (
             ssl.TLSVersion.TLSv1_3 if settings.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
         )
-        context.set_ciphers(_CIPHERS)
+        context.set_ciphers(_OLD_CIPHERS if settings.tls_legacy_servers else _CIPHERS)
         context.set_alpn_protocols([_PROTOCOL])
         context.options |= ssl.OP_NO_RENEGOTIATION
+        context.options &= ~_LEGACY_SERVER_CONNECT  # the system's openssl.cnf may have set it
+        if settings.tls_legacy_servers:
+            context.options |= _LEGACY_SERVER_CONNECT
         context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
         if not settings.verify_tls:
             context.check_hostname = False

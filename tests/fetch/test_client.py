@@ -207,7 +207,8 @@ async def test_plain_http_on_an_https_url(site: Site, fetcher: Fetcher) -> None:
     site.raw = plain
     found = await failure(fetcher, site.url().replace("http:", "https:"))
     assert found.kind == "tls"
-    assert "WRONG_VERSION_NUMBER" in found.message
+    assert found.message.startswith("handshake: what the site speaks on this port is not TLS")
+    assert not found.retryable
 
 
 async def test_a_handshake_that_is_cut(site: Site, fetcher: Fetcher) -> None:

@@ -64,11 +64,11 @@ ROWS = {
     ),
     "an unknown authority": (
         aiohttp.ClientConnectorCertificateError(KEY, bad_certificate(19, "self-signed")),
-        ("tls", False, "certificate: unknown authority: self-signed"),
+        ("tls", False, "certificate: unknown authority: self-signed (fetch.ca_file)"),
     ),
     "an expired certificate": (
         aiohttp.ClientConnectorCertificateError(KEY, bad_certificate(10, "has expired")),
-        ("tls", False, "certificate: has expired"),
+        ("tls", False, "certificate: has expired (fetch.verify_tls)"),
     ),
     "a version of TLS": (
         aiohttp.ClientConnectorSSLError(KEY, tls_error("UNSUPPORTED_PROTOCOL")),
@@ -79,16 +79,20 @@ ROWS = {
         ("tls", True, "handshake: bad record"),
     ),
     "an alert": (
-        aiohttp.ClientConnectorSSLError(KEY, tls_error("SSLV3_ALERT_HANDSHAKE_FAILURE")),
-        ("tls", True, "handshake: the site sent the alert: handshake failure"),
+        aiohttp.ClientConnectorSSLError(KEY, tls_error("TLSV1_ALERT_INTERNAL_ERROR")),
+        ("tls", True, "handshake: the site sent the alert: internal error"),
+    ),
+    "an alert that lasts": (
+        aiohttp.ClientConnectorSSLError(KEY, tls_error("TLSV1_ALERT_UNKNOWN_CA")),
+        ("tls", False, "handshake: the site sent the alert: unknown ca"),
     ),
     "a handshake without a reason": (
         aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "[SSL] unknown error (_ssl.c:1006)")),
         ("tls", True, "handshake: unknown error"),
     ),
     "an alert after the handshake": (
-        tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"),
-        ("tls", True, "after the handshake: the site sent the alert: certificate required"),
+        tls_error("TLSV1_ALERT_ACCESS_DENIED"),
+        ("tls", False, "after the handshake: the site sent the alert: access denied"),
     ),
     "a body whose TLS breaks": (
         broken_body(tls_error("DECRYPTION_FAILED_OR_BAD_RECORD_MAC")),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from yarl import URL
 
+from scraperd.contract import Failure
 from scraperd.fetch.message import Request, Response
 from scraperd.wiring import fetcher_of
 from tests.rig import ports
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from scraperd.contract import Failure
     from tests.rig.sites.certificates import Certificates
 
 _TLS = """
@@ -78,3 +78,15 @@ async def test_a_site_that_knows_no_other(
     strict = {"openssl": ["-alpn", "http/1.1"], "gnutls-serv": ["--alpn=http/1.1", "--alpn-fatal"]}
     with TlsServer(program, tmp_path, certificates.pem, *strict[program]) as server:
         assert isinstance(await get(server.url, certificates), Response)
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+async def test_a_site_without_http1(
+    certificates: Certificates, tmp_path: Path, version: str
+) -> None:
+    """A server that knows only h2 says so by an alert (RFC 7301 section 3.2): it will again."""
+    options = ("-alpn", "h2", version)
+    with TlsServer("openssl", tmp_path, certificates.pem, *options) as server:
+        found = await get(server.url, certificates)
+    said = "the site sent the alert: no application protocol (it does not speak HTTP/1.1 over TLS)"
+    assert found == Failure("tls", f"handshake: {said}")

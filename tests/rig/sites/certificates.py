@@ -51,6 +51,14 @@ class Certificates:
         return path
 
     @cached_property
+    def rsa(self) -> Path:
+        """Such a file with a key of RSA, for old ciphers."""
+        path = self._folder / "rsa.pem"
+        leaf = self._ca.issue_cert(HOST, key_type=trustme.KeyType.RSA)
+        leaf.private_key_and_cert_chain_pem.write_to_path(path)
+        return path
+
+    @cached_property
     def long_chain(self) -> ssl.SSLContext:
         """Good, but 200 certificates that belong to nothing come with it: 90 kB."""
         leaf = self._ca.issue_cert(HOST)
