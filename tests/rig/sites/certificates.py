@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+import subprocess
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOST = "127.0.0.1"
+# Faults that the library makes no certificates with: how OpenSSL is told to.
+_BY_OPENSSL = {
+    "weak key": ("rsa:1024", "-sha256"),
+    "SHA-1": ("rsa:2048", "-sha1"),
+}
 
 
 class Certificates:
@@ -57,6 +63,43 @@ class Certificates:
         leaf = self._ca.issue_cert(HOST, key_type=trustme.KeyType.RSA)
         leaf.private_key_and_cert_chain_pem.write_to_path(path)
         return path
+
+    def faulty(self, fault: str) -> Path:
+        """Such a file with what a site should not have, by the name of the fault."""
+        path = self._folder / f"{fault.replace(' ', '-')}.pem"
+        if not path.exists():
+            if fault in _BY_OPENSSL:
+                self._by_openssl(path, *_BY_OPENSSL[fault])
+            else:
+                leaf = self._issued(fault)
+                path.write_bytes(leaf.private_key_pem.bytes() + leaf.cert_chain_pems[0].bytes())
+        return path
+
+    def _issued(self, fault: str) -> trustme.LeafCert:
+        now, day = datetime.now(UTC), timedelta(days=1)
+        if fault == "expired":
+            return self._ca.issue_cert(HOST, not_before=now - 2 * day, not_after=now - day)
+        if fault == "not yet valid":
+            return self._ca.issue_cert(HOST, not_before=now + day, not_after=now + 2 * day)
+        if fault == "another host":
+            return self._ca.issue_cert("elsewhere.example")
+        if fault == "incomplete chain":
+            return self._ca.create_child_ca().issue_cert(HOST)
+        assert fault == "unknown authority", fault
+        return trustme.CA().issue_cert(HOST)
+
+    def _by_openssl(self, path: Path, key: str, digest: str) -> None:
+        """Have the authority certify a key of this kind by this digest."""
+        ca, request, extension = (path.with_suffix(f".{end}") for end in ("ca", "csr", "ext"))
+        self._ca.private_key_pem.write_to_path(ca)
+        extension.write_text(f"subjectAltName=IP:{HOST}\n")
+        asked = f"req -newkey {key} -nodes -subj /CN=x -keyout {path} -out {request}"
+        issued = f"x509 -req {digest} -CA {self.authority} -CAkey {ca} -set_serial 7 -days 2"
+        issued += f" -extfile {extension} -in {request}"
+        subprocess.run(["openssl", *asked.split()], check=True, capture_output=True)
+        done = subprocess.run(["openssl", *issued.split()], check=True, capture_output=True)
+        with path.open("ab") as file:
+            file.write(done.stdout)
 
     @cached_property
     def long_chain(self) -> ssl.SSLContext:
