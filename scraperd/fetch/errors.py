@@ -55,7 +55,14 @@ _ERRNO: Final = {  # asyncio hides the system's word for it behind an address
     errno.ETIMEDOUT: "timed out",
 }
 _PYTHON_SSL = re.compile(r"^\[[^\]]*\] | \(_ssl\.c:[0-9]+\)$")  # what Python puts around the words
-_OBJECT = re.compile(r"<[\w.]+ [^>]*>|\b0x[0-9a-f]{6,}|\bb['\"]|\b[A-Z]\w+\([a-z_]+=")  # by repr()
+# What only a repr() has: objects, tuples, bytes, None, the names of errors.
+_OBJECT = re.compile(
+    r"<[\w.]+[ (<]|\b0x[0-9a-f]{4}|\b[bru]['\"]|\b[A-Z]\w*\(|\b\w+=['\"]"
+    r"|\((?:['\"(]|[bru]['\"]|\d+, )|\bNone\b|\[Errno|[a-z](?:Error|Exception)\b"
+)
+_CAMELS = re.compile("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NO_WORDS: Final = frozenset("client os ssl value error exception connection".split())
+_MOST_WORDS: Final = 10_000  # characters of an error's text that are looked at
 _SELF_SIGNED: Final = 18  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
 _UNKNOWN_AUTHORITY: Final = frozenset({19, 20, 21})  # X509_V_ERR: no chain to an authority of ours
 
@@ -102,7 +109,7 @@ class _Row(NamedTuple):
 
 
 def _proxy(error: ProxyFailed, request: Request, _: FetchSettings) -> str:
-    return f"proxy {request.proxy}: {error}"
+    return f"proxy {request.proxy}: {printable(str(error))}"
 
 
 def _certificate(
@@ -132,7 +139,7 @@ def _tls_may_pass(error: OSError) -> bool:
 def _tls_words(error: OSError) -> str:
     """Return OpenSSL's words in lower case, without its codes."""
     words = (getattr(error, "reason", None) or "").replace("_", " ").lower()
-    return words or _PYTHON_SSL.sub("", _text(error))
+    return words or _text(error)
 
 
 def _no_connection(*_: object) -> str:
@@ -178,13 +185,27 @@ def _why(error: BaseException, settings: FetchSettings) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """Say the error's own words; its name if it has none, or shows an object of its library."""
-    words = _one_line(str(error))
-    return type(error).__name__ if words in ("", "None") or _OBJECT.search(words) else words
+    """Say the error's own words; those of its class if it has none, or shows an object."""
+    words = " ".join(_PYTHON_SSL.sub("", _given(error)).split())
+    if not words or _OBJECT.search(words):
+        return _named(error)
+    return printable(words[:1].lower() + words[1:] if words[1:2].islower() else words)
 
 
-def _one_line(text: str) -> str:
-    return printable(" ".join(text.split()))
+def _named(error: BaseException) -> str:
+    """Say the words of the error's class: "connection reset" of a ConnectionResetError."""
+    words = [word.lower() for word in _CAMELS.split(type(error).__name__)]
+    if _NO_WORDS.issuperset(words):
+        return "no reason is known"
+    return " ".join(word for word in words if word not in ("client", "error", "exception"))
+
+
+def _given(error: BaseException) -> str:
+    """Return the text that an error was made with. An OSError's str() has its number too."""
+    text: object = str(error)
+    if isinstance(error, OSError):
+        text = error.strerror or (error.args[0] if len(error.args) == 1 else "")
+    return text[:_MOST_WORDS] if isinstance(text, str) else ""
 
 
 _says: Final = attrgetter("retryable")  # the error itself knows

@@ -42,8 +42,8 @@ class TooMuchChatter(ssl.SSLError):
     most = MAX_CHATTER_BYTES
     what = "TLS that carry no data"
 
-    def __str__(self) -> str:
-        return f"more than {self.most} bytes of {self.what}"  # Python's own shows a tuple
+    def __init__(self) -> None:
+        super().__init__(f"more than {self.most} bytes of {self.what}")
 
 
 class TooMuchHandshake(TooMuchChatter):
