@@ -316,6 +316,8 @@ class Reader:
             # RFC 9112 section 6.1: with a length beside it, the connection is not to be trusted
             self.keep = self.keep and length is None and version >= (1, 1)
             self._step, length = self._read_chunk_size, None
+            if codings.count("chunked") > 1:  # RFC 9112 section 6.1
+                raise Malformed("its Transfer-Encoding has chunked twice")
             if codings[-1] != "chunked":
                 if "chunked" in codings:
                     raise Malformed("its Transfer-Encoding has chunked before another coding")

@@ -39,6 +39,7 @@ HELLO = b"hello"
 EARLY = head(status="100 Continue")
 NO_NUMBER = "its Content-Length is not a number"
 BEFORE = "its Transfer-Encoding has chunked before another coding"
+TWICE = "its Transfer-Encoding has chunked twice"
 SWITCHES = "it switches to another protocol, which nobody asked for"
 NO_STATUS = "it has no status line"
 NO_SIZE = "a chunk size that is no number"
@@ -261,6 +262,9 @@ def test_a_cut_head_with_a_length_is_no_page() -> None:
         (head("Content-Length: " + "9" * 20), NO_NUMBER),
         ("HTTP/1.1 200 OK\r\nContent-Length: \u0663\r\n\r\n".encode(), NO_NUMBER),
         (head("Transfer-Encoding: chunked, gzip"), BEFORE),
+        (head("Transfer-Encoding: chunked, chunked"), TWICE),
+        (head(CHUNKED, "Transfer-Encoding: Chunked"), TWICE),
+        (head("Transfer-Encoding: chunked, gzip, chunked"), TWICE),
         (head("A: b\0"), "a header has a NUL byte"),
         (head(status="101 Switching Protocols"), SWITCHES),
         (head(status="100 Continue") * (MAX_INTERIM + 1), "too many responses at once"),
