@@ -31,8 +31,15 @@ _WINDOW_LOG: Final = 23  # RFC 9659: no larger zstd window on the web than 8 MiB
 _ERRORS: Final = (zlib.error, brotli.error, zstd.ZstdError, EOFError)
 
 
+CONTENT: Final = "content encoding"
+
+
 class Undecodable(Exception):  # noqa: N818 - said of the data, not of the program
-    """The body is not what its Content-Encoding says."""
+    """The body is not what its Content-Encoding says, or what `what` says."""
+
+    def __init__(self, text: str, what: str = CONTENT) -> None:
+        super().__init__(text)
+        self.what = what
 
 
 class _Stream(Protocol):
@@ -183,24 +190,20 @@ _CODINGS: Final[dict[str, tuple[Callable[[bytes], _Stream], tuple[bytes, ...]]]]
 }
 
 
-def inflater(content_encoding: str) -> Inflater | None:
-    """What undoes this Content-Encoding; None if there is nothing to undo.
-
-    A name that is no coding is passed over, as browsers do: sites send `utf-8`
-    or `none` there. Raises Undecodable for one coding over another.
-    """
-    names = [name.strip().lower().removeprefix("x-") for name in content_encoding.split(",")]
-    known = [name for name in names if name in _CODINGS]
-    if len(known) > 1:
-        raise Undecodable(f"{', '.join(known)}: one coding over another is not supported")
-    return Inflater(known[0]) if known else None
+CODINGS: Final = tuple(_CODINGS)
 
 
 class Inflater:
-    """Undoes one coding. `feed` it the bytes as they come; at the end look at `ended`."""
+    """Undoes one of CODINGS. `feed` it the bytes as they come; at the end look at `ended`.
 
-    def __init__(self, coding: str) -> None:
+    `what` says in errors what named the coding.
+    """
+
+    overfull = False  # as it hands nothing to another coding
+
+    def __init__(self, coding: str, what: str = CONTENT) -> None:
         self.coding = coding
+        self.what = what
         self._open, self._marks = _CODINGS[coding]
         self._stream: _Stream | None = None
         self._members = 0
@@ -223,7 +226,7 @@ class Inflater:
             try:
                 piece = stream.decompress(data, STEP)
             except _ERRORS as error:
-                raise Undecodable(f"{self.coding}: {error}") from None
+                raise Undecodable(f"{self.coding}: {error}", self.what) from None
             if piece:
                 yield piece
             more = len(piece) >= STEP and not stream.eof
@@ -233,7 +236,7 @@ class Inflater:
         """Open the first member or a further one; of anything else after the end, ignore it all."""
         if self._stream is not None:
             if isinstance(self._stream, _Brotli) and self._stream.is_long:
-                raise Undecodable(f"{self.coding}: {_BEHIND}")
+                raise Undecodable(f"{self.coding}: {_BEHIND}", self.what)
             data = self._rest + data
             waits = any(len(data) < len(mark) and mark.startswith(data) for mark in self._marks)
             self._rest = data if waits else b""
@@ -244,6 +247,7 @@ class Inflater:
                 return b""
         self._members += 1
         if self._members > MAX_MEMBERS:
-            raise Undecodable(f"{self.coding}: more than {MAX_MEMBERS} members")
+            many = f"{self.coding}: more than {MAX_MEMBERS} members"
+            raise Undecodable(many, self.what)
         self._stream = self._open(data)
         return data

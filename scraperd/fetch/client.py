@@ -16,7 +16,6 @@ import aiohttp
 from yarl import URL
 
 from scraperd.base.fd_limits import OutOfDescriptors
-from scraperd.base.inflate import Inflater, Undecodable, inflater
 from scraperd.base.text import printable
 from scraperd.contract import Failure
 from scraperd.fetch.connector import (
@@ -28,6 +27,7 @@ from scraperd.fetch.connector import (
 )
 from scraperd.fetch.errors import EXPECTED, failure_of_error
 from scraperd.fetch.guard import Blocked, Guard
+from scraperd.fetch.http1.codings import coding_of
 from scraperd.fetch.http1.exchange import Exchange, head_of
 from scraperd.fetch.http1.reader import BrokenOff, HeadLimits, Incomplete, Malformed
 from scraperd.fetch.http1.reading_time import ReadingTime
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from scraperd.config.tables import FetchSettings
+    from scraperd.fetch.http1.codings import Coding
     from scraperd.fetch.http1.reader import Head
     from scraperd.fetch.message import Request
 
@@ -53,7 +54,6 @@ _REQUEST_TIMEOUT: Final = 408
 _AUTHORIZATION: Final = "authorization"
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110 9.2.2
 _PROXY_AUTHORIZATION: Final = "Proxy-Authorization"
-_TRANSFER_CODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})  # RFC 9112 section 7.2
 _WHOLE_CONNECTION = re.compile(r"\s*(?:Negotiate|Nego2|NTLM|Kerberos)\b", re.IGNORECASE)
 
 
@@ -274,7 +274,7 @@ class Fetcher:
 
     async def _read(self, exchange: Exchange, head: Head, request: Request) -> bytes | Failure:
         """Read the body. Returning before its end closes the connection."""
-        coding = _coding(head)
+        coding = coding_of(head, self._settings.transfer_maxsize)
         if not request.truncate:
             beyond = _declared(head, coding, request, self._settings.transfer_maxsize)
             if beyond is not None:
@@ -283,12 +283,12 @@ class Fetcher:
         if beyond is not None:
             return b"".join(pieces) if request.truncate else beyond
         if coding is not None and not coding.ended:
-            message = f"content encoding {coding.coding}: it ends early"
+            message = f"{coding.what} {coding.coding}: it ends early"
             return Failure("decode", message, retryable=True)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _collect(
-        self, exchange: Exchange, coding: Inflater | None, request: Request
+        self, exchange: Exchange, coding: Coding | None, request: Request
     ) -> tuple[list[bytes], Failure | None]:
         """Decode the body as it comes. Return it, and a failure if it was cut at a limit."""
         pieces: list[bytes] = []
@@ -302,6 +302,9 @@ class Fetcher:
             excess = 0 if coding is None else max(0, sent - transfer)
             kept = data[: len(data) - excess] if excess else data
             for piece in (kept,) if coding is None else coding.feed(kept):
+                if not piece:  # codings one over another can work for long, and give nothing
+                    await asyncio.sleep(0)
+                    continue
                 size += len(piece)
                 if size > limit:
                     pieces.append(piece[: limit - size])
@@ -309,8 +312,8 @@ class Fetcher:
                 if claim is not None and not claim.try_grow(len(piece)):
                     await claim.grow(len(piece))
                 pieces.append(piece)
-            if excess:
-                return pieces, _too_much_sent(transfer)
+            if excess or (coding is not None and coding.overfull):
+                return pieces, _too_much_sent(transfer) if excess else _too_much_between(transfer)
         return pieces, None
 
     def _is_forwarded(self, request: Request) -> bool:
@@ -335,18 +338,7 @@ def _is_last(request: Request) -> bool:
     return any(_WHOLE_CONNECTION.match(value) for value in given)
 
 
-def _coding(head: Head) -> Inflater | None:
-    """What undoes the codings of the body. Raises Undecodable."""
-    unknown = [one for one in head.codings if one not in _TRANSFER_CODINGS]
-    if unknown:
-        raise Undecodable(f"{printable(unknown[0])}: not a transfer coding")
-    codings = [*head.headers.getall("Content-Encoding", ()), *head.codings]
-    return inflater(",".join(codings)) if codings else None
-
-
-def _declared(
-    head: Head, coding: Inflater | None, request: Request, transfer: int
-) -> Failure | None:
+def _declared(head: Head, coding: Coding | None, request: Request, transfer: int) -> Failure | None:
     """Fail if the Content-Length is already beyond a limit."""
     length = 0 if request.method == "HEAD" else head.length or 0
     if coding is None and length > request.max_body:
@@ -362,6 +354,11 @@ def _too_much_sent(limit: int) -> Failure:
     return Failure(
         "too_large", f"the body is larger than {limit} bytes as sent (fetch.transfer_maxsize)"
     )
+
+
+def _too_much_between(limit: int) -> Failure:
+    what = f"one coding of the body holds more than {limit} bytes of another"
+    return Failure("too_large", f"{what} (fetch.transfer_maxsize)")
 
 
 async def _pass_over(exchange: Exchange) -> None:

@@ -221,7 +221,7 @@ _TABLE: Final = (  # the most specific first; the last row fits all that is left
     _Row(Crowded, "connect", True, _of_host),
     _Row(aiohttp.ClientConnectorDNSError, "dns", True, lambda e, *_: f"no address for {e.host}"),
     _Row(aiohttp.ClientConnectorError, "connect", True, _not_connected),
-    _Row(Undecodable, "decode", False, lambda e, *_: f"content encoding {_text(e)}"),
+    _Row(Undecodable, "decode", False, lambda e, *_: f"{e.what} {_text(e)}"),
     _Row(BrokenOff, "protocol", True, _broken_off),
     _Row(Incomplete, "connect", True, _lost),
     _Row(Malformed, "protocol", False, lambda e, *_: f"malformed response: {_text(e)}"),

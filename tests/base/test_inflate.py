@@ -19,7 +19,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.base.inflate import BROTLI_KEPT, MAX_MEMBERS, STEP, Inflater, Undecodable, inflater
+from scraperd.base.inflate import BROTLI_KEPT, MAX_MEMBERS, STEP, Inflater, Undecodable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -248,35 +248,3 @@ def test_zstd_may_not_ask_for_a_huge_window() -> None:
     data = encoder.compress(PAGE) + encoder.flush()
     with pytest.raises(Undecodable, match="zstd"):
         undo("zstd", data, STEP)
-
-
-@pytest.mark.parametrize(
-    ("header", "coding"),
-    [
-        ("gzip", "gzip"),
-        (" GZip ", "gzip"),
-        ("x-gzip", "gzip"),
-        ("deflate", "deflate"),
-        ("br", "br"),
-        ("zstd", "zstd"),
-        ("identity, gzip", "gzip"),
-        ("gzip, utf-8", "gzip"),
-    ],
-)
-def test_names_of_codings(header: str, coding: str) -> None:
-    """Case, white space, the old `x-` and `identity` make no difference (RFC 9110 8.4.1)."""
-    stream = inflater(header)
-    assert stream is not None
-    assert stream.coding == coding
-
-
-@pytest.mark.parametrize("header", ["", "identity", "none", "utf-8", "UTF-8", "compress", ","])
-def test_names_that_are_no_coding_are_passed_over(header: str) -> None:
-    """Sites send such names with plain pages; browsers show the page, and so do we."""
-    assert inflater(header) is None
-
-
-def test_one_coding_over_another_is_refused() -> None:
-    """Undone by half it would come back as noise with the status ok."""
-    with pytest.raises(Undecodable, match="gzip, br"):
-        inflater("gzip, br")

@@ -25,10 +25,12 @@ from yarl import URL
 
 from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
+from scraperd.base.inflate import STEP
 from scraperd.config.settings import Config
 from scraperd.config.tables import FetchSettings
 from scraperd.contract import Failure, decode_job
 from scraperd.fetch.http1.reader import MAX_INTERIM
+from scraperd.fetch.memory import Budget
 from scraperd.fetch.message import Request, Response
 from scraperd.scrape.request import Target
 from scraperd.wiring import fetcher_of, scraper_of
@@ -629,6 +631,99 @@ async def test_a_content_encoding_that_names_none(site: Site, fetcher: Fetcher, 
     """Sites send their charset there; the page is as it is."""
     url = site.at("/", page(b"plain", headers=[f"Content-Encoding: {value}"]))
     assert await body(fetcher, url) == b"plain"
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["Content-Encoding: compress"], "content encoding compress: not one of"),
+        (["Content-Encoding: gzip, foo"], "content encoding foo: not one of"),
+        (["Transfer-Encoding: foo, chunked"], "transfer coding foo: not one of"),
+        ([f"Content-Encoding: {', '.join(['gzip'] * 6)}"], "content encoding 6 codings lie"),
+    ],
+)
+async def test_a_coding_that_is_not_undone(
+    site: Site, fetcher: Fetcher, lines: list[str], words: str
+) -> None:
+    """Packed bytes never pass for a page (curl: exit code 61); a HEAD has none, and no failure."""
+    data = chunk(b"packed") + chunk(b"") if "chunked" in lines[0] else b"packed"
+    url = site.at("/", head(*lines, "Connection: close") + data)
+    site.at("/end", head(*lines, "Content-Length: 7", "Connection: close"))
+    asked = request(url)
+    fetching = asyncio.create_task(fetcher.fetch(asked))
+    await site.until(lambda s: bool(s.visits))
+    site.visits[0].hang_up()
+    found = failed(await fetching)
+    assert isinstance(found, Failure)
+    assert (found.kind, found.retryable) == ("decode", False)
+    assert found.message.startswith(words)
+    assert await body(fetcher, site.url("/end"), method="HEAD") == b""
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        (["Content-Encoding: gzip, br"], ["gzip", "br"]),
+        (["Content-Encoding: BR", "content-encoding: x-gzip"], ["br", "gzip"]),
+        (["Content-Encoding: gzip, gzip"], ["gzip", "gzip"]),
+        (["Transfer-Encoding: gzip"], ["gzip"]),
+        (["Transfer-Encoding: deflate", "Content-Encoding: zstd"], ["zstd", "deflate"]),
+        (["Transfer-Encoding: x-gzip, deflate"], ["gzip", "deflate"]),
+        (["Content-Encoding: ,gzip, zstd,, br, identity, gzip, deflate"],
+         ["gzip", "zstd", "br", "gzip", "deflate"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
+async def test_codings_one_over_another(
+    site: Site, fetcher: Fetcher, lines: list[str], names: list[str], size: int
+) -> None:
+    """The last one named is undone first, and a transfer coding before all (RFC 9112 section 7)."""
+    text = random.Random(1).randbytes(2_000) * 2
+    data = text
+    for name in names:
+        data = ENCODERS[name][1](data)
+    parts = b"".join(chunk(data[i : i + size]) for i in range(0, len(data), size))
+    url = site.at("/", head(*lines, CHUNKED) + parts + chunk(b""))
+    assert await body(fetcher, url) == text
+
+
+@pytest.mark.parametrize("names", [("gzip", "br"), ("br", "gzip"), ("zstd", "zstd", "gzip")])
+async def test_bombs_in_bombs(site: Site, fetcher: Fetcher, names: tuple[str, ...]) -> None:
+    """64 MiB in codings one over another stop at the limit, and so does their memory."""
+    data = bytes(64 * LIMIT)
+    for name in names:
+        data = ENCODERS[name][1](data)
+    url = site.at("/", page(data, headers=[f"Content-Encoding: {', '.join(names)}"]))
+    with traced() as peak:
+        found = await failure(fetcher, url)
+        assert peak() < 3 * LIMIT
+    assert found == Failure("too_large", f"the body is larger than {LIMIT} bytes")
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+async def test_what_codings_hand_on_is_limited(site: Site, *, truncate: bool) -> None:
+    """Bytes between two codings count as sent, or some bytes could keep the loop busy for long.
+
+    Others have their turn meanwhile, and a file that may be cut ends there.
+    """
+    inner = gzip.compress(b"page", 1) + bytes(64 << 20)  # padding behind the end is ignored
+    headers = ["Content-Encoding: gzip, br"]
+    async with fetcher_of(loopback(fetch__transfer_maxsize=LIMIT)) as fetcher:
+        url = site.at("/", page(fast_brotli(inner), headers=headers))
+        turns, claim = 0, Budget(LIMIT).open()
+        asked = request(url, truncate=truncate, claim=claim)
+        fetching = asyncio.create_task(fetcher.fetch(asked))
+        while not fetching.done():
+            turns += claim.size > 0  # the page has come out, and what follows is being undone
+            await asyncio.sleep(0)
+        answer = await fetching
+    assert turns >= LIMIT // STEP // 2
+    assert isinstance(answer, Response)
+    if truncate:
+        assert (answer.body, answer.trouble) == (b"page", None)
+    else:
+        words = f"one coding of the body holds more than {LIMIT} bytes of another"
+        assert answer.trouble == Failure("too_large", f"{words} (fetch.transfer_maxsize)")
 
 
 async def test_an_empty_body_with_a_coding(site: Site, fetcher: Fetcher) -> None:
