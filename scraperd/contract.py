@@ -344,7 +344,9 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `size` is the body in bytes after decompression, `content_hash` its SHA-256
     as `sha256:HEX`. `not_modified` is there only if true. `body` is text, or base64
-    where `body_encoding` says so. `data` is what the extraction rules found.
+    where `body_encoding` says so. `body_truncated` is there only if the site's packed data
+    ended before its end, in a message that is whole: all fields tell of what came before.
+    `data` is what the extraction rules found.
     """
 
     id: str
@@ -371,6 +373,13 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     not_modified: bool | UnsetType = UNSET
     body: str | UnsetType = UNSET
     body_encoding: Literal["base64"] | UnsetType = UNSET
+    body_truncated: (
+        Annotated[
+            Literal["decode"],
+            Meta(description="the content coding ended early; the body is what came before"),
+        ]
+        | UnsetType
+    ) = UNSET
     data: dict[str, Any] | UnsetType = UNSET
     links: list[Link] | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET

@@ -267,25 +267,30 @@ class Fetcher:
         if location_of(head) is not None and not request.final:
             await _pass_over(exchange)
             return Response(head.status, request.url, head.headers, b"")
-        body = await self._read(exchange, head, request)
-        if isinstance(body, Failure):
-            return _without_body(request, head, body)
-        return Response(head.status, request.url, head.headers, body)
+        return await self._read(exchange, head, request)
 
-    async def _read(self, exchange: Exchange, head: Head, request: Request) -> bytes | Failure:
-        """Read the body. Returning before its end closes the connection."""
+    async def _read(self, exchange: Exchange, head: Head, request: Request) -> Response:
+        """Read the body. Returning before its end closes the connection.
+
+        A coding that ends early in a message that is whole is the site's own mistake: browsers
+        show what came before, and so it is kept, and `cut` says so.
+        """
         coding = coding_of(head, self._settings.transfer_maxsize)
         if not request.truncate:
             beyond = _declared(head, coding, request, self._settings.transfer_maxsize)
             if beyond is not None:
-                return beyond
+                return _without_body(request, head, beyond)
         pieces, beyond = await self._collect(exchange, coding, request)
-        if beyond is not None:
-            return b"".join(pieces) if request.truncate else beyond
-        if coding is not None and not coding.ended:
+        if beyond is not None and not request.truncate:
+            return _without_body(request, head, beyond)
+        cut = None
+        if beyond is None and coding is not None and not coding.ended:
             message = f"{coding.what} {coding.coding}: it ends early"
-            return Failure("decode", message, retryable=True)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            cut = Failure("decode", message, retryable=True)
+            if head.until_close or not pieces:
+                return _without_body(request, head, cut)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return Response(head.status, request.url, head.headers, body, cut=cut)
 
     async def _collect(
         self, exchange: Exchange, coding: Coding | None, request: Request

@@ -97,7 +97,8 @@ class Request:
 class Response:
     """The answer with any status, and its whole body. A redirect's is kept if it is `final`.
 
-    `trouble` is why the body could not be read; it is empty then.
+    `trouble` is why the body could not be read; it is empty then. `cut` is why the body is only
+    the beginning of what its site packed: the coding ends early in a message that is whole.
     """
 
     status: int
@@ -105,6 +106,7 @@ class Response:
     headers: CIMultiDictProxy[str]
     body: bytes
     trouble: Failure | None = None
+    cut: Failure | None = None
 
 
 class Head(Protocol):

@@ -322,8 +322,8 @@ class Robots:
             return failure, min(wait, self._retry_after_max)
         if status >= 300:  # noqa: PLR2004 - RFC 9110 section 15
             return EVERYTHING, settings.robots_cache_ttl
-        if answer.trouble is not None:
-            return _unread(answer.trouble)
+        if (unread := answer.trouble or answer.cut) is not None:  # what is cut may deny more
+            return _unread(unread)
         return await self._parse(answer.body)
 
     async def _parse(self, body: bytes) -> tuple[Rules | Failure, float]:

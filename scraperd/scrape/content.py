@@ -68,8 +68,14 @@ def media_of(response: Response) -> str:
 
 
 def described(job: Job, response: Response) -> dict[str, Any]:
-    """The fields that need no look at the body."""
-    found: dict[str, Any] = {**_validators(response)}
+    """The fields that need no look at the body.
+
+    A body that is cut has no validators: by them the site would say that the copy is still valid.
+    """
+    if response.cut is None:
+        found: dict[str, Any] = _validators(response)
+    else:
+        found = {"body_truncated": response.cut.kind}
     if response.trouble is None:
         found["size"] = len(response.body)
     if media := media_of(response):

@@ -599,15 +599,106 @@ async def test_codings_are_undone(site: Site, fetcher: Fetcher, name: str) -> No
     assert await body(fetcher, url) == text
 
 
+def early(coding: str) -> Failure:
+    return Failure("decode", f"content encoding {coding}: it ends early", retryable=True)
+
+
 @pytest.mark.parametrize("name", ENCODERS)
-async def test_a_coding_that_ends_early(site: Site, fetcher: Fetcher, name: str) -> None:
-    """The response is whole but the stream in it is not: no half page passes for a whole one."""
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("missing", [1, 20_000])
+async def test_a_coding_that_ends_early(
+    site: Site, fetcher: Fetcher, name: str, missing: int, *, chunked: bool
+) -> None:
+    """All of the message came: what its stream gives is kept, as in browsers, and marked as cut."""
     coding, encode = ENCODERS[name]
-    data = encode(b"<p>a page</p>" * 1000)[:-6]
-    found = await failure(
-        fetcher, site.at("/", page(data, headers=[f"Content-Encoding: {coding}"]))
-    )
-    assert found == Failure("decode", f"content encoding {coding}: it ends early", retryable=True)
+    text = random.Random(1).randbytes(300_000)
+    data = encode(text)[:-missing]
+    lines = [f"Content-Encoding: {coding}"]
+    if chunked:
+        url = site.at("/", head(*lines, CHUNKED) + chunk(data) + chunk(b""))
+    else:
+        url = site.at("/", page(data, headers=lines))
+    answer = await fetcher.fetch(request(url))
+    assert isinstance(answer, Response)
+    assert (answer.trouble, answer.cut) == (None, early(coding))
+    assert text.startswith(answer.body)
+    assert len(text) - missing - (1 << 17) <= len(answer.body), "zstd gives whole blocks only"
+    await body(fetcher, url)
+    assert site.connections == 1, "the message was whole, so its connection is kept"
+
+
+@pytest.mark.parametrize(("wbits", "coding"), [(31, "gzip"), (15, "deflate"), (-15, "deflate")])
+async def test_all_that_a_cut_stream_gives_is_kept(
+    site: Site, fetcher: Fetcher, wbits: int, coding: str
+) -> None:
+    """Cut at any byte, the page is what zlib itself gives of the bytes that came."""
+    stream = zlib.compressobj(wbits=wbits)
+    data = stream.compress(b"".join(b"<p>%d</p>" % n for n in range(500))) + stream.flush()
+    for end in range(40, len(data), 97):
+        expected = zlib.decompressobj(wbits).decompress(data[:end])
+        url = site.at("/", page(data[:end], headers=[f"Content-Encoding: {coding}"]))
+        answer = await fetcher.fetch(request(url))
+        assert isinstance(answer, Response)
+        if expected:
+            assert (answer.body, answer.cut) == (expected, early(coding))
+        else:
+            assert answer.trouble == early(coding)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("keep", [1, 5])
+async def test_a_coding_that_ends_before_its_first_byte(
+    site: Site, fetcher: Fetcher, name: str, keep: int
+) -> None:
+    """Nothing is no beginning of a page: it is a failure, and is tried again."""
+    coding, encode = ENCODERS[name]
+    data = encode(b"<p>a page</p>" * 1000)[:keep]
+    url = site.at("/", page(data, headers=[f"Content-Encoding: {coding}"]))
+    assert await failure(fetcher, url) == early(coding)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("lines", [[], ["Transfer-Encoding: gzip"]])
+async def test_an_early_end_that_may_be_the_networks(
+    site: Site, fetcher: Fetcher, name: str, lines: list[str]
+) -> None:
+    """Where only the end of the connection ends the body, it may have been cut on its way."""
+    coding, encode = ENCODERS[name]
+    data = encode(random.Random(1).randbytes(300_000))
+    data = gzip.compress(data)[:-200] if lines else data[:-200]
+
+    async def handler(visit: Visit) -> None:
+        await visit.send(head(f"Content-Encoding: {coding}", *lines) + data)
+        visit.hang_up()
+
+    found = await failure(fetcher, site.at("/", handler))
+    assert found == early(f"{coding}, gzip" if lines else coding)
+
+
+async def test_a_message_that_is_cut_stays_a_failure(site: Site, fetcher: Fetcher) -> None:
+    """A Content-Length that is not reached, or a missing last chunk: the network's, and retried."""
+    data = gzip.compress(random.Random(1).randbytes(300_000))
+
+    async def cut(visit: Visit) -> None:
+        is_chunked = visit.path == "/chunks"
+        length = CHUNKED if is_chunked else f"Content-Length: {len(data)}"
+        part = chunk(data[:-9]) if is_chunked else data[:-9]
+        await visit.send(head("Content-Encoding: gzip", length) + part)
+        visit.hang_up()
+
+    for path in ("/chunks", "/length"):
+        found = await failure(fetcher, site.at(path, cut))
+        assert (found.kind, found.retryable) == ("protocol", True)
+
+
+@pytest.mark.parametrize("at", [-6, -1])
+async def test_a_wrong_checksum_is_a_failure(site: Site, fetcher: Fetcher, at: int) -> None:
+    """RFC 1952 section 2.3.1: the page is not what was packed. Curl refuses it too (61)."""
+    data = bytearray(gzip.compress(b"<p>a page</p>" * 1000))
+    data[at] ^= 1
+    url = site.at("/", page(bytes(data), headers=["Content-Encoding: gzip"]))
+    found = await failure(fetcher, url)
+    assert (found.kind, found.retryable) == ("decode", False)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])

@@ -7,6 +7,8 @@ Must never: reach beyond this machine.
 from __future__ import annotations
 
 import gzip
+import hashlib
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     Answer = Callable[[Visit, str], Awaitable[None]]
 
 PACKED = gzip.compress(b"<title>why</title>" * 500)
+LONG = b"".join(b"<title>%d</title><p>%d" % (n, n * n) for n in range(2000)) + b"<last>here</last>"
+CUT = gzip.compress(LONG)[:-5000]
+KEPT = zlib.decompressobj(31).decompress(CUT)
 
 
 async def not_gzip(visit: Visit, status: str) -> None:
@@ -32,8 +37,9 @@ async def not_gzip(visit: Visit, status: str) -> None:
 
 
 async def half_gzip(visit: Visit, status: str) -> None:
-    lines = ("Content-Encoding: gzip", f"Content-Length: {len(PACKED) // 2}", "Retry-After: 7")
+    lines = ("Content-Encoding: gzip", "Retry-After: 7")
     await visit.send(head(*lines, status=status) + PACKED[: len(PACKED) // 2])
+    visit.hang_up()
 
 
 async def cut_off(visit: Visit, status: str) -> None:
@@ -101,6 +107,57 @@ async def test_a_good_status_with_a_bad_body(site: Site, scrape: Scrape, answer:
     assert result.headers is not UNSET
     assert result.headers["retry-after"] == ["7"]
     assert (result.size, result.body) == (UNSET, UNSET)
+
+
+def cut_page(*lines: str, status: int = 200) -> bytes:
+    """A message that is whole, with a stream that is not."""
+    return page(CUT, status=status, headers=["Content-Encoding: gzip", *lines])
+
+
+async def test_a_page_that_its_site_cut(site: Site, scrape: Scrape) -> None:
+    """What came is a page with a mark, and has no validators: a 304 would keep it cut for ever."""
+    lines = ('ETag: "v1"', "Last-Modified: Sat, 01 Nov 2025 10:00:00 GMT")
+    url = site.at("/", cut_page(*lines))
+    rules = {"title": "title", "last": "last"}
+    result = await scrape(url, extract=rules, include=["body", "links"])
+    assert (result.status, result.error, result.body_truncated) == ("ok", UNSET, "decode")
+    assert (result.body, result.size) == (KEPT.decode(), len(KEPT))
+    assert result.content_hash == f"sha256:{hashlib.sha256(KEPT).hexdigest()}"
+    assert result.data == {"title": "0", "last": None}
+    assert (result.etag, result.last_modified) == (UNSET, UNSET)
+    whole = await scrape(site.at("/whole", page(LONG)))
+    assert whole.body_truncated is UNSET
+
+
+async def test_what_the_cut_page_lacks_is_told_with_the_mark(site: Site, scrape: Scrape) -> None:
+    """A required value that is not in what came: the failure has the mark beside it."""
+    rules = {"last": {"selector": "last", "required": True}}
+    result = await scrape(site.at("/", cut_page()), extract=rules)
+    assert result.error is not UNSET
+    assert (result.error.kind, result.body_truncated) == ("extract", "decode")
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 503])
+async def test_the_head_decides_of_a_cut_page_too(site: Site, scrape: Scrape, status: int) -> None:
+    """The failure is the status; what came of its body is there, with the mark."""
+    result = await scrape(site.at("/", cut_page("Retry-After: 7", status=status)))
+    assert result.error is not UNSET
+    assert (result.error.kind, result.http_status) == ("http_status", status)
+    assert result.error.retry_after == 7
+    assert (result.body, result.body_truncated) == (KEPT.decode(), "decode")
+
+
+async def test_a_robots_txt_that_its_site_cut(site: Site) -> None:
+    """What is missing may deny the page, so nothing is fetched, and it is asked for again."""
+    packed = gzip.compress(b"User-agent: *\nAllow: /\n# and so on\nDisallow: /\n")
+    site.at("/robots.txt", page(packed[:-8], headers=["Content-Encoding: gzip"]))
+    obedient = loopback(politeness__robotstxt_obey=True)
+    async with fetcher_of(obedient) as fetcher:
+        result = await scraping(obedient, fetcher)(site.at("/", page(b"here")))
+    assert result.error is not UNSET
+    assert (result.error.kind, result.error.retryable) == ("decode", True)
+    assert result.error.message.startswith("robots.txt: ")
+    assert site.seen("/") == []
 
 
 # A silent robots.txt has ten seconds; its status is judged by the same code.

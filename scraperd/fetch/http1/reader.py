@@ -64,12 +64,17 @@ class HeadLimits:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What comes before the body. `codings` are those of Transfer-Encoding except `chunked`."""
+    """What comes before the body. `codings` are those of Transfer-Encoding except `chunked`.
+
+    `until_close` says that only the end of the connection ends the body, so that nobody can tell
+    whether all of it came.
+    """
 
     status: int
     headers: CIMultiDictProxy[str]
     codings: tuple[str, ...] = ()
     length: int | None = None  # of the body, in bytes as sent, where the head tells it
+    until_close: bool = False
 
 
 class Reader:
@@ -309,6 +314,7 @@ class Reader:
         self.keep = "close" not in tokens if version >= (1, 1) else "keep-alive" in tokens
         codings = [one for one in _tokens(headers, "Transfer-Encoding") if one != "identity"]
         length = _length(headers.getall("Content-Length", ()))
+        until_close = False
         if self._for_head or status in _NO_BODY:
             self.keep = self.keep and not codings and not length
             self.ended = True
@@ -321,13 +327,13 @@ class Reader:
             if codings[-1] != "chunked":
                 if "chunked" in codings:
                     raise Malformed("its Transfer-Encoding has chunked before another coding")
-                self._step, self.keep = self._read_to_eof, False
+                self._step, self.keep, until_close = self._read_to_eof, False, True
         elif length is None:
-            self._step, self.keep = self._read_to_eof, False
+            self._step, self.keep, until_close = self._read_to_eof, False, True
         else:
             self._left, self._step, self.ended = length, self._read_length, not length
         left = tuple(one for one in codings if one != "chunked")
-        self.head = Head(status, headers, left, length)
+        self.head = Head(status, headers, left, length, until_close)
 
 
 def _longest_line(raw: bytes) -> int:
