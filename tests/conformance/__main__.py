@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import sys
 
-from tests.conformance import cookies, encodings, urls
+from tests.conformance import codings, cookies, encodings, urls
+
+_GROUPS = (
+    urls.corpora,
+    encodings.corpora,
+    cookies.corpora,
+    codings.corpora,
+)
 
 
 def main() -> None:
     """Print the table; exit with 1 if a difference has no reason."""
     bad = 0
     print("| corpus | agree | differ for a reason | differ |\n| --- | --- | --- | --- |")
-    found = [*urls.corpora(), *encodings.corpora(), *cookies.corpora()]
+    found = [corpus for group in _GROUPS for corpus in group()]
     for corpus in found:
         explained = corpus.explained.total()
         print(f"| {corpus.name} | {corpus.agree} | {explained} | {len(corpus.differ)} |")
