@@ -342,11 +342,12 @@ class Timings(Struct, frozen=True, gc=False, omit_defaults=True):
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a job. What was not asked for, or never came to be, is absent, not null.
 
+    `body_truncated` is there only if the site's packed data ended early, in a message that is
+    whole: all fields tell of what came before.
+
     `size` is the body in bytes after decompression, `content_hash` its SHA-256
     as `sha256:HEX`. `not_modified` is there only if true. `body` is text, or base64
-    where `body_encoding` says so. `body_truncated` is there only if the site's packed data
-    ended before its end, in a message that is whole: all fields tell of what came before.
-    `data` is what the extraction rules found.
+    where `body_encoding` says so. `data` is what the extraction rules found.
     """
 
     id: str
