@@ -9,13 +9,16 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from unicodedata import normalize
 from urllib.parse import quote, urlsplit
 
 import ada_url
 from msgspec import UNSET, UnsetType
 from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_URL: Final = 8192
 _ORDINARY = re.compile(  # nearly every URL, known to be right without a closer look
@@ -45,6 +48,11 @@ _KEPT: Final = "!#$%&'()*+,-./:;=?@[]_~"  # what quote() leaves alone, besides l
 _TOUCHED = re.compile(r"[%\[\]]")  # what yarl would change though it may be sent
 _USERINFO_OF = re.compile("(https?://)[^/?#]*@", re.IGNORECASE)
 _NO_USERINFO = re.compile(r"https?://[^/?#@\\]+(?:[/?#]|$)", re.IGNORECASE)
+# URL standard, "special scheme"; those of WebSockets have their query in UTF-8 ("query state").
+_ENCODED: Final = ("http:", "https:", "ftp:", "file:")
+_AROUND: Final = "".join(map(chr, range(0x21)))  # it strips C0 controls and space at both ends
+_SAME = re.compile("[ -~]*")  # what all encodings write alike
+_IGNORED: Final = dict.fromkeys(map(ord, "\t\n\r"))  # and these everywhere
 _DOTS = re.compile(r"/(\.|%2e)", re.IGNORECASE)
 _HERE: Final = frozenset((".", "%2e"))  # URL standard: "single-dot path segment"
 _ABOVE: Final = frozenset(("..", ".%2e", "%2e.", "%2e%2e"))  # "double-dot path segment"
@@ -209,18 +217,25 @@ def origin_of(url: URL) -> tuple[str, str | None, int | None]:
     return url.scheme, url.raw_host, url.port
 
 
-def join(base: str, reference: str) -> str | None:
+def join(base: str, reference: str, encode: Callable[[str], str] | None = None) -> str | None:
     """Return where a reference leads from `base`, as browsers read both; None if it is no URL.
 
-    WHATWG URL, "basic URL parser" and "URL serializing".
+    WHATWG URL, "basic URL parser" and "URL serializing". `encode` writes the query of the reference
+    in ASCII where its document is not in UTF-8 ("encoding override").
     """
     try:
         url: str = ada_url.join_url(base, reference)
-    except UnicodeError:  # half of a surrogate pair is U+FFFD to browsers
-        return join(base, _RAW.sub("\N{REPLACEMENT CHARACTER}", reference))
     except ValueError:
-        return None
-    return url
+        whole = _RAW.sub("\N{REPLACEMENT CHARACTER}", reference)  # half of a pair, to browsers
+        return None if whole == reference else join(base, whole, encode)
+    if encode is None or _SAME.fullmatch(reference) or not url.startswith(_ENCODED):
+        return url
+    # The first "?" and "#" count in each state of the standard's parser that such a URL is read in.
+    text, mark, fragment = reference.strip(_AROUND).translate(_IGNORED).partition("#")
+    before, question, query = text.partition("?")
+    if not query or len(query) > MAX_URL:  # longer than a URL may be, however it is written
+        return url
+    return join(base, before + question + encode(query) + mark + fragment)
 
 
 def where(base: URL, location: str) -> str | None:

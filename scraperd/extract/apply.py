@@ -155,11 +155,13 @@ def extract(
     links: bool,
     metadata: bool,
     allowance: Allowance,
+    encoding: str = "utf-8",
 ) -> Extract:
     """Parse `page` (UTF-8) once and take from it what was asked for.
 
-    `base` is the URL the page came from; a `<base href>` in it is obeyed. Raises
-    Missing, Overrun and MemoryError.
+    `base` is the URL the page came from; a `<base href>` in it is obeyed. `encoding` is what the
+    page came in, and what queries of its references are written in. Raises Missing, Overrun and
+    MemoryError.
     """
     try:
         tree = engine.parse(page, bounded=allowance.bounded)
@@ -168,7 +170,7 @@ def extract(
     if allowance.searching is not None:
         cost = _cost_of(rules, links=links, compiled=engine.is_compiled(tree))
         _foresee(tree, page, cost, allowance.searching)
-    to = _starting(document_base(tree, page, base), allowance)
+    to = _starting(document_base(tree, page, base, encoding), allowance, encoding)
     run = _Run(to, allowance, tree.listed if engine.is_compiled(tree) else 0)
     return Extract(
         data=run.apply(rules, tree, _NODE) if rules is not None else UNSET,
@@ -227,10 +229,10 @@ def extract_json(document: Any, base: str, rules: Rules, allowance: Allowance) -
     return _Run(_starting(base, allowance), allowance).apply(rules, document, _JSON)
 
 
-def _starting(url: str, allowance: Allowance) -> Base:
+def _starting(url: str, allowance: Allowance, encoding: str = "utf-8") -> Base:
     """Where references start from. From a long URL each takes long: not on the loop."""
     allowance.spend(_LONG_BASE_STEPS * max(0, len(url) - _LONG_BASE), "base URL")
-    return Base(url)
+    return Base(url, encoding)
 
 
 _TWO_DIGITS: Final = re.compile(r"\d\d")

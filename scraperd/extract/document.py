@@ -330,6 +330,7 @@ class _Reader:
             links=self._request.links,
             metadata=self._request.metadata,
             allowance=self._allowance,
+            encoding=name,
         )
         found = {"data": taken.data, "links": taken.links, "metadata": taken.metadata}
         return {name: part for name, part in found.items() if part is not UNSET}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from scraperd.base.urls import MAX_URL, check_url, host_as_dialled, join
+from scraperd.extract.encoding.encoders import query_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,9 +105,13 @@ def _pieces(node: LexborNode, spend: Callable[[], object]) -> Iterator[str]:
 
 
 class Base:
-    """The URL that a page's references start from. Its links share few targets: join each once."""
+    """The URL that a page's references start from. Its links share few targets: join each once.
 
-    def __init__(self, url: str) -> None:
+    `encoding` is that of an HTML page: its references have their queries in it.
+    """
+
+    def __init__(self, url: str, encoding: str = "utf-8") -> None:
+        self._encode = query_encoder(encoding)
         self._known: dict[str, str] = {}  # empty: of no use
         self.parts: tuple[bytes, bytes, bytes, int] | None
         """What a compiled tree needs to resolve plain references: page, folder, site, MAX_URL."""
@@ -151,7 +156,7 @@ class Base:
         return url if len(url) <= MAX_URL else usable(url)
 
     def _joined(self, reference: str) -> str | None:
-        url = join(self._url, reference)
+        url = join(self._url, reference, self._encode)
         return None if url is None else self._usable(url)
 
     def _usable(self, url: str) -> str | None:
@@ -182,16 +187,17 @@ def is_html(node: Node, spend: Callable[[int], object] = free) -> bool:
     return True
 
 
-def document_base(tree: Tree, page: bytes, url: str) -> str:
+def document_base(tree: Tree, page: bytes, url: str, encoding: str = "utf-8") -> str:
     """The first `<base href>`, if it leads to the web (HTML standard, "frozen base URL").
 
     `page` is what the tree was parsed from: without `<base` in it there is no such element, and to
-    look for one in the tree takes long. A compiled tree knows how many it has.
+    look for one in the tree takes long. A compiled tree knows how many it has. `encoding` is the
+    document's, as in `Base`.
     """
     if not (b"<base" in page.lower() if isinstance(tree, LexborHTMLParser) else tree.bases):
         return url
     for node in tree.tags("base")[:_MAX_BASES]:  # cheaper than a selector
         if "href" in (attributes := node.attributes) and is_html(node):
-            base = join(url, attributes["href"] or "")
+            base = join(url, attributes["href"] or "", query_encoder(encoding))
             return base if base and base.startswith(WEB) else url
     return url

@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from scraperd.base.text import text_without_credentials
-from scraperd.base.urls import check_url, exact, origin_of, resolve
+from scraperd.base.urls import check_url, exact, join, origin_of, resolve
 
 BASE = URL("http://site.example/dir/page?q=1")
 
@@ -163,3 +163,41 @@ def test_locations_that_lead_nowhere(location: str) -> None:
 def test_a_text_that_quotes_urls_is_shown_without_credentials(text: str, shown: str) -> None:
     """Whatever a password holds but white space, no text that quotes its URL shows it."""
     assert text_without_credentials(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("reference", "leads"),
+    [
+        ("?\xe9", "http://site.example/dir/page?<\xe9>"),
+        ("/\xe9?\xe9?\xe9#\xe9?\xe9", "http://site.example/%C3%A9?<\xe9?\xe9>#%C3%A9?%C3%A9"),
+        (" ?\xe9\t\n \xe9\r ", "http://site.example/dir/page?<\xe9 \xe9>"),
+        ("http:\\\\other\\?\xe9", "http://other/?<\xe9>"),
+        ("//user?@h/\xe9", "http://user/?<@h/\xe9>"),
+        ("ftp://h/?\xe9", "ftp://h/?<\xe9>"),
+        ("file:///?\xe9", "file:///?<\xe9>"),
+        ("ws://h/?\xe9", "ws://h/?%C3%A9"),
+        ("data:,?\xe9", "data:,?%C3%A9"),
+        ("\xe9?a", "http://site.example/dir/%C3%A9?<a>"),
+        ("\xe9?", "http://site.example/dir/%C3%A9?"),
+        ("\xe9#?\xe9", "http://site.example/dir/%C3%A9#?%C3%A9"),
+        ("?\ud800", "http://site.example/dir/page?<\N{REPLACEMENT CHARACTER}>"),
+        ("http://[\xe9?\xe9", None),
+        ("?a=b", "http://site.example/dir/page?a=b"),
+    ],
+)
+def test_only_the_query_of_a_special_url_is_encoded(reference: str, leads: str | None) -> None:
+    """URL standard, "query state": an encoding is for queries, of http, https, ftp and file."""
+
+    def encode(query: str) -> str:
+        return f"(({query.encode('unicode-escape').hex()}))"
+
+    if leads and "<" in leads:
+        before, _, rest = leads.partition("<")
+        query, _, after = rest.partition(">")
+        leads = before + encode(query) + after
+    assert join(str(BASE), reference, encode) == leads
+
+
+def test_half_of_a_surrogate_pair_is_a_replacement_character() -> None:
+    """As browsers read an attribute that a script has set (URL standard: scalar values)."""
+    assert join("http://h/", "/\ud800?\udfff") == "http://h/%EF%BF%BD?%EF%BF%BD"

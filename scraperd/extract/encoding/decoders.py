@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from io import StringIO
 from typing import TYPE_CHECKING, Final
@@ -32,6 +32,7 @@ _SINGLE: Final = {  # where Python's tables differ (KOI8-RU; the newer table of 
 _CHUNK: Final = 1 << 16  # bytes cut into tokens at once: a token takes 50 bytes of memory
 _REACH: Final = 4  # bytes: the longest sequence
 _PAIR: Final = 2  # bytes
+TRAILS: Final = range(0x40, 0xFF)  # second bytes, of sequences of two
 _ASCII: Final = 0x7F
 
 
@@ -66,6 +67,26 @@ def _table(name: str) -> str:
     return "".join(table)
 
 
+def single(name: str) -> list[str]:
+    """The 256 characters of a single-byte encoding; U+FFFD where it has none."""
+    return list(_table(name))
+
+
+def rows(name: str) -> Iterator[tuple[int, list[str]]]:
+    """Each lead byte, and what it means with each trail byte from 40 on: not one character is none.
+
+    Of `big5`, `euc-kr`, `gb18030` and `shift_jis`, at once: as Python's codec has them.
+    """
+    family = _FAMILIES[name]
+    assert family.codec is not None
+    row = b"\n".join(bytes((0, trail)) for trail in TRAILS)
+    for lead in range(0x81, 0xFF):
+        texts = row.replace(b"\0", bytes((lead,))).decode(family.codec, "replace").split("\n")
+        for (_, trail), text in family.other.get(lead, ()):
+            texts[trail - TRAILS[0]] = text
+        yield lead, texts
+
+
 class _Memo(dict[bytes, str]):
     """Tokens and their text, worked out when first met; lives for one call."""
 
@@ -91,13 +112,15 @@ class _Family:
 
     Each token stands alone: a run of ASCII, a sequence, or a byte that can't start one. `read`
     raises UnicodeDecodeError for a malformed one. `codec` is Python's, where it is near enough:
-    it may be wrong only for text that has one of the `doubtful` characters.
+    it may be wrong only for text that has one of the `doubtful` characters, and of the sequences of
+    two bytes with a lead byte, for the `other` ones.
     """
 
     token: re.Pattern[bytes]
     read: Callable[[bytes], str]
     codec: str | None = None
     doubtful: re.Pattern[str] | None = None
+    other: Mapping[int, list[tuple[bytes, str]]] = field(default_factory=dict)
 
 
 def _family(sequence: bytes, codec: str, other: Mapping[bytes, str]) -> _Family:
@@ -108,7 +131,16 @@ def _family(sequence: bytes, codec: str, other: Mapping[bytes, str]) -> _Family:
         return token.decode(codec) if text is None else text
 
     odd = "".join(token.decode(codec, "ignore") for token in other)
-    return _Family(_tokens(sequence), read, codec, re.compile(f"[{odd}]") if odd else None)
+    doubtful = re.compile(f"[{odd}]") if odd else None
+    return _Family(_tokens(sequence), read, codec, doubtful, _by_lead(other))
+
+
+def _by_lead(other: Mapping[bytes, str]) -> dict[int, list[tuple[bytes, str]]]:
+    found: dict[int, list[tuple[bytes, str]]] = {}
+    for token, text in other.items():
+        if len(token) == _PAIR:
+            found.setdefault(token[0], []).append((token, text))
+    return found
 
 
 def _tokens(sequence: bytes) -> re.Pattern[bytes]:
@@ -204,6 +236,7 @@ _GB18030: Final = _Family(
     _gb18030,
     "gb18030",
     re.compile(f"[\u1e3f{''.join(token.decode('gb18030', 'ignore') for token in _GB)}]"),
+    _by_lead(_GB),
 )
 _FAMILIES: Final = {
     "big5": _family(rb"[\x81-\xfe][\x00-\xff]", "big5hkscs", _BIG5),

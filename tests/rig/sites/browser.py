@@ -1,4 +1,4 @@
-"""What Chromium makes of bytes in each encoding: asked once, written down for the tests.
+"""What Chromium makes of bytes and of queries in each encoding: asked once, written down for tests.
 
 May touch: a headless Chromium out of .cache/, tests/data/encodings/.
 Must never: be run by the tests, which read the answers; or ask for anything from the network.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import html
 import itertools
 import json
 import random
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tests.rig.debs import debs, libraries
 
@@ -60,6 +61,37 @@ const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 out.textContent = ASKED.map(([label, text]) =>
   hex(new TextDecoder(label, {ignoreBOM: true}).decode(bytes(text)))).join("\\n");
 </script>"""
+
+
+_LINKS: Final = """<!doctype html><meta charset=CHARSET><pre id=out></pre><script>
+const link = document.createElement("a");
+out.textContent = document.characterSet + "\\n" + ASKED.map(query => {
+  link.href = "http://h/?" + query;
+  return link.search.slice(1);
+}).join("\\n");
+</script>"""
+
+
+def numbers() -> Iterator[tuple[str, list[str]]]:
+    """Queries of one character and an `x`, in blocks, each with its name."""
+    for first in (*range(0, 0x10000, 0x1000), 0x1F000, 0x20000, 0x2F000, 0x10F000):
+        codes = range(first, first + 0x1000)
+        unfit = {*range(0xD800, 0xE000), *b"\t\n\r#"}  # no characters, or not in a query
+        yield f"{first:x}", [f"{chr(code)}x" for code in codes if code not in unfit]
+
+
+def _mixed() -> list[str]:
+    """Queries that change between all kinds of characters; always the same ones."""
+    dice = random.Random("queries")
+    pool = (
+        "ax~\\'\"<&%+= \x0e\x0f\x1b\x7f\x80\xa0\xa5\xe9\u0401\u05d0\u0e01\u2020\u203e\u20ac"
+        "\u2212\u2225\u2550\u3000\u3042\u4e00\u5341\u9fb4\uac00\ue5e5\ue7c7\ue81e\uff0d\uff5e"
+        "\uff71\uff9e\uff9f\ufffd\U0001f600\U00020547"
+    )
+    return ["".join(dice.choices(pool, k=dice.randrange(2, 12))) + "x" for _ in range(60)]
+
+
+QUERIES: Final = _mixed()
 
 
 def blocks(encoding: str) -> Iterator[tuple[str, bytes]]:
@@ -125,24 +157,8 @@ def digest(text: str) -> str:
 
 def ask(asked: Iterable[tuple[str, bytes]]) -> list[str]:
     """What Chromium's TextDecoder makes of pairs of label and bytes."""
-    root = debs("chromium-headless-shell")
-    browser = root / "usr/lib/chromium/chromium-headless-shell"
-    pulse = next(root.glob("usr/lib/*/pulseaudio"), root)  # a private folder of libpulse's
-    path = f"{libraries(root)}:{pulse}"
     rows = [(label, base64.b64encode(body).decode()) for label, body in asked]
-    with tempfile.TemporaryDirectory() as scratch:
-        page = Path(scratch) / "page.html"
-        page.write_text(_PAGE.replace("ASKED", json.dumps(rows)), encoding="utf-8")
-        done = subprocess.run(
-            [browser, "--no-sandbox", "--virtual-time-budget=600000", "--dump-dom", page.as_uri()],
-            env={"LD_LIBRARY_PATH": path, "HOME": scratch, "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            timeout=300,
-            check=True,
-        )
-    found = done.stdout.decode().partition('id="out">')[2].partition("</pre>")[0].split("\n")
-    if len(found) != len(rows):
-        raise RuntimeError(f"{len(rows)} asked, {len(found)} answered: {done.stderr[-500:]!r}")
+    found = _answers(_PAGE.replace("ASKED", json.dumps(rows)), len(rows))
     texts = [bytes.fromhex(text).decode("utf-16-be", "surrogatepass") for text in found]
     wrong = re.compile("|".join(_BIG5_WRONG))
     return [
@@ -151,12 +167,71 @@ def ask(asked: Iterable[tuple[str, bytes]]) -> list[str]:
     ]
 
 
+def ask_queries(encoding: str, asked: list[str]) -> list[str]:
+    """What Chromium sends of each query for a link of a page in the encoding."""
+    page = _LINKS.replace("CHARSET", encoding).replace("ASKED", json.dumps(asked))
+    name, *found = _answers(page, len(asked) + 1)
+    if name.lower() != encoding:
+        raise RuntimeError(f"{encoding} is {name} to Chromium")
+    return found
+
+
+def _answers(page: str, lines: int) -> list[str]:
+    """The lines that a page writes of itself."""
+    root = debs("chromium-headless-shell")
+    browser = root / "usr/lib/chromium/chromium-headless-shell"
+    pulse = next(root.glob("usr/lib/*/pulseaudio"), root)  # a private folder of libpulse's
+    path = f"{libraries(root)}:{pulse}"
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "page.html"
+        file.write_text(page, encoding="utf-8")
+        done = subprocess.run(
+            [browser, "--no-sandbox", "--virtual-time-budget=600000", "--dump-dom", file.as_uri()],
+            env={"LD_LIBRARY_PATH": path, "HOME": scratch, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            timeout=300,
+            check=True,
+        )
+    text = done.stdout.decode().partition('id="out">')[2].partition("</pre>")[0]
+    found = html.unescape(text).split("\n")
+    if len(found) != lines:
+        raise RuntimeError(f"{lines} asked, {len(found)} answered: {done.stderr[-500:]!r}")
+    return found
+
+
 @functools.cache
 def golden() -> dict[str, dict[str, str]]:
     """By encoding: of a single-byte one its 256 characters, of another its blocks' fingerprints."""
     read = json.loads((DATA / "chromium.json").read_text(encoding="utf-8"))
     assert isinstance(read, dict)
     return read
+
+
+@functools.cache
+def queries() -> dict[str, dict[str, Any]]:
+    """By encoding: the fingerprints of `numbers`, and what becomes of each of QUERIES."""
+    read = json.loads((DATA / "queries.json").read_text(encoding="utf-8"))
+    assert isinstance(read, dict)
+    return read
+
+
+def write_queries() -> None:
+    """Ask Chromium for the queries and write them down."""
+    names, asked = zip(*numbers(), strict=True)
+    found: dict[str, dict[str, Any]] = {}
+    for name in (*SINGLE, *MULTI):
+        if name == "x-user-defined" or name.startswith("utf-"):  # a page can't declare the first
+            continue
+        answers = ask_queries(name, [query for block in asked for query in block] + QUERIES)
+        each = iter(answers)
+        digests = {
+            key: digest("\n".join(next(each) for _ in block))
+            for key, block in zip(names, asked, strict=True)
+        }
+        found[name] = {"blocks": digests, "samples": [*each]}
+        print(name, len(answers), file=sys.stderr)
+    text = json.dumps(found, indent=0, ensure_ascii=True)
+    (DATA / "queries.json").write_text(text + "\n", encoding="utf-8")
 
 
 def samples() -> list[tuple[str, bytes, str]]:
@@ -184,6 +259,7 @@ def main() -> int:
         for (name, body), text in zip(asked, ask(asked), strict=True)
     ]
     (DATA / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_queries()
     return 0
 
 
