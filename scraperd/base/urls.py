@@ -177,22 +177,29 @@ def exact(text: str) -> URL:
 
     yarl by itself undoes percent-encoding that it finds needless, also that of
     reserved characters, which makes another URL of it (RFC 3986 section 6.2.2.2)
-    and breaks signatures. Only what can't stand in a request line is encoded. `text`
-    is one that `check_url` takes.
+    and breaks signatures, and it drops a `?` with nothing behind it. Only what
+    can't stand in a request line is encoded. `text` is one that `check_url` takes.
     """
     text = canonical(text.partition("#")[0])
     url = URL(text)
-    if not _TOUCHED.search(text):
+    if not _TOUCHED.search(text) and not text.endswith("?"):
         return url
     parts = urlsplit(text)
-    path = quote(_without_dots(parts.path), safe=_KEPT)
+    path = quote(_without_dots(parts.path), safe=_KEPT) or "/"
+    if "?" in text and not parts.query:
+        path += "?"  # yarl has no other place for a query that is there and empty: see `path_of`
     return URL.build(
         scheme=url.scheme,
         authority=url.raw_authority,
-        path=path or "/",
+        path=path,
         query_string=quote(parts.query, safe=_KEPT),
         encoded=True,
     )
+
+
+def path_of(url: URL) -> str:
+    """Return the path of a URL of `exact`, whose `raw_path` ends with the `?` of an empty query."""
+    return url.raw_path.removesuffix("?")
 
 
 def _without_dots(path: str) -> str:

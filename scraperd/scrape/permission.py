@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from scraperd.base.urls import host_name
+from scraperd.base.urls import host_name, path_of
 from scraperd.contract import Failure
 from scraperd.fetch.message import Request, Response
 from scraperd.politeness.admission import NotYet
@@ -77,7 +77,7 @@ class Permission:
         """
         known = self._robots.known(url, proxy)
         rules = known if isinstance(known, Rules) else None
-        own = url.raw_path == "/robots.txt"
+        own = path_of(url) == "/robots.txt"
         if not own and rules is not None and not rules.allows(url):
             why = f"robots.txt of {host_name(url)} does not allow {url.raw_path}"
             return Failure("robots_denied", why)

@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from scraperd.base.text import text_without_credentials
-from scraperd.base.urls import check_url, exact, join, origin_of, resolve
+from scraperd.base.urls import check_url, exact, join, origin_of, path_of, resolve
 
 BASE = URL("http://site.example/dir/page?q=1")
 
@@ -36,6 +36,11 @@ BASE = URL("http://site.example/dir/page?q=1")
         "/.well-known/%7Euser/%41",
         "/.a/%2e%2",
         "/a/%2e.b/...",
+        "/x?",
+        "/?",
+        "/x??",
+        "/%7E?",
+        "/%3F",
     ],
 )
 def test_path_and_query_are_sent_as_written(target: str) -> None:
@@ -57,6 +62,10 @@ def test_path_and_query_are_sent_as_written(target: str) -> None:
         ("/%41/%2E", "/%41/"),
         ("", "/"),
         ("?a=%2F", "/?a=%2F"),
+        ("?", "/?"),
+        ("/é/../?", "/?"),
+        ("/a?#part", "/a?"),
+        ("/a#part?", "/a"),
         ("/a#part", "/a"),
         ("/a?x=%2F#part%2F", "/a?x=%2F"),
     ],
@@ -66,7 +75,16 @@ def test_what_cannot_be_sent_is_encoded(written: str, sent: str) -> None:
     assert exact(f"http://site.example{written}").raw_path_qs == sent
 
 
-@pytest.mark.parametrize("tail", ["/x", "/x?a=%2F"])
+def test_an_empty_query_is_not_part_of_the_path() -> None:
+    """A path is the same with a `?` behind it, which its URL keeps through a redirect to itself."""
+    url = exact("http://site.example/a%2Fb?#part")
+    assert (path_of(url), str(url)) == ("/a%2Fb", "http://site.example/a%2Fb?")
+    assert path_of(exact("http://site.example/a?b=?")) == "/a"
+    assert str(resolve(url, "#again")) == str(url)
+    assert str(resolve(url, "c?")) == "http://site.example/c?"
+
+
+@pytest.mark.parametrize("tail", ["/x", "/x?", "/x?a=%2F"])
 @pytest.mark.parametrize(
     ("authority", "origin"),
     [

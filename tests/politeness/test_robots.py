@@ -22,6 +22,7 @@ from msgspec import UNSET
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from scraperd.base.urls import exact
 from scraperd.config.tables import HostSettings
 from scraperd.contract import Failure
 from scraperd.fetch.message import Request, Response
@@ -67,6 +68,14 @@ def rules_of(text: str | bytes, name: str = "FooBot", max_delay: float = 30.0) -
 
 def may(text: str | bytes, path: str, name: str = "FooBot") -> bool:
     return rules_of(text, name).allows(URL(f"http://foo.bar{path}", encoded=True))
+
+
+def test_a_query_that_is_empty_counts() -> None:
+    """`/x?` is sent with its `?`, so rules for URLs with a query are for this one as well."""
+    rules = rules_of("user-agent: *\ndisallow: /*?\nallow: /*?$")
+    told = {path: rules.allows(exact(f"http://foo.bar{path}")) for path in ("/x", "/x?", "/x?a")}
+    assert told == {"/x": True, "/x?": True, "/x?a": False}
+    assert not rules_of("user-agent: *\ndisallow: /*?").allows(exact("http://foo.bar/%7Ex?"))
 
 
 # --- published vectors: Google's parser (robots_test.cc), its documentation, RFC 9309

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from yarl import URL
 
+from scraperd.base.urls import exact
 from scraperd.contract import MAX_COOKIES, Cookie
 from scraperd.scrape.cookies.jar import Cookies, given
 from scraperd.scrape.cookies.set_cookie import MAX_ATTRIBUTE, MAX_PAIR
@@ -200,6 +201,13 @@ def test_a_cookie_of_the_same_name_domain_and_path_replaces_the_jobs() -> None:
 def test_another_cookie_of_the_same_name_takes_nothing_away(line: str, at: str, sent: str) -> None:
     """A login cookie survives another host, domain or path of the chain."""
     assert after(line, at=URL(at), own={"sid": "mine"}).header(SITE) == sent
+
+
+def test_an_empty_query_does_not_hide_a_path() -> None:
+    """A cookie of `/cart` goes to `/cart?`, and one that `/cart/x?` sets is of `/cart`."""
+    cart = exact("https://www.site.example/cart?")
+    assert after("s=1; Path=/cart", at=SITE).header(cart) == "s=1"
+    assert after("s=1", at=exact("https://www.site.example/cart/x?")).header(cart) == "s=1"
 
 
 def test_another_site_cannot_touch_the_jobs_cookies() -> None:

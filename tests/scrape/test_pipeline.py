@@ -509,6 +509,15 @@ async def test_the_url_is_sent_as_the_job_wrote_it(site: Site, scrape: Scrape) -
     assert result.final_url == site.url(target)
 
 
+async def test_a_query_that_is_empty_is_sent(site: Site, scrape: Scrape) -> None:
+    """As browsers and curl do, `GET /x?`: for a job's URL, for a redirect, and in the result."""
+    site.at("/x", redirect("/y?"))
+    site.at("/y", page())
+    result = await scrape(site.url("/x?#part"))
+    assert [visit.target for visit in site.visits] == ["/x?", "/y?"]
+    assert [hop.url for hop in result.redirects or []] == [result.final_url] == [site.url("/y?")]
+
+
 @pytest.mark.parametrize(
     ("fields", "sent", "content_type"),
     [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from scraperd.base.urls import domain_of, origin_of
+from scraperd.base.urls import domain_of, origin_of, path_of
 from scraperd.contract import MAX_COOKIES, MAX_HEADER_BYTES, Cookie
 from scraperd.fetch.message import sent_at
 from scraperd.scrape.cookies.set_cookie import SetCookie, set_cookie
@@ -54,7 +54,7 @@ class _Kept:
         return (
             (host == self.domain if cookie.host_only else _is_under(host, self.domain))
             and (not cookie.secure or url.scheme == "https")
-            and path_matches(url.raw_path, self.path)
+            and path_matches(path_of(url), self.path)
         )
 
 
@@ -217,7 +217,7 @@ def _kept(said: SetCookie, url: URL) -> _Kept | None:
         domain = ""
     if not _is_allowed(said, url) or (domain and not _is_under(host, domain)):
         return None
-    path = said.path or url.raw_path.rpartition("/")[0] or "/"  # section 5.1.4
+    path = said.path or path_of(url).rpartition("/")[0] or "/"  # section 5.1.4
     cookie = Cookie(
         said.name,
         said.value,
