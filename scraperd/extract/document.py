@@ -24,6 +24,8 @@ from scraperd.extract.apply import Allowance, Missing, Overrun, extract, extract
 from scraperd.extract.encoding import sniff
 from scraperd.extract.feeds.feeds import FeedError, feed, is_feed
 from scraperd.extract.feeds.xml import GZIP
+from scraperd.extract.media.computed import READ, TEXT, Sniffing, computed
+from scraperd.extract.media.header import read_type
 from scraperd.extract.readable import readable
 from scraperd.extract.rules import Bounds, Rules  # noqa: TC001 - msgspec resolves annotations
 
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
 
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 _JSON: Final = frozenset({"application/json", "text/json"})
-_TEXT: Final = ("text/", "application/xml", "application/javascript")
-_SNIFFED: Final = 1445  # bytes; where the MIME Sniffing Standard stops looking
+_TEXT: Final = ("text/", "application/xml")
+_SCRIPT: Final = frozenset(  # MIME Sniffing standard, section 4.6, without those of text/
+    f"application/{name}" for name in "ecmascript javascript x-ecmascript x-javascript".split()
+)
 LIGHT_BODY: Final = 256 * 1024  # bytes; larger ones are not even hashed on the loop
 LIGHT_PAGE: Final = 32 * 1024  # bytes; larger ones are not parsed there by selectolax
 BOUNDED_PAGE: Final = 512 * 1024  # bytes; larger ones are not parsed there into a compiled tree
@@ -41,7 +45,7 @@ _USUAL_DEPTH: Final = 10
 _USUAL_BESIDE: Final = 20
 LIGHT_RULES: Final = 0.03  # seconds; the worst case of rules on the loop
 _EASY: Final = frozenset({"utf-8", sniff.FALLBACK})  # what decodes a megabyte in a millisecond
-_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # bytes that no text holds
+_XHTML = re.compile(rb"\s*<\?xml[^<>]*>\s*(?:<!doctype html[^<>\[]*>\s*)?<html[\s>]", re.IGNORECASE)
 _HALF = re.compile(  # half of a surrogate pair
     rb"(?<!\\)((?:\\\\)*)\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|[dD][c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
@@ -83,6 +87,7 @@ class ExtractRequest(Struct, frozen=True, array_like=True):
     rules: bytes | None
     job: bool = False
     check: bool = False
+    sniffing: Sniffing = ""
 
     @property
     def parsed(self) -> bool:
@@ -91,8 +96,8 @@ class ExtractRequest(Struct, frozen=True, array_like=True):
 
     @property
     def mime(self) -> str:
-        """The media type without its parameters, lower case."""
-        return self.media.partition(";")[0].strip().lower()
+        """The essence of the media type; empty if it is missing, invalid or unknown."""
+        return read_type(self.media).essence
 
 
 class Extracted(Struct, frozen=True, array_like=True):
@@ -233,20 +238,40 @@ class _Unfit(Exception):  # noqa: N818 - a page that is not of the requested kin
 
 
 def kind_of(request: ExtractRequest, body: bytes) -> Kind:
-    """What the body is, by its media type; without one, by its first bytes."""
-    mime = request.mime
-    start = body[:_SNIFFED].removeprefix(codecs.BOM_UTF8)
+    """What the body is, by its media type; if that is missing or unknown, by its first bytes."""
     if (request.feed or request.rules is not None) and is_feed(body, request.media):
         return "feed"
-    if mime in _HTML or (not mime and start.lstrip()[:1] == b"<"):
+    if mime := request.mime:
+        return _kind(_type_of(request, body) if request.sniffing else mime)
+    return _unknown_kind(request, body) if body else "binary"
+
+
+def _type_of(request: ExtractRequest, body: bytes) -> str:
+    """The computed MIME type; empty if neither a header nor a byte tells it."""
+    return computed(request.mime, body, request.sniffing) if request.mime or body else ""
+
+
+def _kind(mime: str) -> Kind:
+    if mime in _HTML:
         return "html"
     if mime in _JSON or mime.endswith("+json"):
         return "json"
-    if mime.startswith(_TEXT) or mime.endswith("+xml"):
+    if mime.startswith(_TEXT) or mime.endswith("+xml") or mime in _SCRIPT:
         return "text"
-    if not mime and start and not _BINARY.search(start):
-        return "json" if start.lstrip()[:1] in {b"{", b"["} else "text"
     return "binary"
+
+
+def _unknown_kind(request: ExtractRequest, body: bytes) -> Kind:
+    """What a body of no known type is, by its computed type; we know JSON and XHTML, too.
+
+    The MIME Sniffing standard (section 7.1) allows more types. XHTML is XML to the standard, and
+    a page to a reader.
+    """
+    mime = _type_of(request, body)
+    if mime == TEXT:
+        start = body[:READ].removeprefix(codecs.BOM_UTF8)
+        return "json" if start.lstrip()[:1] in {b"{", b"["} else "text"
+    return "html" if mime == "text/xml" and _XHTML.match(body[:READ]) else _kind(mime)
 
 
 def _body(body: bytes, name: str) -> dict[str, bytes]:
@@ -312,15 +337,17 @@ class _Reader:
         return self._encoded(found)
 
     def _is_xml(self, kind: Kind) -> bool:
-        xml = kind == "text" and self._request.mime.endswith("xml")
-        return xml and self._body[:_SNIFFED].lstrip()[:1] == b"<"
+        xml = kind == "text" and _type_of(self._request, self._body).endswith("xml")
+        return xml and self._body[:READ].lstrip()[:1] == b"<"
 
     @property
     def _json_only(self) -> bool:
         return self._rules is not None and self._rules.reads == {"json"}
 
     def _is_not(self, what: str) -> str:
-        return f"the response is {printable(self._request.mime) or 'of no type'}, not {what}"
+        mime = _type_of(self._request, self._body)
+        by = "" if mime == self._request.mime else " by its first bytes"
+        return f"the response is {mime or 'of no type'}{by}, not {what}"
 
     def _html(self, rules: Rules | None, name: str) -> dict[str, Any]:
         taken = extract(

@@ -18,14 +18,18 @@ from scraperd.base.text import printable
 from scraperd.base.urls import where
 from scraperd.contract import ENTITY_TAG
 from scraperd.extract.document import ExtractRequest
+from scraperd.extract.media.computed import APACHE
+from scraperd.extract.media.header import read_type, split
 from scraperd.extract.readable import AVAILABLE
 from scraperd.fetch.message import http_date
 
 if TYPE_CHECKING:
     from scraperd.contract import Job
+    from scraperd.extract.media.computed import Sniffing
     from scraperd.fetch.message import Response
 
 MAX_VALIDATOR: Final = 1024  # characters
+_DOUBTED: Final = frozenset({"", "text/plain"})  # types whose bytes are looked at
 _WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = tuple("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
 _IMF_DATE: Final = re.compile(
@@ -34,10 +38,12 @@ _IMF_DATE: Final = re.compile(
 )
 
 
-def extract_request(job: Job, url: str, media: str, *, ok: bool = True) -> ExtractRequest:
+def extract_request(
+    job: Job, url: str, media: str, *, ok: bool = True, sniffing: Sniffing = ""
+) -> ExtractRequest:
     """What the job asks of the page of `url`. A page that failed is not extracted from.
 
-    `media` is the Content-Type header's value.
+    `media` is what `media_of` gives, `sniffing` what `sniffing_of` gives.
     """
     return ExtractRequest(
         url,
@@ -49,6 +55,7 @@ def extract_request(job: Job, url: str, media: str, *, ok: bool = True) -> Extra
         text=ok and job.wants("text"),
         feed=ok and job.wants("feed"),
         rules=bytes(job.extract) if ok and job.extract is not UNSET else None,
+        sniffing=sniffing,
     )
 
 
@@ -63,8 +70,27 @@ def unavailable(job: Job, *, readable: bool = AVAILABLE) -> str | None:
 
 
 def media_of(response: Response) -> str:
-    """The Content-Type header's value."""
-    return _clean(response.headers.get("Content-Type", ""))
+    """The values of all Content-Type headers as one text, a character for each byte (Fetch)."""
+    return _isomorphic(_content_type(response))
+
+
+def sniffing_of(response: Response) -> Sniffing:
+    """Which types the response wants not to be doubted, or wants to be (`Sniffing`).
+
+    By Fetch's "determine nosniff", and MIME Sniffing section 5.1, for the Apache bug.
+    """
+    if read_type(media_of(response)).essence not in _DOUBTED:
+        return ""
+    options = response.headers.getall("X-Content-Type-Options", ())
+    if options and split(", ".join(options))[0].lower() == "nosniff":
+        return "nosniff"
+    types = response.headers.getall("Content-Type", ())
+    return "apache" if types and types[-1] in APACHE else ""
+
+
+def _content_type(response: Response) -> str:
+    """The values of all Content-Type headers, joined by commas (RFC 9110 section 5.3)."""
+    return ", ".join(filter(None, response.headers.getall("Content-Type", ())))
 
 
 def described(job: Job, response: Response) -> dict[str, Any]:
@@ -78,8 +104,8 @@ def described(job: Job, response: Response) -> dict[str, Any]:
         found = {"body_truncated": response.cut.kind}
     if response.trouble is None:
         found["size"] = len(response.body)
-    if media := media_of(response):
-        found["content_type"] = printable(media)
+    if media := _content_type(response):
+        found["content_type"] = printable(_clean(media))
     if job.wants("headers"):
         found["headers"] = headers_of(response)
     return found
@@ -144,3 +170,10 @@ def _clean(value: str) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def _isomorphic(value: str) -> str:
+    """A header's text with a character for each byte, as standards of the web read it."""
+    if value.isascii():
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("latin-1")

@@ -30,6 +30,7 @@ from scraperd.scrape.content import (
     headers_of,
     leads_to,
     media_of,
+    sniffing_of,
     unchanged,
 )
 from scraperd.scrape.hops import Hops
@@ -242,7 +243,11 @@ class Scraper:
         if answer.trouble is not None:
             return Failed(failure or answer.trouble, trip.facts)
         asked = extract_request(
-            job, str(answer.url), media_of(answer), ok=is_page and failure is None
+            job,
+            str(answer.url),
+            media_of(answer),
+            ok=is_page and failure is None,
+            sniffing=sniffing_of(answer),
         )
         patience = _patience(trip.target, failure)
         extracted, seconds = await self._extractor.extract(

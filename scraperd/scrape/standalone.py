@@ -68,8 +68,9 @@ async def extract(
 
 
 def media_type(path: Path) -> str:
-    """What a file's name says it is; empty where it says nothing, as for a response."""
-    return mimetypes.guess_type(path.name)[0] or ""
+    """What a file's name says it is; empty where it says nothing, or that the file is packed."""
+    mime, coding = mimetypes.guess_type(path.name)
+    return "" if mime is None or coding is not None else mime
 
 
 def _label(job: Job) -> Label:

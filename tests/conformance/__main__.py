@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from tests.conformance import codings, cookies, encodings, urls
+from tests.conformance import codings, cookies, encodings, media, urls
 
 _GROUPS = (
     urls.corpora,
     encodings.corpora,
     cookies.corpora,
     codings.corpora,
+    media.corpora,
 )
 
 

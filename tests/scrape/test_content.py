@@ -26,6 +26,7 @@ from scraperd.scrape.content import (
     described,
     extract_request,
     media_of,
+    sniffing_of,
     unavailable,
     unchanged,
 )
@@ -86,18 +87,74 @@ def test_text_needs_an_extra() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "media"),
+    ("value", "told", "read"),
     [
-        ("text/html; charset=utf-8", "text/html; charset=utf-8"),
-        ("text/\udcc3\udca9", "text/é"),
-        ("text/\udce9", "text/é"),
-        ("text/é\udce9", "text/Ã©é"),
+        ("text/html; charset=utf-8", "text/html; charset=utf-8", "text/html; charset=utf-8"),
+        ("text/é", "text/é", "text/Ã©"),
+        ("text/\udce9", "text/é", "text/é"),
+        ("text/é\udce9", "text/Ã©é", "text/Ã©é"),
+        ("text/ł", "text/ł", "text/Å\x82"),
     ],
 )
-def test_odd_bytes_of_a_header(value: str, media: str) -> None:
-    """UTF-8 where it is that, else Latin-1; aiohttp hands them on as surrogates."""
-    assert media_of(response(("content-type", value))) == media
+def test_odd_bytes_of_a_header(value: str, told: str, read: str) -> None:
+    """A type is told as UTF-8 where it is that, else as Latin-1, and read as Latin-1 (Fetch)."""
+    answer = response(("content-type", value))
+    assert described(job(), answer)["content_type"] == told
+    assert media_of(answer) == read
     assert media_of(response()) == ""
+    assert "content_type" not in described(job(), response())
+
+
+@pytest.mark.parametrize(
+    ("headers", "media", "sniffing"),
+    [
+        ([], "", ""),
+        ([""], "", ""),
+        (["text/html", "text/plain"], "text/html, text/plain", "apache"),
+        (["text/html, text/plain"], "text/html, text/plain", ""),
+        (["text/plain", "text/html"], "text/plain, text/html", ""),
+        (["", "text/plain"], "text/plain", "apache"),
+        (['text/html;x="', "text/plain"], 'text/html;x=", text/plain', ""),
+        (["text/plain"], "text/plain", "apache"),
+        (["text/plain; charset=ISO-8859-1"], "text/plain; charset=ISO-8859-1", "apache"),
+        (["text/plain; charset=iso-8859-1"], "text/plain; charset=iso-8859-1", "apache"),
+        (["text/plain; charset=UTF-8"], "text/plain; charset=UTF-8", "apache"),
+        (["text/plain; charset=utf-8"], "text/plain; charset=utf-8", ""),
+        (["text/plain;charset=UTF-8"], "text/plain;charset=UTF-8", ""),
+        (["Text/Plain"], "Text/Plain", ""),
+    ],
+)
+def test_all_headers_of_a_type_are_one_list(headers: list[str], media: str, sniffing: str) -> None:
+    """A text is doubted if the last header is one of the four of Apache's bug, byte by byte."""
+    answer = response(*(("Content-Type", value) for value in headers))
+    assert (media_of(answer), sniffing_of(answer)) == (media, sniffing)
+    assert described(job(), answer).get("content_type", "") == media
+
+
+@pytest.mark.parametrize(
+    ("options", "is_set"),
+    [
+        (["nosniff"], True),
+        (["NoSniff"], True),
+        (["nosniff, x"], True),
+        (["nosniff", "x"], True),
+        (["x, nosniff"], False),
+        (["x", "nosniff"], False),
+        (["", "nosniff"], False),
+        ([""], False),
+        (["no-sniff"], False),
+        (['"nosniff"'], False),
+        ([], False),
+    ],
+)
+def test_the_first_option_may_forbid_to_sniff(options: list[str], is_set: bool) -> None:  # noqa: FBT001
+    """As in Fetch's "determine nosniff"; a known type is not asked."""
+    named = [("X-Content-Type-Options", value) for value in options]
+    for kind in ([], [("Content-Type", "unknown/unknown")], [("Content-Type", "html")]):
+        assert (sniffing_of(response(*named, *kind)) == "nosniff") is is_set
+    text = sniffing_of(response(*named, ("Content-Type", "text/plain")))
+    assert text == ("nosniff" if is_set else "apache")
+    assert sniffing_of(response(*named, ("Content-Type", "text/html"))) == ""
 
 
 def test_a_page_is_described_by_its_headers() -> None:

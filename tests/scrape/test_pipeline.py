@@ -660,8 +660,8 @@ async def test_a_failed_page_is_not_extracted_from(site: Site, scrape: Scrape) -
         ("image/png", PNG, "image/png, not HTML"),
         ("application/json", b'{"a": 1}', "application/json, not HTML"),
         ("text/plain", b"<h1>not HTML</h1>", "text/plain, not HTML"),
-        ("image/\xe9\x00", PNG, "image/é\N{REPLACEMENT CHARACTER}, not HTML"),
-        (None, PNG, "of no type, not HTML"),
+        ("image/\xe9\x00", PNG, "image/png by its first bytes, not HTML"),
+        (None, PNG, "image/png by its first bytes, not HTML"),
         (None, b"", "of no type, not HTML"),
     ],
 )

@@ -1,6 +1,6 @@
 """Which encoding a page is in, by the WHATWG order: BOM, header, declaration, fallback.
 
-May touch: bytes and a Content-Type value; webencodings for the table of labels. Pure.
+May touch: bytes and a Content-Type value. Pure.
 Must never: guess from the text more than whether it is UTF-8; the same bytes give the same answer.
 """
 
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from functools import lru_cache
 from typing import Final
 
-import webencodings
-
 from scraperd.extract.encoding.decoders import decode
+from scraperd.extract.media.header import encoding_of, read_type
 
 FALLBACK: Final = "windows-1252"
 PRESCAN: Final = 1024  # bytes; where the HTML standard looks for a declaration before it parses
@@ -24,18 +22,6 @@ _BOMS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16le"), (b"\xfe\x
 # A declaration that was read as ASCII can't be in UTF-16.
 _NOT_16: Final = {"utf-16le": "utf-8", "utf-16be": "utf-8"}
 _XML16: Final = ((b"<\0?\0x\0", "utf-16le"), (b"\0<\0?\0x", "utf-16be"))
-# MIME Sniffing standard, "parse a MIME type": what comes before the parameters, and one of them,
-# whose value is in quotes (the closing one may be missing) or bare.
-_TYPE = re.compile(
-    r"[\t\n\r ]*[!#$%&'*+.^_`|~\w-]+/[!#$%&'*+.^_`|~\w-]+[\t\n\r ]*(?=;|\Z)", re.ASCII
-)
-_PARAMETER = re.compile(
-    r";[\t\n\r ]*(?P<name>[^;=]*)(?:=(?:\"(?P<quoted>(?:[^\"\\]|\\.)*+)[^;]*|(?P<bare>[^;]*)))?",
-    re.DOTALL,
-)
-# A header's bytes above ASCII are Latin-1 there; aiohttp hands them on as surrogates.
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_VALUE = re.compile(r"[\t -~\x80-\xff\udc80-\udcff]*")
 
 # HTML standard, "prescan a byte stream to determine its encoding". A comment may be as short
 # as `<!-->`; a tag's name ends at white space or `>`; `<meta` must be followed by one or `/`.
@@ -95,23 +81,9 @@ def sniff(body: bytes, content_type: str, *, markup: bool = True) -> str:
     return told or _utf8_or_fallback(body)
 
 
-@lru_cache(maxsize=256)
 def declared(content_type: str) -> str | None:
-    """The encoding the Content-Type header names, if it names a known one.
-
-    Read as a browser reads it (MIME Sniffing standard, section 4.4): the first `charset` with a
-    value counts, quotes are double, and no type means no parameters either.
-    """
-    start = _TYPE.match(content_type)
-    parameters = _PARAMETER.finditer(content_type, start.end()) if start else ()
-    for parameter in parameters:
-        name, quoted, bare = parameter.groups()
-        value = (
-            (bare or "").rstrip("\t\n\r ") if quoted is None else re.sub(_ESCAPED, r"\1", quoted)
-        )
-        if name.lower() == "charset" and (value or quoted is not None) and _VALUE.fullmatch(value):
-            return _canonical(value)
-    return None
+    """The encoding that the Content-Type names, if it names a known one, as a browser reads it."""
+    return read_type(content_type).encoding
 
 
 def to_text(body: bytes, name: str) -> str:
@@ -132,14 +104,6 @@ def to_utf8(body: bytes, name: str) -> bytes:
             body.decode()
             return body
     return to_text(body, name).encode()
-
-
-def _canonical(label: str) -> str | None:
-    """Resolve a label by the Encoding Standard's table; None where it isn't in it."""
-    if not label.isascii():  # aiohttp hands odd bytes on as surrogates, which can't be looked up
-        return None
-    encoding = webencodings.lookup(label)
-    return str(encoding.name) if encoding is not None else None
 
 
 def _prescan(head: bytes) -> str | None:
@@ -220,13 +184,13 @@ def _from_meta(attributes: dict[bytes, bytes]) -> str | None:
 
 def _xml(head: bytes) -> str | None:
     match = _XML.match(head)
-    name = _canonical((match[1] or match[2] or b"").decode("latin-1")) if match else None
+    name = encoding_of((match[1] or match[2] or b"").decode("latin-1")) if match else None
     return _NOT_16.get(name, name) if name else None
 
 
 def _readable(label: bytes) -> str | None:
     """The encoding of a <meta>'s label."""
-    name = _canonical(label.decode("latin-1"))
+    name = encoding_of(label.decode("latin-1"))
     return FALLBACK if name == "x-user-defined" else _NOT_16.get(name or "", name)
 
 

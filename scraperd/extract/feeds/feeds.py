@@ -26,6 +26,7 @@ from scraperd.extract.feeds.xml import (
     utf8,
     without_prolog,
 )
+from scraperd.extract.media.header import read_type
 from scraperd.extract.nodes import WEB
 from scraperd.extract.values.dates import moment
 
@@ -64,7 +65,7 @@ def is_feed(body: bytes, media: str) -> bool:
 
     Looks at 2 kB, inflated if they are gzip's; at 64 kB if the root is not there yet.
     """
-    if media.startswith("text/html") and _HTML.match(body[:_HEAD]):
+    if read_type(media).essence == "text/html" and _HTML.match(body[:_HEAD]):
         return False
     near = _is_begun(body, media, _HEAD)
     return bool(_is_begun(body, media, _FAR_HEAD) if near is None else near)
@@ -77,7 +78,7 @@ def _is_begun(body: bytes, media: str, most: int) -> bool | None:
         head = _unpacked(body, most) if gzipped else body[:most]
     except Undecodable:
         return False
-    mime = _mime(media)
+    mime = read_type(media).essence
     document = without_prolog(utf8(head, media))
     cut = len(head) == most  # its last line, too
     if cut and most < _FAR_HEAD and (not document or document.startswith((b"<!", b"<?"))):
@@ -130,22 +131,18 @@ def feed(
     and `content` are HTML as the feed has it: NOT sanitised, its references not resolved.
     """
     document = utf8(inflated(body, max_size), media)
-    is_page = _mime(media) in _PAGES and not body.startswith(GZIP)
+    is_page = read_type(media).essence in _PAGES and not body.startswith(GZIP)
     if not is_page and not document.lstrip().startswith(b"<"):
         if found := sitemaps.lines(document.decode("utf-8", "replace")):
             return sitemaps.plain_sitemap(found, max_entries)
-        if _mime(media) == "text/plain":
+        if read_type(media).essence == "text/plain":
             raise FeedError("text, but not a URL in each line")
-    root = parse(_from_root(without_prolog(document), _mime(media)))
+    root = parse(_from_root(without_prolog(document), read_type(media).essence))
     name = root_name(root)
     reader = _READERS.get(name.lower())
     if reader is None:
         raise FeedError(f"no feed: the root element is {printable(name, 60)}")
     return reader(Document(root, base, max_size, max_entries))
-
-
-def _mime(media: str) -> str:
-    return media.partition(";")[0].strip().lower()
 
 
 class _Parts:

@@ -18,6 +18,7 @@ from lxml import etree
 from scraperd.base.inflate import Inflater, Undecodable
 from scraperd.base.urls import MAX_URL
 from scraperd.extract.encoding import sniff
+from scraperd.extract.media.header import read_type
 from scraperd.extract.nodes import WEB, Base
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def utf8(body: bytes, media: str) -> bytes:
     """
     declaration = _DECLARATION.match(body[:_HEAD])
     name = sniff.sniff(declaration[1] if declaration else body, media)
-    if declaration and _ASCII.search(declaration[1]) and "charset" not in media.lower():
+    if declaration and _ASCII.search(declaration[1]) and read_type(media).charset is None:
         with suppress(UnicodeDecodeError):
             body.decode()
             return body
