@@ -74,12 +74,12 @@ def media_of(response: Response) -> str:
     return _isomorphic(_content_type(response))
 
 
-def sniffing_of(response: Response) -> Sniffing:
-    """Which types the response wants not to be doubted, or wants to be (`Sniffing`).
+def sniffing_of(response: Response, media: str) -> Sniffing:
+    """How far the first bytes may tell what a document is, whose `media_of` is `media`.
 
     By Fetch's "determine nosniff", and MIME Sniffing section 5.1, for the Apache bug.
     """
-    if read_type(media_of(response)).essence not in _DOUBTED:
+    if read_type(media).essence not in _DOUBTED:
         return ""
     options = response.headers.getall("X-Content-Type-Options", ())
     if options and split(", ".join(options))[0].lower() == "nosniff":
@@ -90,7 +90,8 @@ def sniffing_of(response: Response) -> Sniffing:
 
 def _content_type(response: Response) -> str:
     """The values of all Content-Type headers, joined by commas (RFC 9110 section 5.3)."""
-    return ", ".join(filter(None, response.headers.getall("Content-Type", ())))
+    values = response.headers.getall("Content-Type", ())
+    return values[0] if len(values) == 1 else ", ".join(filter(None, values))
 
 
 def described(job: Job, response: Response) -> dict[str, Any]:

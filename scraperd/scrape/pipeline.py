@@ -242,12 +242,13 @@ class Scraper:
         failure = failure_of(answer, self._settings.retry_http_codes) if is_page else None
         if answer.trouble is not None:
             return Failed(failure or answer.trouble, trip.facts)
+        media = media_of(answer)
         asked = extract_request(
             job,
             str(answer.url),
-            media_of(answer),
+            media,
             ok=is_page and failure is None,
-            sniffing=sniffing_of(answer),
+            sniffing=sniffing_of(answer, media),
         )
         patience = _patience(trip.target, failure)
         extracted, seconds = await self._extractor.extract(

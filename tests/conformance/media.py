@@ -23,6 +23,8 @@ from tests.conformance.urls import Corpus
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from scraperd.extract.media.computed import Sniffing
+
 FOLDER: Final = Path(__file__).parents[1] / "data" / "conformance" / "mime"
 TYPES: Final = (None, "", "bogus", "*/*", "unknown/unknown", "application/unknown")
 PLAYED: Final = ("video/mp4", "video/webm", "audio/mpeg")
@@ -140,5 +142,6 @@ def _response(types: Iterable[str], *, nosniff: bool = False) -> Response:
 
 def _computed(answer: Response, body: str, *, by_name: bool = False) -> str:
     """What the body is; the type of a file's name is not one of Apache's."""
-    sniffing = "" if by_name else sniffing_of(answer)
-    return computed(read_type(media_of(answer)).essence, bytes.fromhex(body), sniffing)
+    media = media_of(answer)
+    sniffing: Sniffing = "" if by_name else sniffing_of(answer, media)
+    return computed(read_type(media).essence, bytes.fromhex(body), sniffing)

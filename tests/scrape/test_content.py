@@ -127,7 +127,7 @@ def test_odd_bytes_of_a_header(value: str, told: str, read: str) -> None:
 def test_all_headers_of_a_type_are_one_list(headers: list[str], media: str, sniffing: str) -> None:
     """A text is doubted if the last header is one of the four of Apache's bug, byte by byte."""
     answer = response(*(("Content-Type", value) for value in headers))
-    assert (media_of(answer), sniffing_of(answer)) == (media, sniffing)
+    assert (media_of(answer), sniffing_of(answer, media)) == (media, sniffing)
     assert described(job(), answer).get("content_type", "") == media
 
 
@@ -150,11 +150,15 @@ def test_all_headers_of_a_type_are_one_list(headers: list[str], media: str, snif
 def test_the_first_option_may_forbid_to_sniff(options: list[str], is_set: bool) -> None:  # noqa: FBT001
     """As in Fetch's "determine nosniff"; a known type is not asked."""
     named = [("X-Content-Type-Options", value) for value in options]
-    for kind in ([], [("Content-Type", "unknown/unknown")], [("Content-Type", "html")]):
-        assert (sniffing_of(response(*named, *kind)) == "nosniff") is is_set
-    text = sniffing_of(response(*named, ("Content-Type", "text/plain")))
-    assert text == ("nosniff" if is_set else "apache")
-    assert sniffing_of(response(*named, ("Content-Type", "text/html"))) == ""
+
+    def sniffing(*types: str) -> str:
+        answer = response(*named, *(("Content-Type", value) for value in types))
+        return sniffing_of(answer, media_of(answer))
+
+    for types in ((), ("unknown/unknown",), ("html",)):
+        assert (sniffing(*types) == "nosniff") is is_set
+    assert sniffing("text/plain") == ("nosniff" if is_set else "apache")
+    assert sniffing("text/html") == ""
 
 
 def test_a_page_is_described_by_its_headers() -> None:
