@@ -241,7 +241,7 @@ def kind_of(request: ExtractRequest, body: bytes) -> Kind:
     """What the body is, by its media type; if that is missing or unknown, by its first bytes."""
     if (request.feed or request.rules is not None) and is_feed(body, request.media):
         return "feed"
-    if mime := request.mime:
+    if mime := read_type(request.media).essence:
         return _kind(_type_of(request, body) if request.sniffing else mime)
     return _unknown_kind(request, body) if body else "binary"
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from scraperd.extract.encoding import sniff
 from scraperd.extract.media.computed import BINARY, computed
 from scraperd.extract.media.header import MimeType, extracted, parse, read_type
 from scraperd.fetch.message import Response
@@ -62,7 +61,7 @@ def types() -> Corpus:
         text = case["input"]
         corpus.judge(repr(text), _written(parse(text)), case["output"])
         if "encoding" in case:
-            corpus.judge(f"encoding of {text!r}", sniff.declared(text), _name(case["encoding"]))
+            corpus.judge(f"encoding of {text!r}", read_type(text).encoding, _name(case["encoding"]))
     for text, output in _cases("generated-mime-types.json"):
         expected = output and output.replace("; ", ";")  # as the standard wrote it until 2018
         corpus.judge(repr(text), _written(parse(text)), expected)
@@ -75,7 +74,7 @@ def headers() -> Corpus:
     for case in _cases("content-types.json"):
         media = media_of(_response(case["input"]))
         corpus.judge(repr(media), _written(extracted(media)), case["mimeType"])
-        corpus.judge(f"encoding of {media!r}", sniff.declared(media), _name(case["encoding"]))
+        corpus.judge(f"encoding of {media!r}", read_type(media).encoding, _name(case["encoding"]))
     for case in _cases("script-content-types.json"):
         said = read_type(media_of(_response(case["input"])))
         corpus.judge(repr(case["input"]), said.essence == "text/javascript", case["executes"])

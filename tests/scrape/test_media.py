@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import gzip
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from msgspec import UNSET
 
+from scraperd.scrape.standalone import media_type
 from tests.rig.sites.site import head, page
 
 if TYPE_CHECKING:
@@ -258,3 +260,12 @@ async def test_a_head_has_the_type_of_its_headers(
     """The headers of a HEAD say what they say of a GET."""
     result = await got(site, scrape, sent(types, b""), method="HEAD")
     assert (result.content_type, result.charset) == (", ".join(types), "gbk")
+
+
+@pytest.mark.parametrize(
+    ("name", "media"),
+    [("a.html", "text/html"), ("a.html.gz", ""), ("sitemap.xml.gz", ""), ("a.none", ""), ("a", "")],
+)
+def test_the_name_of_a_packed_file_says_nothing(name: str, media: str) -> None:
+    """Its bytes are gzip's, and not of the type that the name had before."""
+    assert media_type(Path(name)) == media

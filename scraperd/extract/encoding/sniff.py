@@ -75,15 +75,10 @@ def sniff(body: bytes, content_type: str, *, markup: bool = True) -> str:
             return name
     if not markup:
         return "utf-8"
-    told = declared(content_type) or _prescan(body[:PRESCAN])
+    told = read_type(content_type).encoding or _prescan(body[:PRESCAN])
     if told is None and len(body) > PRESCAN:
         told = _late(body[:LATE])
     return told or _utf8_or_fallback(body)
-
-
-def declared(content_type: str) -> str | None:
-    """The encoding that the Content-Type names, if it names a known one, as a browser reads it."""
-    return read_type(content_type).encoding
 
 
 def to_text(body: bytes, name: str) -> str:

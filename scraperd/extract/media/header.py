@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import Final, NamedTuple
 
 import webencodings
 
-MAX_REMEMBERED: Final = 256  # characters; longer values are read each time
-_REMEMBERED: Final = 256  # values, as sites send them: a few dozen are nearly all
+# Values that are remembered; a few dozen are nearly all that sites send. None is longer than a
+# head may be, four times `fetch.max_header_size`: 2 MiB by default, if all are that long.
+MAX_REMEMBERED: Final = 64
+MAX_PARTS: Final = 100  # types of a list, and parameters of a type, that are read
 
 # MIME Sniffing standard, section 3: HTTP token and quoted-string token code points, white space.
 _SPACE: Final = "\t\n\r "
@@ -54,24 +57,18 @@ class Media(NamedTuple):
     encoding: str | None
 
 
+@lru_cache(maxsize=MAX_REMEMBERED)
 def read_type(value: str) -> Media:
     """Return what all Content-Type headers of a response say, joined by commas.
 
     The bytes of a header are its characters (Latin-1).
     """
-    return _remembered(value) if len(value) <= MAX_REMEMBERED else _read(value)
-
-
-def _read(value: str) -> Media:
     mime = extracted(value)
     if mime is None:
         return Media("", None, None)
     charset = mime.parameters.get("charset")
     encoding = None if charset is None else encoding_of(charset)
     return Media("" if mime.essence in _UNKNOWN else mime.essence, charset, encoding)
-
-
-_remembered = lru_cache(maxsize=_REMEMBERED)(_read)
 
 
 def extracted(value: str) -> MimeType | None:
@@ -94,10 +91,10 @@ def extracted(value: str) -> MimeType | None:
 
 
 def split(value: str) -> list[str]:
-    """Return the values of a header that is a list (Fetch, "get, decode, and split")."""
-    found = []
+    """Return the first MAX_PARTS values of a list (Fetch, "get, decode, and split")."""
+    found: list[str] = []
     at = 0
-    while at <= len(value):
+    while at <= len(value) and len(found) < MAX_PARTS:
         item = _ITEM.match(value, at)
         assert item is not None  # it may be empty
         found.append(item[0].strip("\t "))
@@ -106,7 +103,10 @@ def split(value: str) -> list[str]:
 
 
 def parse(text: str) -> MimeType | None:
-    """Return the MIME type, or None for "failure" (MIME Sniffing, "parse a MIME type")."""
+    """Return the MIME type, or None for "failure" (MIME Sniffing, "parse a MIME type").
+
+    No more than MAX_PARTS parameters are read.
+    """
     text = text.strip(_SPACE)
     start = _TYPE.match(text)
     if start is None:
@@ -115,7 +115,7 @@ def parse(text: str) -> MimeType | None:
     if not (_TOKEN.fullmatch(kind) and _TOKEN.fullmatch(subtype)):
         return None
     parameters: dict[str, str] = {}
-    for parameter in _PARAMETER.finditer(text, start.end()):
+    for parameter in islice(_PARAMETER.finditer(text, start.end()), MAX_PARTS):
         name, quoted, bare = parameter.groups()
         name = name.lower()
         value = (bare or "").rstrip(_SPACE) if quoted is None else _ESCAPED.sub(r"\1", quoted)

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scraperd.extract.encoding import sniff
+from scraperd.extract.media.header import read_type
 from tests.rig.clocks.effort import scaled
 
 # Encoding Standard, section 4.2 "Names and labels": each encoding with some of its labels.
@@ -68,14 +69,14 @@ LATIN = b"caf\xe9"  # not UTF-8, so that nothing but a declaration makes it anyt
 )
 def test_a_header_is_read_by_the_table_of_labels(label: str, name: str) -> None:
     """Each label of the Encoding Standard, in any case, means the encoding the table gives it."""
-    assert sniff.declared(f"text/html; charset={label}") == name
-    assert sniff.declared(f"text/html; charset={label.upper()}") == name
+    assert read_type(f"text/html; charset={label}").encoding == name
+    assert read_type(f"text/html; charset={label.upper()}").encoding == name
 
 
 @pytest.mark.parametrize("label", ["utf-7", "utf-32", "cp65001", "ebcdic", "iso-8859-12", "bogus"])
 def test_a_label_outside_the_table_is_no_encoding(label: str) -> None:
     """What the standard does not list is not guessed at, though Python knows some of it."""
-    assert sniff.declared(f"text/html; charset={label}") is None
+    assert read_type(f"text/html; charset={label}").encoding is None
     assert sniff.sniff(LATIN, f"text/html; charset={label}") == "windows-1252"
 
 
@@ -122,7 +123,7 @@ def test_a_label_outside_the_table_is_no_encoding(label: str) -> None:
 )
 def test_the_charset_parameter_of_a_header(header: str, name: str | None) -> None:
     """The parameter is found by the steps of the MIME Sniffing standard, as browsers find it."""
-    assert sniff.declared(header) == name
+    assert read_type(header).encoding == name
 
 
 @pytest.mark.parametrize(
