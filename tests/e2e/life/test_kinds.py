@@ -68,9 +68,10 @@ class Strangers:
         self.site = await enter(Site(listen="0.0.0.0"))
         self.expired = await enter(Site(self.certificates.expired))
         self.plain = await enter(Site())
+        self.troubled = await enter(Site())
         self.dns = await enter(Nameserver())
         self.dns.manners["broken.test"] = Manner.SERVFAIL
-        self.plain.raw = _not_tls
+        self.plain.raw, self.troubled.raw = _not_tls, _in_trouble
         self._pages()
 
     def _pages(self) -> None:
@@ -98,6 +99,13 @@ class Strangers:
 async def _not_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read(1)
     writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await writer.drain()
+
+
+async def _in_trouble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send the alert internal_error (RFC 8446 section 6) in place of a handshake."""
+    await reader.read(65536)
+    writer.write(b"\x15\x03\x03\x00\x02\x02\x50")
     await writer.drain()
 
 
@@ -134,7 +142,8 @@ def cases(at: Strangers) -> dict[str, Case]:
         "refused": Case("connect", AGAIN, {"url": f"http://127.0.0.1:{free_port()}/"}),
         "reset": Case("connect", AGAIN, {"url": at.url("/resets")}),
         "expired certificate": Case("tls", FOR_GOOD, {"url": at.expired.url()}),
-        "not TLS": Case("tls", AGAIN, {"url": f"https://127.0.0.1:{at.plain.port}/"}),
+        "not TLS": Case("tls", FOR_GOOD, {"url": f"https://127.0.0.1:{at.plain.port}/"}),
+        "TLS in trouble": Case("tls", AGAIN, {"url": f"https://127.0.0.1:{at.troubled.port}/"}),
         "hangs": Case("timeout", AGAIN, {"url": at.url("/hangs"), "timeout": 0.3}),
         "not found": Case("http_status", FOR_GOOD, {"url": at.url("/404")}),
         "unavailable": Case("http_status", AGAIN, {"url": at.url("/503")}),
