@@ -74,7 +74,7 @@ def test_an_unknown_type_says_as_much_as_none(value: str) -> None:
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_the_time_of_a_long_header_is_bounded(piece: str) -> None:
-    """64 KiB of one piece take less than 0.1 s, twice; a square of it would take minutes."""
+    """64 KiB of one piece take less than 0.1 s, twice; their square would take minutes."""
     value = piece * ((1 << 16) // len(piece))
     began = time.thread_time()
     extracted(value)
