@@ -1,17 +1,20 @@
 """Host patterns: which hosts `example.com` and `*.example.com` mean. Pure.
 
-May touch: names and addresses as text.
-Must never: resolve a name.
+May touch: names and addresses as text, the one reader of hosts.
+Must never: resolve a name, or read a host in another way than the URL that is dialled.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from contextlib import suppress
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
+
+from scraperd.base.urls import host_as_dialled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+_NUMBERS: Final = re.compile("[0-9.]+")
 
 
 class HostSet:
@@ -43,9 +46,15 @@ def names_of(host: str) -> Iterator[str]:
 
 
 def canonical(host: str) -> str:
-    """One spelling a host: lower case, no final dot, an IPv6 address shortest, without brackets."""
-    host = host.lower().strip("[]").rstrip(".")
-    if ":" in host:
-        with suppress(ValueError):
-            return str(ipaddress.IPv6Address(host))
-    return host
+    """One spelling of a host or a pattern: the host as dialled, no final dot, no brackets.
+
+    A text that is neither is in lower case. `*.EXÁMPLE.com.` is `*.xn--exmple-qta.com`.
+    """
+    star, name = ("*.", host[2:]) if host.startswith("*.") else ("", host)
+    name = name.strip("[]")
+    if ":" in name:
+        return (host_as_dialled(f"[{name}]") or name.lower()).strip("[]")
+    read = host_as_dialled(name)
+    if read is None or (star and _NUMBERS.fullmatch(read)):  # `*.0.0.1` is no address
+        read = name.lower()
+    return star + read.rstrip(".")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from yarl import URL
 
+from scraperd.base.hosts import canonical
 from scraperd.base.text import printable
+from scraperd.base.urls import check_url
 from scraperd.config.names import unit_of, value_of
 from scraperd.config.tables import JOB_SHARE
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scraperd.config.settings import Config
+
+_ADDRESS: Final = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
 
 def impossible(config: Config) -> Iterator[tuple[set[str], str]]:
@@ -117,19 +121,34 @@ def _unusable(config: Config) -> Iterator[tuple[set[str], str]]:
 
 
 def _host_faults(config: Config) -> Iterator[tuple[set[str], str]]:
-    """Patterns that look like an address and are none, and hosts that are named twice."""
+    """Patterns that mean no host, or an address in an odd form, and hosts that are named twice."""
     for key in ("hosts", "fetch.allow_hosts", "fetch.deny_hosts"):
         seen: dict[str, str] = {}
         for pattern in value_of(config, key):
-            host = pattern.strip("[]").rstrip(".").lower()
-            if ":" in host or host.rpartition(".")[2].isdigit():
-                try:
-                    host = str(ipaddress.ip_address(host.removeprefix("*.")))
-                except ValueError:
-                    yield {key}, f"{key}: {pattern} is no address; a host is named without its port"
+            host = canonical(pattern)
+            if fault := _pattern_fault(pattern, host.removeprefix("*.")):
+                yield {key}, f"{key}: {printable(pattern)} {fault}"
             if host in seen:
-                yield {key}, f"{key}: {seen[host]} and {pattern} are the same host"
+                both = f"{printable(seen[host])} and {printable(pattern)}"
+                yield {key}, f"{key}: {both} are the same host"
             seen[host] = pattern
+
+
+def _pattern_fault(pattern: str, host: str) -> str:
+    """Why a pattern means no host; `host` is what it means, as dialled."""
+    if pattern == "*":
+        return ""
+    written = pattern.removeprefix("*.").strip("[]").rstrip(".").lower()
+    if ":" in written or written.rpartition(".")[2].isdigit():
+        try:
+            ipaddress.ip_address(written)
+        except ValueError:
+            return "is no address; a host is named without its port"
+    elif check_url(f"http://{written}/") is not None:
+        return "is no host"
+    elif _ADDRESS.fullmatch(host):
+        return f"is read as the address {host}; write that"
+    return ""
 
 
 def _no_authorities(config: Config) -> Iterator[tuple[set[str], str]]:

@@ -37,7 +37,8 @@ _Seconds = Annotated[float, Meta(gt=0, le=86400)]
 _SecondsOrNone = Annotated[float, Meta(ge=0, le=86400)]
 _Pages = Annotated[int, Meta(ge=1, le=100_000)]
 Name = Annotated[str, Meta(pattern=_whole("[a-z0-9_-]{1,50}"))]
-_HOST = r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?"
+_LABEL = r"[A-Za-z0-9_\x80-\U0010ffff-]+"  # config/checks.py says whether the whole is a host
+_HOST = rf"\*|(\*\.)?{_LABEL}(\.{_LABEL})*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?"
 HostPattern = Annotated[str, Meta(pattern=_whole(f"({_HOST})"))]
 _PortRange = Annotated[str, Meta(pattern=_whole("[0-9]{1,5}-[0-9]{1,5}"))]
 _Port = Annotated[int, Meta(ge=1, le=65535)] | _PortRange

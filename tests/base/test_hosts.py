@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from scraperd.base.hosts import HostSet, names_of
+from scraperd.base.hosts import HostSet, canonical, names_of
+from scraperd.base.urls import exact, host_name
 from scraperd.config.tables import HostSettings, PolitenessSettings
 from scraperd.politeness.host_rules import HostRules, HostTable
 
@@ -36,6 +37,53 @@ from scraperd.politeness.host_rules import HostRules, HostTable
 def test_what_a_pattern_means(pattern: str, host: str, meant: bool) -> None:  # noqa: FBT001 - a column
     """A host itself, or with a star all hosts below a domain but not the domain's own name."""
     assert (host in HostSet([pattern])) is meant
+
+
+SPELLINGS = [
+    ("example.com", "EXAMPLE.com.", "\uff45xample.com", "example\u3002com"),
+    (
+        "exámple.com",
+        "EXÁMPLE.com",
+        "xn--exmple-qta.com",
+        "XN--EXMPLE-QTA.COM.",
+        "exa\u0301mple.com",
+    ),
+    ("straße.de", "xn--strae-oqa.de"),
+    ("127.0.0.1", "0x7f.1", "2130706433", "127.0.0.1.", "\uff11\uff12\uff17.0.0.1", "0177.0.0.1"),
+    ("[::1]", "[0:0::1]", "[::0.0.0.1]"),
+    ("[::ffff:1.2.3.4]", "[::FFFF:102:304]"),
+]
+
+
+@pytest.mark.parametrize("spellings", SPELLINGS, ids=lambda it: it[0])
+def test_a_pattern_means_the_host_that_is_dialled(spellings: tuple[str, ...]) -> None:
+    """Whichever spelling a pattern and a URL have, both mean the host that browsers dial."""
+    urls = [exact(f"http://{one}/") for one in spellings]
+    assert len({canonical(host_name(url)) for url in urls}) == 1
+    for pattern in spellings:
+        table = HostTable(
+            PolitenessSettings(), {pattern: HostSettings(per_host_delay=9.0)}, proxy=""
+        )
+        for url in urls:
+            assert (url.raw_host or "") in HostSet([pattern]), (pattern, url)
+            assert table.of(host_name(url)).delay == 9.0, (pattern, url)
+    assert "other.example" not in HostSet(spellings)
+
+
+@pytest.mark.parametrize("pattern", ["*.exámple.com", "*.EXÁMPLE.com.", "*.xn--exmple-qta.com"])
+def test_a_domain_means_its_hosts_in_each_spelling(pattern: str) -> None:
+    """A star before a name that is not ASCII stands for the same hosts as before its punycode."""
+    found = HostSet([pattern])
+    assert (exact("http://a.Exámple.com/").raw_host or "") in found
+    assert "a.xn--exmple-qta.com" in found
+    assert "xn--exmple-qta.com" not in found
+
+
+def test_what_is_no_host_means_itself_only() -> None:
+    """A text that no URL has as its host is compared as text, and raises nothing."""
+    for text in ("a b", "xn--a", "[::1%eth0]", "", "*.", "[", "x" * 9000, "\ud800"):
+        assert "example.com" not in HostSet([text])
+        assert "example.com" not in HostSet([f"*.{text}"])
 
 
 def test_an_empty_set_means_nobody() -> None:

@@ -222,6 +222,17 @@ def test_a_variable_changes_one_setting_of_a_table(write: Callable[[str], Path])
         ('hosts = {"1.2.3" = {}}', "hosts: 1.2.3 is no address"),
         ('hosts = {"X.y" = {}, "x.y" = {}}', "hosts: X.y and x.y are the same host"),
         (
+            'hosts = {"exámple.com" = {}, "XN--EXMPLE-QTA.com." = {}}',
+            "hosts: exámple.com and XN--EXMPLE-QTA.com. are the same host",
+        ),
+        ('fetch.deny_hosts = ["0x7f.1"]', "fetch.deny_hosts: 0x7f.1 is no address"),
+        (
+            'fetch.deny_hosts = ["0x7f"]',
+            "fetch.deny_hosts: 0x7f is read as the address 0.0.0.127; write that",
+        ),
+        (r'fetch.deny_hosts = ["*.a\u200cb.de"]', "fetch.deny_hosts: *.a\ufffdb.de is no host"),
+        ('fetch.deny_hosts = ["exa%6dple.com"]', "fetch.deny_hosts: must be: hosts, *.domain"),
+        (
             'fetch.allow_hosts = ["[::1]", "0::1"]',
             "fetch.allow_hosts: [::1] and 0::1 are the same host",
         ),
