@@ -34,6 +34,7 @@ _PORT = re.compile(r"0*(?P<port>[1-9][0-9]{0,4})|")  # may be empty (RFC 3986 se
 _MAX_PORT: Final = 2**16 - 1  # TCP's range
 _MAX_DIGITS: Final = 99  # of a port; some parsers give up at 4,300
 _HOST = re.compile(r"(?=.{1,254}$)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")  # as in DNS
+_MORE = re.compile(r"[/?#\\@]|^[^\[]*:")  # it ends the host, or comes before or behind it
 _PLAIN_HOST = re.compile(r"(?![a-z0-9_.-]*xn--)(?:[a-z0-9_-]+\.)*[a-z_-][a-z0-9_-]*")
 _SPLIT = re.compile(  # a URL of the web: scheme, userinfo, host, and the rest
     r"(?P<scheme>https?)://(?P<user>[^/?#]*@)?(?P<host>\[[^\[\]/?#]*\]|[^/?#:\[\]]*)(?P<rest>.*)",
@@ -106,7 +107,7 @@ def host_as_dialled(host: str) -> str | None:
     """
     if _PLAIN_HOST.fullmatch(host):
         return host
-    if _is_long(host):
+    if _is_long(host) or _MORE.search(host):
         return None
     try:
         name: str = ada_url.URL(f"http://{host}/").hostname

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from scraperd.base.hosts import HostSet, canonical, names_of
-from scraperd.base.urls import exact, host_name
+from scraperd.base.urls import exact, host_as_dialled, host_name
 from scraperd.config.tables import HostSettings, PolitenessSettings
 from scraperd.politeness.host_rules import HostRules, HostTable
 
@@ -84,6 +84,13 @@ def test_what_is_no_host_means_itself_only() -> None:
     for text in ("a b", "xn--a", "[::1%eth0]", "", "*.", "[", "x" * 9000, "\ud800"):
         assert "example.com" not in HostSet([text])
         assert "example.com" not in HostSet([f"*.{text}"])
+
+
+@pytest.mark.parametrize("text", ["h.de?a", "h.de/a", "h.de#", "h.de\\a", "h.de:80", "u@h.de"])
+def test_a_host_with_more_than_a_host_is_none(text: str) -> None:
+    """What is before or behind a host in a URL makes no other host of it."""
+    assert host_as_dialled(text) is None
+    assert "h.de" not in HostSet([text])
 
 
 def test_an_empty_set_means_nobody() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.urls import Corpus, hosts, jobs, references
+from tests.conformance.urls import Corpus, hosts, idna, jobs, references
 
 
 @pytest.mark.parametrize(
-    ("corpus", "fewest"), [(references, 350), (jobs, 300), (hosts, 80)], ids=lambda it: str(it)[:20]
+    ("corpus", "fewest"),
+    [(references, 350), (jobs, 300), (hosts, 80), (idna, 1300)],
+    ids=lambda it: str(it)[:20],
 )
 def test_urls_are_read_as_the_standard_says(corpus: object, fewest: int) -> None:
     """Each case of web-platform-tests agrees, but for URLs that no job may have; none is lost."""

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from scraperd.base.urls import check_url, exact, host_as_dialled, host_of
 from scraperd.extract.compiled import engine
@@ -23,6 +24,10 @@ FOLDER: Final = Path(__file__).parents[1] / "data" / "conformance" / "url"
 WEB: Final = ("http://", "https://")
 NO_JOB: Final = (
     "leads to an http(s) URL that no job may have: user and password, port 0, a long host"
+)
+NEWER: Final = (
+    "Chromium takes it: a label that begins with xn-- and is not Punycode of a valid one, or a"
+    " character that was an error in 2023"
 )
 NOT_A_NAME: Final = "a host that browsers take and the DNS cannot have"
 
@@ -48,7 +53,7 @@ class Corpus:
 
 def corpora() -> list[Corpus]:
     """Run all of them."""
-    return [references(), jobs(), hosts()]
+    return [references(), jobs(), hosts(), idna()]
 
 
 def _cases(name: str) -> Iterator[dict[str, Any]]:
@@ -103,4 +108,16 @@ def hosts() -> Corpus:
     for case in _cases("toascii.json"):
         text, name = case["input"], case["output"]
         corpus.judge(repr(text), host_as_dialled(text), name, NOT_A_NAME)
+    return corpus
+
+
+def idna() -> Corpus:
+    """Each domain of IdnaTestV2.json of 2023, with what Chromium has made of each since then."""
+    corpus = Corpus("IdnaTestV2.json, hosts")
+    for text, name, chromium in json.loads((FOLDER / "IdnaTestV2.json").read_text()):
+        host = host_as_dialled(quote(text, safe=""))  # as web-platform-tests do
+        if name is None and host is not None and host == chromium:
+            corpus.explained[NEWER] += 1
+        else:
+            corpus.judge(repr(text), host, name, NOT_A_NAME if name == chromium else "")
     return corpus
