@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import sys
 
-from tests.conformance import codings, cookies, encodings, media, urls
+from tests.conformance import codings, cookies, encodings, urls
 
 _GROUPS = (
     urls.corpora,
     encodings.corpora,
     cookies.corpora,
     codings.corpora,
-    media.corpora,
 )
 
 

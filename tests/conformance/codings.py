@@ -1,6 +1,6 @@
-"""The test data of brotli and zstd, sent by a real server and fetched as a page is.
+"""The test data of brotli, sent by a real server and fetched as a page is.
 
-May touch: tests/data/conformance/brotli and zstd, the site of the rig and sockets on loopback.
+May touch: tests/data/conformance/brotli, the site of the rig and sockets on loopback.
 Must never: leave a case out without a reason that is counted.
 """
 
@@ -34,10 +34,7 @@ MAX_BODY: Final = 1 << 20
 
 def corpora() -> list[Corpus]:
     """Run all of them."""
-    return [
-        asyncio.run(_run("google/brotli testdata, bodies", "br", "brotli")),
-        asyncio.run(_run("facebook/zstd golden files, bodies", "zstd", "zstd")),
-    ]
+    return [asyncio.run(_run("google/brotli testdata, bodies", "br", "brotli"))]
 
 
 async def _run(name: str, coding: str, folder: str) -> Corpus:
@@ -47,7 +44,6 @@ async def _run(name: str, coding: str, folder: str) -> Corpus:
         file: tuple(original)
         for file, original in json.loads((FOLDER / folder / "originals.json").read_text()).items()
     }
-    wanted |= {f"errors/{file.name}": "decode" for file in (FOLDER / folder).glob("errors/*")}
     async with Site() as site, fetcher_of(loopback()) as fetcher:
         for file, original in wanted.items():
             data = (FOLDER / folder / file).read_bytes()

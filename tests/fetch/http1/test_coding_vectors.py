@@ -11,6 +11,5 @@ from tests.conformance import codings
 
 def test_each_body_is_its_original() -> None:
     """However it is sent, a body is the file it was made of, or fails as its makers say."""
-    brotli, zstd = codings.corpora()
-    assert (brotli.differ, zstd.differ) == ([], [])
-    assert (brotli.agree, zstd.agree) == (298, 52)
+    [brotli] = codings.corpora()
+    assert (brotli.differ, brotli.agree) == ([], 298)
