@@ -43,6 +43,8 @@ Include: TypeAlias = Literal[
     "body", "headers", "links", "metadata", "text", "feed", "cookies", "redirect_headers"
 ]
 
+VERSION: Final = "1.0"  # of job and result; docs/compatibility.md says when which part rises
+MAX_ATTEMPTS: Final = 20  # earlier attempts that are told; the newest
 MAX_ID: Final = 255  # bytes: an AMQP short string, so that it fits a correlation id
 MAX_JOB: Final = 512 * 1024  # bytes; the default of jobs.max_size, which says why
 MAX_HEADERS: Final = 100  # Apache refuses more (LimitRequestFields)
@@ -266,6 +268,14 @@ class Failure(Struct, frozen=True, omit_defaults=True):
         return True
 
 
+class Attempt(Struct, frozen=True, gc=False):
+    """An attempt that failed, and after which the job was tried again."""
+
+    kind: Annotated[str, Meta(description="of the failure")]
+    at: Annotated[str, Meta(description="when it ended, as an RFC 3339 date")]
+    worker: Annotated[str, Meta(description="the process that made it")]
+
+
 class Redirect(Struct, frozen=True, omit_defaults=True):
     """One hop on the way: the status and the absolute URL it pointed to.
 
@@ -348,9 +358,11 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `size` is the body in bytes after decompression, `content_hash` its SHA-256
     as `sha256:HEX`. `not_modified` is there only if true. `body` is text, or base64
     where `body_encoding` says so. `data` is what the extraction rules found.
+    `id` and `run` together are what to drop duplicates by.
     """
 
     id: str
+    run: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     url: str | UnsetType = UNSET
     status: Literal["ok", "failed"]
     error: Failure | UnsetType = UNSET
@@ -387,20 +399,28 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str | UnsetType = UNSET
     feed: dict[str, Any] | UnsetType = UNSET
     attempt: Annotated[int, Meta(ge=1)]
+    attempts: Annotated[list[Attempt], Meta(max_length=MAX_ATTEMPTS)] | UnsetType = UNSET
+    dead_letter: bool | UnsetType = UNSET
+    limited: dict[str, float] | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
     fetched_at: str | UnsetType = UNSET
     worker: str | UnsetType = UNSET
+    contract_version: str | UnsetType = UNSET
     meta: JsonValue | UnsetType = UNSET
 
 
 class Invalid(Struct, frozen=True):
-    """A body that is no job: which field, why, and what could be read of it."""
+    """A body that is no job: which field, why, and what could be read of it.
+
+    `newer` says that a later version may know what this one does not.
+    """
 
     field: str
     reason: str
     id: str | UnsetType = UNSET
     url: str | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
+    newer: bool = False
 
     @property
     def message(self) -> str:
@@ -448,6 +468,7 @@ _values_decoder = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
 
 _AT: Final = " - at `$"
+_UNKNOWN: Final = "unknown field"
 _NAMED = re.compile(
     r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*?)`"
     r"(?: - at `\$\.(?P<path>cookies\[[0-9]+\])`)?",
@@ -484,7 +505,9 @@ def _decoded(raw: bytes) -> Job | Invalid:
     except RecursionError:
         return Invalid("", "nested too deeply")
     except msgspec.ValidationError as error:
-        return _invalid(raw, *_where(raw, str(error)))
+        field, reason = _where(raw, str(error))
+        newer = reason.startswith(_UNKNOWN) or field.startswith("include")
+        return msgspec.structs.replace(_invalid(raw, field, reason), newer=newer)
     except msgspec.DecodeError as error:
         return Invalid("", f"not JSON: {_why_not(raw, str(error)) or error}")
     for field, reason in _faults(job):
@@ -522,7 +545,12 @@ def schema(what: type[Struct]) -> dict[str, Any]:
         for field, told in definition["properties"].items():
             if words := _WORDS_OF.get(name, {}).get(field):
                 told.setdefault("description", words)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:scraperd:contract:{VERSION}:{what.__name__.lower()}",
+        "contract_version": VERSION,
+        **made,
+    }
 
 
 _WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no more than words
@@ -567,7 +595,12 @@ _WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no mo
         "metadata": "what the page says of itself",
         "text": "the readable text of the main content",
         "feed": "a feed or a sitemap as data",
-        "attempt": "which attempt this was, from 1",
+        "run": "from 1; another one begins when the job of a dead letter is published again",
+        "attempt": "which attempt of the run this was, from 1",
+        "attempts": "the attempts before it that failed; the newest 20",
+        "dead_letter": "true: the job lies in the dead queue too",
+        "limited": "limits of the job that were looser than configured: what counted instead",
+        "contract_version": "of this result: major.minor",
         "timings": "how long all took, in seconds",
         "fetched_at": "when the first fetch started",
         "worker": "the process that made the result",
@@ -648,7 +681,7 @@ def _where(raw: bytes, message: str) -> tuple[str, str]:
         where = f"{path}.{field}" if path else field
         if named["what"] == "missing required":
             return where, "is required"
-        return where, f"unknown field{_nearest(named['field'], Cookie if path else Job)}"
+        return where, f"{_UNKNOWN}{_nearest(named['field'], Cookie if path else Job)}"
     reason, at, path = message.rpartition(_AT)
     if not at or path.find("`") != len(path) - 1:  # not where it is: words of the job itself
         reason, path = message, ""

@@ -251,6 +251,7 @@ class MemoryBroker:
             reply_to=message.reply_to,
             priority=message.priority,
             content_type=message.content_type,
+            own=message.own,
             redeliveries=stored.redeliveries,
             given_up=stored.given_up,
             tag=self._tag,

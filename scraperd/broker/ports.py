@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from scraperd.config.tables import JOB_SHARE
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 UNROUTABLE_REPLY: Final = "x-scraperd-unroutable-reply-to"  # on a result that went elsewhere
+DROPPED: Final = "x-scraperd-dropped-headers"  # how many of the publisher's can't travel on
 # Why a broker gives a job up: RabbitMQ's guide to dead letters, "Effects of dead-lettering".
 REASONS: Final = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})
 _MAX_COUNT: Final = 1_000_000  # above it a header is a mistake or an attack
@@ -55,6 +56,21 @@ class Epoch(Protocol):
 
     def end(self, reason: str) -> None:
         """End the epoch: the broker delivers again what is unacked."""
+
+
+class Own(NamedTuple):
+    """Properties of a publisher's message that mean nothing to us, and travel on with a job.
+
+    `timestamp` is in seconds since 1970.
+    """
+
+    content_encoding: str | None = None
+    type: str | None = None
+    app_id: str | None = None
+    timestamp: int | None = None
+
+
+NOTHING: Final = Own()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +113,7 @@ class Delivery:
     reply_to: str | None = None
     priority: int | None = None
     content_type: str | None = None
+    own: Own = NOTHING
     redeliveries: int = 0
     given_up: GivenUp | None = None
     overfull: int = 0  # how many headers the transport takes, if the publisher gave it more
@@ -127,6 +144,7 @@ class Message:
     reply_to: str | None = None
     priority: int | None = None
     content_type: str | None = "application/json"
+    own: Own = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -533,6 +533,18 @@ class JobsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             le=50,
         ),
     ] = 5
+    unknown_field_wait: Annotated[
+        float,
+        Meta(
+            **reloadable(
+                "seconds",
+                "A job with a field that this version does not know waits so long for a newer "
+                "process; 0: it is invalid_job at once.",
+            ),
+            ge=0,
+            le=21600,
+        ),
+    ] = 0.0
     signing_key_file: Annotated[
         str,
         Meta(

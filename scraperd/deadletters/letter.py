@@ -19,8 +19,9 @@ from scraperd.base.hosts import HostSet
 from scraperd.base.urls import MAX_URL, host_of, without_credentials
 from scraperd.broker.ports import Message
 from scraperd.contract import Kind
-from scraperd.jobs.envelope import Envelope, Obituary, foreign
+from scraperd.jobs.envelope import Envelope, Obituary, foreign, reason_for
 from scraperd.jobs.received import ident_of
+from scraperd.jobs.signing import RUN
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -54,15 +55,16 @@ class Letter:
 
     @property
     def job(self) -> Message:
-        """The job as it was first published: without what was noted on it."""
+        """The job as it was first published, without what was noted on it: for another run."""
         it = self.delivery
         return Message(
             it.body,
-            foreign(it.headers),
+            {**foreign(it.headers), RUN: self.envelope.run + 1},
             correlation_id=it.correlation_id,
             reply_to=it.reply_to or self.envelope.reply_to,
             priority=it.priority,
             content_type=it.content_type,
+            own=it.own,
         )
 
     def line(self, now: datetime) -> dict[str, Any]:
@@ -73,7 +75,8 @@ class Letter:
             "reason": self.reason,
             "kind": self.kind,
             "host": self.host,
-            "attempts": self.envelope.attempt,
+            "run": self.envelope.run,
+            "attempt": self.envelope.attempt,
             "id": self.ident,
             "url": self.url,
             "message": self.message,
@@ -98,6 +101,7 @@ class Letter:
             "reply_to": delivery.reply_to,
             "priority": delivery.priority,
             "content_type": delivery.content_type,
+            **{name: value for name, value in delivery.own._asdict().items() if value is not None},
             "headers": delivery.headers,
             **body,
         }
@@ -146,16 +150,7 @@ def _by_us(delivery: Delivery) -> tuple[str, str | None, str, datetime | None]:
     """Reason, kind, message and time, as the daemon notes them."""
     note = Obituary.of(delivery.headers)
     kind = note.kind if note.kind in KINDS else None
-    if kind is None:
-        reason = "unknown"
-    elif note.undelivered is not None:
-        reason = note.undelivered
-    elif kind == "invalid_job":
-        reason = "invalid"
-    elif kind != "internal":
-        reason = "exhausted"
-    else:
-        reason = "poisonous" if note.strikes else "internal"
+    reason = "unknown" if kind is None else reason_for(kind, note.undelivered, note.strikes)
     return reason, kind, note.message, note.at
 
 

@@ -12,14 +12,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from msgspec import UNSET
 
 from scraperd.base.text import printable
-from scraperd.broker.ports import count_of, reason_of
+from scraperd.broker.ports import DROPPED, count_of, reason_of
+from scraperd.contract import MAX_ATTEMPTS, Attempt
 from scraperd.jobs.signing import (
     ATTEMPT,
+    ATTEMPTS,
     JOB_ID,
     REPLY_TO,
+    RUN,
     SNOOZES,
     STRIKES,
     TRIES,
@@ -31,7 +35,7 @@ from scraperd.jobs.signing import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scraperd.contract import Failure, Result
+    from scraperd.contract import Failure, Kind, Result
     from scraperd.jobs.signing import Keys
 
 OURS: Final = "x-scraperd-"
@@ -40,6 +44,9 @@ UNDELIVERED: Final = "x-scraperd-undelivered"  # why the broker gave the job up
 _DEAD: Final = "x-scraperd-dead-"
 _MAX_ADDRESS: Final = 255  # bytes
 _MAX_MESSAGE: Final = 500  # characters of a failure's message
+_MAX_WORKER: Final = 100  # characters of a process's name
+_MAX_STORY: Final = 8192  # characters of the attempts; ours have half of that at most
+_story = msgspec.json.Decoder(list[Attempt])
 _TURN = re.compile(
     r"(?P<at>[0-9]{1,10}\.[0-9]{3}) (?P<host>[!-~]{1,255})( (?P<left>[0-9]{1,7}\.[0-9]{3}))?"
 )
@@ -77,10 +84,14 @@ class Envelope:
 
     `ident` is its id; empty if nobody knew it when the job was moved, so that the message id, which
     is ours then, is not taken for one. `tries` and `waits` are believed from anybody: a forged one
-    ends its own job only. `signed_at` is in seconds since 1970.
+    ends its own job only. So are `run`, `earlier` and `dropped`: they are told in its own result.
+    `signed_at` is in seconds since 1970.
     """
 
+    run: int = 1
     attempt: int = 1
+    earlier: tuple[Attempt, ...] = ()
+    dropped: int = 0
     snoozes: int = 0
     strikes: int = 0
     turn: Turn | None = None
@@ -105,7 +116,12 @@ class Envelope:
             claims, signed_at = keys.verified(body, headers)
             unverified = signed_at is None and claimed(headers)
         ident = headers.get(JOB_ID)
+        # A dead letter that an operator moved by the broker's own means is begun again.
+        again = keys is not None and f"{_DEAD}reason" in headers
         return cls(
+            run=(count_of(headers.get(RUN)) or 1) + again,
+            earlier=() if again else _told_of(headers.get(ATTEMPTS)),
+            dropped=count_of(headers.get(DROPPED)),
             attempt=count_of(claims.get(ATTEMPT)) or 1,
             snoozes=count_of(claims.get(SNOOZES)),
             strikes=count_of(claims.get(STRIKES)),
@@ -128,14 +144,29 @@ class Envelope:
             claims[JOB_ID] = self.ident
         if self.reply_to is not None:
             claims[REPLY_TO] = self.reply_to
-        unsigned = {TRIES: self.tries, WAITS: self.waits, UNDELIVERED: self.undelivered}
+        unsigned = {
+            TRIES: self.tries,
+            WAITS: self.waits,
+            UNDELIVERED: self.undelivered,
+            **self.story(),
+        }
         return {**keys.sign(body, claims), **_noted(unsigned)}
 
-    def retried(self) -> Envelope:
-        """For the next attempt: nothing is held against it, and no turn is promised."""
+    def story(self) -> dict[str, Any]:
+        """The headers that are for people and dispatchers; without a value where nothing is."""
+        earlier = msgspec.json.encode(self.earlier).decode() if self.earlier else None
+        return {RUN: self.run if self.run > 1 else 0, ATTEMPTS: earlier, DROPPED: self.dropped}
+
+    def retried(self, kind: Kind, worker: str, now: datetime) -> Envelope:
+        """For the next attempt: nothing is held against it, and no turn is promised.
+
+        This one failed as `kind` in `worker`, which is noted.
+        """
+        this = Attempt(kind, now.isoformat(timespec="milliseconds"), worker[:_MAX_WORKER])
         return replace(
             self,
             attempt=self.attempt + 1,
+            earlier=(*self.earlier, this)[-MAX_ATTEMPTS:],
             tries=self.tries + 1,
             strikes=0,
             turn=None,
@@ -147,6 +178,20 @@ class Envelope:
         return replace(
             self, snoozes=self.snoozes + 1, waits=self.waits + 1, turn=turn, undelivered=None
         )
+
+
+_NEW: Final = Envelope()
+
+
+def reason_for(kind: str, undelivered: str | None, strikes: int) -> str:
+    """Return why a job that failed as `kind` lies in the dead queue, in one word."""
+    if undelivered:
+        return undelivered
+    if kind == "invalid_job":
+        return "invalid"
+    if kind != "internal":
+        return "exhausted"
+    return "poisonous" if strikes else "internal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +207,8 @@ class Obituary:
     @classmethod
     def of(cls, headers: Mapping[str, Any]) -> Obituary:
         """Read what `obituary` wrote. Never raises, whatever a publisher put there."""
-        kind, message = headers.get(f"{_DEAD}reason"), headers.get(f"{_DEAD}message")
+        message = headers.get(f"{_DEAD}message")
+        kind = headers.get(f"{_DEAD}kind", headers.get(f"{_DEAD}reason"))  # before version 1.0
         return cls(
             kind if isinstance(kind, str) else None,
             message[:_MAX_MESSAGE] if isinstance(message, str) else "",
@@ -172,16 +218,14 @@ class Obituary:
         )
 
 
-_NEW: Final = Envelope()
-
-
 def obituary(
     result: Result, kind: str, failure: Failure, envelope: Envelope, now: datetime
 ) -> dict[str, Any]:
     """The headers of a dead letter. They are not signed: they lead to nothing, people read them."""
     headers = {
         **told(result),
-        f"{_DEAD}reason": kind,
+        f"{_DEAD}reason": reason_for(kind, envelope.undelivered, envelope.strikes),
+        f"{_DEAD}kind": kind,
         f"{_DEAD}message": printable(failure.message, _MAX_MESSAGE),
         f"{_DEAD}at": now.isoformat(timespec="seconds"),
         "x-scraperd-worker": result.worker or "",
@@ -190,6 +234,7 @@ def obituary(
                 STRIKES: envelope.strikes,
                 UNDELIVERED: envelope.undelivered,
                 REPLY_TO: envelope.reply_to,
+                **envelope.story(),
             }
         ),
     }
@@ -198,10 +243,15 @@ def obituary(
     return headers
 
 
-def told(result: Result, snoozes: int = 0) -> dict[str, Any]:
+def told(result: Result, envelope: Envelope = _NEW) -> dict[str, Any]:
     """The headers of a result: what a consumer can read without opening the body."""
-    headers = {JOB_ID: result.id, ATTEMPT: result.attempt, STATUS: result.status}
-    return headers | _noted({SNOOZES: snoozes})
+    headers = {
+        JOB_ID: result.id,
+        RUN: result.run or 1,
+        ATTEMPT: result.attempt,
+        STATUS: result.status,
+    }
+    return headers | _noted({SNOOZES: envelope.snoozes, DROPPED: envelope.dropped})
 
 
 def _noted(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,6 +279,16 @@ def _address(value: Any) -> str | None:
     if not isinstance(value, str) or len(value.encode(errors="replace")) > _MAX_ADDRESS:
         return None
     return value
+
+
+def _told_of(value: Any) -> tuple[Attempt, ...]:
+    """The attempts that a header tells of; none if it is not as we write it."""
+    if not isinstance(value, str) or len(value) > _MAX_STORY or not value.isascii():
+        return ()
+    try:
+        return tuple(_story.decode(value)[-MAX_ATTEMPTS:])
+    except msgspec.DecodeError:
+        return ()
 
 
 def _reason(headers: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Message, Reply, Results, Source
+from scraperd.broker.ports import (
+    NOTHING,
+    UNROUTABLE_REPLY,
+    Delay,
+    Into,
+    Message,
+    Reply,
+    Results,
+    Source,
+)
 from scraperd.contract import Failure
 from scraperd.jobs.envelope import Envelope, Turn, obituary, told
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
@@ -51,7 +60,11 @@ class Settler:
                 assert outcome is not None
                 await self._result(job, outcome)
             case Retry(delay):
-                envelope = replace(job.envelope.retried(), ident=job.name)
+                assert outcome is not None
+                assert outcome.result.error
+                kind, worker = outcome.result.error.kind, outcome.result.worker or ""
+                envelope = job.envelope.retried(kind, worker, self.clocks.now())
+                envelope = replace(envelope, ident=job.name)
                 await self._move(job, envelope, Delay(delay))
             case Snooze(host, delay):
                 await self._snooze(job, host, delay)
@@ -75,7 +88,7 @@ class Settler:
     async def _result(self, job: Received, outcome: Outcome) -> None:
         key = routing_key(outcome.result, job.host if outcome.result.url else None)
         address = job.delivery.reply_to
-        headers = {**job.foreign(), **told(outcome.result, job.envelope.snoozes)}
+        headers = {**job.foreign(), **told(outcome.result, job.envelope)}
         if job.stripped and job.reply_to:
             headers[UNROUTABLE_REPLY] = job.reply_to
         message = Message(outcome.body, headers, correlation_id=job.delivery.correlation_id)
@@ -125,6 +138,7 @@ def _message(job: Received, headers: dict[str, Any]) -> Message:
         reply_to=None if job.stripped else it.reply_to,
         priority=it.priority,
         content_type=it.content_type,
+        own=NOTHING if job.stripped else it.own,
     )
 
 

@@ -24,9 +24,12 @@ TURN: Final = "x-scraperd-turn"  # seconds since 1970; the host whose turn it is
 SNOOZES: Final = "x-scraperd-snoozes"  # how often the job waited for a turn in a delay queue
 STRIKES: Final = "x-scraperd-strikes"  # how often it came back before it was moved to this queue
 REPLY_TO: Final = "x-scraperd-reply-to"  # of a dead job that must not have the property any more
-# Unsigned, a net for jobs whose signed headers get lost on each move:
+# Unsigned: a forged one is told to its own publisher, or ends its own job. Total counts are a net
+# for jobs whose signed headers get lost on each move.
 TRIES: Final = "x-scraperd-total-retries"
 WAITS: Final = "x-scraperd-total-snoozes"
+RUN: Final = "x-scraperd-run"  # how often the job was begun from its first attempt; absent: once
+ATTEMPTS: Final = "x-scraperd-attempts"  # JSON: the attempts of this run that failed
 SIGNATURE: Final = "x-scraperd-signature"
 
 # Id and reply_to are signed too, but read without a signature as well: a publisher can say the same

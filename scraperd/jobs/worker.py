@@ -16,7 +16,7 @@ from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.urls import host_of
 from scraperd.broker.ports import Delay, Into, Lost, Refused, Source
-from scraperd.contract import Failure, Peeked
+from scraperd.contract import Failure, Job, Peeked
 from scraperd.jobs import unrun
 from scraperd.jobs.decode import Decoder, Undecoded
 from scraperd.jobs.envelope import Envelope
@@ -25,7 +25,7 @@ from scraperd.jobs.outcome import Outcome
 from scraperd.jobs.quarantine import Discounts
 from scraperd.jobs.received import Received
 from scraperd.jobs.record import Observer, Record
-from scraperd.jobs.verdict import Ended, Misplaced, Policy, Unrun, Verdict, decide
+from scraperd.jobs.verdict import Dead, Ended, Misplaced, Policy, Unrun, Verdict, decide
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.sandbox.extractor import Crowded
 from scraperd.scrape.request import tightest
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Destination, Epoch
     from scraperd.config.tables import JobsSettings
-    from scraperd.contract import Invalid, Job, Timings
+    from scraperd.contract import Invalid, Timings
     from scraperd.fetch.memory import Claim
     from scraperd.jobs.decode import Decoded, Prepared
     from scraperd.jobs.settle import Settler
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 FURTHEST: Final = 10 * 86400.0  # seconds; who claims a turn beyond that did not get it from us
 REFUSED_FOR: Final = 60.0  # seconds a job waits whose outcome no queue takes
+NEWER_FOR: Final = 30.0  # seconds a job waits again for a process that knows all of its fields
 CROWDED_FOR: Final = (15.0, 60.0)  # seconds a large job waits for which there is no room
 SETTLE_GRACE: Final = 5.0  # seconds a result that is being published gets past the drain deadline
 
@@ -167,26 +168,34 @@ class Worker:
         known = received.named(seen.id, seen.url, host_of(seen.url))
         tell = bool(known or seen.url or received.delivery.reply_to or not given_up)
         verdict = self._decide(received, Unrun(failure, tell))
-        return self._result(received, Failed(failure), seen), verdict
+        return self._result(received, Failed(failure), seen, dead=True), verdict
 
     async def _outcome(
         self, received: Received, job: Decoded, claim: Claim
     ) -> tuple[Ended, Outcome | None]:
         """Scrape, unless there is a reason not to. An error of ours becomes `internal`."""
         if isinstance(job, Undecoded):
-            return job.failure, self._result(received, Failed(job.failure), job.seen)
+            if self._may_be_newer(received, job):
+                return NotYet(job.names[2] or "-", NEWER_FOR), None
+            return job.failure, self._result(received, Failed(job.failure), job.seen, dead=True)
         seen, started = job.target.job, self._clocks.monotonic()
         try:
             ended = await self._scraped(received, job, claim)
             if isinstance(ended, NotYet):
                 claim.resize(0)
                 return _until_expiry(ended, seen, self._clocks.now()), None
-            outcome = self._result(received, ended, seen, started)
+            dead = self._dies(received, ended, seen)
+            outcome = self._result(received, ended, seen, started, dead=dead)
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
             failed = Failed(self._error(error, received.name))
-            outcome = self._result(received, failed, seen, started)
+            outcome = self._result(received, failed, seen, started, dead=True)
         claim.resize(len(outcome.body))
         return outcome.result.error or None, outcome
+
+    def _may_be_newer(self, received: Received, job: Undecoded) -> bool:
+        """Whether it is left to a process of a later version, which may know the field."""
+        waited = received.envelope.snoozes * NEWER_FOR
+        return job.seen.newer and waited < self._settings.unknown_field_wait
 
     async def _scraped(
         self, received: Received, job: Prepared, claim: Claim
@@ -228,14 +237,36 @@ class Worker:
         ended: Scraped | Failed,
         seen: Job | Invalid | Peeked,
         started: float | None = None,
+        *,
+        dead: bool = False,
     ) -> Outcome:
         """The result of a job of which `seen` is known; it began at `started`, if it was run."""
-        attempt = received.envelope.attempt
-        label = Label(received.name, attempt, self._name, seen.url, seen.meta)
+        noted = received.envelope
+        label = Label(
+            received.name,
+            noted.attempt,
+            self._name,
+            seen.url,
+            seen.meta,
+            run=noted.run,
+            earlier=noted.earlier,
+            limited=self._limited(seen) if isinstance(seen, Job) else UNSET,
+            dead=dead,
+        )
         timings: Timings | UnsetType = UNSET
         if started is not None:
             timings = ended.facts.timings(self._clocks.monotonic() - started)
         return Outcome.of(result_of(label, ended, timings), self._settler.limits.max_message)
+
+    def _dies(self, received: Received, ended: Scraped | Failed, job: Job) -> bool:
+        """Whether the job goes to the dead queue, so that its result can say so."""
+        if isinstance(ended, Scraped):
+            return False
+        return isinstance(self._decide(received, ended.failure, job.max_retries), Dead)
+
+    def _limited(self, job: Job) -> dict[str, float] | UnsetType:
+        """What counts in place of the job's own limits, where those are looser."""
+        return self._scraper.limited(job, max_retries=self._settings.max_retries)
 
     def _decide(
         self, received: Received, ended: Ended, max_retries: int | UnsetType = UNSET
@@ -310,7 +341,7 @@ class Worker:
         received.name = ident
         if not ident:
             received.named(UNSET, received.url, received.host)
-        outcome = self._result(received, Failed(failure), Peeked())
+        outcome = self._result(received, Failed(failure), Peeked(), dead=True)
         await self._settle(received, outcome, self._decide(received, failure))
 
     def _error(self, error: Exception, ident: str | None) -> Failure:

@@ -35,16 +35,22 @@ from scraperd.scrape.content import (
 )
 from scraperd.scrape.hops import Hops
 from scraperd.scrape.permission import Permission
-from scraperd.scrape.request import first_request, redirect, redirect_target, tightest
+from scraperd.scrape.request import (
+    first_request,
+    redirect,
+    redirect_target,
+    tightest,
+)
 from scraperd.scrape.result import Facts, Failed, Scraped, final_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from msgspec import UnsetType
     from yarl import URL
 
     from scraperd.base.clocks import Clocks
-    from scraperd.contract import Peeked
+    from scraperd.contract import Job, Peeked
     from scraperd.extract.rules import Rules
     from scraperd.fetch.memory import Budget, Claim
     from scraperd.fetch.message import Request
@@ -161,6 +167,18 @@ class Scraper:
     async def peek(self, body: bytes) -> Peeked:
         """What names the job whose body this is, without reading it in this process."""
         return await self._extractor.peek(body)
+
+    def limited(self, job: Job, *, max_retries: float) -> dict[str, float] | UnsetType:
+        """Return what counts in place of each limit of the job's that is looser than configured."""
+        own = self._settings
+        pairs = (
+            ("timeout", job.timeout, own.download_timeout),
+            ("max_body_size", job.max_body_size, own.download_maxsize),
+            ("max_redirects", job.max_redirects, own.max_redirects),
+            ("max_retries", job.max_retries, max_retries),
+        )
+        found = {name: ours for name, its, ours in pairs if its is not UNSET and its > ours}
+        return found or UNSET
 
     def snooze(self, host: str, lack: OutOfDescriptors | Crowded) -> NotYet:
         """Say when a job of `host` comes back that this process lacks something for.

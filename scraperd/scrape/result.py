@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from scraperd.base.urls import MAX_URL
-from scraperd.contract import Failure, Redirect, Result, Timings
+from scraperd.contract import VERSION, Attempt, Failure, Redirect, Result, Timings
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -75,13 +75,21 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Whose result it is, as far as anything names the job, and who made it."""
+    """Whose result it is, as far as anything names the job, and who made it.
+
+    `earlier` are the attempts before this one. `limited` is what counted in place of limits of the
+    job's own. `dead` says that the job goes to the dead queue.
+    """
 
     ident: str
     attempt: int
     worker: str
     url: str | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
+    run: int = 1
+    earlier: tuple[Attempt, ...] = ()
+    limited: dict[str, float] | UnsetType = UNSET
+    dead: bool = False
 
 
 def result_of(
@@ -92,6 +100,7 @@ def result_of(
     failure = ended.failure if isinstance(ended, Failed) else UNSET
     return Result(
         id=label.ident,
+        run=label.run,
         url=label.url,
         status="failed" if failure else "ok",
         error=failure,
@@ -99,9 +108,13 @@ def result_of(
         http_status=facts.http_status,
         redirects=list(facts.redirects) or UNSET,
         attempt=label.attempt,
+        attempts=list(label.earlier) or UNSET,
+        dead_letter=label.dead or UNSET,
+        limited=label.limited,
         timings=timings,
         fetched_at=facts.fetched_at or UNSET,
         worker=label.worker,
+        contract_version=VERSION,
         meta=label.meta,
         **facts.content,
     )

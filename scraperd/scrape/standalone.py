@@ -7,9 +7,11 @@ Must never: print, or exit.
 from __future__ import annotations
 
 import asyncio
+import math
 import mimetypes
 import uuid
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import UNSET
@@ -51,7 +53,8 @@ async def scrape(scraper: Scraper, job: Job, rules: Rules | None, clocks: Clocks
             reservation = Reservation(ended.host, 0.0)
             ended = await scraper.scrape(target, rules, claim, reservation=reservation)
     timings = ended.facts.timings(clocks.monotonic() - started)
-    return Once(result_of(_label(job), ended, timings), _matches(rules, ended.facts.hits))
+    label = replace(_label(job), limited=scraper.limited(job, max_retries=math.inf))
+    return Once(result_of(label, ended, timings), _matches(rules, ended.facts.hits))
 
 
 async def extract(

@@ -16,8 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.contract import Failure, Result
-from scraperd.jobs.envelope import Envelope, Obituary, Turn, foreign, obituary, told
+from scraperd.contract import Attempt, Failure, Result
+from scraperd.jobs.envelope import (
+    Envelope,
+    Obituary,
+    Turn,
+    foreign,
+    obituary,
+    reason_for,
+    told,
+)
 from scraperd.jobs.signing import Keys
 
 BODY = b'{"url": "http://a.example/"}'
@@ -133,7 +141,11 @@ def test_a_retry_begins_anew_and_a_snooze_goes_on() -> None:
     turn = Turn("a", 5.0)
     counts = {"attempt": 3, "snoozes": 2, "strikes": 1, "tries": 4, "waits": 6}
     now = Envelope(**counts, turn=Turn("b", 1.0), undelivered="expired")
-    assert now.retried() == Envelope(attempt=4, snoozes=2, tries=5, waits=6)
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    first = Attempt("dns", "2026-01-02T03:04:05.000+00:00", "w" * 100)
+    assert now.retried("dns", "w" * 101, at) == Envelope(
+        attempt=4, snoozes=2, tries=5, waits=6, earlier=(first,)
+    )
     assert now.snoozed(turn) == replace(now, snoozes=3, waits=7, turn=turn, undelivered=None)
 
 
@@ -181,6 +193,8 @@ def test_a_dead_letter_says_what_its_job_died_of() -> None:
     failure = Failure("dns", "no such \x1b[2Jhost", field="url")
     envelope = Envelope(strikes=3, undelivered="expired", reply_to="q")
     headers = obituary(result, "dns", failure, envelope, now)
+    assert headers["x-scraperd-dead-reason"] == "expired"
+    assert headers["x-scraperd-dead-kind"] == "dns"
     assert Obituary.of(headers) == Obituary("dns", "no such \ufffd[2Jhost", now, 3, "expired")
     assert headers["x-scraperd-reply-to"] == "q"
     assert headers["x-scraperd-worker"] == "w"
@@ -197,14 +211,74 @@ def test_a_dead_letter_says_what_its_job_died_of() -> None:
 
 
 def test_a_result_tells_its_job_without_being_opened() -> None:
-    """Id, attempt, status; and how often the job was snoozed, if it was."""
-    result = Result(id="a", status="ok", attempt=2)
+    """Id, run, attempt, status; how often it was snoozed and what headers it lost, if it did."""
+    result = Result(id="a", status="ok", attempt=2, run=3)
     assert told(result) == {
         "x-scraperd-job-id": "a",
+        "x-scraperd-run": 3,
         "x-scraperd-attempt": 2,
         "x-scraperd-status": "ok",
     }
-    assert told(result, 4)["x-scraperd-snoozes"] == 4
+    more = told(result, Envelope(snoozes=4, dropped=5))
+    assert (more["x-scraperd-snoozes"], more["x-scraperd-dropped-headers"]) == (4, 5)
+
+
+def test_the_story_of_a_job_travels_with_it() -> None:
+    """Its run, the attempts that failed, and how many headers it lost; the newest 20 attempts."""
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    envelope = Envelope(run=2, dropped=7)
+    for number in range(25):
+        envelope = envelope.retried("timeout", f"w{number}", at)
+    read = Envelope.of(envelope.headers(KEYS, BODY), BODY, KEYS)
+    assert (read.run, read.dropped, read.attempt) == (2, 7, 26)
+    assert read.earlier == envelope.earlier
+    assert [one.worker for one in read.earlier] == [f"w{n}" for n in range(5, 25)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        7,
+        "",
+        "[",
+        "[[]]",
+        '[{"kind": "dns"}]',
+        '[{"kind": 7, "at": "", "worker": ""}]',
+        '[{"kind": "dns", "at": "", "worker": "\u00e9"}]',
+        "[" + " " * 8192 + "]",
+    ],
+)
+def test_a_story_that_we_did_not_write_is_as_if_absent(value: Any) -> None:
+    """A publisher's header of that name neither raises nor is told on."""
+    assert unsigned("x-scraperd-attempts", value).earlier == ()
+
+
+def test_a_dead_letter_that_is_moved_by_hand_begins_its_next_run() -> None:
+    """A shovel or the management page keeps the headers; the next result must not look the same."""
+    result = Result(id="a", status="failed", attempt=4, run=2, worker="w")
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    old = Envelope(run=2, attempt=4).retried("dns", "w", at)
+    headers = obituary(result, "dns", Failure("dns", ""), old, at)
+    moved = Envelope.of(headers, BODY, KEYS)
+    assert (moved.run, moved.attempt, moved.earlier) == (3, 1, ())
+    assert Envelope.of(headers, BODY, None).run == 2  # in the dead queue it is what it was
+
+
+@pytest.mark.parametrize(
+    ("kind", "undelivered", "strikes", "reason"),
+    [
+        ("timeout", None, 0, "exhausted"),
+        ("invalid_job", None, 0, "invalid"),
+        ("internal", None, 0, "internal"),
+        ("internal", None, 5, "poisonous"),
+        ("expired", "expired", 0, "expired"),
+    ],
+)
+def test_a_reason_is_one_word(
+    kind: str, undelivered: str | None, strikes: int, reason: str
+) -> None:
+    """The header and the commands say the same."""
+    assert reason_for(kind, undelivered, strikes) == reason
 
 
 def test_no_header_that_begins_like_ours_travels_on_as_the_publishers() -> None:

@@ -12,7 +12,17 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.broker.ports import Delivery, GivenUp, Message, Source, count_of, reason_of
+from scraperd.broker.ports import (
+    DROPPED,
+    NOTHING,
+    Delivery,
+    GivenUp,
+    Message,
+    Own,
+    Source,
+    count_of,
+    reason_of,
+)
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
 from scraperd.broker.rabbitmq.wire.codec.properties import Properties
 from scraperd.broker.rabbitmq.wire.codec.tables import MAX_NAME_BYTES, Cut, write_table
@@ -25,9 +35,15 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.wire.machine import Delivered
 
 _COUNT: Final = "x-delivery-count"
-_BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", _COUNT)
+# Of dead letters, federation and shovels. A result with `x-received-from` would not be federated
+# back: https://www.rabbitmq.com/docs/federation-reference says that such a message has arrived.
+_BROKERS_OWN: Final = (
+    *("x-death", "x-first-death-", "x-last-death-", _COUNT, "x-acquired-count"),
+    *("x-received-from", "x-shovelled"),
+)
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
 _OURS: Final = "x-scraperd-"
+_APP: Final = "scraperd"  # of what we publish, unless it is a job that has its own
 MAX_HEADERS: Final = 100  # of a publisher; with all others fewer than tables.MAX_ENTRIES
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_OURS: Final = 1024  # bytes of one header of ours or the broker's
@@ -40,16 +56,19 @@ def properties_of(message: Message, ident: str | None = None) -> Properties:
 
     Without `ident` the message id is one that no other publish has: returns are told apart by it.
     """
+    own = message.own
     return Properties(
         content_type=message.content_type,
+        content_encoding=own.content_encoding,
         delivery_mode=2,
         headers=travelling(message.headers),
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,
         priority=message.priority,
         message_id=ident or f"{_process}-{next(_serial)}",
-        timestamp=int(time.time()),
-        app_id="scraperd",
+        timestamp=int(time.time()) if own.timestamp is None else own.timestamp,
+        message_type=own.type,
+        app_id=_APP if own is NOTHING else own.app_id,
     )
 
 
@@ -70,7 +89,9 @@ def delivery_of(
 ) -> Delivery:
     """The delivery of `wire`, from the queue that is `source`, as that of the ports."""
     properties = message.properties
-    headers = _sound(properties.headers)
+    headers, dropped = _sound(properties.headers)
+    if dropped:
+        headers[DROPPED] = count_of(headers.get(DROPPED)) + dropped
     if not message.redelivered:  # RabbitMQ counts from the second delivery on; this is from
         headers.pop(_COUNT, None)  # the publisher, or from before someone moved the message
     cut = isinstance(properties.headers, Cut)
@@ -85,6 +106,7 @@ def delivery_of(
         reply_to=_text(properties.reply_to),
         priority=properties.priority,
         content_type=_text(properties.content_type),
+        own=_own(properties),
         redeliveries=count_of(headers.get(_COUNT)),
         given_up=given_up(headers),
         overfull=MAX_HEADERS if cut or _is_overfull(headers) else 0,
@@ -115,13 +137,28 @@ def _is_overfull(headers: Mapping[str, Any]) -> bool:
     return len(theirs) > MAX_HEADERS
 
 
-def _sound(headers: Any) -> dict[str, Any]:
-    """Headers that can be sent again; those that can't (a strange type) are left behind.
+def _own(properties: Properties) -> Own:
+    """What a publisher said of a message, and what neither the broker nor a job acts on."""
+    if properties.app_id == _APP:
+        return NOTHING
+    encoding, kind = _text(properties.content_encoding), _text(properties.message_type)
+    app, at = _text(properties.app_id), properties.timestamp
+    return Own(encoding, kind, app, at) if encoding or kind or app or at is not None else NOTHING
 
-    A content header is one frame: where they are too large for it, only ours stay.
+
+def _sound(headers: Any) -> tuple[dict[str, Any], int]:
+    """Headers that can be sent again, and how many were left behind, of a strange type or size.
+
+    A content header is one frame: where they are too large for it, ours stay, and of the others
+    as many as there is room for, in their order.
     """
     if not headers:
-        return {}
+        return {}, 0
+    sound = _sendable(headers)
+    return sound, len(headers) - len(sound)
+
+
+def _sendable(headers: dict[str, Any]) -> dict[str, Any]:
     if len(max(headers, key=len)) > MAX_NAME_BYTES:
         headers = {name: v for name, v in headers.items() if len(name.encode()) <= MAX_NAME_BYTES}
     if 0 < _size(headers) <= _MAX_HEADERS:
@@ -129,8 +166,14 @@ def _sound(headers: Any) -> dict[str, Any]:
     sound = {name: v for name, v in headers.items() if _size({name: v}) > 0}
     if _size(sound) <= _MAX_HEADERS:
         return sound
-    ours = {name: v for name, v in sound.items() if name.startswith((_OURS, _COUNT))}
-    return {name: v for name, v in ours.items() if _size({name: v}) <= _MAX_OURS}
+    kept: dict[str, Any] = {}
+    room = _MAX_HEADERS
+    for name in sorted(sound, key=lambda name: not name.startswith((_OURS, _COUNT))):
+        size = _size({name: sound[name]})
+        if size <= (_MAX_OURS if name.startswith((_OURS, _COUNT)) else room):
+            kept[name] = sound[name]
+            room -= size
+    return kept
 
 
 def _size(headers: Any) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scraperd.deadletters.letter import Letter
 
 TOP: Final = 20  # rows of a summary
-_ROW: Final = "{age:>4}  {reason:<14}  {kind:<18}  {host:<30}  {attempts:>3}  {id:<36}  {message}"
+_ROW: Final = "{age:>4}  {reason:<14}  {kind:<18}  {host:<30}  {attempt:>7}  {id:<36}  {message}"
 _SUM: Final = "{count:>8}  {reason:<14}  {kind:<18}  {host}"
 
 
@@ -49,7 +49,7 @@ def command(path: Path | None, *, summary: bool, as_json: bool, **given: Any) ->
 async def _list(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # noqa: FBT001 - a flag
     now = datetime.now(UTC)
     if not as_json:
-        say(_ROW.format(**{name: name.upper() for name in _NAMES} | {"attempts": "ATT"}))
+        say(_ROW.format(**{name: name.upper() for name in _NAMES}))
 
     def show(letter: Letter) -> None:
         line = letter.line(now)
@@ -64,7 +64,7 @@ async def _list(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # n
     return missing_of(tally)
 
 
-_NAMES: Final = ("age", "reason", "kind", "host", "attempts", "id", "message")
+_NAMES: Final = ("age", "reason", "kind", "host", "attempt", "id", "message")
 
 
 def _row(line: dict[str, Any]) -> str:

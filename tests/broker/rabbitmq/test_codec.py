@@ -19,8 +19,14 @@ from pamqp import commands as spec
 from pamqp import decode, encode, frame
 from pamqp.header import ContentHeader
 
-from scraperd.broker.ports import Delivery, Epoch, GivenUp, Message, Source
-from scraperd.broker.rabbitmq.codec import MAX_HEADERS, _sound, delivery_of, properties_of
+from scraperd.broker.ports import NOTHING, Delivery, Epoch, GivenUp, Message, Own, Source
+from scraperd.broker.rabbitmq.codec import (
+    MAX_HEADERS,
+    _sound,
+    delivery_of,
+    properties_of,
+    travelling,
+)
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
 from scraperd.broker.rabbitmq.wire.codec.properties import read_properties, write_properties
 from scraperd.broker.rabbitmq.wire.codec.tables import read_table, write_table
@@ -134,7 +140,39 @@ def test_headers_too_large_for_a_frame_keep_ours() -> None:
     """A snoozed job with a stranger's large headers keeps its turn, and its count of snoozes."""
     ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-snoozes": 2}
     delivery = with_headers({**ours, "large": "x" * 70_000})
-    assert delivery.headers == ours
+    assert delivery.headers == {**ours, "x-scraperd-dropped-headers": 1}
+
+
+def test_headers_beyond_64_kib_are_left_behind_one_by_one_and_counted() -> None:
+    """What fits stays, in its order; the count adds up with what was lost on an earlier move."""
+    large = {f"h{number}": "x" * 20_000 for number in range(5)}
+    found = with_headers({**large, "small": 1, "x-scraperd-dropped-headers": 2}).headers
+    assert found == {
+        **{f"h{number}": "x" * 20_000 for number in range(3)},
+        "small": 1,
+        "x-scraperd-dropped-headers": 4,
+    }
+
+
+def test_the_publishers_own_properties_travel_with_a_job() -> None:
+    """Coding, type, application and time are read, and written on the job when it is moved."""
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    theirs = spec.Basic.Properties(
+        content_encoding="gzip", message_type="job", app_id="shop", timestamp=at
+    )
+    own = arrived(theirs).own
+    assert own == Own("gzip", "job", "shop", int(at.timestamp()))
+    again = sent(Message(b"", own=own))
+    assert (again.content_encoding, again.message_type) == ("gzip", "job")
+    assert (again.app_id, again.timestamp) == ("shop", at)
+    assert arrived(sent(Message(b""))).own is NOTHING  # what we said is not theirs
+    assert arrived(spec.Basic.Properties(app_id="shop")).own == Own(app_id="shop")
+
+
+@pytest.mark.parametrize("name", ["x-received-from", "x-shovelled", "x-shovelled-timestamp"])
+def test_headers_of_federation_and_shovels_stay_behind(name: str) -> None:
+    """A result that has them would not be federated back to where its job came from."""
+    assert travelling({name: "a", "own": 1}) == {"own": 1}
 
 
 def test_how_many_headers_are_too_many() -> None:
@@ -235,7 +273,7 @@ TYPES: dict[str, tuple[bytes, Any]] = {
 def test_a_header_of_every_type_can_travel_on(kind: str) -> None:
     """What a broker can deliver is sent again with the same meaning."""
     raw, value = TYPES[kind]
-    sound = _sound(read(table((b"k", raw))))
+    sound = _sound(read(table((b"k", raw))))[0]
     assert sound == {"k": value}
     assert decode.field_table(write_table(sound))[1] == {"k": value}
 
@@ -256,7 +294,7 @@ def test_a_header_that_can_t_be_sent_is_left_behind(raw: bytes) -> None:
     headers = read(table((b"odd", raw), *others))
     assert headers is not None
     assert "odd" in headers
-    sound = _sound(headers)
+    sound = _sound(headers)[0]
     assert sound == {kind: value for kind, (_, value) in TYPES.items()}
     assert encode.field_table(sound)
 
@@ -264,7 +302,7 @@ def test_a_header_that_can_t_be_sent_is_left_behind(raw: bytes) -> None:
 def test_not_a_number_is_a_header_too() -> None:
     """NaN, which equals nothing, travels."""
     headers = read(table((b"k", b"d" + struct.pack(">d", math.nan))))
-    assert math.isnan(_sound(headers)["k"])
+    assert math.isnan(_sound(headers)[0]["k"])
 
 
 def test_deeply_nested_headers_do_not_break_it() -> None:
@@ -272,13 +310,13 @@ def test_deeply_nested_headers_do_not_break_it() -> None:
     deep: Any = 1
     for _ in range(5000):
         deep = {"a": deep}
-    assert _sound({"deep": deep, "a": 1}) == {"a": 1}
+    assert _sound({"deep": deep, "a": 1})[0] == {"a": 1}
 
 
 @pytest.mark.parametrize("headers", [None, {}])
 def test_no_headers_are_none(headers: Any) -> None:
     """A message without headers has an empty table of them."""
-    assert _sound(headers) == {}
+    assert _sound(headers)[0] == {}
 
 
 VALUES = st.recursive(
@@ -305,7 +343,7 @@ NAMES = st.sampled_from(["x-scraperd-attempt", "x-delivery-count", "x-death", "C
 @example(headers={"a": "\ud800", "b": 2**80})
 def test_any_headers_make_a_delivery_that_can_be_settled(headers: dict[str, Any]) -> None:
     """Whatever is in the table, its headers can be published again."""
-    delivery = Delivery(b"", _sound(headers), Source.JOBS, EPOCH, never)
+    delivery = Delivery(b"", _sound(headers)[0], Source.JOBS, EPOCH, never)
     onward = Message(b"", {**delivery.headers, "x-scraperd-attempt": 2})
     assert sent(onward).headers
 
@@ -356,7 +394,7 @@ def test_a_header_that_is_no_date_is_absent_alone() -> None:
     """A timestamp beyond the year 9999 among the headers is None, and the others stay."""
     late = b"T" + b"\xff" * 8
     headers = read(table((b"late", late), (b"a", b"t\1")))
-    assert _sound(headers) == {"late": None, "a": True}
+    assert _sound(headers)[0] == {"late": None, "a": True}
 
 
 def test_a_delivery_is_itself_and_no_other() -> None:
