@@ -156,6 +156,8 @@ def test_settings_named_in_the_documents_exist() -> None:
         "delivery_mode",
         "reply_to",
         "message_id",
+        "content_encoding",
+        "app_id",
         "json_ld",
     }
     others |= {"correlation_id", "turn_of", "turn_in", "retry_after", *get_args(Kind)}

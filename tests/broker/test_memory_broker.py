@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import UNSET, UnsetType
 
 from scraperd.base.clocks import SYSTEM
 from scraperd.broker.memory import MemoryBroker
@@ -64,6 +65,11 @@ class Scrapes:
 
     def claim(self) -> Claim:
         return Budget(2**20).open()
+
+    def limited(self, _job: object, *, max_retries: float) -> UnsetType:
+        """No limit of a job's is looser."""
+        assert max_retries >= 0
+        return UNSET
 
     async def peek(self, body: bytes) -> Peeked:
         return Peeked(json.loads(body)["id"])

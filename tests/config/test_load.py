@@ -112,6 +112,7 @@ def changed(key: str, value: Any) -> Any:
         "fetch.ca_file": certifi(),
         "fetch.tls_minimum": "1.3",
         "politeness.per_host_delay": 0.5,
+        "jobs.unknown_field_wait": 600,
         "broker.allow_reply_to": ["team.*", "*.answers"],
         "hosts": {"*.example.com": {"per_host_delay": 1.5}},
         "fetch.allow_networks": ["10.0.0.0/8", "::1"],

@@ -163,6 +163,17 @@ def test_each_filter(dead: Command, letters: Dispatcher) -> None:
     assert letters.depth("dead") == 5
 
 
+def check_story(result: dict[str, Any], run: int) -> None:
+    """The result of the second and last attempt tells of the first, and of its limits."""
+    assert (result["id"], result["run"], result["attempt"]) == ("m-1", run, 2)
+    assert [one["kind"] for one in result["attempts"]] == ["http_status"]
+    assert result["attempts"][0]["worker"] == result["worker"]
+    assert result["attempts"][0]["at"] < result["fetched_at"]
+    assert result["dead_letter"] is True
+    assert result["limited"] == {"timeout": 30.0}
+    assert result["contract_version"] == "1.0"
+
+
 def test_a_requeued_job_runs_again(
     dead: Command, broker_url: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
@@ -171,13 +182,16 @@ def test_a_requeued_job_runs_again(
     """
     channel = dispatcher.channel
     replies = channel.queue_declare("", exclusive=True).method.queue
-    with Daemon(broker_url, dispatcher.prefix, jobs__max_retries=0).ready() as daemon:
+    settings = {"jobs__max_retries": 1, "jobs__retry_backoff": 0.1}
+    with Daemon(broker_url, dispatcher.prefix, **settings).ready() as daemon:
         dispatcher.publish(
-            {"url": hostel.url("/status/503")},
+            {"url": hostel.url("/status/503"), "timeout": 900},
             reply_to=replies,
             correlation_id="c-1",
             message_id="m-1",
             headers={"own": "mine"},
+            app_id="shop",
+            type="job",
         )
         first, body = dispatcher.take(replies)
         wait_for(lambda: dispatcher.depth("dead") == 1, dispatcher)
@@ -191,10 +205,17 @@ def test_a_requeued_job_runs_again(
         assert (done.returncode, done.stdout) == (0, "requeued 1 of 1 dead letters; none left\n")
         second, again = dispatcher.take(replies)
         assert daemon.drain() == 0
-    assert json.loads(body)["id"] == json.loads(again)["id"] == "m-1"
+    results = [json.loads(body), json.loads(again)]
+    for run, result in enumerate(results, 1):
+        check_story(result, run)
     assert first.correlation_id == second.correlation_id == "c-1"
     assert second.headers["own"] == "mine"
-    assert second.headers["x-scraperd-attempt"] == 1
+    assert (second.headers["x-scraperd-run"], second.headers["x-scraperd-attempt"]) == (2, 2)
+    properties, _ = dispatcher.take("dead")
+    assert properties.headers["x-scraperd-run"] == 2
+    assert properties.headers["x-scraperd-dead-reason"] == "exhausted"
+    assert json.loads(properties.headers["x-scraperd-attempts"]) == results[1]["attempts"]
+    assert (properties.app_id, properties.type) == ("shop", "job")
 
 
 def test_what_a_requeued_job_carries(dead: Command, letters: Dispatcher) -> None:
@@ -208,7 +229,7 @@ def test_what_a_requeued_job_carries(dead: Command, letters: Dispatcher) -> None
     assert [properties.message_id for properties, _ in taken] == ["id-1", "id-2", "id-1"]
     properties, body = taken[0]
     assert body == b"\xff no job"
-    assert properties.headers == {"own": [1, "a"]}
+    assert properties.headers == {"own": [1, "a"], "x-scraperd-run": 2}
     assert (properties.reply_to, properties.correlation_id) == ("r", "c")
     assert (properties.content_type, properties.delivery_mode) == ("a/b", 2)
     assert letters.depth("dead") == 0
@@ -221,7 +242,7 @@ def test_the_address_of_a_poisonous_job(dead: Command, letters: Dispatcher) -> N
     assert dead("requeue", "--reason", "poisonous").returncode == 0
     properties, _ = letters.take("jobs")
     assert properties.reply_to == "answers.here"
-    assert not any(name.startswith("x-scraperd") for name in properties.headers or {})
+    assert properties.headers == {"x-scraperd-run": 2}
 
 
 def test_kill_in_the_middle_of_a_requeue(
@@ -396,7 +417,7 @@ def test_what_the_broker_put_there(dead: Command, letters: Dispatcher) -> None:
     assert (line["kind"], line["message"]) == (None, "")
     assert dead("requeue", "--all").returncode == 0
     properties, _ = letters.take("jobs")
-    assert not properties.headers
+    assert properties.headers == {"x-scraperd-run": 2}
 
 
 def test_what_the_broker_gave_up(dead: Command, letters: Dispatcher) -> None:

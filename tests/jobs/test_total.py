@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET, UnsetType
 
 from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import (
@@ -190,6 +191,11 @@ class Scrapes:
     async def rules(self, raw: bytes) -> Rules:
         self.fault.at("rules", evil=EVIL.encode() in raw)
         raise NotImplementedError
+
+    def limited(self, _job: object, *, max_retries: float) -> UnsetType:
+        """No limit of a job's is looser."""
+        assert max_retries >= 0
+        return UNSET
 
     async def peek(self, _body: bytes) -> Peeked:
         self.fault.at("peek")
@@ -382,7 +388,7 @@ async def test_a_job_past_its_limit_that_raises_fails_alone(step: str) -> None:
     notes = {"x-scraperd-strikes": 3, "source": Source.SOLO}
     await steps.run(lambda: (steps.deliver(EVIL, kind=Raising, **notes), steps.deliver("good")))
     [letter] = steps.dead
-    assert letter.headers["x-scraperd-dead-reason"] == "internal"
+    assert letter.headers["x-scraperd-dead-kind"] == "internal"
     assert steps.results("good")
 
 

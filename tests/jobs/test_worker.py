@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import pytest
+from msgspec import UNSET, UnsetType
 
 from scraperd.base.clocks import Clocks
 from scraperd.broker.ports import Delay, Delivery, Into, Limits, Lost, Refused, Source
@@ -24,7 +25,7 @@ from scraperd.contract import Failure, Peeked
 from scraperd.fetch.memory import Budget, Claim
 from scraperd.jobs.signing import Keys
 from scraperd.jobs.unrun import MAX_SNOOZES
-from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
+from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
 from scraperd.jobs.worker import FURTHEST
 from scraperd.ops.telemetry import Observer
 from scraperd.politeness.admission import NotYet, Reservation
@@ -59,6 +60,11 @@ class Scrapes:
 
     def claim(self) -> Claim:
         return Budget(2**20).open()
+
+    def limited(self, _job: object, *, max_retries: float) -> UnsetType:
+        """No limit of a job's is looser."""
+        assert max_retries >= 0
+        return UNSET
 
     async def peek(self, _body: bytes) -> Peeked:
         return Peeked("peeked", meta=msgspec.Raw(b"7"))
@@ -235,6 +241,30 @@ async def test_a_snoozed_job_that_expires_first_comes_back_to_say_so() -> None:
         await house.idle()
     [(_, verdict)] = house.settles.settled
     assert verdict == Snooze("x", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("wait", "waited", "more", "ends"),
+    [
+        (0, 0, {"later_field": 1}, Dead("invalid_job")),
+        (60, 0, {"later_field": 1}, Snooze("x", 30.0)),
+        (60, 1, {"later_field": 1}, Snooze("x", 30.0)),
+        (60, 2, {"later_field": 1}, Dead("invalid_job")),
+        (60, 0, {"include": ["screenshot"]}, Snooze("x", 30.0)),
+        (60, 0, {"cookies": [{"name": "a", "value": "b", "later": 1}]}, Snooze("x", 30.0)),
+        (60, 0, {"timeout": "long"}, Dead("invalid_job")),
+        (60, 0, {"later_field": 1, "timeout": -1}, Snooze("x", 30.0)),
+    ],
+)
+async def test_a_job_with_an_unknown_field_may_wait_for_a_newer_process(
+    wait: float, waited: int, more: dict[str, Any], ends: Verdict
+) -> None:
+    """For jobs.unknown_field_wait seconds, 30 at a time; what no version can mean does not wait."""
+    async with House(jobs__unknown_field_wait=wait) as house:
+        house.deliver("good", **{"x-scraperd-snoozes": waited}, **more)
+        await house.idle()
+    [(_, verdict)] = house.settles.settled
+    assert verdict == ends
 
 
 async def test_a_promised_turn_is_read_from_the_header() -> None:

@@ -53,7 +53,15 @@ def test_a_failure_takes_nothing_away(kind: Kind) -> None:
 def test_what_is_not_known_is_absent() -> None:
     """Of a job of which nothing is known but its id, nothing else is told."""
     told = result_of(Label("7", 1, "w"), Failed(Failure("internal", "why")))
-    bare = Result(id="7", status="failed", attempt=1, worker="w", error=Failure("internal", "why"))
+    bare = Result(
+        id="7",
+        run=1,
+        status="failed",
+        attempt=1,
+        worker="w",
+        error=Failure("internal", "why"),
+        contract_version="1.0",
+    )
     assert msgspec.to_builtins(told) == msgspec.to_builtins(bare)
 
 
