@@ -465,8 +465,13 @@ _result_decoder = msgspec.json.Decoder(Result)
 _peeked_decoder = msgspec.json.Decoder(_Peeked)
 _maps_decoder = msgspec.json.Decoder(_Maps)
 _values_decoder = msgspec.json.Decoder(dict[str, Raw])
+_lists_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
 _encoder = msgspec.json.Encoder()
 
+_ANYTHING: Final = frozenset({"json", "meta"})  # null is a value of these
+_INTEGERS: Final = frozenset({"max_retries", "max_body_size", "max_redirects"})
+_DECIMAL: Final = re.compile(rb"-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?")
+_EXACT: Final = 2**53  # above it not each whole number is a double
 _AT: Final = " - at `$"
 _UNKNOWN: Final = "unknown field"
 _NAMED = re.compile(
@@ -505,14 +510,64 @@ def _decoded(raw: bytes) -> Job | Invalid:
     except RecursionError:
         return Invalid("", "nested too deeply")
     except msgspec.ValidationError as error:
-        field, reason = _where(raw, str(error))
-        newer = reason.startswith(_UNKNOWN) or field.startswith("include")
-        return msgspec.structs.replace(_invalid(raw, field, reason), newer=newer)
+        if (plain := _plainer(raw)) is not None:
+            return _decoded(plain)
+        return _unfit(raw, str(error))
     except msgspec.DecodeError as error:
         return Invalid("", f"not JSON: {_why_not(raw, str(error)) or error}")
-    for field, reason in _faults(job):
-        return _invalid(raw, field, reason)
-    return job
+    if job.extract is not UNSET and bytes(job.extract) == b"null":
+        job = msgspec.structs.replace(job, extract=UNSET)
+    fault = next(_faults(job), None)
+    return job if fault is None else _invalid(raw, *fault)
+
+
+def _unfit(raw: bytes, message: str) -> Invalid:
+    """The Invalid for what msgspec's `message` is about."""
+    field, reason = _where(raw, message)
+    newer = reason.startswith(_UNKNOWN) or field.startswith("include")
+    return msgspec.structs.replace(_invalid(raw, field, reason), newer=newer)
+
+
+def _plainer(raw: bytes) -> bytes | None:
+    """Return a job that was refused without what only its writer's JSON library put there.
+
+    That is `null` for a field that it does not have, and `1.0` for a whole number, which JSON
+    Schema calls an integer (2020-12, section 6.1.1). `json` and `meta` keep their `null`.
+    None if there is neither.
+    """
+    try:
+        fields = _values_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    plain = {
+        name: value
+        for name, value in fields.items()
+        if bytes(value) != b"null" or name in _ANYTHING
+    }
+    if bytes(plain.get("cookies", b"")).startswith(b"["):
+        plain["cookies"] = _without_nulls(plain["cookies"])
+    for name in _INTEGERS.intersection(plain):
+        plain[name] = Raw(_whole(bytes(plain[name])))
+    return _encoder.encode(plain) if plain != fields else None
+
+
+def _without_nulls(cookies: Raw) -> Raw:
+    try:
+        found = _lists_decoder.decode(cookies)
+    except (msgspec.DecodeError, RecursionError):
+        return cookies
+    if not any(bytes(value) == b"null" for one in found for value in one.values()):
+        return cookies
+    plain = [{k: v for k, v in one.items() if bytes(v) != b"null"} for one in found]
+    return Raw(_encoder.encode(plain))
+
+
+def _whole(text: bytes) -> bytes:
+    """A number of JSON that is whole, as an integer; anything else as it is."""
+    if not _DECIMAL.fullmatch(text):
+        return text
+    value = float(text)
+    return b"%d" % value if value.is_integer() and abs(value) <= _EXACT else text
 
 
 def refused(job: Job, field: str, reason: str) -> Invalid:

@@ -251,3 +251,22 @@ class Inflater:
             raise Undecodable(many, self.what)
         self._stream = self._open(data)
         return data
+
+
+def unpacked(data: bytes, coding: str, most: int, what: str) -> bytes:
+    """Return all that `data` stands for; `data` itself where `coding` is none of CODINGS.
+
+    `what` says in errors what named the coding. Raises Undecodable for data that is broken, or
+    ends early, or stands for more than `most` bytes.
+    """
+    name = coding.strip().lower().removeprefix("x-")
+    if name not in CODINGS:
+        return data
+    stream, pieces, size = Inflater(name, what), [], 0
+    for piece in stream.feed(data):
+        pieces.append(piece)
+        if (size := size + len(piece)) > most:
+            raise Undecodable(f"{name}: more than {most} bytes when unpacked", what)
+    if not stream.ended:
+        raise Undecodable(f"{name}: it ends early", what)
+    return b"".join(pieces)

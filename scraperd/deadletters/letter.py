@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from scraperd.base.hosts import HostSet
+from scraperd.base.inflate import Undecodable, unpacked
 from scraperd.base.urls import MAX_URL, host_of, without_credentials
 from scraperd.broker.ports import Message
 from scraperd.contract import Kind
@@ -33,6 +34,7 @@ REASONS: Final = (
     *("invalid", "exhausted", "poisonous", "internal"),
     *("expired", "delivery_limit", "rejected", "maxlen", "unknown"),
 )
+MAX_UNPACKED: Final = 16 * 1024 * 1024  # bytes; a job that is larger shows no URL
 _NAME = re.compile(r"[^\s/:?#@\\\[\]*%]+")  # what may be a host's name; yarl looks closer
 
 
@@ -122,8 +124,9 @@ def read(delivery: Delivery) -> Letter:
     on such a letter come from the publisher.
     """
     try:
-        seen = _peeked.decode(delivery.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        coding = delivery.own.content_encoding or ""
+        seen = _peeked.decode(unpacked(delivery.body, coding, MAX_UNPACKED, "content_encoding"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Undecodable):
         seen = _Peeked()
     url = seen.url if isinstance(seen.url, str) and len(seen.url) <= MAX_URL else None
     envelope = Envelope.of(delivery.headers, delivery.body, None)

@@ -169,6 +169,7 @@ class _Compiler:
     ) -> Generator[None, None, Rule]:
         if not isinstance(spec, dict):
             raise RuleError(path, f"must be a selector or a rule object, not {_json_type(spec)}")
+        spec = _given(spec)
         _check_keys(spec, path, scope)
         many = _one_of(spec, "type", ("item", "list"), path, "item") == "list"
         selectors = yield from self._selectors(spec.get("selector"), path, overlap)
@@ -286,7 +287,7 @@ class _Compiler:
         regex = self._regex(spec.get("regex"), f"{path}.regex")
         if regex is None and cast is None:
             return None
-        group = _group(spec.get("group"), regex, f"{path}.group")
+        group = _group(_whole(spec.get("group")), regex, f"{path}.group")
         program = 0 if regex is None else regex.programsize
         return Refine(regex, group, cast, decimal, formats, program)
 
@@ -339,12 +340,10 @@ def _shorthand(text: str, scope: _Scope) -> dict[str, Any]:
 
 
 def _check_keys(spec: dict[str, Any], path: str, scope: _Scope) -> None:
-    for key, value in spec.items():
+    for key in spec:
         if key not in _KEYS:
             reason = f"unknown; a rule has {', '.join(_KEYS)}"
             raise RuleError(f"{path}.{printable(key, 60)}", reason)
-        if value is None and key != "default":
-            raise RuleError(f"{path}.{key}", "must not be null; leave it out")
     if scope == "json":
         if "selector" in spec:
             raise RuleError(f"{path}.selector", "there are no elements inside of JSON")
@@ -475,12 +474,25 @@ def _one_of(
     return value
 
 
+def _given(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a rule without the keys that are null, which means absent; a default may be null."""
+    if None not in spec.values():
+        return spec
+    return {key: value for key, value in spec.items() if value is not None or key == "default"}
+
+
 def _positive(spec: Any, path: str) -> int | None:
     if spec is None:
         return None
-    if isinstance(spec, bool) or not isinstance(spec, int) or spec < 1:
+    number = _whole(spec)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise RuleError(path, "must be a whole number from 1")
-    return spec
+    return number
+
+
+def _whole(spec: Any) -> Any:
+    """`1.0` as the integer that it is to JSON Schema (2020-12, section 6.1.1)."""
+    return int(spec) if isinstance(spec, float) and spec.is_integer() else spec
 
 
 def _flag(spec: dict[str, Any], key: str, path: str) -> bool:

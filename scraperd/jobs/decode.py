@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from msgspec import UNSET
 
 from scraperd.base.fd_limits import OutOfDescriptors
+from scraperd.base.inflate import Undecodable, unpacked
 from scraperd.base.text import printable
 from scraperd.base.urls import host_of
 from scraperd.contract import Failure, Invalid, decode_job, refused
@@ -97,7 +98,11 @@ class Decoder:
 
     async def decode(self, received: Received, seconds: float) -> Decoded:
         """Return the job with its rules, or why it is none. Compiling may take `seconds`."""
-        job = decode_job(received.delivery.body, self._max_size)
+        try:
+            body = self.body_of(received.delivery)
+        except Undecodable as error:
+            return Undecoded(Invalid("", f"{error.what} {error}"))
+        job = decode_job(body, self._max_size)
         if isinstance(job, Invalid):
             return Undecoded(job)
         if fault := self._fault(received.delivery, job):
@@ -109,6 +114,17 @@ class Decoder:
         if (rules := self._scraper.known_rules(raw)) is not None:
             return Prepared(target, rules)
         return await self._compiled(received, target, raw, seconds)
+
+    def body_of(self, delivery: Delivery) -> bytes:
+        """Return a job's JSON: unpacked, if the publisher's content_encoding says so.
+
+        Raises Undecodable, also for more than jobs.max_size bytes when unpacked. What is larger as
+        it came is left alone, and so is any other content_encoding: some clients say `utf-8` there.
+        """
+        coding = delivery.own.content_encoding
+        if coding is None or len(delivery.body) > self._max_size:
+            return delivery.body
+        return unpacked(delivery.body, coding, self._max_size, "content_encoding")
 
     def _fault(self, delivery: Delivery, job: Job) -> tuple[str, str] | None:
         """What this process can't do for the job: the field, and why."""

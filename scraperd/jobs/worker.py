@@ -7,12 +7,13 @@ Must never: settle anywhere but in Settler, or let one job's failure reach anoth
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import UNSET
 
 from scraperd.base.fd_limits import OutOfDescriptors
+from scraperd.base.inflate import Undecodable
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.urls import host_of
 from scraperd.broker.ports import Delay, Into, Lost, Refused, Source
@@ -159,7 +160,8 @@ class Worker:
         """
         seen = Peeked()
         if len(received.delivery.body) <= self._settings.max_size:
-            seen = await self._scraper.peek(received.delivery.body)
+            with suppress(Undecodable):
+                seen = await self._scraper.peek(self._decoder.body_of(received.delivery))
         if given_up := received.given_up:
             told = received.delivery.given_up
             failure = unrun.given_up(received.undelivered, told.times if told else None)

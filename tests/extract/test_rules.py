@@ -52,6 +52,17 @@ def test_rules_are_compiled_once() -> None:
     assert compile_rules(bytes(bytearray(raw))) is compile_rules(raw)
 
 
+def test_a_key_of_a_rule_that_is_null_is_absent() -> None:
+    """But `default`, where null is a value; and 1.0 is a whole number (JSON Schema)."""
+    keys = ("jmespath", "output", "regex", "group", "cast", "decimal", "format", "header")
+    nulls = {**dict.fromkeys(keys), "required": None, "later": None, "default": None}
+    [(_, rule)] = compiled({"a": {"selector": "b", "type": "list", "limit": 2.0, **nulls}}).by_name
+    [(_, plain)] = compiled(
+        {"a": {"selector": "b", "type": "list", "limit": 2, "default": None}}
+    ).by_name
+    assert rule == plain
+
+
 @pytest.mark.parametrize(
     ("rules", "path", "reason"),
     [
@@ -76,7 +87,6 @@ def test_rules_are_compiled_once() -> None:
             f"longer than {MAX_SELECTOR} characters",
         ),
         ({"a": {}}, "extract.a.selector", "is required"),
-        ({"a": {"selector": None}}, "extract.a.selector", "must not be null"),
         ({"a": {"selector": 5}}, "extract.a.selector", "must be a string, not a number"),
         ({"a": {"selector": "["}}, "extract.a.selector", "not a CSS selector"),
         ({"a": {"selecter": "b"}}, "extract.a.selecter", "a rule has selector, jmespath, output, "),
@@ -92,7 +102,6 @@ def test_rules_are_compiled_once() -> None:
             "extract.a.output",
             "must be text, html, table, @att",
         ),
-        ({"a": {"selector": "b", "output": None}}, "extract.a.output", "must not be null"),
         ({"a": {"selector": "b", "output": ["c"]}}, "extract.a.output", "must be text, html"),
         (
             {"items": {"selector": ".p", "output": {"price": {"selector": "p..x"}}}},
@@ -126,7 +135,6 @@ def test_rules_that_are_no_json_are_refused(raw: bytes) -> None:
     [
         ({"jmespath": 5}, "jmespath", "must be a string, not a number"),
         ({"jmespath": ""}, "jmespath", "is empty"),
-        ({"jmespath": None}, "jmespath", "must not be null; leave it out"),
         ({"jmespath": "a["}, "jmespath", "not a JMESPath expression: "),
         ({"jmespath": "`{`"}, "jmespath", "a literal in backticks must be JSON"),
         ({"jmespath": "none(a)"}, "jmespath", "there is no function none"),
@@ -173,7 +181,6 @@ def test_rules_that_are_no_json_are_refused(raw: bytes) -> None:
         ({"selector": "a", "regex": "(b)", "group": "c"}, "group", "no group of this name"),
         ({"selector": "a", "regex": "(b)", "group": True}, "group", "must be a number or a name"),
         ({"selector": "a", "cast": "money"}, "cast", "must be int or float or bool or date or url"),
-        ({"selector": "a", "cast": None}, "cast", "must not be null"),
         ({"selector": "a", "cast": "int", "decimal": ";"}, "decimal", "must be . or ,"),
         (
             {"selector": "a", "cast": "date", "decimal": "."},

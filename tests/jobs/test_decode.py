@@ -7,15 +7,18 @@ Must never: fetch anything, or start a helper process.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
+import brotli  # type: ignore[import-untyped]
 import pytest
 from msgspec import UNSET, Raw
 
 from scraperd.base.fd_limits import OutOfDescriptors
-from scraperd.broker.ports import Delivery, Source
+from scraperd.broker.ports import Delivery, Own, Source
 from scraperd.contract import Failure, Invalid, Job
 from scraperd.extract.rules import RuleError
 from scraperd.jobs.decode import Decoder, Prepared, Undecoded
@@ -97,6 +100,45 @@ def test_a_job_without_rules_is_not_compiled() -> None:
     assert compiler.asked == []
     bare = prepared({"url": "http://x/"})
     assert (bare.names, bare.max_retries) == ((UNSET, "http://x/", "x"), UNSET)
+
+
+PLAIN = b'{"url": "http://x/", "id": "7"}'
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(PLAIN)),
+        (" X-GZIP", gzip.compress(PLAIN)),
+        ("deflate", zlib.compress(PLAIN)),
+        ("br", brotli.compress(PLAIN)),
+        ("utf-8", PLAIN),  # Celery says so
+        ("identity", PLAIN),
+    ],
+)
+def test_a_packed_job_is_unpacked(coding: str, body: bytes) -> None:
+    """By the property content_encoding; one that names no coding is passed over."""
+    assert prepared(body, own=Own(content_encoding=coding)).target.job.id == "7"
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "reason"),
+    [
+        ("gzip", PLAIN, "content_encoding gzip: "),
+        ("gzip", gzip.compress(PLAIN)[:-9], "content_encoding gzip: it ends early"),
+        ("deflate", gzip.compress(PLAIN), "content_encoding deflate: "),
+        (
+            "gzip",
+            gzip.compress(b" " * (MAX_SIZE + 1)),
+            "content_encoding gzip: more than 500 bytes when unpacked",
+        ),
+        ("gzip", b" " * (MAX_SIZE + 1), "the job has 501 bytes, more than 500 (jobs.max_size)"),
+    ],
+)
+def test_a_packed_job_that_is_broken_or_too_large(coding: str, body: bytes, reason: str) -> None:
+    """It is no job, and the reason names the property; jobs.max_size counts on both sides."""
+    found = refused(body, own=Own(content_encoding=coding))
+    assert (found.field, found.reason[: len(reason)]) == ("", reason)
 
 
 def test_rules_are_compiled_as_they_came() -> None:
