@@ -17,6 +17,7 @@ from scraperd.cli.shared.ending import in_words
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.config.load import ConfigError, notify_socket
 from scraperd.ops.log import configure
+from scraperd.ops.outlets import unwaited
 from scraperd.ops.systemd import Notifier
 from scraperd.ops.telemetry import Observer
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 @with_config
 def command(path: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+    if sys.stderr is not None:  # Python's word for one that was closed before the start
+        sys.stderr = unwaited(sys.stderr)  # libraries write to it on the event loop
     config = config_of(path)
     try:
         sys.exit(daemon.run(config, Notifier(*notify_socket())))

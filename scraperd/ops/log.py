@@ -18,11 +18,12 @@ import structlog
 from scraperd.base.jsonline import dumps
 from scraperd.base.text import printable
 from scraperd.base.urls import MAX_URL
-from scraperd.ops.sink import Sink, outlet_of
+from scraperd.ops.outlets import outlet_of
+from scraperd.ops.sink import MAX_JOBS_BYTES, Sink
 
 if TYPE_CHECKING:
     from scraperd.config.tables import LogSettings
-    from scraperd.ops.sink import Outlet
+    from scraperd.ops.outlets import Outlet
 
 _LONGEST: Final = MAX_URL  # characters of one value
 _TRACEBACK: Final = 16_384  # characters; an exception's message can quote all of a page
@@ -42,7 +43,7 @@ class Log:
         For the lines of jobs, of which there are many. `fields` hold no exception.
         """
         head = {"timestamp": _now(), "level": level, "event": event}
-        self.sink.write(_json(head | _bounded(None, "", fields)) + b"\n")
+        self.sink.write(_json(head | _bounded(None, "", fields)) + b"\n", MAX_JOBS_BYTES)
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> Log:

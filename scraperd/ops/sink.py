@@ -1,40 +1,26 @@
-"""Where the lines of the log go: a file, a pipe, a socket or a terminal, without waiting.
+"""The lines of the log on their way to an outlet, once a turn of the loop.
 
-May touch: one descriptor, timers of the running loop.
+May touch: one outlet, timers of the running loop.
 Must never: block the event loop, write a line twice, or keep more than MAX_BACKLOG_BYTES.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import select
-import socket
-import stat
 import time
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from scraperd.ops.outlets import Outlet
+
 MAX_BACKLOG_BYTES: Final = 1024**2  # of lines that the reader has not taken; a line has 100 kB
+MAX_JOBS_BYTES: Final = MAX_BACKLOG_BYTES * 3 // 4  # of it; the rest is for lines that are rare
 RETRY_INTERVAL: Final = 0.05  # seconds between two tries, while the reader takes nothing
 MAX_WAIT: Final = 1.0  # seconds that a process without a running loop waits for the reader
-
-
-class Outlet(Protocol):
-    """What takes bytes."""
-
-    def take(self, data: bytes) -> int:
-        """Take what can be taken at once. Return how many bytes. Raises OSError."""
-
-    def wait(self, seconds: float) -> None:
-        """Wait until something can be taken, or for so many seconds."""
-
-    def close(self) -> None:
-        """Close what was opened for it, and leave the descriptor that it was given."""
 
 
 class Sink:
@@ -56,6 +42,7 @@ class Sink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.Handle | None = None
         self._refused = False  # the last try failed
+        self._stalled = False  # the reader was waited for in vain, and has taken nothing since
         self._untold = 0
         self._recovered: Callable[[int], None] = lambda _: None
         self.lost = 0
@@ -76,10 +63,14 @@ class Sink:
                 self._timer.cancel()
             self._timer = self._loop = None
             self._drain()
+            self._tell()
 
-    def write(self, line: bytes) -> int:
-        """Write a whole line later in this turn. Return its length."""
-        if self._bytes + len(line) > MAX_BACKLOG_BYTES:
+    def write(self, line: bytes, most: int = MAX_BACKLOG_BYTES) -> int:
+        """Write a whole line later in this turn, unless more than `most` bytes would then wait.
+
+        Return its length.
+        """
+        if self._bytes + len(line) > most:
             self._lose(1)
             return len(line)
         self._lines.append(line)
@@ -114,7 +105,11 @@ class Sink:
                 self._timer.cancel()
             self._timer = self._loop.call_later(RETRY_INTERVAL, self._on_turn)
             return
-        if self._untold and not self._refused:
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say how many lines were lost, if the outlet takes lines."""
+        if self._untold and not self._refused and not self._stalled:
             untold, self._untold = self._untold, 0
             self._recovered(untold)
 
@@ -130,7 +125,7 @@ class Sink:
             self._give_up()
             return
         if taken:
-            self._refused = False
+            self._refused = self._stalled = False
         if self._torn and taken:
             self._torn, taken = False, taken - 1
         self._forget(taken)
@@ -155,111 +150,16 @@ class Sink:
         self._begun = taken
 
     def _drain(self) -> None:
-        """Write everything, if the reader takes it within MAX_WAIT; else it is lost."""
-        deadline = time.monotonic() + MAX_WAIT
+        """Write everything, if the reader takes it within MAX_WAIT; else it is lost.
+
+        A reader that was waited for in vain is not waited for again.
+        """
+        deadline = time.monotonic() + (0 if self._stalled else MAX_WAIT)
         while self._lines:
             self._hand_over()
             if self._lines:
                 if (left := deadline - time.monotonic()) <= 0:
+                    self._stalled = True
                     self._give_up()
                 else:
                     self._outlet.wait(left)
-
-
-def outlet_of(descriptor: int) -> Outlet:
-    """Return the outlet for an open descriptor, by what kind of file it is."""
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISSOCK(mode):
-        return _Socket(descriptor)
-    if stat.S_ISFIFO(mode):
-        return _Pipe(descriptor, select.PIPE_BUF)
-    if stat.S_ISCHR(mode):
-        return _terminal(descriptor)
-    return _File(descriptor)
-
-
-class _File:
-    """A regular file: it is always ready."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def take(self, data: bytes) -> int:
-        return os.write(self._descriptor, data)
-
-    def wait(self, seconds: float) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _Pipe:
-    """A descriptor that others share: its flags are theirs too, so it stays in blocking mode.
-
-    One that poll(2) says is ready takes PIPE_BUF bytes without blocking (pipe(7)).
-    """
-
-    def __init__(self, descriptor: int, most: int) -> None:
-        self._descriptor = descriptor
-        self._most = most
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
-
-    def take(self, data: bytes) -> int:
-        rest = memoryview(data)
-        while rest and self._poll.poll(0):
-            rest = rest[os.write(self._descriptor, rest[: self._most]) :]
-        return len(data) - len(rest)
-
-    def wait(self, seconds: float) -> None:
-        self._poll.poll(seconds * 1000)
-
-    def close(self) -> None:
-        pass
-
-
-class _NonBlocking(_Pipe):
-    """A descriptor of our own, in non-blocking mode."""
-
-    def take(self, data: bytes) -> int:
-        try:
-            return os.write(self._descriptor, data)
-        except BlockingIOError:
-            return 0
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def _terminal(descriptor: int) -> Outlet:
-    """A terminal, or another device. It is opened anew, as it can stop taking bytes (Ctrl-S)."""
-    try:
-        own = os.open(
-            f"/proc/self/fd/{descriptor}",
-            os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
-        )
-    except OSError:
-        return _File(descriptor)
-    return _NonBlocking(own, select.PIPE_BUF)
-
-
-class _Socket:
-    """A stream socket, as systemd's journal has it. A flag of each call says not to block."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(descriptor))
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLOUT)
-
-    def take(self, data: bytes) -> int:
-        try:
-            return self._socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
-
-    def wait(self, seconds: float) -> None:
-        self._poll.poll(seconds * 1000)
-
-    def close(self) -> None:
-        self._socket.close()

@@ -155,9 +155,18 @@ def _be_born(source: int, sink: int, others: tuple[int, ...], nice: int, start: 
         live(nice, start)
         code = 0
     except BaseException:  # noqa: BLE001 - what could not start says so
-        traceback.print_exc()
+        _say_fault()
     finally:
         os._exit(code)  # nothing of the parent's is to be done again here
+
+
+def _say_fault() -> None:
+    """Write the traceback to standard error, unless its reader stalls: nobody waits for that."""
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    if poll.poll(0):
+        with suppress(OSError):
+            os.write(2, traceback.format_exc().encode()[-select.PIPE_BUF :])
 
 
 def live(nice: int, start: Start) -> None:

@@ -7,12 +7,16 @@ Must never: write to the real standard output.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import json
 import os
 import pty
 import socket
+import subprocess
+import sys
 import threading
+import time
 import tty
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +27,8 @@ from hypothesis import strategies as st
 
 from scraperd.config.tables import LogSettings
 from scraperd.ops.log import configure
-from scraperd.ops.sink import MAX_BACKLOG_BYTES, Sink, outlet_of
+from scraperd.ops.outlets import outlet_of, unwaited
+from scraperd.ops.sink import MAX_BACKLOG_BYTES, MAX_JOBS_BYTES, MAX_WAIT, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,6 +166,133 @@ def test_whatever_the_outlet_takes_lines_stay_whole(
     assert len(kept) + sink.lost >= len(whole)
     completed = script.count(None)  # by the line break before the next line
     assert len(kept) + sink.lost <= len(whole) + completed
+
+
+async def test_a_line_that_is_rare_finds_room_behind_those_of_jobs() -> None:
+    """While the reader stalls, lines of jobs leave room for a line that says what went wrong: it
+    comes out when the reader does, behind the jobs and before the count of what was lost.
+    """
+    reading, writing = pipe()
+    sink, told = Sink(outlet_of(writing)), asyncio.Queue[int]()
+    got = bytearray()
+    with sink.turns(told.put_nowait):
+        for line in numbered(2000):
+            sink.write(line, MAX_JOBS_BYTES)
+            await asyncio.sleep(0)
+        lost = sink.lost
+        sink.write(b"died\n")
+
+        def read() -> None:
+            while not got.endswith(b"died\n"):
+                got.extend(os.read(reading, 1 << 16))
+
+        await asyncio.to_thread(read)
+        assert await told.get() == lost == sink.lost > 0
+    sink.close()
+    os.close(reading)
+    os.close(writing)
+    kept = bytes(got).splitlines(keepends=True)
+    assert kept[-1] == b"died\n"
+    assert kept[:-1] == numbered(len(kept) - 1)
+
+
+async def test_what_was_lost_is_said_at_the_end_too() -> None:
+    """A reader that comes back while the process ends gets the count of the lines it missed."""
+    reading, writing = pipe()
+    sink, got = Sink(outlet_of(writing)), bytearray()
+
+    def read() -> None:
+        while not got.endswith(b"lost\n"):
+            got.extend(os.read(reading, 1 << 16))
+
+    thread = threading.Thread(target=read)
+    with sink.turns(lambda count: sink.write(f"{count} lost\n".encode()) and None):
+        for line in numbered(2000):
+            sink.write(line)
+            await asyncio.sleep(0)
+        thread.start()
+    thread.join()
+    sink.close()
+    os.close(reading)
+    os.close(writing)
+    *kept, last = bytes(got).splitlines(keepends=True)
+    assert kept == numbered(len(kept))
+    assert last == f"{2000 - len(kept)} lost\n".encode()
+
+
+def test_a_reader_that_was_waited_for_in_vain_is_not_waited_for_again() -> None:
+    """Without a loop, ten lines for a reader that stalls take the wait of one."""
+    reading, writing = pipe()
+    sink = Sink(outlet_of(writing))
+    began = time.monotonic()
+    for _ in range(10):
+        sink.write(b"x" * 100_000 + b"\n")
+    assert MAX_WAIT <= time.monotonic() - began < 2 * MAX_WAIT
+    assert sink.lost == 10
+    sink.close()
+    os.close(reading)
+    os.close(writing)
+
+
+WRITER = """
+import sys
+from scraperd.ops.outlets import outlet_of
+from scraperd.ops.sink import Sink
+
+sink, mark = Sink(outlet_of(1)), sys.argv[1]
+for n in range(0, 4000, 10):
+    sink.write("".join(f'{mark} {n + k} {mark * 300}\\n' for k in range(10)).encode())
+"""
+
+
+def test_lines_of_several_processes_in_one_pipe_stay_whole() -> None:
+    """Two daemons that share their log, a pipe: each line is whole, and those of each in order."""
+    reading, writing = pipe()
+    children = [
+        subprocess.Popen([sys.executable, "-c", WRITER, mark], stdout=writing) for mark in "ab"
+    ]
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        lines = [line.decode().split(" ") for line in file]
+    assert [child.wait() for child in children] == [0, 0]
+    for mark in "ab":
+        own = [line for line in lines if line[0] == mark]
+        assert own == [[mark, str(n), mark * 300 + "\n"] for n in range(4000)]
+    assert len(lines) == 8000
+
+
+@pytest.mark.parametrize("make", [pipe, terminal, stream_socket])
+def test_the_flags_of_a_shared_descriptor_stay_as_they_were(
+    make: Callable[[], tuple[int, int]],
+) -> None:
+    """Other processes have the same open file: it does not become non-blocking for them."""
+    reading, writing = make()
+    before = fcntl.fcntl(writing, fcntl.F_GETFL)
+    sink = Sink(outlet_of(writing))
+    sink.write(b"1\n")
+    assert fcntl.fcntl(writing, fcntl.F_GETFL) == before
+    assert os.get_blocking(writing)
+    sink.close()
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("make", [pipe, stream_socket, terminal])
+def test_standard_error_of_a_daemon_is_not_waited_for(
+    make: Callable[[], tuple[int, int]],
+) -> None:
+    """What Python writes to a standard error that nobody reads is dropped, and nobody waits."""
+    reading, writing = make()
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        errors = unwaited(stream)
+        print("first", file=errors)
+        began = time.monotonic()
+        for _ in range(3000):
+            print("x" * LINE, file=errors)
+        assert time.monotonic() - began < MAX_WAIT
+        errors.close()
+        assert os.read(reading, 6) == b"first\n"
+    os.close(reading)
 
 
 TEXT = st.text() | st.text(st.characters(categories=["Cc", "Cf", "Cs"]))
