@@ -14,13 +14,14 @@ import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
 from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
-from scraperd.base.fd_limits import OutOfDescriptors, raise_limit
+from scraperd.base.fd_limits import OutOfDescriptors, are_left, raise_limit
 from scraperd.broker.rabbitmq.consumers import Prefetch
 from scraperd.broker.rabbitmq.generation import Settings
 from scraperd.broker.rabbitmq.link import Link
@@ -33,11 +34,13 @@ from scraperd.config.keys import signing_key_file, signing_keys
 from scraperd.fetch import own
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys, secret_of
-from scraperd.ops.capacity import fit, needed
+from scraperd.ops.capacity import MIN_DESCRIPTORS, fit, needed
 from scraperd.ops.log import configure
+from scraperd.ops.stopping import IGNORED, STOPPING, Stop
 from scraperd.ops.telemetry import Observer
 from scraperd.sandbox.confine import keep_secrets, lacking
 from scraperd.sandbox.extractor import Crowded
+from scraperd.sandbox.trial import can_start
 from scraperd.wiring import broker_limits, fetcher_of, scraper_of, worker_of
 
 if TYPE_CHECKING:
@@ -57,11 +60,17 @@ STOP_MARGIN: Final = 30.0  # seconds past shutdown_timeout: settling, and a brok
 START_EXTENSION: Final = 30  # seconds systemd grants at a time while the broker is away
 
 
+class Lacking(Exception):  # noqa: N818 - a state of this machine
+    """This machine has too few descriptors or processes for any work; the message says so."""
+
+
 def run(config: Config, notifier: Notifier) -> int:
     """Run the daemon until a signal ends it; returns the exit code.
 
-    Raises ConfigError if the keys that sign headers can't be read.
+    Raises ConfigError if the keys that sign headers can't be read, Lacking if the machine's
+    limits leave no room for any work.
     """
+    _check_limits(config)
     if not config.sandbox.dumpable:
         keep_secrets()
     keys = keys_of(config)
@@ -76,6 +85,21 @@ def run(config: Config, notifier: Notifier) -> int:
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_logged(log.sink, _main(config, keys, notifier, observer), observer))
+
+
+def _check_limits(config: Config) -> None:
+    """Raise Lacking if not even one page could be fetched and searched under these limits."""
+    most = raise_limit()
+    if not are_left(MIN_DESCRIPTORS):
+        raise Lacking(
+            f"the limit of file descriptors is {most}, which leaves fewer than {MIN_DESCRIPTORS} "
+            "for the daemon: raise LimitNOFILE (ulimit -n)"
+        )
+    if (count := config.sandbox.processes) and (fault := can_start(1 + count)):
+        raise Lacking(
+            f"{1 + count} helper processes can't be started: {fault}: raise LimitNPROC "
+            "(ulimit -u) or TasksMax, or lower sandbox.processes"
+        )
 
 
 async def _logged(sink: Sink, main: Coroutine[Any, Any, int], observer: Observer) -> int:
@@ -119,6 +143,8 @@ async def _main(config: Config, keys: Keys, notifier: Notifier, observer: Observ
             return EXIT_INTERNAL
         observer.event("config", error=_first(refused))
         return EXIT_CONFIG
+    finally:
+        _ignore_signals()
     observer.event("stop", done=observer.tally.done, dead=observer.tally.dead)
     return EXIT_OK
 
@@ -202,19 +228,34 @@ def _on_signals(observer: Observer) -> asyncio.Future[str]:
     """
     loop = asyncio.get_running_loop()
     first: asyncio.Future[str] = loop.create_future()
+    stop = Stop()
 
     def on_signal(number: signal.Signals) -> None:
-        if not first.done():
-            first.set_result(number.name)
-            return
-        observer.event("second_signal", signal=number.name)
-        os._exit(128 + number)
+        match stop.take(number, loop.time()):
+            case "first" if not first.done():
+                first.set_result(number.name)
+            case "second":
+                observer.event("second_signal", signal=number.name)
+                os._exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         loop.add_signal_handler(number, on_signal, number)
-    # Its default would end the process undrained, and systemd would take that for a clean exit.
+    # Their default would end the process undrained, and systemd takes SIGHUP for a clean exit.
     loop.add_signal_handler(signal.SIGHUP, observer.event, "hangup_ignored")
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        said = partial(observer.event, "signal_ignored", signal=number.name)
+        loop.add_signal_handler(number, said)
     return first
+
+
+def _ignore_signals() -> None:
+    """Let no signal change how a process ends that has stopped already."""
+    loop, numbers = asyncio.get_running_loop(), {*STOPPING, *IGNORED}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    for number in numbers:
+        loop.remove_signal_handler(number)  # which leaves the default
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 async def _drain(config: Config, services: _Services, observer: Observer, why: str) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import resource
 import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from scraperd.base.backoff import backoff, within
@@ -48,6 +49,17 @@ def none_left() -> bool:
     except OSError as error:
         return error.errno in _SHORT
     return False
+
+
+def are_left(count: int) -> bool:
+    """Whether so many sockets can be made, at the same time."""
+    with ExitStack() as stack:
+        try:
+            for _ in range(count):
+                stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        except OSError:
+            return False
+    return True
 
 
 def pauses(patience: float = PATIENCE) -> Iterator[float]:

@@ -7,8 +7,6 @@ Must never: print a result in another form than `scraperd results` does.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -19,13 +17,15 @@ from msgspec.structs import replace
 
 from scraperd import batch
 from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say
+from scraperd.cli.shared.inputs import opened
 from scraperd.cli.shared.messages import show_message
 from scraperd.cli.shared.options import config_of, with_config
-from scraperd.cli.shared.running import run
+from scraperd.cli.shared.running import run, stopped_by
 from scraperd.ops.log import configure
 from scraperd.ops.telemetry import Observer
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterator
 
     from scraperd.batch import Line, Progress
@@ -35,20 +35,20 @@ TOLD_EVERY: Final = 0.2  # seconds between two updates of the progress bar
 
 
 @click.command("batch", epilog=EPILOG)
-@click.argument("file", type=click.File("rb"))
+@click.argument("source", metavar="FILE")
 @click.option(
     "--resume",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Results of an earlier run: jobs that have one are left out.",
 )
 @with_config
-def command(path: Path | None, file: IO[bytes], resume: Path | None) -> None:
+def command(path: Path | None, source: str, resume: Path | None) -> None:
     """Scrape the URLs or jobs in FILE (`-` is standard input), one a line, without a broker.
 
     A line is a URL, or a job as JSON. Results come on standard output, one a line, as they are
     ready. After Ctrl-C go on with: scraperd batch FILE --resume RESULTS >> RESULTS
     """
-    config = config_of(path)
+    config, file = config_of(path), opened(source)
     quiet = "error" if config.log.level == "error" else "warning"
     configure(replace(config.log, level=quiet), sys.stderr)
     try:
@@ -78,36 +78,31 @@ def _count(file: IO[bytes], known: batch.Resumed) -> int | None:
 
 
 async def _run(config: Config, lines: Iterator[Line], total: int | None) -> int:
-    stop, signals = asyncio.Event(), list[signal.Signals]()
+    stop = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
-        if signals:
-            os._exit(128 + number)
-        signals.append(number)
-        say(f"scraperd: {number.name}: waiting for jobs that are under way", err=True)
         stop.set()
+        say(f"scraperd: {number.name}: waiting for jobs that are under way", err=True)
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
     bar = _Bar(total)
-    try:
-        progress = await batch.run(
-            config,
-            lines,
-            lambda raw: show_message(raw, "the results"),
-            Observer(),
-            stop=stop,
-            tell=bar.tell,
-        )
-    finally:
-        bar.end()
+    with stopped_by(on_signal) as stopped:
+        try:
+            progress = await batch.run(
+                config,
+                lines,
+                lambda raw: show_message(raw, "the results"),
+                Observer(),
+                stop=stop,
+                tell=bar.tell,
+            )
+        finally:
+            bar.end()
     ok = progress.done - progress.failed
     say(f"scraperd: {ok} ok, {progress.failed} failed", err=True)
-    if signals and progress.done != total:
+    if stopped.first and progress.done != total:
         left = "all others" if total is None else f"{total - progress.done} of {total} jobs"
         say(f"scraperd: {left} have no result; go on with --resume RESULTS", err=True)
-        return 128 + signals[0]
+        return 128 + stopped.first
     return EXIT_FAILED if progress.failed else 0
 
 

@@ -20,12 +20,29 @@ EXIT_USAGE: Final = 2
 EXIT_INTERNAL: Final = os.EX_SOFTWARE  # 70, of sysexits.h
 EXIT_CONFIG: Final = os.EX_CONFIG  # 78, of sysexits.h: systemd must not restart us into it
 EXIT_INTERRUPTED: Final = 130
-EXIT_TERMINATED: Final = 143
 
 EPILOG: Final = """Exit codes: 0 done; 1 it ran and the answer is no (failed page, no broker);
-2 wrong usage or input; 70 internal error; 78 wrong configuration; 128+N ended by signal N."""
+2 wrong usage or input; 70 internal error; 71 no memory, file descriptor or process left;
+78 wrong configuration; 128+N ended by signal N."""
 
 WIDEST: Final = 2_000  # characters of a line of text
+
+
+_prints = 0
+
+
+def prints() -> int:
+    """Return twice the number of lines printed so far, plus one while a line is being printed."""
+    return _prints
+
+
+def _echo(text: str | bytes, *, err: bool = False) -> None:
+    global _prints  # noqa: PLW0603 - a signal's handler looks at it
+    _prints += 1
+    try:
+        click.echo(text, err=err)
+    finally:
+        _prints += 1
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -34,12 +51,12 @@ def say(text: str, *, err: bool = False) -> None:
     if out is None:  # it was closed before the start
         return
     shown = printable(text, WIDEST)
-    click.echo(shown.encode(out.encoding, "backslashreplace").decode(out.encoding), err=err)
+    _echo(shown.encode(out.encoding, "backslashreplace").decode(out.encoding), err=err)
 
 
 def show(text: str) -> None:
     """Print JSON that `jsonline` made: what could steer the terminal is escaped in it."""
-    click.echo(text.encode())
+    _echo(text.encode())
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -6,6 +6,7 @@ Must never: hold logic of its own.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,18 @@ import click
 from scraperd import daemon
 from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_INTERNAL, fail
 from scraperd.cli.shared.ending import in_words
+from scraperd.cli.shared.lacks import (
+    EXIT_LACK,
+    MIN_MEMORY_BYTES,
+    lack,
+    memory_is_left,
+    too_little_memory,
+)
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.config.load import ConfigError, notify_socket
 from scraperd.ops.log import configure
 from scraperd.ops.outlets import unwaited
+from scraperd.ops.stopping import IGNORED
 from scraperd.ops.systemd import Notifier
 from scraperd.ops.telemetry import Observer
 
@@ -29,14 +38,22 @@ if TYPE_CHECKING:
 @with_config
 def command(path: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     if sys.stderr is not None:  # Python's word for one that was closed before the start
         sys.stderr = unwaited(sys.stderr)  # libraries write to it on the event loop
     config = config_of(path)
+    if not memory_is_left(MIN_MEMORY_BYTES):
+        fail(too_little_memory(), EXIT_LACK)
     try:
         sys.exit(daemon.run(config, Notifier(*notify_socket())))
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
+    except daemon.Lacking as error:
+        fail(str(error), EXIT_LACK)
     except Exception as error:  # noqa: BLE001 - nobody can run it again to see the traceback
+        if (words := lack(error)) is not None:
+            fail(words, EXIT_LACK)
         configure(config.log)  # the error may have come before the daemon did
         Observer().trouble("died", error)
         fail(f"internal error: {in_words(error)}; its traceback is in the log", EXIT_INTERNAL)

@@ -36,6 +36,10 @@ ORDER: Final = struct.Struct(">iB?")  # whom to end; if NOBODY: begin one, of th
 NEWS: Final = struct.Struct(">ii")  # who has STARTED, or ended with this code; NOBODY, and why not
 NOBODY: Final = 0
 STARTED: Final = 1 << 30
+_NOT_OURS: Final = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2),
+)
 _BEGUN: Final = 2  # descriptors that come with an order to begin one
 
 
@@ -65,7 +69,7 @@ def main() -> None:
     start = msgspec.json.decode(sys.argv[1], type=Start)
     # A signal for the whole group (Ctrl-C, a service manager's stop) is the parent's to obey:
     # it may still want answers. The end of the input ends us.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _NOT_OURS:
         signal.signal(number, signal.SIG_IGN)
     keep_secrets()
     die_with_parent()
@@ -172,7 +176,7 @@ def _say_fault() -> None:
 def live(nice: int, start: Start) -> None:
     """Answer requests until standard input ends."""
     os.nice(nice)
-    resource.setrlimit(resource.RLIMIT_AS, (start.memory, start.memory))
+    _limit_memory(start.memory)
     source, sink, statm = io.FileIO(0), io.FileIO(1, "w"), io.FileIO("/proc/self/statm")
     sys.stdout = sys.stderr  # what a library prints is not a reply
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -180,6 +184,13 @@ def live(nice: int, start: Start) -> None:
     os.close(nothing)
     confine()
     serve(io.BufferedReader(source, 256 * 1024), sink, statm, start)
+
+
+def _limit_memory(memory: int) -> None:
+    """Bound the address space by `memory` bytes, or by the lower limit that the machine set."""
+    limits = [it for it in resource.getrlimit(resource.RLIMIT_AS) if it != resource.RLIM_INFINITY]
+    most = min([memory, *limits])
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def serve(source: io.BufferedReader, sink: io.FileIO, statm: io.FileIO, start: Start) -> None:

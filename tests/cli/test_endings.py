@@ -1,6 +1,6 @@
 """How a command ends when something happens that nobody expected: in words, and with its code.
 
-May touch: the `scraperd` command as a subprocess, with a broken library or few descriptors.
+May touch: the `scraperd` command as a subprocess, with a broken library.
 Must never: reach into a command's code; what fails here can fail anywhere.
 """
 
@@ -38,7 +38,6 @@ async def cancelled():
 
 failing("value", ValueError("amqp://me:hunter2/?#hunter2@host/ \\x1b[2J\\nsays no"))
 failing("silent", ZeroDivisionError())
-failing("memory", MemoryError())
 failing("end", EOFError("nothing left"))
 failing("group", ExceptionGroup("two", [ExceptionGroup("one", [KeyError("x")]), ValueError("y")]))
 failing("os", PermissionError(13, "Permission denied", "/etc/shadow"))
@@ -70,7 +69,6 @@ def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     [
         ("value", "ValueError: amqp://host/ \N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}"),
         ("silent", "ZeroDivisionError\n"),
-        ("memory", "MemoryError\n"),
         ("end", "EOFError: nothing left\n"),
         ("group", "KeyError: 'x'\n"),
         ("os", "PermissionError: [Errno 13] Permission denied: '/etc/shadow'\n"),
@@ -154,37 +152,38 @@ def test_a_broken_library_ends_each_command_with_70(tmp_path: Path, command: str
     assert hint == HINT
 
 
-def few_descriptors(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with too few file descriptors for an event loop."""
-    argv = ["bash", "-c", 'ulimit -n 8; exec "$0" "$@"', sys.executable, "-m", "scraperd", *command]
-    return subprocess.run(
-        argv, env=environment({}), capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-@pytest.mark.parametrize("command", ["check", "scrape http://x/", "results", "dead list"])
-def test_no_descriptor_for_the_event_loop_is_70(command: str) -> None:
-    """A line says what is missing and in which command; nothing complains of its own end."""
-    done = few_descriptors(*command.split())
-    assert done.returncode == 70
-    file = "/".join([*command.split()[:1], *(["list"] if "dead" in command else [])])
-    said = f"scraperd: internal error: OSError: [Errno 24] Too many open files (scraperd/cli/{file}"
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "never awaited" not in done.stderr
-
-
-def test_the_daemon_has_the_traceback_in_its_log() -> None:
+def test_the_daemon_has_the_traceback_in_its_log(tmp_path: Path) -> None:
     """Nobody can run it again to see one: `died` has it, as for a part of it that dies later."""
-    done = few_descriptors("run")
+    (tmp_path / "uvloop.py").write_text("def new_event_loop(): raise ValueError('no loop today')\n")
+    done = run("-m", "scraperd", "run", PYTHONPATH=str(tmp_path))
     assert done.returncode == 70
     died = json.loads(done.stdout.splitlines()[-1])
     assert died["event"] == "died"
     assert died["exception"].startswith("Traceback")
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("scraperd: internal error: OSError: [Errno 24] Too many open files (")
+    assert last.startswith("scraperd: internal error: ValueError: no loop today (")
     assert last.endswith("; its traceback is in the log")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("MemoryError()", "out of memory"),
+        ("OSError(errno.ENOMEM, 'x')", "out of memory"),
+        ("ImportError('lib.so: cannot allocate memory in static TLS block')", "out of memory"),
+        ('RuntimeError("can\'t start new thread")', "no further process or thread can be started"),
+        ("BlockingIOError(errno.EAGAIN, 'x')", "no further process or thread can be started"),
+        ("ExceptionGroup('x', [OSError(errno.ENFILE, 'x')])", "out of file descriptors"),
+    ],
+)
+def test_what_the_machine_lacks_is_a_line_and_71(error: str, said: str) -> None:
+    """Out of memory, descriptors or processes: one line says so, and the limits that are set."""
+    code = f"import errno\n{FAILING.replace('main()', '')}\nfailing('lack', {error})\nmain()"
+    done = run("-c", code, "lack")
+    assert done.returncode == 71
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"scraperd: {said}")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])

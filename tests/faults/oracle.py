@@ -25,6 +25,7 @@ TROUBLE = (
     *("broker_limit", "consumer_starved", "queue_differs"),
     *("descriptors_few", "descriptors_exhausted", "helpers_busy"),
     *("publish_refused", "drain_timeout", "second_signal", "hangup_ignored", "config"),
+    "signal_ignored",
 )
 SLACK = 5.0  # seconds past three heartbeats in which a lost broker must have been noticed
 HEARTBEAT = 10  # the daemon's default

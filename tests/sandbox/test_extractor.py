@@ -281,7 +281,13 @@ async def test_a_signal_for_the_group_does_not_end_a_helper() -> None:
         before = children()
         await take(extractor, LARGE, {"t": "h1"})
         (pid,) = children() - before
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+        ):
             os.kill(pid, number)
         assert (await take(extractor, LARGE, {"t": "h1"}))["data"] == {"t": "Large"}
         assert children() - before == {pid}

@@ -60,7 +60,7 @@ def command(
 
 def _agreed(config: Config, wanted: desk.Wanted) -> desk.Tally:
     """The letters that someone agreed to remove, counted; ends the process if nobody did."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         fail("nobody can be asked here: give --yes to remove dead letters", EXIT_USAGE)
     found: list[desk.Tally] = []
 

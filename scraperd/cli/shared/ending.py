@@ -18,11 +18,13 @@ import click
 
 from scraperd.base.text import printable, text_without_credentials
 from scraperd.cli.console import EXIT_FAILED, EXIT_INTERNAL, WIDEST, fail, say
+from scraperd.cli.shared.lacks import EXIT_LACK, lack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NO_OUTPUT: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no socket says these
+# No socket says these. EBADF: it was closed before the start (`scraperd.__main__`).
+_NO_OUTPUT: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 _ROOT: Final = Path(__file__).parents[3]  # the folder that scraperd is installed in
 _PACKAGE: Final = str(_ROOT / "scraperd") + os.sep
 _SHARED: Final = str(Path(__file__).parent) + os.sep  # every command's errors pass through here
@@ -43,8 +45,11 @@ def mute() -> None:
 def end_unexpected(error: BaseException) -> NoReturn:
     """End the process with exit code 70 and a line that says what happened and where.
 
-    Python's development mode (PYTHONDEVMODE=1) shows the traceback as well.
+    With 71 if the machine lacks something, such as memory. Python's development mode
+    (PYTHONDEVMODE=1) shows the traceback as well.
     """
+    if (words := lack(error)) is not None and not sys.flags.dev_mode:
+        fail(words, EXIT_LACK)
     with contextlib.suppress(Exception):  # standard error can be full or closed too
         if sys.flags.dev_mode:
             for line in "".join(traceback.format_exception(error)).splitlines():

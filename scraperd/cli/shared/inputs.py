@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
@@ -19,9 +20,9 @@ from scraperd.extract.limits import bounds_of
 from scraperd.extract.rules import RuleError, Rules
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from scraperd.config.settings import Config
+
+_CLOSED: Final = "-: can't be read: standard input is closed"
 
 
 def bytes_of(path: Path) -> bytes:
@@ -35,11 +36,23 @@ def bytes_of(path: Path) -> bytes:
 def bytes_of_input() -> bytes:
     """All of standard input, or the end in words."""
     if sys.stdin is None:  # Python's word for one that was closed before the start
-        fail("-: can't be read: standard input is closed", EXIT_USAGE)
+        fail(_CLOSED, EXIT_USAGE)
     try:
         return sys.stdin.buffer.read()
     except OSError as error:
         fail(f"-: can't be read: {error.strerror}", EXIT_USAGE)
+
+
+def opened(source: str) -> IO[bytes]:
+    """Return a file to read, or standard input for `-`; or the end in words."""
+    if source == "-":
+        if sys.stdin is None:
+            fail(_CLOSED, EXIT_USAGE)
+        return sys.stdin.buffer
+    try:
+        return Path(source).open("rb")
+    except OSError as error:
+        fail(f"{source}: can't be read: {error.strerror}", EXIT_USAGE)
 
 
 def text_of(raw: bytes, source: str | Path) -> str:

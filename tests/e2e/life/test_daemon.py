@@ -372,6 +372,35 @@ def test_sighup_is_ignored(broker_url: str, prefix: str, dispatcher: Dispatcher)
         assert daemon.drain() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_of_users_are_ignored(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, number: signal.Signals
+) -> None:
+    """A signal without a meaning, from a log rotation say, neither ends it nor goes unsaid."""
+    with Daemon(broker_url, prefix).ready() as daemon:
+        daemon.send_signal(number)
+        daemon.wait_for_line("signal_ignored")
+        assert daemon.logged("signal_ignored")[0]["signal"] == number.name
+        assert daemon.drain() == 0
+
+
+def test_ctrl_c_that_comes_twice_is_one(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """A terminal and a supervisor both send SIGINT: the job in flight is finished all the same."""
+    with Daemon(broker_url, prefix, jobs__shutdown_timeout=60).ready() as daemon:
+        dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"})
+        hostel.wait_for(lambda hits: len(hits) == 1)
+        daemon.send_signal(signal.SIGINT)
+        daemon.wait_for_line('"event":"drain"')
+        daemon.send_signal(signal.SIGINT)
+        daemon.send_signal(signal.SIGTERM)
+        hostel.release()
+        assert daemon.wait(30) == 0
+        assert not daemon.logged("second_signal")
+    assert dispatcher.results(1)[0]["id"] == "a"
+
+
 def test_a_second_signal_ends_at_once(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
