@@ -35,7 +35,10 @@ def main() -> None:
             raise
         os.write(2, f"scraperd: {words}\n".encode(errors="replace"))
         sys.exit(EXIT_LACK)
-    command()
+    try:
+        command()
+    finally:  # the exit code is decided; the interpreter's end takes some milliseconds
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _occupy_standard_streams() -> None:

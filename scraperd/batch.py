@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,17 +59,27 @@ _idents: Final = msgspec.json.Decoder(_Ident)
 
 
 def lines_of(raw: Iterable[bytes]) -> Iterator[Line]:
-    """The jobs of a file: a line is a URL, or a job's JSON. Empty lines and `#` are passed over."""
+    """The jobs of a file: a line is a URL, or a job's JSON. Empty lines and `#` are passed over.
+
+    A byte order mark at the beginning is passed over too.
+    """
     for number, line in enumerate(raw, 1):
-        text = line.strip()
+        text = (line.removeprefix(BOM_UTF8) if number == 1 else line).strip()
         if not text or text.startswith(b"#"):
             continue
         if text.startswith(b"{"):
             yield Line(number, text, None)
         else:
-            url = text.decode(errors="surrogateescape")
-            url = url.encode(errors="replace").decode()
-            yield Line(number, msgspec.json.encode({"url": url}), url)
+            yield _plain(number, text)
+
+
+def _plain(number: int, text: bytes) -> Line:
+    """The job of a URL. One that is not UTF-8 is its own body: it is refused, and told where."""
+    try:
+        url = text.decode()
+    except UnicodeDecodeError:
+        return Line(number, text, None)
+    return Line(number, msgspec.json.encode({"url": url}), url)
 
 
 @dataclass(slots=True)
@@ -88,7 +99,7 @@ class Resumed:
             if torn:
                 raise ResumeError(f"line {torn} of the results is not a result")
             try:
-                result = _idents.decode(line)
+                result = _idents.decode(line.removeprefix(BOM_UTF8) if number == 1 else line)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 torn = number
                 continue

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from scraperd import batch
 from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say
-from scraperd.cli.shared.inputs import opened
+from scraperd.cli.shared.inputs import InputError, lines_in, opened
 from scraperd.cli.shared.messages import show_message
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.cli.shared.running import run, stopped_by
@@ -53,26 +53,28 @@ def command(path: Path | None, source: str, resume: Path | None) -> None:
     configure(replace(config.log, level=quiet), sys.stderr)
     try:
         known = _known(resume)
-        total = _count(file, known)
-        lines = (line for line in batch.lines_of(file) if not known.take(line))
-        run(_run(config, lines, total))
+        total = _count(file, source, known)
+        jobs = batch.lines_of(lines_in(file, source))
+        run(_run(config, (job for job in jobs if not known.take(job)), total))
     except batch.ResumeError as error:
         fail(f"--resume: {error}", EXIT_USAGE)
+    except InputError as error:
+        fail(str(error), EXIT_USAGE)
 
 
 def _known(resume: Path | None) -> batch.Resumed:
     if resume is None:
         return batch.Resumed()
-    with resume.open("rb") as results:
-        return batch.Resumed.of(results)
+    with opened(str(resume)) as results:
+        return batch.Resumed.of(lines_in(results, str(resume)))
 
 
-def _count(file: IO[bytes], known: batch.Resumed) -> int | None:
+def _count(file: IO[bytes], source: str, known: batch.Resumed) -> int | None:
     """How many jobs there are to do; None if that can't be known before they are read."""
     if not file.seekable():
         return None
     there = batch.Resumed(dict(known.known))
-    total = sum(not there.take(line) for line in batch.lines_of(file))
+    total = sum(not there.take(line) for line in batch.lines_of(lines_in(file, source)))
     file.seek(0)
     return total
 
@@ -95,6 +97,8 @@ async def _run(config: Config, lines: Iterator[Line], total: int | None) -> int:
                 stop=stop,
                 tell=bar.tell,
             )
+        except BaseExceptionGroup as group:
+            raise _fault_of_input(group) or group from None
         finally:
             bar.end()
     ok = progress.done - progress.failed
@@ -104,6 +108,12 @@ async def _run(config: Config, lines: Iterator[Line], total: int | None) -> int:
         say(f"scraperd: {left} have no result; go on with --resume RESULTS", err=True)
         return 128 + stopped.first
     return EXIT_FAILED if progress.failed else 0
+
+
+def _fault_of_input(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return what is wrong with the input if nothing else went wrong."""
+    faults, others = group.split((batch.ResumeError, InputError))
+    return faults.exceptions[0] if faults is not None and others is None else None
 
 
 class _Bar:

@@ -6,6 +6,7 @@ Must never: log, exit, or say what a file holds.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +27,10 @@ def credential(name: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def read(path: str | Path, most: int = LARGEST) -> bytes:
-    """Return what a file holds, without white space around it. Raises ValueError, with the path."""
+    """Return what a file holds, without white space around it. Raises ValueError, with the path.
+
+    A byte order mark at the beginning, which editors of Windows write, is left out.
+    """
     shown = printable(str(path))
     try:
         with Path(path).open("rb") as file:
@@ -36,7 +40,7 @@ def read(path: str | Path, most: int = LARGEST) -> bytes:
         raise ValueError(f"{shown}: {why}") from error
     if len(data) > most:
         raise ValueError(f"{shown} has more than {most} bytes")
-    if not (text := data.strip()):
+    if not (text := data.removeprefix(BOM_UTF8).strip()):
         raise ValueError(f"{shown} is empty")
     return text
 
@@ -47,4 +51,4 @@ def lines_of(path: str | Path) -> tuple[str, ...]:
         text = read(path).decode()
     except UnicodeDecodeError:
         raise ValueError(f"{printable(str(path))} is not UTF-8") from None
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    return tuple(line.strip() for line in text.split("\n") if line.strip())

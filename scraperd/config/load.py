@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tomllib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,7 +73,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
             continue
         hint = SETTINGS[name]
         try:
-            values[name] = msgspec.convert(raw, hint)
+            values[name] = _within_machine(msgspec.convert(raw, hint))
         except (msgspec.ValidationError, UnicodeError) as error:
             faults.append(f"{source}: {name}{_entry(hint, raw)}: {_reason(name, error)}")
             bad.add(name)
@@ -87,6 +88,13 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def _within_machine(value: Any) -> Any:
+    """Return the value. Raises msgspec.ValidationError for an integer that takes over 64 bits."""
+    if type(value) is int and value > sys.maxsize:
+        raise msgspec.ValidationError(f"Expected `int` <= {sys.maxsize}")
+    return value
 
 
 def _config_of(values: dict[str, Any]) -> Config:
@@ -134,7 +142,7 @@ def _from_file(path: Path | None) -> Iterator[tuple[str, str, Any]]:
     if path is None:
         return
     try:
-        table = _toml_table(path.read_text(encoding="utf-8"))
+        table = _toml_table(path.read_text(encoding="utf-8-sig"))  # as Windows editors write it
     except OSError as error:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
     except ValueError as error:  # that of TOML, of UTF-8, or of a number with 5,000 digits

@@ -23,7 +23,7 @@ OTHER = "amqps://user:hunter2@other.example/v"
 
 @pytest.mark.parametrize(
     ("text", "urls"),
-    [(URL, (URL,)), (f"\n  {URL}\r\n\n{OTHER} \n", (URL, OTHER))],
+    [(URL, (URL,)), (f"\n  {URL}\r\n\n{OTHER} \n", (URL, OTHER)), (f"\ufeff{URL}\r\n", (URL,))],
 )
 def test_the_broker_s_urls_are_the_lines_of_their_file(
     text: str, urls: tuple[str, ...], write: Callable[[str | bytes], Path], tmp_path: Path

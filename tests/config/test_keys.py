@@ -27,6 +27,7 @@ GOOD_KEY = "k" * 32
         (GOOD_KEY, 1),
         (f"\n  {GOOD_KEY}\t\r\n\n{'l' * 64}\n", 2),
         (b"\xff\x00" * 16, 1),
+        (b"\xef\xbb\xbf" + GOOD_KEY.encode(), 1),
     ],
 )
 def test_the_signing_keys_are_the_lines_of_their_file(

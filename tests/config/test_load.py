@@ -351,6 +351,7 @@ BAD_VALUES: list[tuple[str, str, str]] = [
     ("concurrency", "1.5", "concurrency: Expected `int`, got `float` (pages)"),
     ("concurrency", "0", "concurrency: Expected `int` >= 1 (pages)"),
     ("concurrency", "100001", "concurrency: Expected `int` <= 100000 (pages)"),
+    ("sandbox.memory", "9" * 19, "sandbox.memory: Expected `int` <= 9223372036854775807 (bytes)"),
     ("jobs.timeout", "nan", "jobs.timeout: Expected `float` > 0.0 (seconds)"),
     ("jobs.timeout", "inf", "jobs.timeout: Expected `float` <= 86400.0 (seconds)"),
     ("jobs.timeout", "-1", "jobs.timeout: Expected `float` > 0.0 (seconds)"),
@@ -487,6 +488,15 @@ def test_a_file_that_is_no_toml(
     [fault] = faults_of(path, {})
     assert fault.startswith(f"{path}: {words}")
     assert "hunter2" not in fault
+
+
+def test_a_file_as_windows_writes_it(write: Callable[[str | bytes], Path]) -> None:
+    """A byte order mark and CRLF change nothing, in the file and in one that a variable names."""
+    path = write(b"\xef\xbb\xbfconcurrency = 7\r\n[jobs]\r\nworker_name = 'w'\r\n")
+    config = load(path, {})
+    assert (config.concurrency, config.jobs.worker_name) == (7, "w")
+    path = write(b"\xef\xbb\xbf8\r\n")
+    assert load(None, {"SCRAPERD_CONCURRENCY_FILE": str(path)}).concurrency == 8
 
 
 def test_a_file_that_can_t_be_read(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from scraperd.extract.limits import bounds_of
 from scraperd.extract.rules import RuleError, Rules
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scraperd.config.settings import Config
 
 _CLOSED: Final = "-: can't be read: standard input is closed"
@@ -53,6 +55,18 @@ def opened(source: str) -> IO[bytes]:
         return Path(source).open("rb")
     except OSError as error:
         fail(f"{source}: can't be read: {error.strerror}", EXIT_USAGE)
+
+
+class InputError(Exception):
+    """A file, or standard input, that was opened can't be read on; the message says which."""
+
+
+def lines_in(file: IO[bytes], source: str) -> Iterator[bytes]:
+    """The lines of a file, by their line feeds alone. Raises InputError."""
+    try:
+        yield from file
+    except OSError as error:
+        raise InputError(f"{source}: can't be read: {error.strerror}") from error
 
 
 def text_of(raw: bytes, source: str | Path) -> str:

@@ -25,13 +25,15 @@ CONFIG_FILE: Final = Path("/etc/scraperd/config.toml")
 
 
 class Number(click.FloatRange):
-    """A number within bounds. click's own type takes `nan`, which no bound refuses."""
+    """A number within bounds. click's own type takes `nan`, which no bound refuses, and `inf`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the text as click does, but refuse what is not a number."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number", param, ctx)
+        if math.isinf(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
 
 
