@@ -13,6 +13,8 @@ from tests.faults.register import row
 if TYPE_CHECKING:
     from tests.faults.scene import Scene
 
+LONG = "x" * 4000  # of a URL, which the line has too: 400 lines are more than the daemon keeps
+
 
 @row(12, "log-disk-full")
 def log_disk_full(scene: Scene) -> None:
@@ -23,13 +25,13 @@ def log_disk_full(scene: Scene) -> None:
 @row(12, "log-reader-stalls")
 def log_reader_stalls(scene: Scene) -> None:
     """Nobody reads the log, which is a pipe: all work is done, and the status line counts lines."""
-    loses_lines_only(scene, "stalled", scene.many(5000, 100))
+    loses_lines_only(scene, "stalled", scene.many(2000, 400), f"/page/{{n}}?{LONG}")
 
 
-def loses_lines_only(scene: Scene, log: str, jobs: int) -> None:
+def loses_lines_only(scene: Scene, log: str, jobs: int, path: str = "/page/{n}") -> None:
     """Do all jobs with such a log, and wait until the status line counts lost lines."""
     scene.start(log=log)
-    scene.load(jobs)
+    scene.load(jobs, path)
     scene.quiet()
     scene.until(
         lambda: "log lines lost" in scene.daemon.statuses[-1].status, "the status counts them"
