@@ -90,6 +90,27 @@ def test_too_few_processes_are_said_in_a_line() -> None:
     )
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_command_that_can_start_no_helper_says_so(tmp_path: Path) -> None:
+    """A large page on standard input needs a helper process, and there can be none: 71."""
+    argv = [*NOBODY, "bash", "-c", 'ulimit -u 1; exec "$0" -m scraperd scrape -', sys.executable]
+    done = subprocess.run(
+        argv,
+        env=environment({}),
+        input=PAGE,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 71, done.stderr
+    assert done.stderr == (
+        "scraperd: no further process or thread can be started (the limit is 1: ulimit -u, "
+        "LimitNPROC)\n"
+    )
+
+
 PAGE = "<title>a page</title>" + "<p>" * 200_000
 
 

@@ -13,6 +13,7 @@ import resource
 from typing import Final, TypeAlias
 
 EXIT_LACK: Final = os.EX_OSERR  # 71, of sysexits.h
+MAX_CAUSES: Final = 10
 MIN_MEMORY_BYTES: Final = 32 * 1024**2  # with less, any failure is one of memory
 
 _Lack: TypeAlias = tuple[str, tuple[tuple[int, str], ...]]  # words; limits, and their settings
@@ -53,6 +54,9 @@ def lack(error: BaseException) -> str | None:
     """Say what was missing, with the limit and how to raise it; None for any other error."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    # The cause says more: OutOfDescriptors stands for several errors. One may be its own cause.
+    for _ in range(MAX_CAUSES):
+        error = error.__cause__ or error
     what = _kind(error)
     return None if what is None else _told(*what)
 
