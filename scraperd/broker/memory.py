@@ -7,6 +7,7 @@ Must never: keep a rule of the ports in a weaker form than a real broker would.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -87,6 +88,7 @@ class MemoryBroker:
     _on_lost: Callable[[Epoch], None] | None = None
     _consuming: bool = False
     _due: bool = False
+    _letting_go: bool = False
     _tag: int = 0
 
     def begin(
@@ -138,7 +140,8 @@ class MemoryBroker:
                     epoch
                 )  # its confirm; if the epoch is lost the publisher cannot know that it is stored
                 return
-            if loop.time() + RETRY_INTERVAL > until:
+            letting_go = self._letting_go and until < math.inf
+            if letting_go or loop.time() + RETRY_INTERVAL > until:
                 raise Refused("rejected")
             await asyncio.wait([epoch.lost], timeout=RETRY_INTERVAL)
 
@@ -150,6 +153,10 @@ class MemoryBroker:
     def wait_within(self, seconds: float) -> float:
         """Any wait is possible; see ports.Publisher."""
         return max(0.0, seconds)
+
+    def let_go(self) -> None:
+        """Wait no more for a queue; see ports.Publisher."""
+        self._letting_go = True
 
     def _store(self, destination: Destination, message: Message) -> bool:
         """Put it into its queue; False if the queue is full."""

@@ -200,6 +200,12 @@ class Publisher(Protocol):
         If all are longer, return the shortest.
         """
 
+    def let_go(self) -> None:
+        """Wait no more: a publish that no queue accepts now raises Refused at once.
+
+        One without a limit (`until` infinite) is still waited for.
+        """
+
 
 @dataclass(slots=True)
 class Limits:

@@ -79,6 +79,10 @@ class Settler:
                 await self._publish(job, Into(Source.DEAD), letter)
         return await job.delivery.ack()
 
+    def let_go(self) -> None:
+        """Wait no more for a queue: see ports.Publisher."""
+        self.publisher.let_go()
+
     async def _publish(
         self, job: Received, to: Destination, message: Message, until: float | None = None
     ) -> None:

@@ -82,6 +82,7 @@ class Worker:
         self._decoder = Decoder(settings.max_size, proxies, scraper, self._error)
         self._flights = Flights()
         self._discounts = Discounts()
+        self._proven = False  # an outcome was published since the broker last ended it over one
         self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
         self.draining = False  # no further delivery is started
@@ -299,6 +300,7 @@ class Worker:
         except Lost:
             settled = False
         flight.settled = True
+        self._proven = self._proven or (settled and outcome is not None)
         record = Record.of(
             received,
             outcome.result if outcome else None,
@@ -360,9 +362,12 @@ class Worker:
 
         This process lives, so none of them has ended it, and their return is not held
         against them; but for those that were being published when the broker closed the
-        connection over something that was sent.
+        connection over something that was sent. Not so if no outcome at all was published since
+        the last such end: then the broker may refuse them all (docs/decisions/0043-blame.md).
         """
-        suspicious = epoch.blames_a_publish
+        suspicious = epoch.blames_a_publish and self._proven
+        if epoch.blames_a_publish:
+            self._proven = False
         for flight in self._flights.of(epoch):
             settling = flight.phase == "settling"
             if not settling or not suspicious:
@@ -383,8 +388,8 @@ class Worker:
         """Finish what is in flight within `within` seconds; returns how many jobs were left.
 
         Nothing may be consumed any more. What has not begun, and what is left, goes back into its
-        queue by a publish: unacked, the broker would count it as a crash. A publish gets a little
-        longer: cut there, it would be a duplicate.
+        queue by a publish: unacked, the broker would count it as a crash. So does what no queue
+        takes. A publish gets a little longer: cut there, it would be a duplicate.
         """
         self.close()
         self._give_back()
@@ -393,6 +398,7 @@ class Worker:
             await asyncio.wait(tasks, timeout=within)
             left = self._flights.interrupt("scraping")  # nothing has waited since `close`
             self._give_back()
+            self._settler.let_go()  # what no queue takes now goes back into a delay
             if tasks := self._flights.tasks:
                 await asyncio.wait(tasks, timeout=SETTLE_GRACE)
                 left += self._flights.interrupt("settling")

@@ -7,6 +7,7 @@ Must never: name a transport, or what only one of them has.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -243,6 +244,39 @@ async def test_a_full_queue_is_waited_for(transport: Transport) -> None:
     while b"3" not in found:
         found += [letter.body for letter in await transport.letters(1)]
     assert found[0] == b"1"
+
+
+async def test_what_waits_for_a_queue_is_let_go(transport: Transport) -> None:
+    """At a drain: what waits ends as Refused, and so does what comes later; what has no limit
+    waits on.
+    """
+    epoch = (await first(transport)).epoch
+    publish = transport.publisher.publish
+    await transport.limit_letters(1)
+
+    async def fill() -> None:
+        for _ in range(10):  # RabbitMQ's limit is not to the message
+            await publish(epoch, Into(Source.DEAD), Message(b"1"), time.monotonic())
+
+    with pytest.raises(Refused):
+        await fill()
+    waiting, patient = (
+        asyncio.create_task(publish(epoch, Into(Source.DEAD), Message(b"2"), until))
+        for until in (soon(), math.inf)
+    )
+    done, _ = await asyncio.wait([waiting, patient], timeout=1)
+    assert not done
+    transport.publisher.let_go()
+    with pytest.raises(Refused):
+        await asyncio.wait_for(waiting, 5)
+    with pytest.raises(Refused):
+        await publish(epoch, Into(Source.DEAD), Message(b"3"), soon())
+    assert not patient.done()
+    await transport.limit_letters(None)
+    found = [letter.body for letter in await transport.letters(1)]
+    while b"2" not in found:
+        found += [letter.body for letter in await transport.letters(1)]
+    await patient
 
 
 async def test_after_a_stop_nothing_comes_and_acks_count(transport: Transport) -> None:

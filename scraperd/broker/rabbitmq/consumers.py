@@ -216,7 +216,8 @@ class Consumers:
         """What this process consumes, for the status line."""
         match self.mode:
             case "paused" | "solo paused":
-                return f"blocked by the broker since {self._blocked_since}, not consuming"
+                what = "refused" if self._generation.refused else "blocked"
+                return f"{what} by the broker since {self._blocked_since}, not consuming"
             case "emptying" | "solo" | "leaving":
                 return "consuming jobs that came back, one at a time"
             case "closed":

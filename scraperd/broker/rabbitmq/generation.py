@@ -28,7 +28,7 @@ from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.limits import blames_a_publish
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.wire.dial import dial
-from scraperd.broker.rabbitmq.wire.errors import Closed
+from scraperd.broker.rabbitmq.wire.errors import AccessRefused, Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate
 from scraperd.broker.rabbitmq.wire.outbox import SLICE
 
@@ -122,7 +122,8 @@ class Generation:
         self._held: dict[int, tuple[Consumer, int]] = {}  # and the bytes of the body
         self._queues: dict[str, str] = {}  # by their consumers' tags
         self._last_acks: list[int] | None = None
-        self._pending: dict[object, tuple[float, Channel]] = {}
+        self._pending: dict[object, tuple[float, Channel | None]] = {}
+        self._reopening = asyncio.Lock()
         self._renewed = 0.0
         self._renewing = False
         self._replaced: set[object] = set()
@@ -130,6 +131,8 @@ class Generation:
         self._moved = 0.0
         self.close_reason = ""
         """The broker's own words, if it closed a channel or a connection with some."""
+        self.refused_until = 0.0
+        """Monotonic clock: until then the broker refuses all publishes to an exchange of ours."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def connect(self) -> None:
@@ -312,16 +315,23 @@ class Generation:
     async def publish(self, exchange: str, key: str, body: bytes, properties: Properties) -> None:
         """Publish, mandatory, and wait for the confirm.
 
-        Raises Returned, Nacked, UnsendableError, or Lost. There is no timeout here: a late confirm
-        has an unknown outcome, so `overdue` ends the generation.
+        Raises Returned, Nacked, UnsendableError, or Lost; AccessRefused or NotFound if the broker
+        closed the channel with that. This message may have provoked it, or any other of that
+        channel: `publish_alone` tells. There is no timeout here: a late confirm has an unknown
+        outcome, so `overdue` ends the generation.
         """
         if self.lost.done() or not self._publishing:
             raise self._gone()
-        channel = self._publishing[len(body) > SLICE]
+        place = len(body) > SLICE
+        channel = self._publishing[place]
         key_of_wait = object()
         self._pending[key_of_wait] = self._clocks.monotonic(), channel
         try:
+            if channel.is_closed:
+                channel = await self._reopened(place)
             await channel.publish(exchange, key, body, properties)
+        except (AccessRefused, NotFound):
+            raise
         except Closed as error:
             self.end(f"publish failed: {error!r}")
             raise self._gone() from error
@@ -329,6 +339,41 @@ class Generation:
             del self._pending[key_of_wait]
             if channel not in self._publishing:
                 await self._retire(channel)
+
+    async def publish_alone(
+        self, exchange: str, key: str, body: bytes, properties: Properties
+    ) -> None:
+        """Publish like `publish`, on a channel that nothing else uses.
+
+        So AccessRefused and NotFound are about this message.
+        """
+        self._check()
+        key_of_wait = object()
+        self._pending[key_of_wait] = self._clocks.monotonic(), None
+        try:
+            channel = await self._connections[1].channel(confirms=True)
+            try:
+                await channel.publish(exchange, key, body, properties)
+            finally:
+                channel.leave()
+        except (AccessRefused, NotFound):
+            raise
+        except Closed as error:
+            self._on_closed(None, error)
+            raise self._gone() from error
+        finally:
+            del self._pending[key_of_wait]
+
+    async def _reopened(self, place: int) -> Channel:
+        """A new channel for one that the broker closed over a publish. Raises Closed, Lost."""
+        async with self._reopening:
+            self._check()
+            channel = self._publishing[place]
+            if channel.is_closed:
+                channel = await self._connections[1].channel(confirms=True)
+                self._watch(channel)
+                self._publishing[place] = channel
+            return channel
 
     async def renew(self) -> None:
         """Publish on new channels from now on; at most every RENEW_INTERVAL seconds.
@@ -366,6 +411,11 @@ class Generation:
     def blocked(self) -> bool:
         """Whether the broker holds back publishers (memory or disk alarm)."""
         return bool(self._connections[1].blocked)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the broker refuses what is published to an exchange of ours."""
+        return self._clocks.monotonic() < self.refused_until
 
     def overdue(self) -> float:
         """Seconds that the oldest publish has waited for its confirm; 0 without one.
@@ -418,6 +468,8 @@ class Generation:
         end.closed.add_done_callback(lambda closed: self._on_closed(end, closed.result()))
 
     def _on_closed(self, end: object, error: Closed) -> None:
+        if end in self._publishing and isinstance(error, AccessRefused | NotFound):
+            return  # over one message of many: `publish` opens a new channel
         if error.code:
             self.close_reason = self.close_reason or str(error)
         if end in self._replaced:

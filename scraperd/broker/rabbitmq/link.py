@@ -16,7 +16,8 @@ from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
-from scraperd.broker.rabbitmq.wire.errors import ChannelClosed
+from scraperd.broker.rabbitmq.wire.errors import AccessRefused, ChannelClosed
+from scraperd.broker.rabbitmq.wire.refusals import no_access
 from scraperd.broker.rabbitmq.wire.versions import weakness
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Link:
         self._events = events
         self._stopping = False
         self._dials = 0
-        self._said: dict[str, float] = {}
+        self._said: dict[tuple[str, str], float] = {}
         self._warned: set[str] = set()
         self._consumers: Consumers | None = None
         self.consuming = asyncio.Event()
@@ -87,11 +88,11 @@ class Link:
             except OSError as error:
                 failures += 1
                 wait = failures % len(self._settings.urls) == 0  # each is tried before that
-                self._say_unreachable(error)
+                self._say("broker_unreachable", error)
             except (BrokerRefused, TopologyError) as error:
                 if first:
                     raise type(error)(f"{self.endpoint}: {error}") from error
-                self._events("broker_refused", broker=self.endpoint, error=str(error))
+                self._say("broker_refused", error)
                 failures += 1
             finally:
                 await generation.close()
@@ -141,6 +142,10 @@ class Link:
                 return
             self._consumers = consumers
             await consumers.open()
+        except AccessRefused as error:
+            prefix, passive = self._topology.prefix, self._settings.passive
+            words = no_access(error, "read on a queue of ours", prefix, passive=passive)
+            raise TopologyError(words) from error
         except ChannelClosed as error:
             raise OSError(f"lost while starting: {error!r}") from error
         if not self._stopping:
@@ -164,7 +169,7 @@ class Link:
                 generation.excuse()
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
-            await consumers.tick(blocked=blocked)
+            await consumers.tick(blocked=blocked or generation.refused)
             generation.send_acks()
         return generation.lost.result()
 
@@ -174,12 +179,12 @@ class Link:
         self._warned.add(words)
         return news
 
-    def _say_unreachable(self, error: OSError) -> None:
-        """Once in a while for each broker."""
-        now = self._clocks.monotonic()
-        if now - self._said.get(self._url, -math.inf) >= LOG_INTERVAL:
-            self._said[self._url] = now
-            self._events("broker_unreachable", broker=self.endpoint, error=str(error))
+    def _say(self, event: str, error: Exception) -> None:
+        """Say why there is no connection, once in a while for each broker."""
+        now, what = self._clocks.monotonic(), (event, self._url)
+        if now - self._said.get(what, -math.inf) >= LOG_INTERVAL:
+            self._said[what] = now
+            self._events(event, broker=self.endpoint, error=str(error))
 
     def _pauses(self) -> Iterator[float]:
         """Yield the pauses before the next connections, with full jitter but never quite none."""

@@ -5,7 +5,7 @@ Must never: ask a broker, or read a clock.
 
 A crash counts against every unacked delivery. So a job of `solo` runs alone: the process first
 empties itself, and consumes again when that job is done (docs/decisions/0016-quarantine.md). While
-the broker blocks publishers nothing is consumed, as no outcome could be published. The table:
+the broker takes no outcome nothing is consumed. The table:
 
 | mode        | consumes                      | event     | next mode   |
 | ----------- | ----------------------------- | --------- | ----------- |
@@ -26,7 +26,8 @@ Each mode is left for `closed` when the process drains or ends. The events:
 - solo due: a job waits in the queue `solo`, and it is this process's turn to run it.
 - empty: no delivery is unacked.
 - solo over: the queue `solo` is empty, or other jobs have waited for long enough.
-- blocked, unblocked: the broker began or ended a memory or disk alarm.
+- blocked, unblocked: the broker began or ended a memory or disk alarm, or to refuse all that is
+  published to an exchange of ours.
 """
 
 from __future__ import annotations

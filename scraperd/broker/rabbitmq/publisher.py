@@ -7,9 +7,10 @@ Must never: ack, drop a message, or treat a timeout as an outcome.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.base.backoff import backoff
 from scraperd.base.text import printable
@@ -18,9 +19,12 @@ from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.replies import Replies, Unconfirmed
 from scraperd.broker.rabbitmq.topology import TopologyError, declare, wait_within
-from scraperd.broker.rabbitmq.wire.errors import Nacked, NotTaken, Returned
+from scraperd.broker.rabbitmq.wire.errors import AccessRefused, Nacked, NotFound, NotTaken, Returned
+from scraperd.broker.rabbitmq.wire.refusals import is_about_topic, no_publish
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Destination, Epoch, Message
     from scraperd.broker.rabbitmq.generation import Events
@@ -29,6 +33,90 @@ if TYPE_CHECKING:
 MIN_RETRY_PAUSE: Final = 0.5  # seconds; the queue is full or missing, and an operator must act
 MAX_RETRY_PAUSE: Final = 30.0
 MAX_REFUSED_LOGGED: Final = 100  # refused reply queues that are named in the log
+MAX_ASK_PAUSE: Final = 10.0  # seconds between two questions whether a publish is allowed now
+MAX_HELD: Final = 1000  # routing keys that are remembered as refused
+# Seconds after a question is due in which it is answered. If nobody asked by then, because no job
+# is left that waits, jobs are consumed again, and the next of them asks.
+ANSWERED_WITHIN: Final = 2.0
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """What the broker refuses now: when it is asked again (monotonic clock), and how it was."""
+
+    problem: str
+    since: float
+    pauses: Iterator[float]
+    due: float = 0.0
+
+
+class Refusals:
+    """What the broker refuses to take: an exchange, or one routing key of an exchange.
+
+    Each is told once, and told again once it is over.
+    """
+
+    def __init__(self, prefix: str, events: Events, clocks: Clocks, *, passive: bool) -> None:
+        self.turn = asyncio.Lock()
+        """Held by the one publish that asks whether it is allowed."""
+        self._prefix = prefix
+        self._passive = passive
+        self._events = events
+        self._clocks = clocks
+        self._held: dict[tuple[str, str | None], Held] = {}
+        self._told = 0
+        self._told_reply = False
+
+    def of(self, to: tuple[str, str]) -> Held | None:
+        """What holds a publish to this exchange and routing key up, if anything does."""
+        if not self._held:
+            return None
+        return self._held.get((to[0], None)) or self._held.get(to)
+
+    def hold(
+        self, to: tuple[str, str], error: AccessRefused | NotFound, generation: Generation
+    ) -> None:
+        """Note that the broker refused this, when nothing else was on the channel."""
+        now = self._clocks.monotonic()
+        exchange, key = to
+        whole = not is_about_topic(error)
+        place = (exchange, None if whole else key)
+        held = self._held.get(place)
+        if held is None:
+            problem, words = no_publish(error, *to, self._prefix, passive=self._passive)
+            jitter = partial(self._clocks.between, 0.5, 1.0)
+            held = Held(problem, now, backoff(MIN_RETRY_PAUSE, MAX_ASK_PAUSE, jitter))
+            if len(self._held) >= MAX_HELD:
+                del self._held[next(iter(self._held))]
+            self._held[place] = held
+            self._tell(problem, to, words, whole=whole)
+        held.due = now + next(held.pauses)
+        if whole:
+            generation.refused_until = held.due + ANSWERED_WITHIN
+
+    def _tell(self, problem: str, to: tuple[str, str], words: str, *, whole: bool) -> None:
+        """Say that it is refused; of routing keys MAX_REFUSED_LOGGED in all."""
+        self._told += not whole
+        if whole or self._told <= MAX_REFUSED_LOGGED:
+            shown = printable(to[1], 255)
+            self._events(
+                "publish_refused", problem=problem, exchange=to[0], routing_key=shown, error=words
+            )
+
+    def tell_reply(self, queue: str, error: AccessRefused) -> None:
+        """Say once that no reply queue gets results. They go to the results queue."""
+        if not self._told_reply:
+            self._told_reply = True
+            problem, words = no_publish(error, "", queue, self._prefix, passive=self._passive)
+            self._tell(problem, ("", queue), words, whole=True)
+
+    def lift(self, to: tuple[str, str], generation: Generation) -> None:
+        """Note that the broker takes this."""
+        for place in ((to[0], None), to):
+            if (held := self._held.pop(place, None)) is not None:
+                seconds = round(self._clocks.monotonic() - held.since, 1)
+                self._events("publish_allowed", exchange=to[0], seconds=seconds)
+        generation.refused_until = 0.0
 
 
 class RabbitPublisher:
@@ -52,6 +140,8 @@ class RabbitPublisher:
         self._passive = passive
         self._clocks = clocks
         self._jitter = partial(clocks.between, 0.5, 1.0)
+        self._refusals = Refusals(addresses.topology.prefix, events, clocks, passive=passive)
+        self._leaving = asyncio.Event()
 
     async def publish(
         self, epoch: Epoch, destination: Destination, message: Message, until: float
@@ -83,7 +173,8 @@ class RabbitPublisher:
         exchange, key = to
         for wait in backoff(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE, self._jitter):
             try:
-                await generation.publish(exchange, key, message.body, properties_of(message))
+                if self._refusals.of(to) or not await _together(generation, to, message):
+                    await self._alone(generation, to, message, until)
             except Returned:
                 problem = "unroutable"
                 await self._redeclare(generation)
@@ -99,9 +190,59 @@ class RabbitPublisher:
                 routing_key=key,
                 retry_in=round(wait, 1),
             )
-            if self._clocks.monotonic() + wait > until:
-                raise Refused(problem)
-            await asyncio.wait([generation.lost], timeout=wait)
+            await self._wait(generation, wait, until, problem)
+
+    async def _alone(
+        self, generation: Generation, to: tuple[str, str], message: Message, until: float
+    ) -> None:
+        """Publish on a channel of its own; as long as the broker refuses that, wait and ask again.
+
+        One message at a time asks for all that go the same way. Nothing is held against any.
+        """
+        refusals = self._refusals
+        while True:
+            if held := refusals.of(to):
+                wait = max(0.0, held.due - self._clocks.monotonic())
+                await self._wait(generation, wait, until, held.problem)
+            async with refusals.turn:
+                held = refusals.of(to)
+                if held and held.due > self._clocks.monotonic():
+                    continue  # another has just asked
+                properties = properties_of(message)
+                try:
+                    await generation.publish_alone(*to, message.body, properties)
+                except (AccessRefused, NotFound) as error:
+                    refusals.hold(to, error, generation)
+                    missing = isinstance(error, NotFound)
+                except NotTaken:
+                    refusals.lift(to, generation)  # a matter of the queue: it may be published
+                    raise
+                else:
+                    refusals.lift(to, generation)
+                    return
+            if missing:
+                await self._redeclare(generation)
+
+    async def _wait(
+        self, generation: Generation, seconds: float, until: float, problem: str
+    ) -> None:
+        """Wait before the next trial. Raises Refused if that comes after `until`, or at a drain."""
+        patient = until == math.inf
+        now = self._clocks.monotonic()
+        if not patient and (self._leaving.is_set() or now + seconds > until):
+            raise Refused(problem)
+        ends: list[asyncio.Future[Any]] = [generation.lost]
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        if not patient:
+            ends.append(leaving)
+        try:
+            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+
+    def let_go(self) -> None:
+        """Wait no more for a queue; see ports.Publisher."""
+        self._leaving.set()
 
     async def _reply(
         self, generation: Generation, message: Message, address: str, key: str, until: float
@@ -120,8 +261,9 @@ class RabbitPublisher:
         else:
             try:
                 await self._replies.publish(address, message.body, properties_of(message))
-            except (NotTaken, Unconfirmed):  # the queue is missing, full or silent
-                pass
+            except (NotTaken, Unconfirmed) as error:  # the queue is missing, full or silent
+                if isinstance(error.__cause__, AccessRefused):
+                    self._refusals.tell_reply(address, error.__cause__)
             else:
                 return
         headers = {**message.headers, UNROUTABLE_REPLY: address}
@@ -147,3 +289,12 @@ class RabbitPublisher:
             await declare(self._topology, generation.channel, passive=False)
         except (OSError, TopologyError) as error:
             generation.end(f"declaring again failed: {error!r}")
+
+
+async def _together(generation: Generation, to: tuple[str, str], message: Message) -> bool:
+    """Publish beside all others. False if the broker refused one of them: which is not known."""
+    try:
+        await generation.publish(*to, message.body, properties_of(message))
+    except (AccessRefused, NotFound):
+        return False
+    return True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.broker.ports import Source
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, NotFound, PreconditionFailed
+from scraperd.broker.rabbitmq.wire.refusals import no_access
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -190,9 +191,11 @@ async def declare(
             "or set broker.passive_declare = false and let scraperd create it."
         ) from error
     except AccessRefused as error:
+        words = no_access(
+            error, f"a permission to declare or bind {name!r}", topology.prefix, passive=passive
+        )
         raise TopologyError(
-            f"the broker's user may not declare {name!r}: {error}. Give it the permission, or "
-            "create all queues yourself (docs/operations/queues.md) and set "
+            f"{words} Or create all queues yourself (docs/operations/queues.md) and set "
             "broker.passive_declare = true."
         ) from error
     await channel.close(CLOSE_TIMEOUT)

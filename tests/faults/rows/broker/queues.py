@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.faults.register import row
+from tests.rig.brokers.users import User
 
 if TYPE_CHECKING:
     from tests.faults.scene import Scene
@@ -93,6 +94,29 @@ def results_unbound(scene: Scene) -> None:
         unbind_results(scene)
         scene.heal()
         scene.daemon.wait_for_line('"problem":"unroutable"', start=lines)
+
+
+@row(7, "results-forbidden", says="publish_refused")
+def results_forbidden(scene: Scene) -> None:
+    """The daemon's user may not write to the results exchange: no job is blamed for that."""
+    scene.start()  # as a user who may, it declares all
+    scene.daemon.ended()
+    user = User.add(scene.node, scene.prefix)
+    user.permit(write=rf"^(?!{scene.prefix}\.results$)")
+    count = scene.many(500, 100)
+    scene.start(through=[user.url], broker__passive_declare=True, concurrency=count // 10)
+    scene.load(count)
+    scene.daemon.wait_for_line('"problem":"forbidden"')
+    scene.accepted()
+    scene.daemon.says("refused by the broker")
+    scene.lasts(scene.many(20, 3))  # the broker is asked again and again
+    assert not scene.ledger.came, "a job has an outcome that could not be published"
+    user.permit()
+    scene.heal()
+    scene.quiet()
+    assert not any("strikes" in line for line in scene.daemon.logged())
+    scene.finish()
+    user.delete()
 
 
 def limit_results(scene: Scene, most: int) -> None:
