@@ -167,7 +167,7 @@ def test_settings_named_in_the_documents_exist() -> None:
         "disk_free_limit",
         "delivery_limit",
     }  # RabbitMQ's
-    others |= {"broker_takes", "signing_key"}  # fields of the log
+    others |= {"broker_takes", "signing_key", "moved_to"}  # fields of the log
     others |= first_cells(section(OBSERVE, "What the log says, and what to do"))
     for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)

@@ -83,6 +83,11 @@ class Received:
         return self.envelope.undelivered or "unknown"
 
     @property
+    def rejected(self) -> bool:
+        """True if a consumer rejected the job, which only we do, and unread: it is run again."""
+        return self.given_up and self.undelivered == "rejected"
+
+    @property
     def quarantine(self) -> Source | None:
         """The queue that the job must be moved to before it is looked at, if any."""
         if self.stripped:

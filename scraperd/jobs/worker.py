@@ -125,6 +125,10 @@ class Worker:
 
     async def handle(self, received: Received) -> None:
         """A delivery becomes a Job, a Result, a Verdict; that is published, and only then acked."""
+        if received.rejected and received.strikes + 1 < self._settings.delivery_limit:
+            received.strikes += 1  # a process took it for a message that cannot be delivered
+            await self._move(received, Into(Source.QUARANTINE))
+            return
         if received.over:
             await self._settle(received, *await self._unrun(received))
             return

@@ -142,6 +142,7 @@ _WARNINGS = frozenset(
         "reply_refused",
         "queue_differs",
         "publish_refused",
+        "undeliverable",
         "drain_timeout",
         "second_signal",
     }

@@ -34,7 +34,7 @@ from scraperd.broker.ports import (
 from scraperd.contract import Failure, Peeked
 from scraperd.fetch.memory import Budget, Claim
 from scraperd.jobs.settle import Settler
-from scraperd.jobs.signing import Keys
+from scraperd.jobs.signing import STRIKES, Keys
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
 from scraperd.jobs.worker import CROWDED_FOR, REFUSED_FOR, SETTLE_GRACE
 from scraperd.politeness.admission import NotYet, Reservation
@@ -619,6 +619,28 @@ def test_what_the_broker_gave_up_is_not_run(given_up: GivenUp | None, kind: str,
         record = house.record
         assert (record.ident, record.url, record.host) == ("p", "http://Y/p", "y")
         assert record.verdict == Dead(kind)
+
+
+@pytest.mark.parametrize(("noted", "runs"), [(0, True), (1, True), (2, False)])
+def test_what_was_rejected_runs_again_in_quarantine(noted: int, *, runs: bool) -> None:
+    """A process may have taken it for a message that cannot be delivered. That counts as a return,
+    so that it has an end.
+    """
+
+    @in_house(jobs__delivery_limit=3)
+    async def life(house: House) -> None:
+        notes = {STRIKES: noted} if noted else None
+        given_up = GivenUp("rejected")
+        house.deliver("a", notes, source=Source.UNDELIVERED, given_up=given_up)
+        await house.idle()
+        end = Dead("internal", tell=False)  # nothing names it
+        wanted = Requeue(Into(Source.QUARANTINE)) if runs else end
+        assert house.record.verdict == wanted
+        assert house.record.strikes == noted + runs
+        assert house.scrapes.asked == []
+        if runs:
+            [(_, message)] = house.sent.messages
+            assert message.headers[STRIKES] == noted + 1
 
 
 @pytest.mark.parametrize(

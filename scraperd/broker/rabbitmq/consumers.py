@@ -7,6 +7,7 @@ Must never: look into a delivery, or settle one.
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -38,13 +39,25 @@ class Prefetch:
 
     jobs: int
     quarantine: int
+    undelivered: int = MAX_SETTLING
+
+    def shrunk(self, faults: int) -> Prefetch:
+        """What is left after so many generations that the broker ended as it delivered.
+
+        A tenth, then one of each queue: a loss counts against all that is unacked.
+        """
+        if not faults:
+            return self
+        share = 10 if faults == 1 else math.inf
+        counts = (self.jobs, self.quarantine, self.undelivered)
+        return Prefetch(*(max(1, int(count / share)) for count in counts))
 
     def of(self, source: Source) -> int:
         """Return the prefetch count of the consumer of a queue."""
         counts = {
             Source.JOBS: self.jobs,
             Source.QUARANTINE: self.quarantine,
-            Source.UNDELIVERED: MAX_SETTLING,
+            Source.UNDELIVERED: self.undelivered,
             Source.SOLO: 1,
         }
         return counts[source]
@@ -116,6 +129,17 @@ class Consumers:
                 event = await self._event(blocked=blocked)
                 if event is not None:
                     await self._enter(NEXT[self.mode, event])
+            except OSError as error:
+                self._generation.end(f"changing what is consumed failed: {error!r}")
+
+    async def change(self, prefetch: Prefetch) -> None:
+        """Consume with other prefetch counts, which takes new consumers."""
+        async with self._changing:
+            self._prefetch = prefetch
+            if self.mode == "closed" or self._generation.lost.done():
+                return
+            try:
+                await self._enter(self.mode)
             except OSError as error:
                 self._generation.end(f"changing what is consumed failed: {error!r}")
 
@@ -205,6 +229,12 @@ class Consumers:
     async def _register(self, source: Source) -> Consumer:
         queue, prefetch = self._topology.queue(source), self._prefetch.of(source)
         return await self._generation.consume(queue, source, prefetch, self._on_delivery)
+
+    @property
+    def untouched(self) -> tuple[Source, ...]:
+        """The queues of this mode from which nothing has come yet."""
+        fed = {consumer.source for consumer in self._consumers if consumer.delivered}
+        return tuple(source for source in CONSUMES[self.mode] if source not in fed)
 
     @property
     def tags(self) -> dict[str, str]:

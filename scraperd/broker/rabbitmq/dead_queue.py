@@ -20,6 +20,7 @@ from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
 from scraperd.broker.rabbitmq.wire.errors import Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate
+from scraperd.broker.rabbitmq.wire.undeliverable import search
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -39,6 +40,7 @@ SILENCE_INTERVAL: Final = 1.0  # seconds without a letter after which the queue 
 MAX_SILENCES: Final = 5  # such silences in a row, though letters are ready: someone else is served
 MAX_NACK_GROUP: Final = 32  # letters of one nack: RabbitMQ does not keep the order of more
 MAX_NACKS: Final = 16  # after which they must be applied: above 32 RabbitMQ makes one of several
+MAX_SEARCHED: Final = 1000  # letters among which one that cannot be delivered is looked for
 MAX_RETURN_CHECKS: Final = 100  # times to ask whether letters are back; another may have them
 RETURN_CHECK_INTERVAL: Final = 0.01  # seconds
 
@@ -55,8 +57,42 @@ async def opened(
     generation, channel = await _first(settings, clocks, gate)
     try:
         yield DeadQueue(generation, channel, gate, topology, settings.confirm_timeout)
+    except Lost as error:
+        if not generation.undeliverable:
+            raise
+        raise Lost(_undeliverable(topology.dead)) from error
     finally:
         await generation.close()
+
+
+async def remove_undeliverable(
+    settings: Settings, topology: Topology, clocks: Clocks, *, dry_run: bool
+) -> int:
+    """Remove each letter that the broker cannot deliver, unread; return how many they were.
+
+    With `dry_run` only look for the first. Looks among the first MAX_SEARCHED letters. Raises Lost,
+    in words.
+    """
+    generation, _ = await _first(settings, clocks, Gate(MAX_BYTES))
+    found = 0
+    try:
+        with _lost():
+            while await search(generation.another, topology.dead, MAX_SEARCHED, remove=not dry_run):
+                found += 1
+                if dry_run:
+                    break
+    finally:
+        await generation.close()
+    return found
+
+
+def _undeliverable(queue: str) -> str:
+    """Why no command can read on."""
+    return (
+        f"RabbitMQ fails (541) when it delivers a letter of {queue!r}, so no command can read on. "
+        "RabbitMQ 3 does so over a message that was published by AMQP 1.0 with a number as its "
+        "message id or correlation id. `scraperd dead purge --undeliverable` removes it, unread."
+    )
 
 
 async def _first(settings: Settings, clocks: Clocks, gate: Gate) -> tuple[Generation, Channel]:

@@ -28,7 +28,7 @@ from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.limits import blames_a_publish
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.wire.dial import dial
-from scraperd.broker.rabbitmq.wire.errors import AccessRefused, Closed, NotFound
+from scraperd.broker.rabbitmq.wire.errors import INTERNAL_ERROR, AccessRefused, Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate
 from scraperd.broker.rabbitmq.wire.outbox import SLICE
 
@@ -131,6 +131,9 @@ class Generation:
         self._moved = 0.0
         self.close_reason = ""
         """The broker's own words, if it closed a channel or a connection with some."""
+        self._blamed = ""
+        self.undeliverable = False
+        """Whether the broker failed (541) on the connection that it delivers by."""
         self.refused_until = 0.0
         """Monotonic clock: until then the broker refuses all publishes to an exchange of ours."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -157,7 +160,7 @@ class Generation:
     @property
     def blames_a_publish(self) -> bool:
         """See ports.Epoch."""
-        return blames_a_publish(self.close_reason)
+        return blames_a_publish(self._blamed)
 
     async def _open_publishing(self) -> list[Channel]:
         """Two channels: the frames of a large message would hold up all others on its own."""
@@ -174,6 +177,12 @@ class Generation:
         """A fresh channel: an error there closes it and nothing else. Raises Closed, Lost."""
         self._check()
         return await self._connections[1].channel(confirms=confirms)
+
+    async def another(self) -> Connection:
+        """A further connection to the same broker, for what may end it. Raises as `connect`."""
+        settings = self._settings
+        name = f"{settings.name} trial"
+        return await dial(self._url, name, settings.heartbeat, settings.connect_timeout)
 
     async def reading(self) -> Channel:
         """A fresh channel for deliveries: what waits for the gate holds up no other channel's."""
@@ -470,8 +479,13 @@ class Generation:
     def _on_closed(self, end: object, error: Closed) -> None:
         if end in self._publishing and isinstance(error, AccessRefused | NotFound):
             return  # over one message of many: `publish` opens a new channel
+        delivers = end is self._consume or end is self._connections[0]
         if error.code:
             self.close_reason = self.close_reason or str(error)
+            if delivers:
+                self.undeliverable = error.code == INTERNAL_ERROR
+            else:
+                self._blamed = self._blamed or str(error)
         if end in self._replaced:
             self._replaced.discard(end)
             return

@@ -11,6 +11,8 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from scraperd.base.backoff import backoff
+from scraperd.broker.ports import Source
+from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.limits import learn
@@ -18,6 +20,7 @@ from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, ChannelClosed
 from scraperd.broker.rabbitmq.wire.refusals import no_access
+from scraperd.broker.rabbitmq.wire.undeliverable import reject_head, try_head
 from scraperd.broker.rabbitmq.wire.versions import weakness
 
 if TYPE_CHECKING:
@@ -27,9 +30,61 @@ if TYPE_CHECKING:
     from scraperd.broker.ports import Delivery, Limits
     from scraperd.broker.rabbitmq.generation import Events, Settings
     from scraperd.broker.rabbitmq.wire.gate import Gate
+    from scraperd.broker.rabbitmq.wire.machine import Delivered
 
 LOG_INTERVAL: Final = 30.0  # seconds between two log lines about a broker that stays away
 TICK_INTERVAL: Final = 1.0  # seconds between two looks at a generation
+CALM_INTERVAL: Final = 10.0  # seconds without a fault, after which more is taken
+MAX_SET_ASIDE: Final = 100  # undeliverable messages of one queue, before jobs are consumed again
+
+
+class Faults:
+    """Generations that ended because the broker failed (541) as it delivered.
+
+    A message that the broker cannot deliver ends each connection, and each end counts a return for
+    all that is unacked. So after the first end a tenth is taken, and after the second one message
+    of each queue. RabbitMQ puts what comes back behind all else that came back, and before the
+    rest (measured with 3.10.8). So what came back before that message is done first, and then it is
+    the first of its queue: the next generation ends before anything comes from there.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sources: tuple[Source, ...] = ()
+        """The queues from which nothing had come at the last end: one of them has the message."""
+        self._generation: Generation | None = None
+        self._since = 0.0
+
+    @property
+    def alone(self) -> bool:
+        """Whether no more than one message of each queue was unacked at the last end."""
+        return self.count > 1
+
+    def add(self, generation: Generation, sources: tuple[Source, ...], now: float) -> None:
+        """Note such an end, at a time of the monotonic clock."""
+        self.count, self._since = self.count + 1, now
+        self._generation = generation
+        # What is set aside goes to UNDELIVERED, and is found there next.
+        self.sources = tuple(sorted(sources, key=lambda source: source is Source.UNDELIVERED))
+
+    def found(self) -> None:
+        """Note that the message is gone. There may be more: the next end finds it at once."""
+        self.count = 1
+
+    def returned(self, message: Delivered, source: Source) -> Delivery:
+        """A message that could be delivered, as one of the generation that has ended.
+
+        So its return is not held against it.
+        """
+        assert self._generation is not None, "a trial comes after an end"
+        return delivery_of(message, self._generation, source, self._generation.ack)
+
+    def calm(self, now: float) -> bool:
+        """Whether more may be taken from now on, as nothing happened for CALM_INTERVAL."""
+        if not self.count or now - self._since < CALM_INTERVAL:
+            return False
+        self.count, self._since = min(self.count, 2) - 1, now
+        return True
 
 
 class Link:
@@ -62,6 +117,7 @@ class Link:
         self._said: dict[tuple[str, str], float] = {}
         self._warned: set[str] = set()
         self._consumers: Consumers | None = None
+        self._faults = Faults()
         self.consuming = asyncio.Event()
 
     async def run(self) -> None:
@@ -88,11 +144,13 @@ class Link:
             except OSError as error:
                 failures += 1
                 wait = failures % len(self._settings.urls) == 0  # each is tried before that
-                self._say("broker_unreachable", error)
+                if self._is_due("unreachable"):
+                    self._events("broker_unreachable", broker=self.endpoint, error=str(error))
             except (BrokerRefused, TopologyError) as error:
                 if first:
                     raise type(error)(f"{self.endpoint}: {error}") from error
-                self._say("broker_refused", error)
+                if self._is_due("refused"):
+                    self._events("broker_refused", broker=self.endpoint, error=str(error))
                 failures += 1
             finally:
                 await generation.close()
@@ -105,7 +163,7 @@ class Link:
         consumers = Consumers(
             generation,
             self._topology,
-            self._prefetch,
+            self._prefetch.shrunk(self._faults.count),
             self._on_delivery,
             self._events,
             clocks=self._clocks,
@@ -121,6 +179,8 @@ class Link:
             if not self._stopping:  # after a drain the acks must arrive before it ends
                 generation.end("abandoned")  # what is still on its way must not be worked on
             self._on_lost(generation)
+            if generation.undeliverable:
+                self._faults.add(generation, consumers.untouched, self._clocks.monotonic())
         if learned := learn(self._limits, generation.close_reason):
             setting, value = learned
             self._events("broker_limit", setting=setting, broker_takes=value)
@@ -138,6 +198,8 @@ class Link:
             for words in await declare(self._topology, generation.channel, passive=passive):
                 if self._is_news(words):
                     self._events("queue_differs", error=words)
+            if self._faults.alone:
+                await self._set_aside(generation)
             if self._stopping:  # meanwhile
                 return
             self._consumers = consumers
@@ -170,8 +232,30 @@ class Link:
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
             await consumers.tick(blocked=blocked or generation.refused)
+            if self._faults.calm(self._clocks.monotonic()):
+                await consumers.change(self._prefetch.shrunk(self._faults.count))
             generation.send_acks()
         return generation.lost.result()
+
+    async def _set_aside(self, generation: Generation) -> None:
+        """Find the message that the broker cannot deliver, first in its queue by now.
+
+        The broker dead-letters that message unread: from a queue of jobs to `undelivered`, and from
+        there to the dead queue.
+        """
+        topology = self._topology
+        for source in self._faults.sources:
+            queue = topology.queue(source)
+            for _ in range(MAX_SET_ASIDE):
+                head = await try_head(generation.another, queue)
+                if head.delivered is not None:
+                    self._on_delivery(self._faults.returned(head.delivered, source))
+                if not head.fails:
+                    break
+                if await reject_head(generation.another, queue):
+                    target = topology.dead if source is Source.UNDELIVERED else topology.undelivered
+                    self._faults.found()
+                    self._events("undeliverable", queue=queue, ready=head.ready, moved_to=target)
 
     def _is_news(self, words: str) -> bool:
         """Whether this was not said before: what the broker is like is said once."""
@@ -179,12 +263,13 @@ class Link:
         self._warned.add(words)
         return news
 
-    def _say(self, event: str, error: Exception) -> None:
-        """Say why there is no connection, once in a while for each broker."""
-        now, what = self._clocks.monotonic(), (event, self._url)
-        if now - self._said.get(what, -math.inf) >= LOG_INTERVAL:
+    def _is_due(self, why: str) -> bool:
+        """Whether to say why there is no connection: once in a while for each broker."""
+        now, what = self._clocks.monotonic(), (why, self._url)
+        due = now - self._said.get(what, -math.inf) >= LOG_INTERVAL
+        if due:
             self._said[what] = now
-            self._events(event, broker=self.endpoint, error=str(error))
+        return due
 
     def _pauses(self) -> Iterator[float]:
         """Yield the pauses before the next connections, with full jitter but never quite none."""

@@ -21,7 +21,7 @@ from scraperd.cli.console import (
     say,
 )
 from scraperd.cli.dead.filters import chosen_of, dry_run_flag, everything, ids, with_filters
-from scraperd.cli.dead.queue import dead_queue
+from scraperd.cli.dead.queue import dead_queue, remove_undeliverable_letters
 from scraperd.cli.dead.telling import missing_of, report, tell_readers, would
 from scraperd.cli.shared.client import complete_client, run_client
 from scraperd.cli.shared.options import config_of, with_config
@@ -40,14 +40,29 @@ if TYPE_CHECKING:
 @click.option(
     "--save", type=click.Path(path_type=Path), help="Append each to FILE before it is removed."
 )
+@click.option(
+    "--undeliverable",
+    is_flag=True,
+    help="Only letters that RabbitMQ cannot deliver, unread; excludes filters.",
+)
 @dry_run_flag
 def command(
-    path: Path | None, *, yes: bool, save: Path | None, dry_run: bool, **given: Any
+    path: Path | None,
+    *,
+    yes: bool,
+    save: Path | None,
+    undeliverable: bool,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
     """Remove dead letters for good. Asks first, and says how many.
 
     Exits 1 if there is no letter of an ID.
     """
+    if undeliverable:
+        if any(given.values()) or save is not None or yes == dry_run:
+            raise click.UsageError("--undeliverable goes with --yes or --dry-run, and no others")
+        run_client(_undeliverable(config_of(path), dry_run=dry_run))
     config, wanted = config_of(path), chosen_of(given)
     if dry_run:
         run_client(would(config, wanted, "remove"))
@@ -56,6 +71,18 @@ def command(
         agreed = _agreed(config, wanted)
         wanted, missing = desk.Wanted(wanted.filters, agreed.matched), agreed.missing
     run_client(_purge(config, wanted, save, missing))
+
+
+async def _undeliverable(config: Config, *, dry_run: bool) -> int:
+    """Remove what RabbitMQ cannot deliver, and say how much that was; the exit code."""
+    found = await remove_undeliverable_letters(config, dry_run=dry_run)
+    if not found:
+        say("no letter is undeliverable")
+    elif dry_run:
+        say("would remove one letter or more, unread")
+    else:
+        say(f"removed {found} dead letters, unread")
+    return 0
 
 
 def _agreed(config: Config, wanted: desk.Wanted) -> desk.Tally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from scraperd.base.clocks import SYSTEM
-from scraperd.broker.rabbitmq.dead_queue import opened
+from scraperd.broker.rabbitmq.dead_queue import opened, remove_undeliverable
 from scraperd.broker.rabbitmq.generation import Settings
 from scraperd.broker.rabbitmq.topology import Topology
 
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 def dead_queue(config: Config) -> Opening:
     """Return the dead queue, on connections of its own once it is entered."""
+    return opened(_settings(config), Topology(config.broker.prefix), SYSTEM)
+
+
+async def remove_undeliverable_letters(config: Config, *, dry_run: bool) -> int:
+    """Remove the letters that the broker cannot deliver; return how many. Raises Lost."""
+    topology = Topology(config.broker.prefix)
+    return await remove_undeliverable(_settings(config), topology, SYSTEM, dry_run=dry_run)
+
+
+def _settings(config: Config) -> Settings:
     table = replace(config.broker, passive_declare=True)  # nothing is created for a look
     urls, within = config.broker_urls, config.fetch.connect_timeout
-    return opened(Settings.of(table, urls, "scraperd dead", within), Topology(table.prefix), SYSTEM)
+    return Settings.of(table, urls, "scraperd dead", within)

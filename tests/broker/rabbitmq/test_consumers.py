@@ -60,6 +60,7 @@ class Broker:
     consumed: dict[Source, int] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     acks_kept: bool = False
+    refused: bool = False
     cancelled_before_acks_were_kept: int = 0
     lost: asyncio.Future[str] = field(default_factory=asyncio.Future)
 
@@ -277,6 +278,8 @@ async def test_the_status_line_tells_the_mode(
             r"blocked by the broker since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ, not consuming",
             consumers.state,
         )
+        broker.refused = True
+        assert consumers.state.startswith("refused by the broker since ")
     else:
         alone = mode in {"emptying", "solo", "leaving"}
         wanted = "consuming jobs that came back, one at a time" if alone else "consuming"

@@ -96,6 +96,7 @@ class Node:
         self.directory = directory.resolve()
         self.port = port or ports.free_port()
         self.conf = conf or {}  # read at every start
+        self.plugins: tuple[str, ...] = ()  # the same
         self.name = name  # unique in its epmd, and the same at every start
         self._dist_port = ports.free_port()
         self._epmd = epmd or Epmd()
@@ -352,7 +353,7 @@ class Node:
         lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
         (self.directory / "rabbitmq.conf").write_text(lines)
         (self.directory / "advanced.config").write_text("[].\n")
-        (self.directory / "enabled_plugins").write_text("[].\n")
+        (self.directory / "enabled_plugins").write_text(f"[{','.join(self.plugins)}].\n")
         (self.directory / "env.conf").write_text("")
 
     def _environment(self) -> dict[str, str]:

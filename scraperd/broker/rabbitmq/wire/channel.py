@@ -218,6 +218,16 @@ class Channel:
         self._put(b"")  # what closes it: made when nothing of this channel is under way
         return closing
 
+    def reject_first(self, queue: str) -> asyncio.Future[Any]:
+        """Get the first message of a queue and reject it, in one write: it is dead-lettered unread.
+
+        For a message that the broker cannot deliver. The future is done if the queue is empty. A
+        message that arrives ends the connection, as there is nobody to take it.
+        """
+        empty = self.call("basic.get", "basic.get-empty", queue=queue)
+        self._put(frames.method(self._number, "basic.reject", delivery_tag=1))
+        return empty
+
     # Publishes.
 
     def publish(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pika
 
 from tests.faults.register import row
+from tests.rig.brokers.amqp10 import publish as publish_amqp10
+from tests.rig.brokers.amqp10 import ulong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,6 +126,46 @@ def _clock(scene: Scene) -> int:
 def _told(scene: Scene) -> bool:
     """Whether each has its result."""
     return all(scene.ledger.waived.values())
+
+
+@row(
+    9,
+    "undeliverable",
+    nodes=1,
+    off=True,
+    may="broker_lost broker_unreachable undeliverable",  # RabbitMQ 4 delivers them
+)
+def undeliverable(scene: Scene) -> None:
+    """Messages that RabbitMQ 3 fails to deliver: they are set aside, and nobody else is dead."""
+    scene.node.plugins = ("rabbitmq_amqp1_0",)
+    scene.node.start()
+    scene.collector.leave("dead")  # it would fail over them too
+    scene.start(concurrency=scene.many(100, 20))
+    scene.node.settle()
+    part = scene.many(300, 50)
+    evil = scene.many(6, 2)
+    scene.load(part, "/hold/{n}")
+    scene.accepted()
+    for number in range(evil):
+        ident = f"evil-{number}"
+        scene.ledger.waive(ident)
+        body = json.dumps({"url": scene.site.url("/page/1"), "id": ident}).encode()
+        publish_amqp10(scene.node.port, f"{scene.prefix}.jobs", body, message_id=ulong(number))
+        scene.load(part)
+        scene.accepted()
+    scene.cuts += 4 * evil
+    scene.site.release()
+    scene.quiet()
+    scene.heal()
+    fails = scene.node.version < (4, 0)
+    dead = f"{scene.prefix}.dead"
+    if fails:
+        scene.until(lambda: scene.node.counts()[dead][0] == evil, "they are set aside", 120)
+    assert scene.node.counts()[dead][0] == evil * fails, "an innocent job is dead"
+    assert ("undeliverable" in {line["event"] for line in scene.daemon.logged()}) == fails
+    with scene.channel() as channel:
+        channel.queue_purge(dead)
+    scene.load(part)
 
 
 @row(9, "poison")

@@ -64,7 +64,10 @@ _TABLE: Final = """
                             shortstr:routing_key
 60 60 basic.deliver         shortstr:consumer_tag longlong:delivery_tag bit:redelivered
                             shortstr:exchange shortstr:routing_key
+60 70 basic.get             short:ticket shortstr:queue bit:no_ack
+60 72 basic.get-empty       shortstr:cluster_id
 60 80 basic.ack             longlong:delivery_tag bit:multiple
+60 90 basic.reject          longlong:delivery_tag bit:requeue
 60 120 basic.nack           longlong:delivery_tag bit:multiple bit:requeue
 85 10 confirm.select        bit:nowait
 85 11 confirm.select-ok
