@@ -171,10 +171,16 @@ class RabbitPublisher:
         down and loses nothing.
         """
         exchange, key = to
+        suspected = False
         for wait in backoff(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE, self._jitter):
             try:
-                if self._refusals.of(to) or not await _together(generation, to, message):
+                if suspected or self._refusals.of(to):
                     await self._alone(generation, to, message, until)
+                else:
+                    await generation.publish(exchange, key, message.body, properties_of(message))
+            except (AccessRefused, NotFound):  # of this message, or of another that was under way
+                suspected = True
+                continue
             except Returned:
                 problem = "unroutable"
                 await self._redeclare(generation)
@@ -289,12 +295,3 @@ class RabbitPublisher:
             await declare(self._topology, generation.channel, passive=False)
         except (OSError, TopologyError) as error:
             generation.end(f"declaring again failed: {error!r}")
-
-
-async def _together(generation: Generation, to: tuple[str, str], message: Message) -> bool:
-    """Publish beside all others. False if the broker refused one of them: which is not known."""
-    try:
-        await generation.publish(*to, message.body, properties_of(message))
-    except (AccessRefused, NotFound):
-        return False
-    return True
