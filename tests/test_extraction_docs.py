@@ -507,5 +507,5 @@ def test_the_commands_options_are_explained() -> None:
         re.findall(r"--[a-z]+[a-z-]*", section("Trying rules").split("| argument |")[1])
     )
     options = {option for parameter in scrape.params for option in parameter.opts}
-    others = {"--config", "--header", "-H", "-c", "source"}
+    others = {"--config", "--header", "-H", "-c", "source", "--no-follow"}
     assert explained == options - others

@@ -120,7 +120,7 @@ def test_invalid_jobs_end_in_the_dead_queue(
             properties, dead = dispatcher.take("dead")
             headers = properties.headers
             assert dead == body, name
-            assert headers["x-scraperd-dead-reason"] == "invalid_job", name
+            assert headers["x-scraperd-dead-kind"] == "invalid_job", name
             assert headers["x-scraperd-dead-field"] == field, name
             assert headers["x-scraperd-dead-message"].startswith(field), name
             if identified:
@@ -432,7 +432,7 @@ def test_a_job_that_never_ends_is_dead_by_the_limit(
         [result] = dispatcher.results(1)
         dead, _ = dispatcher.take("dead")
     assert result["error"]["kind"] == "internal"
-    assert dead.headers["x-scraperd-dead-reason"] == "internal"
+    assert dead.headers["x-scraperd-dead-kind"] == "internal"
     assert dead.headers["x-scraperd-strikes"] == 3
     assert hostel.hits["/hold/1"] == 3
 

@@ -88,7 +88,7 @@ class Strangers:
         at("/loop", redirect("/loop"))
         at("/out", redirect("file:///etc/passwd"))
         at("/not-gzip", page(b"not gzip", headers=CODED))
-        at("/half-gzip", page(gzip.compress(body)[:-9], headers=CODED))
+        at("/half-gzip", _half_gzip)
         at("/html", page(body))
         at("/png", page(PNG, content_type="image/png"))
 
@@ -111,6 +111,12 @@ async def _in_trouble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 async def _reset(visit: Visit) -> None:
     visit.reset()
+
+
+async def _half_gzip(visit: Visit) -> None:
+    """Only the end of the connection ends the body, and the page is not whole by then."""
+    await visit.send(head(*CODED), gzip.compress(b"<title>A page</title>" * 100)[:-9])
+    visit.hang_up()
 
 
 async def _break_off(visit: Visit) -> None:
@@ -227,7 +233,7 @@ def test_every_kind_of_failure(
         assert seen == (case.kind, case.retryable, 2 if case.retryable else 1), (ident, error)
         assert (ident in dead) == (case.dead or case.retryable), ident
         if ident in dead:
-            assert dead[ident]["x-scraperd-dead-reason"] == case.kind
+            assert dead[ident]["x-scraperd-dead-kind"] == case.kind
     assert dispatcher.depth("dead") == dispatcher.depth("results") == dispatcher.depth("jobs") == 0
     assert "hunter2" not in daemon.stdout + daemon.stderr + json.dumps(results) + repr(dead)
 

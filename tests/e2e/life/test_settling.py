@@ -97,7 +97,7 @@ def test_dead_publishes_result_and_job_before_the_ack(
     assert json.loads(body) == job
     assert properties.correlation_id == "c"
     assert properties.headers["traceparent"] == "00-1-2-01"
-    assert properties.headers["x-scraperd-dead-reason"] == "http_status"
+    assert properties.headers["x-scraperd-dead-kind"] == "http_status"
     assert properties.headers["x-scraperd-attempt"] == 1
 
 

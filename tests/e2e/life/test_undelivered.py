@@ -66,7 +66,7 @@ def test_a_job_whose_expiration_ran_out_is_heard_of(
     assert (result["id"], result["meta"], result["url"]) == ("old", {"n": 7}, TARGET)
     assert (result["status"], result["error"]["kind"]) == ("failed", "expired")
     assert headers["x-scraperd-undelivered"] == "expired"
-    assert headers["x-scraperd-dead-reason"] == "expired"
+    assert headers["x-scraperd-dead-kind"] == "expired"
     assert not [name for name in headers if name.startswith("x-death")]
 
 

@@ -93,7 +93,7 @@ def test_a_job_of_a_million_form_fields_holds_nobody_up(
         assert {result["status"] for result in found.values()} == {"ok"}
         letters = dict(reversed(dispatcher.take("dead")) for _ in range(2))
         assert letters.keys() == {raw, raw + b" "}
-        assert letters[raw].headers["x-scraperd-dead-reason"] == "invalid_job"
+        assert letters[raw].headers["x-scraperd-dead-kind"] == "invalid_job"
         assert letters[raw].headers["x-scraperd-job-id"] == "its message id"
         assert daemon.longest < scaled(HELD)
     assert not hostel.hits["/page/form"]

@@ -205,5 +205,5 @@ def test_processes_that_do_not_believe_each_other_end_a_job(
     assert (one.headers["x-scraperd-attempt"], one.headers["x-scraperd-total-retries"]) == (2, 107)
     assert (result["attempt"], result["error"]["kind"]) == (1, "internal")
     assert "jobs.signing_key_file" in result["error"]["message"]
-    assert letter.headers["x-scraperd-dead-reason"] == "internal"
+    assert letter.headers["x-scraperd-dead-kind"] == "internal"
     assert "x-scraperd-signature" not in letter.headers
