@@ -119,12 +119,18 @@ class Decoder:
         """Return a job's JSON: unpacked, if the publisher's content_encoding says so.
 
         Raises Undecodable, also for more than jobs.max_size bytes when unpacked. What is larger as
-        it came is left alone, and so is any other content_encoding: some clients say `utf-8` there.
+        it came is left alone. So is any other content_encoding, as some clients say `utf-8` there,
+        and an object of JSON that is not packed after all.
         """
-        coding = delivery.own.content_encoding
-        if coding is None or len(delivery.body) > self._max_size:
-            return delivery.body
-        return unpacked(delivery.body, coding, self._max_size, "content_encoding")
+        body, coding = delivery.body, delivery.own.content_encoding
+        if coding is None or len(body) > self._max_size:
+            return body
+        try:
+            return unpacked(body, coding, self._max_size, "content_encoding")
+        except Undecodable:
+            if body.startswith(b"{"):
+                return body
+            raise
 
     def _fault(self, delivery: Delivery, job: Job) -> tuple[str, str] | None:
         """What this process can't do for the job: the field, and why."""

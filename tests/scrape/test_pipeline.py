@@ -590,6 +590,7 @@ async def test_a_page_as_it_comes_back(site: Site, scrape: Scrape) -> None:
     assert result.pop("meta") == {"k": [1]}
     assert result == {
         "id": "job",
+        "run": 1,
         "url": url,
         "status": "ok",
         "final_url": url,
@@ -601,6 +602,7 @@ async def test_a_page_as_it_comes_back(site: Site, scrape: Scrape) -> None:
         "body": HTML.decode(),
         "attempt": 1,
         "worker": "test",
+        "contract_version": "1.0",
     }
 
 

@@ -38,7 +38,7 @@ FORGED: list[dict[str, Any]] = [
     {"x-scraperd-unroutable-reply-to": "you", "x-scraperd-status": "failed"},
     {"x-death": [{"count": 500, "queue": "q", "reason": "expired"}], "x-scraperd-strikes": 3},
 ]
-OURS = {"x-scraperd-job-id", "x-scraperd-attempt", "x-scraperd-status"}
+OURS = {"x-scraperd-job-id", "x-scraperd-run", "x-scraperd-attempt", "x-scraperd-status"}
 
 
 @pytest.fixture
