@@ -1,4 +1,4 @@
-"""What the kernel says of one process: processor time and memory.
+"""What the kernel says of one process: processor time and memory; and how it sends by TCP.
 
 May touch: /proc, to read.
 Must never: raise for a process that has ended.
@@ -13,6 +13,11 @@ from typing import Final, NamedTuple
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _KIB: Final = 1024
+
+
+def congestion_control() -> str:
+    """The algorithm of new TCP connections; `bbr` stops each for 200 ms, once in ten seconds."""
+    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
 class Times(NamedTuple):

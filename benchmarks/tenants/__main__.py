@@ -28,6 +28,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from benchmarks.extraction import site as worst_site
 from benchmarks.extraction import until
+from benchmarks.kernel import congestion_control
 from benchmarks.stage import Child, Stage
 from benchmarks.tenants.attacks import ATTACKS, FULL, OTHERS, Aim, Facts, command
 from benchmarks.tenants.site import HOSTS, LIMITED, NAMES, WEB
@@ -610,6 +611,8 @@ def main() -> None:
     if options.short and not options.only:
         names = [name for name in names if ATTACKS[name].core]
     rounds, seconds = (1, 4.0) if options.short else (3, 3.5)
+    if congestion_control() == "bbr":
+        print("TCP sends by bbr: a connection of the broker pauses for 200 ms, once in ten seconds")
     started = time.monotonic()
     reports = []
     with Scene(options.release) as scene, kept(scene, options.keep):
