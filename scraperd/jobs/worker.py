@@ -191,8 +191,11 @@ class Worker:
             if isinstance(ended, NotYet):
                 claim.resize(0)
                 return _until_expiry(ended, seen, self._clocks.now()), None
-            dead = self._dies(received, ended, seen)
+            failure = ended.failure if isinstance(ended, Failed) else None
+            dead = failure is not None and self._dies(received, failure, seen)
             outcome = self._result(received, ended, seen, started, dead=dead)
+            if dead and not self._dies(received, outcome.result.error or None, seen):
+                outcome = self._result(received, ended, seen, started)  # it was too large, and ends
         except Exception as error:  # noqa: BLE001 - any error of ours must end this job only
             failed = Failed(self._error(error, received.name))
             outcome = self._result(received, failed, seen, started, dead=True)
@@ -249,6 +252,9 @@ class Worker:
     ) -> Outcome:
         """The result of a job of which `seen` is known; it began at `started`, if it was run."""
         noted = received.envelope
+        limited: dict[str, float] | UnsetType = UNSET
+        if isinstance(seen, Job):
+            limited = self._scraper.limited(seen, max_retries=self._settings.max_retries)
         label = Label(
             received.name,
             noted.attempt,
@@ -257,7 +263,7 @@ class Worker:
             seen.meta,
             run=noted.run,
             earlier=noted.earlier,
-            limited=self._limited(seen) if isinstance(seen, Job) else UNSET,
+            limited=limited,
             dead=dead,
         )
         timings: Timings | UnsetType = UNSET
@@ -265,15 +271,9 @@ class Worker:
             timings = ended.facts.timings(self._clocks.monotonic() - started)
         return Outcome.of(result_of(label, ended, timings), self._settler.limits.max_message)
 
-    def _dies(self, received: Received, ended: Scraped | Failed, job: Job) -> bool:
+    def _dies(self, received: Received, failure: Failure | None, job: Job) -> bool:
         """Whether the job goes to the dead queue, so that its result can say so."""
-        if isinstance(ended, Scraped):
-            return False
-        return isinstance(self._decide(received, ended.failure, job.max_retries), Dead)
-
-    def _limited(self, job: Job) -> dict[str, float] | UnsetType:
-        """What counts in place of the job's own limits, where those are looser."""
-        return self._scraper.limited(job, max_retries=self._settings.max_retries)
+        return isinstance(self._decide(received, failure, job.max_retries), Dead)
 
     def _decide(
         self, received: Received, ended: Ended, max_retries: int | UnsetType = UNSET

@@ -563,6 +563,21 @@ def test_the_smaller_number_of_retries_holds(
         assert isinstance(house.record.verdict, Retry if retried else Dead)
 
 
+@pytest.mark.parametrize("limit", [2_000, 2**20])
+def test_a_result_says_that_its_job_is_a_dead_letter_only_if_it_is(limit: int) -> None:
+    """The last attempt failed. A result that is too large ends the job without a dead letter."""
+
+    @in_house(max_message=limit, jobs__max_retries=0)
+    async def life(house: House) -> None:
+        facts = Facts(http_status=503, content={"body": "b" * 3_000})
+        house.scrapes.ends["a"] = Failed(FAILURE, facts)
+        house.deliver("a")
+        await house.idle()
+        [result] = house.results()
+        assert result["error"]["kind"] == ("connect" if limit == 2**20 else "too_large")
+        assert result.get("dead_letter", False) is bool(house.letters) is (limit == 2**20)
+
+
 @pytest.mark.parametrize(
     ("attempt", "asked", "delay"),
     [
