@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig.daemon import Daemon
+from tests.rig.daemon import Daemon, until
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
@@ -35,14 +35,6 @@ def mine(dispatcher: Dispatcher, prefix: str) -> Iterator[str]:
     dispatcher.channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
     yield name
     dispatcher.channel.queue_delete(name)
-
-
-def until(wanted: Callable[[], bool]) -> None:
-    """Wait for it, for 20 seconds at most."""
-    deadline = time.monotonic() + 20
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def asked(file: Path) -> int:

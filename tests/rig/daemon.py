@@ -19,7 +19,7 @@ import pika
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pika.adapters.blocking_connection import BlockingChannel
 
@@ -32,6 +32,14 @@ LOOPBACK = {  # what lets the daemon reach the tests' sites, and hurry
     "politeness__per_address_concurrency": 0,
     "politeness__autothrottle": False,
 }
+
+
+def until(wanted: Callable[[], bool], what: str = "", timeout: float = 60) -> None:
+    """Ask until it is so, of what sends no news; after `timeout` seconds `what` was not so."""
+    deadline = time.monotonic() + timeout
+    while not wanted():
+        assert time.monotonic() < deadline, what or f"not so within {timeout} s"
+        time.sleep(0.02)
 
 
 class Daemon(Process):

@@ -66,6 +66,28 @@ def end(child: subprocess.Popen[bytes], grace: float) -> int:
     return reap(child)
 
 
+class Server:
+    """A program that serves a test until it is stopped; `start` is its own."""
+
+    _child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start it and return once it serves."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End it. Safe to call twice."""
+        if self._child is not None:
+            end(self._child, 5)
+        self._child = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
 def reap(child: subprocess.Popen[bytes]) -> int:
     """Wait for a child that was told to end, and kill what is left of its process group."""
     code = child.wait(30)

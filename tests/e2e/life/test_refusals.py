@@ -6,16 +6,15 @@ Must never: take the daemon's word for what became of a job.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.rig.brokers.users import User
-from tests.rig.daemon import Daemon
+from tests.rig.daemon import Daemon, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from pika.adapters.blocking_connection import BlockingChannel
 
@@ -36,14 +35,6 @@ def user(node: Node, broker_url: str, prefix: str, dispatcher: Dispatcher) -> It
     one.permit()
     yield one
     one.delete()
-
-
-def until(wanted: Callable[[], bool], what: str) -> None:
-    """Wait for what sends no news."""
-    deadline = time.monotonic() + 30
-    while not wanted():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def all_but_results(prefix: str) -> str:

@@ -7,7 +7,6 @@ Must never: run on a broker that others use: each such message ends connections.
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -15,7 +14,7 @@ import pytest
 
 from tests.rig.brokers import amqp10
 from tests.rig.brokers.node import Node
-from tests.rig.daemon import Daemon, Dispatcher, variables
+from tests.rig.daemon import Daemon, Dispatcher, until, variables
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,14 +30,6 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     node.plugins = ("rabbitmq_amqp1_0",)
     with node:
         yield node
-
-
-def until(wanted: Callable[[], bool], what: str) -> None:
-    """Wait for what sends no news."""
-    deadline = time.monotonic() + 60
-    while not wanted():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("field", ["message_id", "correlation_id"])

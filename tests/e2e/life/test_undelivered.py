@@ -7,17 +7,14 @@ Must never: let a job end in silence.
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES, Topology
-from tests.rig.daemon import Daemon
+from tests.rig.daemon import Daemon, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
 
@@ -30,14 +27,6 @@ def declared(broker_url: str, prefix: str, dispatcher: Dispatcher) -> Dispatcher
     with Daemon(broker_url, prefix).ready() as daemon:
         assert daemon.drain() == 0
     return dispatcher
-
-
-def until(wanted: Callable[[], bool]) -> None:
-    """Ask until it is so."""
-    deadline = time.monotonic() + 60
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def letters(dispatcher: Dispatcher, count: int) -> dict[str, dict[str, Any]]:

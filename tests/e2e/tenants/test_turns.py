@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import socket
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,13 +16,13 @@ import pytest
 
 from scraperd.broker.rabbitmq.topology import DELAYS
 from tests.rig.brokers.wire import Wire, settling
-from tests.rig.daemon import Daemon, Dispatcher
+from tests.rig.daemon import Daemon, Dispatcher, until
 from tests.rig.ports import free_port
 from tests.rig.sites.hostel import Hostel
 from tests.rig.sites.proxies import RealProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.rig.brokers.node import Node
@@ -66,14 +65,6 @@ def ends(dispatcher: Dispatcher, count: int, timeout: float = 60) -> dict[str, E
 def snoozed(dispatcher: Dispatcher) -> int:
     """Jobs in the delay queues."""
     return sum(dispatcher.depth(f"delay.{tier}") for tier in DELAYS)
-
-
-def until(seen: Callable[[], bool], timeout: float = 20) -> None:
-    """Look at the broker until it is so."""
-    deadline = time.monotonic() + timeout
-    while not seen():
-        assert time.monotonic() < deadline, f"not so within {timeout} s"
-        time.sleep(0.02)
 
 
 def gaps(times: list[float]) -> list[float]:

@@ -10,13 +10,10 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from tests.rig import ports, process
 from tests.rig.debs import debs, libraries
-
-if TYPE_CHECKING:
-    import subprocess
 
 _DEADLINE = 20.0
 
@@ -61,7 +58,7 @@ class NginxError(RuntimeError):
     """It did not start; the message ends with its log."""
 
 
-class Nginx:
+class Nginx(process.Server):
     """A static site: the files under `root`, at `url`.
 
     `extra` is nginx configuration placed inside the server block. The kernel ends it when the
@@ -75,7 +72,6 @@ class Nginx:
         self.directory = directory.resolve()
         self.port = port or ports.free_port()
         self._extra = extra
-        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -104,18 +100,6 @@ class Nginx:
             self.stop()
             raise
         return self
-
-    def stop(self) -> None:
-        """End it. Safe to call twice."""
-        if self._child is not None:
-            process.end(self._child, 5)
-        self._child = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _configuration(self) -> str:
         # As root, nginx would otherwise hand its folders to a user that may not exist.

@@ -14,7 +14,6 @@ from tests.rig import ports, process
 from tests.rig.debs import debs, libraries
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 USER = "robot"
@@ -38,7 +37,7 @@ class ProxyError(RuntimeError):
     """It did not start; the message ends with what it said."""
 
 
-class RealProxy:
+class RealProxy(process.Server):
     """`scheme` is http or socks5; with `auth`, USER and PASSWORD are asked for.
 
     The kernel ends it when the thread that called `start` ends.
@@ -49,7 +48,6 @@ class RealProxy:
         self.port = ports.free_port()
         self._auth = auth
         self._folder = folder
-        self._child: subprocess.Popen[bytes] | None = None
 
     def url(self, userinfo: str | None = None) -> str:
         """Its URL with the right user and password, or with those given."""
@@ -81,15 +79,3 @@ class RealProxy:
         auth_line = f"BasicAuth {USER} {PASSWORD}" if self._auth else ""
         conf.write_text(_TINYPROXY.format(port=self.port, here=self._folder, auth=auth_line))
         return [root / "usr/bin/tinyproxy", "-d", "-c", conf]
-
-    def stop(self) -> None:
-        """End it. Safe to call twice."""
-        if self._child is not None:
-            process.end(self._child, 5)
-        self._child = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

@@ -15,7 +15,6 @@ from tests.rig import ports, process
 from tests.rig.debs import debs, libraries
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 _DEADLINE: Final = 20.0
@@ -34,7 +33,7 @@ class TlsServerError(RuntimeError):
     """It did not start; the message ends with what it said."""
 
 
-class TlsServer:
+class TlsServer(process.Server):
     """`program` is openssl or gnutls-serv. `pem` has its key and its chain; None if it has none.
 
     The kernel ends it when the thread that called `start` ends.
@@ -46,7 +45,6 @@ class TlsServer:
         self._log = folder / f"{program}-{self.port}.out"
         self._pem = pem
         self._options = options
-        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -78,15 +76,3 @@ class TlsServer:
         if self._pem is not None:
             words += _CERTIFICATE[self._program].format(pem=self._pem).split()
         return [binary, *words, *self._options], libs
-
-    def stop(self) -> None:
-        """End it. Safe to call twice."""
-        if self._child is not None:
-            process.end(self._child, 5)
-        self._child = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
