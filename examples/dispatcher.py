@@ -20,7 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 PREFIX, NAME, FILE = "scraperd", "dispatcher", "dispatcher.db"
 RULES = {"title": "title", "headings": {"selector": "h1, h2", "type": "list"}}
-STRANGERS = 50  # results of others in our queue, after which something is wrong
+MAX_OTHERS = 50  # results that we did not ask for; so many mean that something is wrong
 TABLE = """create table if not exists jobs
     (id text primary key, url text, published int default 0, run int default 0, result text)"""
 
@@ -55,17 +55,17 @@ def publish(channel: BlockingChannel, known: sqlite3.Connection, jobs: str, mine
 
 
 def consume(channel: BlockingChannel, known: sqlite3.Connection, mine: str) -> None:
-    """Take results until each job has one. What nobody here asked for is left in the queue."""
-    strangers = 0
-    channel.basic_qos(prefetch_count=2 * STRANGERS)
+    """Take results until each job has one. Results of other dispatchers stay in the queue."""
+    others = 0
+    channel.basic_qos(prefetch_count=2 * MAX_OTHERS)
     while known.execute("select 1 from jobs where result is null").fetchone():
         method, _, body = next(channel.consume(mine))
         result = json.loads(body)
         row = known.execute("select run from jobs where id = ?", [result["id"]]).fetchone()
-        if row is None:  # no ack: whoever asked for it must get it
-            strangers += 1
+        if row is None:  # no ack: it belongs to another dispatcher
+            others += 1
             print(f"not ours: {result['id']}", file=sys.stderr)
-            if strangers == STRANGERS:
+            if others == MAX_OTHERS:
                 sys.exit(f"{mine} has results of others: does another dispatcher use this NAME?")
             continue
         if result.get("run", 1) > row[0]:  # else it is a duplicate

@@ -254,7 +254,7 @@ class Inflater:
 
 
 def unpacked(data: bytes, coding: str, most: int, what: str) -> bytes:
-    """Return all that `data` stands for; `data` itself where `coding` is none of CODINGS.
+    """Return `data` unpacked, or as it is if `coding` is none of CODINGS.
 
     `what` says in errors what named the coding. Raises Undecodable for data that is broken, or
     ends early, or stands for more than `most` bytes.

@@ -35,12 +35,7 @@ from scraperd.scrape.content import (
 )
 from scraperd.scrape.hops import Hops
 from scraperd.scrape.permission import Permission
-from scraperd.scrape.request import (
-    first_request,
-    redirect,
-    redirect_target,
-    tightest,
-)
+from scraperd.scrape.request import first_request, redirect, redirect_target, tightest
 from scraperd.scrape.result import Facts, Failed, Scraped, final_url
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ MAX_RETRY_PAUSE: Final = 30.0
 MAX_REFUSED_LOGGED: Final = 100  # refused reply queues that are named in the log
 MAX_ASK_PAUSE: Final = 10.0  # seconds between two questions whether a publish is allowed now
 MAX_HELD: Final = 1000  # routing keys that are remembered as refused
-# Seconds after a question is due in which it is answered. If nobody asked by then, because no job
-# is left that waits, jobs are consumed again, and the next of them asks.
+# Seconds for a question to be asked and answered once it is due. If no waiting job is left to ask
+# it, jobs are consumed again after this time, and the next job asks.
 ANSWERED_WITHIN: Final = 2.0
 
 

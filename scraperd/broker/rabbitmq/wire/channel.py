@@ -221,8 +221,8 @@ class Channel:
     def reject_first(self, queue: str) -> asyncio.Future[Any]:
         """Get the first message of a queue and reject it, in one write: it is dead-lettered unread.
 
-        For a message that the broker cannot deliver. The future is done if the queue is empty. A
-        message that arrives ends the connection, as there is nobody to take it.
+        For a message that the broker cannot deliver. The future is done if the queue is empty. If a
+        message does arrive, the connection ends: nothing here expects one.
         """
         empty = self.call("basic.get", "basic.get-empty", queue=queue)
         self._put(frames.method(self._number, "basic.reject", delivery_tag=1))
