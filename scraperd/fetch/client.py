@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from scraperd.base.fd_limits import OutOfDescriptors
+from scraperd.base.tasks import forget_frames
 from scraperd.base.text import printable
 from scraperd.contract import Failure
 from scraperd.fetch.connector import (
@@ -175,6 +176,7 @@ class Fetcher:
                 return await self._send(connector, request)
         except EXPECTED as error:
             failure = failure_of_error(error, request, self._settings)
+            forget_frames(error)
             return (
                 failure if request.head is None else _without_body(request, request.head, failure)
             )

@@ -50,6 +50,7 @@ class Exchange:
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.wait([self._sending])
+            self._sending = None  # it refers to this, and so to the body: no cycle is left behind
 
     async def _send(self) -> None:
         """Send the body, while the response is waited for: it may come before its end."""

@@ -104,7 +104,7 @@ class Reader:
         self._at = 0
         self._searched = 0  # up to there, no end of a line or of a head was found
         self._left = 0  # bytes of the body, or of the chunk
-        self._step: Callable[[], bool] = self._read_head
+        self._step: Callable[[Reader], bool] = Reader._read_head  # unbound: a bound one is a cycle
 
     def feed(self, data: bytes) -> None:
         """Read `data`, which is not empty. Raises Malformed."""
@@ -121,7 +121,7 @@ class Reader:
         """Read on, STEPS steps at most: a body of tiny chunks takes many. Raises Malformed."""
         steps, size = STEPS, len(self._data)
         self._spare, self.behind = 0, False
-        while steps and not self.ended and self._at < size and self._step():
+        while steps and not self.ended and self._at < size and self._step(self):
             steps -= 1
         self.behind = not steps and not self.ended and self._at < size
         if self.ended and self._at < size:  # nobody asked for it
@@ -148,7 +148,7 @@ class Reader:
         if self.head is None and not trusted and (rest := self._data.strip(b"\r\n")):
             self._data = b""
             self._take_head(rest)
-        if self._step == self._read_to_eof and self.head is not None:
+        if self._step is Reader._read_to_eof and self.head is not None:
             self.ended = True
         if not self.ended:
             raise Incomplete
@@ -189,13 +189,13 @@ class Reader:
         if size is None:
             raise Malformed(_NO_SIZE)
         self._left = int(size[1], 16)
-        self._step = self._read_chunk if self._left else self._read_trailer
+        self._step = Reader._read_chunk if self._left else Reader._read_trailer
         return True
 
     def _read_chunk(self) -> bool:
         self._take_body()
         if not self._left:
-            self._step = self._read_chunk_end
+            self._step = Reader._read_chunk_end
         return True
 
     def _read_chunk_end(self) -> bool:
@@ -205,7 +205,7 @@ class Reader:
         if end[:1] != b"\n" and end != b"\r\n":
             raise Malformed("a chunk is longer than its size")
         self._at += 1 if end[:1] == b"\n" else 2
-        self._step = self._read_chunk_size
+        self._step = Reader._read_chunk_size
         return True
 
     def _read_trailer(self) -> bool:
@@ -321,17 +321,17 @@ class Reader:
         elif codings:
             # RFC 9112 section 6.1: with a length beside it, the connection is not to be trusted
             self.keep = self.keep and length is None and version >= (1, 1)
-            self._step, length = self._read_chunk_size, None
+            self._step, length = Reader._read_chunk_size, None
             if codings.count("chunked") > 1:  # RFC 9112 section 6.1
                 raise Malformed("its Transfer-Encoding has chunked twice")
             if codings[-1] != "chunked":
                 if "chunked" in codings:
                     raise Malformed("its Transfer-Encoding has chunked before another coding")
-                self._step, self.keep, until_close = self._read_to_eof, False, True
+                self._step, self.keep, until_close = Reader._read_to_eof, False, True
         elif length is None:
-            self._step, self.keep, until_close = self._read_to_eof, False, True
+            self._step, self.keep, until_close = Reader._read_to_eof, False, True
         else:
-            self._left, self._step, self.ended = length, self._read_length, not length
+            self._left, self._step, self.ended = length, Reader._read_length, not length
         left = tuple(one for one in codings if one != "chunked")
         self.head = Head(status, headers, left, length, until_close)
 
