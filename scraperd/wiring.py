@@ -6,14 +6,26 @@ Must never: hand a room the whole configuration, or hold logic that a job passes
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import Limits
+from scraperd.broker.rabbitmq.consumers import Prefetch
+from scraperd.broker.rabbitmq.generation import Settings as LinkSettings
+from scraperd.broker.rabbitmq.link import Link
+from scraperd.broker.rabbitmq.publisher import RabbitPublisher
+from scraperd.broker.rabbitmq.reply_patterns import Addresses
+from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.broker.rabbitmq.wire.gate import Gates
 from scraperd.extract.limits import limits_of
 from scraperd.fetch.client import Fetcher
 from scraperd.fetch.memory import Budget
+from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
+from scraperd.ops.capacity import fitted
 from scraperd.politeness.host_rules import HostTable
 from scraperd.politeness.robots import Robots
 from scraperd.politeness.scheduler import HostScheduler
@@ -23,14 +35,15 @@ from scraperd.scrape.permission import Permission
 from scraperd.scrape.pipeline import Scraper, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from scraperd.base.clocks import Clocks
     from scraperd.config.settings import Config
     from scraperd.extract.document import Limits as ExtractLimits
     from scraperd.fetch.http1.reading_time import ReadingTime
-    from scraperd.jobs.record import Observer
-    from scraperd.jobs.settle import Settler
+    from scraperd.jobs import record
+    from scraperd.jobs.signing import Keys
+    from scraperd.ops.telemetry import Observer
     from scraperd.politeness.robots import Get
 
 
@@ -40,19 +53,27 @@ def fetcher_of(config: Config, reading_time: ReadingTime | None = None) -> Fetch
     Shared: `concurrency` gives the number of connections; the limit by address and its wait are
     politeness's, because a lookup before the permit is made for that limit alone.
     """
-    limited = bool(config.politeness.per_address_concurrency)
     return Fetcher(
         config.fetch,
         config.proxies,
-        connections=config.fetch.max_connections or 2 * config.concurrency,
-        lookup_wait=config.politeness.snooze_after if limited else None,
+        connections=_connections(config),
+        lookup_wait=_lookup_wait(config),
         reading_time=reading_time,
     )
 
 
+def _connections(config: Config) -> int:
+    return config.fetch.max_connections or 2 * config.concurrency
+
+
+def _lookup_wait(config: Config) -> float | None:
+    limited = bool(config.politeness.per_address_concurrency)
+    return config.politeness.snooze_after if limited else None
+
+
 def extract_limits(config: Config) -> ExtractLimits:
-    """Return the bounds of one page. Shared: `fetch.download_maxsize`, the largest page."""
-    return limits_of(config.extract, config.fetch.download_maxsize)
+    """Return the bounds of one page."""
+    return limits_of(config.extract)
 
 
 def extractor_of(config: Config) -> Extractor:
@@ -96,8 +117,21 @@ def robots_of(config: Config, table: HostTable, get: Get, clock: Callable[[], fl
     )
 
 
-def scraper_of(config: Config, fetcher: Fetcher, clocks: Clocks) -> Scraper:
-    """Return the straight line of a page, not opened yet.
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """The rooms that a page goes through; `scraper` is their door."""
+
+    fetcher: Fetcher
+    table: HostTable
+    budget: Budget
+    hops: Hops
+    permission: Permission
+    extractor: Extractor
+    scraper: Scraper
+
+
+def pages_of(config: Config, fetcher: Fetcher, clocks: Clocks) -> Pages:
+    """Return the rooms of a page, not opened yet.
 
     Shared: `jobs.retry_after_max` bounds the pause of a host, `fetch.connect_timeout` tells a host
     that hangs from a fetch that was short of time.
@@ -118,14 +152,57 @@ def scraper_of(config: Config, fetcher: Fetcher, clocks: Clocks) -> Scraper:
         robots=partial(robots_of, config, table, clock=clocks.monotonic),
         download_timeout=config.fetch.download_timeout,
     )
-    return Scraper(
+    extractor = extractor_of(config)
+    scraper = Scraper(
         _page_settings(config),
         clocks,
         budget=budget,
         hops=hops,
         permission=permission,
-        extractor=extractor_of(config),
+        extractor=extractor,
     )
+    return Pages(fetcher, table, budget, hops, permission, extractor, scraper)
+
+
+@asynccontextmanager
+async def opened(pages: Pages) -> AsyncIterator[Pages]:
+    """Open the rooms that need it, and close them."""
+    async with pages.scraper:
+        yield pages
+
+
+def scraper_of(config: Config, fetcher: Fetcher, clocks: Clocks) -> Scraper:
+    """Return the straight line of a page, not opened yet."""
+    return pages_of(config, fetcher, clocks).scraper
+
+
+def configure_pages(pages: Pages, config: Config) -> None:
+    """Hand each room of a page its settings anew, as when it was made.
+
+    The table comes before the scheduler, which looks up in it what holds for its hosts now.
+    """
+    connections, wait = _connections(config), _lookup_wait(config)
+    pages.fetcher.configure(config.fetch, config.proxies, connections=connections, lookup_wait=wait)
+    pages.budget.configure(config.fetch.memory_budget)
+    pages.extractor.configure(waiting_room=config.waiting_room)
+    pages.table.configure(config.politeness, config.hosts, config.fetch.proxy)
+    pages.hops.scheduler.configure(
+        config.politeness,
+        concurrency=config.concurrency,
+        waiting_room=config.waiting_room,
+        job_timeout=config.jobs.timeout,
+    )
+    pages.hops.configure(
+        connect_timeout=config.fetch.connect_timeout, retry_after_max=config.jobs.retry_after_max
+    )
+    pages.permission.robots.configure(
+        config.politeness,
+        name=config.robots_name,
+        concurrency=config.concurrency,
+        retry_after_max=config.jobs.retry_after_max,
+    )
+    pages.permission.download_timeout = config.fetch.download_timeout
+    pages.scraper.settings = _page_settings(config)
 
 
 def _page_settings(config: Config) -> Settings:
@@ -143,7 +220,7 @@ def worker_of(  # noqa: PLR0917 - as the daemon names its parts
     config: Config,
     scraper: Scraper,
     settler: Settler,
-    observer: Observer,
+    observer: record.Observer,
     name: str,
     clocks: Clocks,
 ) -> Worker:
@@ -151,6 +228,93 @@ def worker_of(  # noqa: PLR0917 - as the daemon names its parts
     return Worker(config.jobs, config.proxies, scraper, settler, observer, name=name, clocks=clocks)
 
 
+def link_settings(config: Config, name: str) -> LinkSettings:
+    """Return how the broker is reached. Shared: `fetch.connect_timeout`, as sites are dialled."""
+    return LinkSettings.of(
+        config.broker, config.broker_urls, f"scraperd {name}", config.fetch.connect_timeout
+    )
+
+
 def broker_limits(config: Config) -> Limits:
     """Return what the broker takes. Shared: `jobs.max_result_size`, as a message's bytes."""
     return Limits(config.jobs.max_result_size, config.broker.ack_timeout)
+
+
+@dataclass(slots=True)
+class Services:
+    """What a daemon runs, wired together, and the configuration that it runs with.
+
+    `limit` is how many descriptors the process may have: `config` is as it was read, and what the
+    rooms have fits that limit.
+    """
+
+    config: Config
+    limit: int
+    name: str
+    pages: Pages
+    publisher: RabbitPublisher
+    limits: Limits
+    keys: Keys
+    gates: Gates
+    worker: Worker
+    link: Link
+    observer: Observer
+
+
+def services_of(  # noqa: PLR0917 - as the daemon names its parts
+    config: Config,
+    own: Config,
+    limit: int,
+    keys: Keys,
+    pages: Pages,
+    observer: Observer,
+    name: str,
+) -> Services:
+    """Build the house of a daemon: each part gets what it needs and no more."""
+    topology = Topology(own.broker.prefix)
+    limits = broker_limits(own)
+    publisher = RabbitPublisher(
+        Addresses.of(topology, own.broker.allow_reply_to),
+        observer.event,
+        passive=own.broker.passive_declare,
+        confirm_timeout=own.broker.confirm_timeout,
+        clocks=SYSTEM,
+    )
+    settler = Settler(publisher, limits, keys, SYSTEM)
+    worker = worker_of(own, pages.scraper, settler, observer, name, SYSTEM)
+    gates = Gates(own.jobs_budget, pages.scraper.hold)
+    link = Link(
+        link_settings(own, name),
+        topology,
+        limits,
+        gates.make,
+        prefetch=prefetch_of(own),
+        on_delivery=worker.accept,
+        on_lost=worker.abandon,
+        events=observer.event,
+        clocks=SYSTEM,
+    )
+    return Services(
+        config, limit, name, pages, publisher, limits, keys, gates, worker, link, observer
+    )
+
+
+def prefetch_of(config: Config) -> Prefetch:
+    """Return how many jobs the broker is asked for."""
+    return Prefetch(config.prefetch_count, config.quarantine_prefetch)
+
+
+def configure(services: Services, config: Config, secrets: Iterable[bytes]) -> None:
+    """Hand the settings to all rooms anew, within one turn of the loop. Nothing here can fail."""
+    services.config = config
+    own = fitted(config, services.limit, services.observer.event)
+    services.observer.set_level(own.log.level)
+    configure_pages(services.pages, own)
+    services.worker.configure(own.jobs, own.proxies)
+    services.keys.configure(secrets)
+    services.limits.max_message = own.jobs.max_result_size
+    services.limits.ack_timeout = own.broker.ack_timeout
+    topology = services.publisher.addresses.topology
+    services.publisher.addresses = Addresses.of(topology, own.broker.allow_reply_to)
+    services.gates.configure(own.jobs_budget)
+    services.link.configure(link_settings(own, services.name), prefetch_of(own))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +24,7 @@ from scraperd.cli.shared.lacks import (
     too_little_memory,
 )
 from scraperd.cli.shared.options import config_of, with_config
-from scraperd.config.load import ConfigError, notify_socket
+from scraperd.config.load import ConfigError, load, notify_socket
 from scraperd.ops.log import configure
 from scraperd.ops.outlets import unwaited
 from scraperd.ops.stopping import IGNORED
@@ -46,7 +47,7 @@ def command(path: Path | None) -> None:
     if not memory_is_left(MIN_MEMORY_BYTES):
         fail(too_little_memory(), EXIT_LACK)
     try:
-        sys.exit(daemon.run(config, Notifier(*notify_socket())))
+        sys.exit(daemon.run(config, Notifier(*notify_socket()), partial(load, path)))
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     except daemon.Lacking as error:

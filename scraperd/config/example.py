@@ -16,8 +16,8 @@ _HEAD: Final = (
     "# start with exit code 78. A variable overrides each: SCRAPERD_CONCURRENCY=200, and",
     "# with two underscores after the table's name SCRAPERD_FETCH__CONNECT_TIMEOUT=5.",
     "#",
-    "# (reload: yes) stands where a reload is going to change the setting in a running process.",
-    "# There is no reload yet: today each change needs a restart.",
+    "# (reload: yes) stands where a reload (systemctl reload, SIGHUP) changes the setting in a",
+    "# running process. The others need a restart, and the log says so (reloaded, needs_restart).",
 )
 # What stands under the head of a table whose keys are the user's own.
 _ENTRIES: Final = {

@@ -101,7 +101,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     proxies: Annotated[
         dict[Name, Annotated[str, Meta(pattern="^(http|socks5)://")]],
         Meta(
-            **fixed(
+            **reloadable(
                 "table of http:// or socks5:// URLs by name",
                 "Proxies that a job, a host or `fetch.proxy` can choose by name.",
             )

@@ -15,15 +15,12 @@ from scraperd import __version__
 
 
 def reloadable(unit: str, why: str) -> dict[str, Any]:
-    """Describe a setting whose value is looked up for each job, fetch or page.
-
-    A reload can change it in a running process. There is no reload yet.
-    """
+    """Describe a setting that a reload changes in a running process."""
     return {"description": why, "extra": {"unit": unit, "reload": True}}
 
 
 def fixed(unit: str, why: str) -> dict[str, Any]:
-    """Describe a setting that is fixed at the start: in connections, caches, processes, names."""
+    """Describe a setting that needs a restart: connections, processes and names are made of it."""
     return {"description": why, "extra": {"unit": unit, "reload": False}}
 
 
@@ -247,7 +244,7 @@ class FetchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     user_agent: Annotated[
         str,
         Meta(
-            **fixed(
+            **reloadable(
                 "printable ASCII",
                 "Empty means `scraperd/VERSION`; the contact URL is put behind it.",
             ),
@@ -257,7 +254,7 @@ class FetchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     contact_url: Annotated[
         str,
         Meta(
-            **fixed(
+            **reloadable(
                 "URL in ASCII", "Where a site's owner reads who you are; sent in the User-Agent."
             ),
             pattern=_whole("[!-~]*"),
@@ -323,7 +320,7 @@ class PolitenessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     robots_agent: Annotated[
         str,
         Meta(
-            **fixed(
+            **reloadable(
                 "letters, _ and -",
                 "The name robots.txt knows us by; empty means the first word of the User-Agent.",
             ),

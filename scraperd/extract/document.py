@@ -53,6 +53,9 @@ _HALF = re.compile(  # half of a surrogate pair
 Kind: TypeAlias = Literal["html", "json", "feed", "text", "binary"]
 
 
+MAX_INFLATED: Final = 10 * 1024 * 1024  # bytes, where nobody says how large a page may be
+
+
 class Limits(Struct, frozen=True):
     """The bounds of one page's content.
 
@@ -62,7 +65,6 @@ class Limits(Struct, frozen=True):
 
     matches: int
     output: int
-    inflated: int
     bounds: Bounds
     work: int | None = None
     searching: float | None = None
@@ -73,7 +75,8 @@ class ExtractRequest(Struct, frozen=True, array_like=True):
     """What to extract from a body, and what must be known of its response. Travels to a helper.
 
     With `job` the body is a job's own, and only what names the job is wanted. With `check` the
-    body is empty, and the only question is whether the rules are valid.
+    body is empty, and the only question is whether the rules are valid. `inflated` bounds the bytes
+    of a packed feed or sitemap that is unpacked.
     """
 
     url: str
@@ -88,6 +91,7 @@ class ExtractRequest(Struct, frozen=True, array_like=True):
     job: bool = False
     check: bool = False
     sniffing: Sniffing = ""
+    inflated: int = MAX_INFLATED
 
     @property
     def parsed(self) -> bool:
@@ -380,7 +384,7 @@ class _Reader:
             self._body,
             media=self._request.media,
             base=self._request.url,
-            max_size=self._limits.inflated,
+            max_size=self._request.inflated,
             max_entries=self._limits.matches,
         )
         found = {"feed": document} if self._request.feed else {}

@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from scraperd.config.tables import ExtractSettings
 
 
-def limits_of(settings: ExtractSettings, max_body: int) -> Limits:
-    """The bounds the settings set; `max_body` is the most bytes that a page may have."""
+def limits_of(settings: ExtractSettings) -> Limits:
+    """The bounds the settings set."""
     return Limits(
         settings.max_matches,
         settings.max_output_size,
-        max_body,
         bounds_of(settings),
     )
 

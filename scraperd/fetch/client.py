@@ -27,7 +27,7 @@ from scraperd.fetch.connector import (
     SocksConnector,
 )
 from scraperd.fetch.errors import EXPECTED, failure_of_error
-from scraperd.fetch.guard import Blocked, Guard
+from scraperd.fetch.guard import Blocked, Guard, guarded
 from scraperd.fetch.http1.codings import coding_of
 from scraperd.fetch.http1.exchange import Exchange, head_of
 from scraperd.fetch.http1.reader import BrokenOff, HeadLimits, Incomplete, Malformed
@@ -78,18 +78,13 @@ class Fetcher:
     ) -> None:
         self._settings = settings
         self._proxies = proxies
-        self._connections = connections
         self._lookup_wait = lookup_wait
-        self._reading_time = reading_time or ReadingTime()
+        self._bound = Bound(connections, reading_time or ReadingTime())
         self.guard = Guard(settings)
         self._connectors: dict[str, Connector] = {}
-        self._http_proxies: dict[str, URL] = {}
+        self._retired: list[Connector] = []  # of proxies that are named no more, but in use
         self._limits = HeadLimits(settings.max_headers, settings.max_header_size)
-        self._defaults = {
-            "User-Agent": settings.agent,
-            "Accept": ACCEPT,
-            "Accept-Encoding": "gzip, deflate, br, zstd",
-        }
+        self._defaults = _defaults(settings)
 
     @property
     def connectors(self) -> Mapping[str, Connector]:
@@ -97,28 +92,68 @@ class Fetcher:
         return self._connectors
 
     async def __aenter__(self) -> Self:
-        bound = Bound(self._connections, self._reading_time)
         self._resolver = Resolver(self._settings, self.guard)
-        tls = Context.of(self._settings)
+        self._tls = Context.of(self._settings)
         direct: dict[str, Any] = {
             "resolver": self._resolver,
             "socket_factory": self.guard.socket,
-            "ssl": tls,
+            "ssl": self._tls,
         }
-        self._connectors[""] = Connector(bound, **direct)
+        self._connectors[""] = Connector(self._bound, **direct)
         for name, text in self._proxies.items():
-            url = URL(text)
-            if url.scheme == "http":
-                self._http_proxies[name] = url
-                # the operator named it: neither the guard nor the nameservers for untrusted names
-                own = HttpProxyConnector(bound, resolver=aiohttp.ThreadedResolver(), ssl=tls)
-                self._connectors[name] = own
-            else:
-                socks = Socks(url, self._settings.connect_timeout)
-                self._connectors[name] = SocksConnector(
-                    socks, self.guard, bound, resolver=self._resolver, ssl=tls
-                )
+            self._add_proxy(name, URL(text))
         return self
+
+    def _add_proxy(self, name: str, url: URL) -> None:
+        if url.scheme == "http":
+            # the operator named it: neither the guard nor the nameservers for untrusted names
+            self._connectors[name] = HttpProxyConnector(
+                url, self._bound, resolver=aiohttp.ThreadedResolver(), ssl=self._tls
+            )
+        else:
+            socks = Socks(url, self._settings.connect_timeout)
+            self._connectors[name] = SocksConnector(
+                socks, self.guard, self._bound, resolver=self._resolver, ssl=self._tls
+            )
+
+    def configure(
+        self,
+        settings: FetchSettings,
+        proxies: Mapping[str, str],
+        *,
+        connections: int,
+        lookup_wait: float | None,
+    ) -> None:
+        """Take other settings, as when it was made; TLS, nameservers and sizes of heads stay.
+
+        Requests that are on their way end as they began. No later one uses a connection that the
+        guard had judged by other settings.
+        """
+        before, self._settings, self._lookup_wait = self._settings, settings, lookup_wait
+        self._defaults = _defaults(settings)
+        self._bound.limit = connections
+        self._resolver.configure(settings)
+        if guarded(before) != guarded(settings):
+            self.guard.configure(settings)
+            for connector in self._connectors.values():
+                connector.keep_none()
+        old, self._proxies = self._proxies, proxies
+        slower = before.connect_timeout != settings.connect_timeout
+        for name, text in old.items():
+            if proxies.get(name) != text or (slower and self._connectors[name].proxy is None):
+                self._retired.append(self._connectors.pop(name))
+        self._retire()
+        for name, text in proxies.items():
+            if name not in self._connectors:
+                self._add_proxy(name, URL(text))
+
+    def _retire(self) -> None:
+        """Forget connectors that were replaced, once no request has a connection of theirs."""
+        for connector in [*self._retired]:
+            connector.keep_none()
+            if not connector.busy:
+                self._bound.leave(connector)
+                self._retired.remove(connector)
 
     async def __aexit__(
         self,
@@ -126,7 +161,7 @@ class Fetcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for connector in self._connectors.values():
+        for connector in (*self._connectors.values(), *self._retired):
             await connector.close()
         await self._resolver.close()
 
@@ -171,7 +206,7 @@ class Fetcher:
         STEPS.set(request.steps)
         try:
             async with asyncio.timeout(request.timeout):
-                if request.proxy in self._http_proxies:
+                if connector.proxy is not None:
                     await self._look_up(request)
                 return await self._send(connector, request)
         except EXPECTED as error:
@@ -200,18 +235,20 @@ class Fetcher:
     async def _send(self, connector: Connector, request: Request) -> Response:
         """Send it on a kept connection or a new one. What a kept one spoils is sent again."""
         REACH.set(request.reach)
-        target = Target(request.url, self._http_proxies.get(request.proxy))
+        target = Target(request.url, connector.proxy)
         connect = self._settings.connect_timeout
         limits = aiohttp.ClientTimeout(total=request.timeout, connect=connect)
         last = _is_last(request)
-        head = self._head(request, target, last=last)  # it may raise
+        forwarded = connector.proxy is not None and request.url.scheme == "http"
+        head = self._head(request, target, last=last, forwarded=forwarded)  # it may raise
         answer, spoilt = None, False
         while answer is None:
             try:
                 lent = await connector.lend(target, limits, fresh=spoilt)
             except TimeoutError:
                 raise aiohttp.ConnectionTimeoutError from None
-            answer, spoilt = await self._ask(lent, request, head, last=last), True
+            asked = self._ask(lent, request, head, last=last, forwarded=forwarded)
+            answer, spoilt = await asked, True
         return answer
 
     async def _ask(
@@ -221,6 +258,7 @@ class Fetcher:
         head: bytes,
         *,
         last: bool,
+        forwarded: bool,
     ) -> Response | None:
         """Return the answer; None if the connection was kept, and ended or had junk in it.
 
@@ -237,7 +275,7 @@ class Fetcher:
                 answered = await exchange.head()
                 if kept and answered.status == _REQUEST_TIMEOUT:
                     return None
-                return await self._answer(exchange, answered, request)
+                return await self._answer(exchange, answered, request, forwarded=forwarded)
         except (Incomplete, OSError) as error:
             if reader.head is not None:
                 raise BrokenOff from error
@@ -254,16 +292,20 @@ class Fetcher:
                 lent.close()
         return None
 
-    def _head(self, request: Request, target: Target, *, last: bool) -> bytes:
-        forwarded = self._is_forwarded(request)
+    def _head(self, request: Request, target: Target, *, last: bool, forwarded: bool) -> bytes:
         extra = {}
         if forwarded and (given := target.proxy_headers.get(_PROXY_AUTHORIZATION)):
             extra[_PROXY_AUTHORIZATION] = given
         return head_of(request, {**self._defaults, **extra}, last=last, absolute=forwarded)
 
-    async def _answer(self, exchange: Exchange, head: Head, request: Request) -> Response:
-        """Return the response. The request is told its head at once: whatever its body does."""
-        if head.status == _PROXY_AUTHENTICATION and self._is_forwarded(request):
+    async def _answer(
+        self, exchange: Exchange, head: Head, request: Request, *, forwarded: bool
+    ) -> Response:
+        """Return the response. The request is told its head at once: whatever its body does.
+
+        `forwarded`: a proxy reads the messages, so that it gives some answers itself.
+        """
+        if head.status == _PROXY_AUTHENTICATION and forwarded:
             raise ProxyFailed(UNAUTHORISED, retryable=False)
         request.head = head
         if location_of(head) is not None and not request.final:
@@ -323,9 +365,14 @@ class Fetcher:
                 return pieces, _too_much_sent(transfer) if excess else _too_much_between(transfer)
         return pieces, None
 
-    def _is_forwarded(self, request: Request) -> bool:
-        """Return whether a proxy reads the messages, so that it gives some answers itself."""
-        return request.proxy in self._http_proxies and request.url.scheme == "http"
+
+def _defaults(settings: FetchSettings) -> dict[str, str]:
+    """The headers of a request that names none of its own."""
+    return {
+        "User-Agent": settings.agent,
+        "Accept": ACCEPT,
+        "Accept-Encoding": "gzip, deflate, br, zstd",
+    }
 
 
 def _without_body(request: Request, head: Head, trouble: Failure) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiohttp import AddrInfoType
+    from yarl import URL
 
     from scraperd.fetch.guard import Guard
     from scraperd.fetch.http1.reading_time import ReadingTime
@@ -51,7 +53,7 @@ class Bound:
     """
 
     def __init__(self, limit: int, reading_time: ReadingTime) -> None:
-        self._limit = limit
+        self.limit = limit
         self.reading_time = reading_time
         self._connectors: list[Connector] = []
         self.idle: Idle = {}
@@ -59,6 +61,10 @@ class Bound:
     def join(self, connector: Connector) -> None:
         """Count this one's connections too."""
         self._connectors.append(connector)
+
+    def leave(self, connector: Connector) -> None:
+        """Count them no more: it is closed."""
+        self._connectors.remove(connector)
 
     @property
     def open(self) -> int:
@@ -68,7 +74,7 @@ class Bound:
     async def make_room(self) -> None:
         """Close idle connections for the sake of a new one, which counts already."""
         closed = False
-        while self.idle and self.open > self._limit:
+        while self.idle and self.open > self.limit:
             self._close_one()
             closed = True
         if closed:
@@ -87,18 +93,32 @@ class Bound:
 
 
 class Connector(HookedConnector):
-    """Makes connections to sites; together with other connectors no more than `bound` says."""
+    """Makes connections to sites; together with other connectors no more than `bound` says.
+
+    `proxy` is the HTTP proxy that they go through; None without one, and with a SOCKS proxy.
+    """
+
+    proxy: URL | None = None
 
     def __init__(self, bound: Bound, **options: Any) -> None:
         new = options.pop("socket_factory", _new)
         options["socket_factory"] = lambda info: _frugal(_reached(new, info))
         super().__init__(bound.idle, bound.reading_time, **options)
         self._bound = bound
+        self._stale: weakref.WeakSet[Connection] = weakref.WeakSet()
         bound.join(self)
+
+    def keep_none(self) -> None:
+        """Let no request have a connection that is open now: other settings hold for new ones.
+
+        Those in use serve their requests to the end.
+        """
+        self.drop_idle()
+        self._stale.update(self.in_use)
 
     def may_reuse(self, connection: Connection) -> bool:
         """Say no if its address is full; it is not always the name's first address."""
-        return _reaches(connection.peer)
+        return connection not in self._stale and _reaches(connection.peer)
 
     async def connecting(
         self, connect: Callable[[], Awaitable[_Made]], limits: aiohttp.ClientTimeout
@@ -145,7 +165,11 @@ def _frugal(sock: socket.socket) -> socket.socket:
 
 
 class HttpProxyConnector(Connector):
-    """Its session's requests go through an HTTP proxy; what fails there is a ProxyFailed."""
+    """Its requests go through an HTTP proxy; what fails there is a ProxyFailed."""
+
+    def __init__(self, proxy: URL, bound: Bound, **options: Any) -> None:
+        super().__init__(bound, **options)
+        self.proxy = proxy
 
     async def through_proxy(self, connect: Callable[[], Awaitable[_Made]]) -> _Made:
         """Connect, and tell the proxy's failures from those of TLS with the site."""

@@ -123,6 +123,17 @@ class _Judgement(NamedTuple):
     questions: tuple[bytes, ...] = ()
 
 
+def guarded(settings: FetchSettings) -> tuple[object, ...]:
+    """Return what a guard's judgements follow from."""
+    return (
+        settings.allow_ports,
+        settings.allow_networks,
+        settings.deny_networks,
+        settings.allow_hosts,
+        settings.deny_hosts,
+    )
+
+
 class Guard:
     """What the settings allow; holds nothing of any job. For all connections but those to proxies.
 
@@ -133,13 +144,18 @@ class Guard:
     """
 
     def __init__(self, settings: FetchSettings) -> None:
+        self._judged = lru_cache(maxsize=MAX_CACHED_ADDRESSES)(self._judge)
+        self._asks = not lacking()
+        self.configure(settings)
+
+    def configure(self, settings: FetchSettings) -> None:
+        """Take other settings. A connection that is open was judged by those before."""
         self._deny = _networks(*settings.deny_networks)
         self._allow = _networks(*settings.allow_networks)
         self._allow_hosts = HostSet(settings.allow_hosts)
         self._deny_hosts = HostSet(settings.deny_hosts)
         self._ports = tuple(_range(port) for port in settings.allow_ports)
-        self._judged = lru_cache(maxsize=MAX_CACHED_ADDRESSES)(self._judge)
-        self._asks = not lacking()
+        self._judged.cache_clear()
 
     @property
     def remembered(self) -> int:

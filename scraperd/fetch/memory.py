@@ -27,6 +27,7 @@ class Budget:
 
     def __init__(self, limit: int, small: int = SMALL) -> None:
         self._whole = self._limit = limit
+        self._deliveries = 0
         self._used = 0
         self._small = small
         self._large = 0  # of what is used, what claims have beyond that
@@ -67,8 +68,14 @@ class Budget:
         They leave less for those that do, but never less than half, or jobs could fill all of it
         and wait for memory to begin.
         """
+        self._deliveries = deliveries
         self._limit = self._whole - min(COPIES * deliveries, self._whole // 2)
         self._serve()
+
+    def configure(self, limit: int) -> None:
+        """Take another limit. What is claimed already stays."""
+        self._whole = limit
+        self.hold(self._deliveries)
 
     def take(self, claim: Claim, n: int) -> bool:
         """Give the claim `n` bytes if they are there, or if it may go beyond the limit."""

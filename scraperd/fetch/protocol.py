@@ -25,7 +25,7 @@ from scraperd.fetch.message import STEPS
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from aiohttp import AddrInfoType
     from aiohttp.connector import Connection as Lent
@@ -140,6 +140,19 @@ class HookedConnector(aiohttp.TCPConnector):
     def busy(self) -> int:
         """How many connections are in use or being made."""
         return len(self._acquired)
+
+    @property
+    def in_use(self) -> Iterator[Connection]:
+        """The connections that requests have now."""
+        return (one for one in self._acquired if isinstance(one, Connection))
+
+    def drop_idle(self) -> None:
+        """Close the connections that no request has."""
+        own = [(one, key) for one, (whose, key) in self._idle.items() if whose is self]
+        for connection, key in own:
+            del self._idle[connection]
+            self.forget(key, connection)
+            connection.abort()
 
     def forget(self, key: Any, connection: Connection) -> None:
         """Take an idle connection out of the pool, and those that were closed before it."""

@@ -122,6 +122,11 @@ class Resolver(AbstractResolver):
         self._born = 0.0
         self._load = 0
 
+    def configure(self, settings: FetchSettings) -> None:
+        """Take other settings. What is remembered was judged by those before, so it goes."""
+        self._settings = settings
+        self._cache.clear()
+
     @property
     def cached(self) -> int:
         """How many names' outcomes are in the cache."""

@@ -91,10 +91,14 @@ class Decoder:
         scraper: Scraper,
         on_error: Callable[[Exception, str | None], Failure],
     ) -> None:
-        self._max_size = max_size
-        self._proxies = proxies
         self._scraper = scraper
         self._on_error = on_error
+        self.configure(max_size, proxies)
+
+    def configure(self, max_size: int, proxies: Collection[str]) -> None:
+        """Take another largest size, and other proxies."""
+        self._max_size = max_size
+        self._proxies = proxies
 
     async def decode(self, received: Received, seconds: float) -> Decoded:
         """Return the job with its rules, or why it is none. Compiling may take `seconds`."""

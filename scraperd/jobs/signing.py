@@ -46,8 +46,12 @@ class Keys:
 
     def __init__(self, secrets: Iterable[bytes], prefix: str, clock: Callable[[], float]) -> None:
         self._clock = clock
-        scope = _DOMAIN + b"\0" + prefix.encode()
-        derived = [hmac.digest(secret, scope, "sha256") for secret in secrets]
+        self._scope = _DOMAIN + b"\0" + prefix.encode()
+        self.configure(secrets)
+
+    def configure(self, secrets: Iterable[bytes]) -> None:
+        """Take other keys. What was signed with one that is not among them is not believed."""
+        derived = [hmac.digest(secret, self._scope, "sha256") for secret in secrets]
         self._macs = [hmac.new(key, digestmod="sha256") for key in derived]
 
     def sign(self, body: bytes, headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,11 @@ class Worker:
         self._stop = asyncio.Event()
         self.draining = False  # no further delivery is started
 
+    def configure(self, settings: JobsSettings, proxies: Collection[str]) -> None:
+        """Take other settings, as when it was made. They hold for jobs that are here, too."""
+        self._settings = settings
+        self._decoder.configure(settings.max_size, proxies)
+
     async def run(self) -> None:
         """Own the jobs' tasks until `drain` has ended. A service of the daemon."""
         async with asyncio.TaskGroup() as self._group:

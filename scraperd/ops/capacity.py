@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scraperd.config.settings import Config
 
 OTHERS: Final = 64  # the broker's two, the loop's, c-ares's, standard streams, files being read
@@ -34,6 +36,20 @@ def fit(config: Config, limit: int) -> Config:
     concurrency = min(config.concurrency, room // 2)
     fetch = replace(config.fetch, max_connections=room - concurrency)
     return replace(config, concurrency=concurrency, fetch=fetch)
+
+
+def fitted(config: Config, limit: int, event: Callable[..., None]) -> Config:
+    """`config` with no more connections than there are descriptors for; `event` is told."""
+    fits = fit(config, limit)
+    if fits != config:
+        event(
+            "descriptors_few",
+            limit=limit,
+            needed=needed(config),
+            concurrency=fits.concurrency,
+            max_connections=fits.fetch.max_connections,
+        )
+    return fits
 
 
 def _connections(config: Config) -> int:

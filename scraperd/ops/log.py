@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _LONGEST: Final = MAX_URL  # characters of one value
 _TRACEBACK: Final = 16_384  # characters; an exception's message can quote all of a page
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVELS: Final = tuple(_LEVELS)  # from the one that says most
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> Log:
         cache_logger_on_first_use=True,
     )
     return Log(sink, not pretty)
+
+
+def set_level(level: str) -> None:
+    """Let loggers that are made from now on write what is at least as grave as this."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
 
 
 def _outlet(stream: TextIO) -> Outlet:

@@ -18,6 +18,7 @@ from msgspec import UNSET
 from scraperd.base.urls import without_credentials
 from scraperd.broker.ports import Into
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
+from scraperd.ops.log import set_level
 
 if TYPE_CHECKING:
     from msgspec import UnsetType
@@ -57,10 +58,15 @@ class Observer:
     _unverified: int = 0  # jobs since it was last said
     _next_unverified: float = -math.inf
 
+    def set_level(self, level: str) -> None:
+        """Write from now on what is at least as grave as this."""
+        set_level(level)
+        self.log = structlog.get_logger()
+
     def event(self, event: str, **fields: Any) -> None:
         """Something happened to the process: start, ready, lost broker, drain, stop."""
         self.tally.starved += event == "consumer_starved"
-        level = "error" if event == "config" else "warning" if event in _WARNINGS else "info"
+        level = "error" if event in _ERRORS else "warning" if event in _WARNINGS else "info"
         self._write(level, event, fields)
 
     def record(self, record: Record) -> None:
@@ -123,6 +129,7 @@ class Observer:
             self.tally.unlogged += 1
 
 
+_ERRORS = frozenset({"config", "reload_failed"})
 _WARNINGS = frozenset(
     {
         "broker_unreachable",

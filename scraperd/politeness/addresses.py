@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_CACHED_KEYS: Final = 4096  # IP addresses whose key is remembered
 EARLY_RETURN: Final = 0.8  # of the expected time: a job that comes back early keeps the host busy
+UNLIMITED: Final = 2**31  # fetches; of an address that had a limit before the settings changed
 IPV6_PREFIX: Final = 64  # bits of an IPv6 address that one customer has at least (RFC 6177, 7421)
 
 
@@ -78,10 +79,18 @@ class Addresses:
     """The addresses that matter now: those of remembered hosts and of fetches that run."""
 
     def __init__(self, settings: PolitenessSettings) -> None:
-        self._limit = settings.per_address_concurrency
-        self._shared = tuple(ip_network(text) for text in settings.shared_networks)
         self._known: WeakValueDictionary[str, Address] = WeakValueDictionary()
         self._key = lru_cache(maxsize=MAX_CACHED_KEYS)(self._key_of)
+        self.configure(settings)
+
+    def configure(self, settings: PolitenessSettings) -> None:
+        """Take another limit, and other networks that have none."""
+        self._limit = settings.per_address_concurrency
+        self._shared = tuple(ip_network(text) for text in settings.shared_networks)
+        self._key.cache_clear()
+        for key, address in self._known.items():
+            limited = self._limit and self._key(key.partition("/")[0])
+            address.limit = self._limit if limited else UNLIMITED
 
     def of(self, text: str) -> Address | None:
         """Find what an IP address counts as; None where no limit holds. Empty text is unknown."""

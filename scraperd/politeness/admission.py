@@ -21,18 +21,26 @@ MIN_SNOOZE_INTERVAL: Final = 0.01  # seconds between starts; a faster queue is n
 class Capacity:
     """What the process has room for. The scheduler keeps the counts.
 
+    `slots` fetches may run at once, and `busy` run; more, if there were more slots a moment ago.
+
     Ordinary jobs that wait for their hosts may be `max_waiting`, so that those of other hosts
     can be delivered. Priority jobs have places of their own: `max_priority`, of which one
     host has half at most. A job may wait for `max_wait` seconds, one that never expires
     for `job_timeout` seconds.
     """
 
-    free_slots: int
+    slots: int
     max_waiting: int
     max_wait: float
     job_timeout: float
     ordinary_waiting: int = 0
     priority_waiting: int = 0
+    busy: int = 0
+
+    @property
+    def free_slots(self) -> int:
+        """How many more fetches may run."""
+        return max(0, self.slots - self.busy)
 
     @property
     def full(self) -> bool:

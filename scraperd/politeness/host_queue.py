@@ -122,6 +122,22 @@ class HostQueue:
     in_ready_queue: bool = False  # the scheduler gives it a slot when one is free
     in_address_queue: bool = False  # stands among those that lack only a place at their address
 
+    def configure(
+        self, rules: HostRules, max_delay: float, *, autothrottle: bool, now: float
+    ) -> None:
+        """Take other rules. What was to come after an interval comes after one of now.
+
+        A pause that the host asked for is kept. So is each reservation that was made.
+        """
+        before = self.interval(now)
+        self.rules = rules
+        self.crawl_delay = min(self.crawl_delay, max_delay)
+        self.throttle.configure(rules.concurrency, max_delay, enabled=autothrottle)
+        self.next_start_at = min(self.next_start_at, now + MAX_JITTER * self.delay)
+        ahead = self.next_reservation_at - max(now, self.paused_until)
+        if ahead > 0 and (after := self.interval(now)) < before:
+            self.next_reservation_at -= ahead * (1 - after / before)
+
     def state(self, now: float) -> State:
         """Say what the next start waits for."""
         if not self.waiting:

@@ -41,10 +41,17 @@ class HostTable:
     def __init__(
         self, settings: PolitenessSettings, hosts: Mapping[str, HostSettings], proxy: str
     ) -> None:
+        self.of = lru_cache(maxsize=MAX_CACHED_HOSTS)(self._of)
+        self.configure(settings, hosts, proxy)
+
+    def configure(
+        self, settings: PolitenessSettings, hosts: Mapping[str, HostSettings], proxy: str
+    ) -> None:
+        """Take other settings, as when it was made."""
         self._settings = settings
         self._proxy = proxy
         self._own = {canonical(pattern): own for pattern, own in hosts.items()}
-        self.of = lru_cache(maxsize=MAX_CACHED_HOSTS)(self._of)
+        self.of.cache_clear()
 
     def _of(self, host: str) -> HostRules:
         settings = self._settings

@@ -180,6 +180,7 @@ class Robots:
         self._settings = settings
         self._name = name
         self._retry_after_max = retry_after_max
+        self._most = max(1, concurrency // 2)  # files are fetched at once
         self._table = table
         self._get = get
         self._clock = clock
@@ -188,9 +189,31 @@ class Robots:
         self._large: Cache[object, _Kept] = Cache(MAX_CACHED_ORIGINS, MAX_CACHED_BYTES)
         self._running: dict[object, asyncio.Task[_Kept]] = {}
         self._fetching: set[object] = set()  # those of them whose answer is not here yet
-        self._slots = asyncio.Semaphore(max(1, concurrency // 2))
+        self._slots = asyncio.Semaphore(self._most)
+        self._cleared = 0  # how often all answers were thrown away
+        self._surplus = 0  # of those that are taken, what is not to come back
         self._parsing = asyncio.Lock()  # threads that parse side by side would crowd the loop out
         self._queue = 0  # files that wait for it, and the one that has it
+
+    def configure(
+        self, settings: PolitenessSettings, *, name: str, concurrency: int, retry_after_max: float
+    ) -> None:
+        """Take other settings, as when it was made.
+
+        Files are read again where another name, or another longest delay, may find another answer.
+        """
+        if (name, settings.max_crawl_delay) != (self._name, self._settings.max_crawl_delay):
+            self._small.clear()
+            self._large.clear()
+            self._cleared += 1
+        self._settings, self._name = settings, name
+        self._retry_after_max = retry_after_max
+        most = max(1, concurrency // 2)
+        self._surplus += self._most - most
+        self._most = most
+        while self._surplus < 0:
+            self._surplus += 1
+            self._slots.release()
 
     @property
     def full(self) -> bool:
@@ -243,7 +266,7 @@ class Robots:
                 break
             await self._slots.acquire()
             if origin in self._running or self.known(url, proxy) is not None:
-                self._slots.release()  # another caller was first
+                self._give_back()  # another caller was first
                 continue
             task = self._begin(origin, url, proxy)
         if known is not None:
@@ -270,6 +293,13 @@ class Robots:
     def _answered(self, origin: object) -> None:
         if origin in self._fetching:
             self._fetching.discard(origin)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Let another file be fetched, unless fewer may be by now."""
+        if self._surplus > 0:
+            self._surplus -= 1
+        else:
             self._slots.release()
 
     def _done(self, origin: object, task: asyncio.Task[_Kept]) -> None:
@@ -279,10 +309,11 @@ class Robots:
             task.exception()  # whoever waits raises it; it may be that nobody does any more
 
     async def _ask(self, origin: object, url: URL, proxy: str) -> _Kept:
+        cleared = self._cleared
         found = await self._follow(url, proxy)
         self._answered(origin)
         answer, lifetime = await self._judge(found)
-        kept = _Kept(answer, self._clock() + lifetime)
+        kept = _Kept(answer, self._clock() + (lifetime if cleared == self._cleared else 0.0))
         self._small.pop(origin)
         self._large.pop(origin)
         cache = self._large if kept.size > LARGE_BYTES else self._small

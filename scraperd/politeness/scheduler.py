@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from scraperd.config.tables import PolitenessSettings
     from scraperd.politeness.addresses import Address
-    from scraperd.politeness.host_rules import HostTable
+    from scraperd.politeness.host_rules import HostRules, HostTable
 
 T = TypeVar("T")
 Load: TypeAlias = Literal["fine", "hung", "busy"]
@@ -77,7 +77,6 @@ class HostScheduler:
         waiting_room: int,
         job_timeout: float,
     ) -> None:
-        self._settings = settings
         self._table = table
         self._clock = clock
         self._jitter = jitter
@@ -88,6 +87,36 @@ class HostScheduler:
         self._checks: dict[str, asyncio.TimerHandle] = {}
         self._addresses = Addresses(settings)
         self._capacity = Capacity(concurrency, waiting_room, settings.snooze_after, job_timeout)
+        self._settings = settings
+
+    def configure(
+        self,
+        settings: PolitenessSettings,
+        *,
+        concurrency: int,
+        waiting_room: int,
+        job_timeout: float,
+    ) -> None:
+        """Take other settings, and from `table` other rules, also for hosts that are in use.
+
+        Fetches that run and jobs that wait stay. More may start at once, where more may run now.
+        """
+        now, capacity = self._clock(), self._capacity
+        capacity.slots, capacity.max_waiting = concurrency, waiting_room
+        capacity.max_wait, capacity.job_timeout = settings.snooze_after, job_timeout
+        self._settings = settings
+        self._addresses.configure(settings)
+        for queue in list(self._queues.values()):
+            rules = self._table.of(queue.host)
+            queue.configure(
+                rules, self._max_delay(rules), autothrottle=settings.autothrottle, now=now
+            )
+            if timer := self._timers.pop(queue.host, None):
+                timer.cancel()
+            self._offer(queue, now)
+            if queue.address is not None:
+                self._offer_address(queue.address, now)
+        self._dispatch(now)
 
     async def acquire(
         self,
@@ -219,10 +248,13 @@ class HostScheduler:
         queue = self._queues.get(host)
         if queue is None:
             rules = self._table.of(host)
-            max_delay = max(self._settings.max_crawl_delay, rules.delay)
-            throttle = Throttle(rules.concurrency, max_delay, self._settings.autothrottle)
-            queue = self._queues[host] = HostQueue(host, rules, throttle)
+            limits = (rules.concurrency, self._max_delay(rules), self._settings.autothrottle)
+            queue = self._queues[host] = HostQueue(host, rules, Throttle(*limits))
         return queue
+
+    def _max_delay(self, rules: HostRules) -> float:
+        """Seconds between two fetches that a host gets at most, whatever it asks for."""
+        return max(self._settings.max_crawl_delay, rules.delay)
 
     async def _wait(self, queue: HostQueue, wait: Wait, place: Queue) -> Permit | NotYet:
         """Wait in the host's queue, until a slot comes or the job is sent away."""
@@ -271,7 +303,7 @@ class HostScheduler:
         self._settle(queue, now)
 
     def _start(self, queue: HostQueue, now: float, route: str, *, priority: bool) -> Permit:
-        self._capacity.free_slots -= 1
+        self._capacity.busy += 1
         queue.start(now, self._jitter(), priority=priority)
         self._idle.pop(queue.host, None)
         addresses = [] if queue.address is None else [queue.address]
@@ -281,7 +313,7 @@ class HostScheduler:
         """Give the permit's slot, its host's place and its addresses' to whoever is next."""
         queue = permit.queue
         queue.finish(now)
-        self._capacity.free_slots += 1
+        self._capacity.busy -= 1
         permit.released = True
         if send_away and queue.waiting:
             self._send_away(queue, now)

@@ -46,6 +46,14 @@ class Throttle:
         """Seconds a fetch may be expected to last; a delay of our own loop is cut off."""
         return min(self.latency, 2 * self.lowest_latency) or ASSUMED_LATENCY
 
+    def configure(self, limit: int, max_delay: float, *, enabled: bool) -> None:
+        """Take other limits. What was learned of the host is kept, as far as they allow it."""
+        if not enabled or self.window == self.limit:
+            self.window = float(limit)
+        self.window = min(self.window, float(limit))
+        self.delay = min(self.delay, max_delay) if enabled else 0.0
+        self.limit, self.max_delay, self.enabled = limit, max_delay, enabled
+
     def answered(self, started_at: float, now: float) -> None:
         """Learn from a fetch that came to a good end."""
         took = now - started_at

@@ -112,8 +112,9 @@ class Extractor:
         self._memory = settings.memory
         self._on_loop = for_the_loop(self._limits)
         self._times = times(settings.processes, settings.timeout)
-        most = slots_of(settings.processes, len(self._times))
-        self._queue = HostFairQueue(most, max_waiting(self._times, most, waiting_room))
+        self._most = slots_of(settings.processes, len(self._times))
+        self._queue = HostFairQueue(self._most, [])
+        self.configure(waiting_room=waiting_room)
         self._habits = Habits()
         self._sent_away = TokenBucket(MAX_SENT_AWAY)
         self._time_slice = TimeSlice(SLICE)
@@ -121,6 +122,10 @@ class Extractor:
         self._elsewhere: Cache[bytes, bool] = Cache(MAX_REMEMBERED)
         self._compiling: dict[bytes, _Shared] = {}
         self._helpers = Helpers(Start(self._memory, self._limits), settings.processes)
+
+    def configure(self, *, waiting_room: int) -> None:
+        """Take another bound of how many jobs wait for a helper."""
+        self._queue.configure(max_waiting(self._times, self._most, waiting_room))
 
     async def __aenter__(self) -> Self:
         return self

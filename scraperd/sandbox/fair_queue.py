@@ -138,6 +138,10 @@ class HostFairQueue:
         self._held: list[Counter[str]] = [Counter() for _ in most]
         self._waiting: list[dict[str, deque[asyncio.Future[None]]]] = [{} for _ in most]
 
+    def configure(self, max_waiting: list[float]) -> None:
+        """Take other bounds. Those who wait stay."""
+        self._max_waiting = max_waiting
+
     @property
     def hosts(self) -> frozenset[str]:
         """The hosts that hold a slot or wait for one, in any level."""

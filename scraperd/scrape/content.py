@@ -17,7 +17,7 @@ from msgspec import UNSET
 from scraperd.base.text import printable
 from scraperd.base.urls import where
 from scraperd.contract import ENTITY_TAG
-from scraperd.extract.document import ExtractRequest
+from scraperd.extract.document import MAX_INFLATED, ExtractRequest
 from scraperd.extract.media.computed import APACHE
 from scraperd.extract.media.header import read_type, split
 from scraperd.extract.readable import AVAILABLE
@@ -39,11 +39,18 @@ _IMF_DATE: Final = re.compile(
 
 
 def extract_request(
-    job: Job, url: str, media: str, *, ok: bool = True, sniffing: Sniffing = ""
+    job: Job,
+    url: str,
+    media: str,
+    *,
+    ok: bool = True,
+    sniffing: Sniffing = "",
+    largest: int = MAX_INFLATED,
 ) -> ExtractRequest:
     """What the job asks of the page of `url`. A page that failed is not extracted from.
 
-    `media` is what `media_of` gives, `sniffing` what `sniffing_of` gives.
+    `media` is what `media_of` gives, `sniffing` what `sniffing_of` gives. `largest` is how many
+    bytes a page may have.
     """
     return ExtractRequest(
         url,
@@ -56,6 +63,7 @@ def extract_request(
         feed=ok and job.wants("feed"),
         rules=bytes(job.extract) if ok and job.extract is not UNSET else None,
         sniffing=sniffing,
+        inflated=largest,
     )
 
 

@@ -48,6 +48,10 @@ class Hops:
         self.table = table
         self.scheduler = scheduler
         self._clocks = clocks
+        self.configure(connect_timeout=connect_timeout, retry_after_max=retry_after_max)
+
+    def configure(self, *, connect_timeout: float, retry_after_max: float) -> None:
+        """Take other settings, in seconds."""
         self._connect_timeout = connect_timeout
         self._retry_after_max = retry_after_max
 

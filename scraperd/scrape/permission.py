@@ -49,23 +49,23 @@ class Permission:
         self._hops = hops
         self._budget = budget
         self._clocks = clocks
-        self._robots = robots(self._fetch)
-        self._download_timeout = download_timeout
+        self.robots = robots(self._fetch)
+        self.download_timeout = download_timeout
 
     async def close(self) -> None:
         """End the fetches that run."""
-        await self._robots.close()
+        await self.robots.close()
 
     async def of(self, request: Request, wait: Wait) -> Rules | Failure | NotYet:
         """Return the rules of the URL's origin; NotYet if they take longer than a permit may."""
         url, proxy, host = request.url, request.proxy, host_name(request.url)
-        known = self._robots.known(url, proxy)
+        known = self.robots.known(url, proxy)
         if known is not None:
             return known
         rules = await self._hops.scheduler.prepare(
-            host, lambda: self._robots.rules(url, proxy), wait
+            host, lambda: self.robots.rules(url, proxy), wait
         )
-        if isinstance(rules, NotYet) and self._robots.full:
+        if isinstance(rules, NotYet) and self.robots.full:
             # Many hosts are slow to show theirs: come back in a while, not all at once.
             return NotYet(host, max(rules.seconds, self._clocks.between(*ROBOTS_RUSH)))
         return rules
@@ -75,14 +75,14 @@ class Permission:
 
         But not where a redirect leads elsewhere: that is a URL like any other there.
         """
-        known = self._robots.known(url, proxy)
+        known = self.robots.known(url, proxy)
         rules = known if isinstance(known, Rules) else None
         own = path_of(url) == "/robots.txt"
         if not own and rules is not None and not rules.allows(url):
             why = f"robots.txt of {host_name(url)} does not allow {url.raw_path}"
             return Failure("robots_denied", why)
         with closing(self._budget.open()) as claim:
-            timeout = min(self._download_timeout, ROBOTS_TIMEOUT[self._robots.full])
+            timeout = min(self.download_timeout, ROBOTS_TIMEOUT[self.robots.full])
             request = Request("GET", url, {}, None, timeout, MAX_BYTES, claim, proxy, truncate=True)
             wait = Wait(urgent=own, route=self._hops.route(url, proxy))
             delay = rules.crawl_delay if rules is not None else None

@@ -124,7 +124,7 @@ class Scraper:
         permission: Permission,
         extractor: Extractor,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._clocks = clocks
         self._budget = budget
         self._hops = hops
@@ -165,7 +165,7 @@ class Scraper:
 
     def limited(self, job: Job, *, max_retries: float) -> dict[str, float] | UnsetType:
         """Return what counts in place of each limit of the job's that is looser than configured."""
-        own = self._settings
+        own = self.settings
         pairs = (
             ("timeout", job.timeout, own.download_timeout),
             ("max_body_size", job.max_body_size, own.download_maxsize),
@@ -214,7 +214,7 @@ class Scraper:
 
     async def _scrape(self, trip: _Trip, rules: Rules | None) -> Scraped | Failed | NotYet:
         promised, host = trip.reservation, trip.target.host
-        if promised and promised.seconds > self._settings.snooze_after and promised.host != host:
+        if promised and promised.seconds > self.settings.snooze_after and promised.host != host:
             # It is for a later hop: the first need not be fetched before it.
             return NotYet(promised.host, promised.seconds)
         if self._extractor.crowded:
@@ -252,7 +252,7 @@ class Scraper:
         if is_same:
             return Scraped(trip.facts)
         is_page = location is None
-        failure = failure_of(answer, self._settings.retry_http_codes) if is_page else None
+        failure = failure_of(answer, self.settings.retry_http_codes) if is_page else None
         if answer.trouble is not None:
             return Failed(failure or answer.trouble, trip.facts)
         media = media_of(answer)
@@ -262,6 +262,7 @@ class Scraper:
             media,
             ok=is_page and failure is None,
             sniffing=sniffing_of(answer, media),
+            largest=tightest(self.settings.download_maxsize, job.max_body_size),
         )
         patience = _patience(trip.target, failure)
         extracted, seconds = await self._extractor.extract(
@@ -274,7 +275,7 @@ class Scraper:
 
     async def _follow(self, trip: _Trip) -> Response | Failure | NotYet:
         """Fetch hop by hop, each by a permit. Waiting for one is not held against the job."""
-        settings, job = self._settings, trip.target.job
+        settings, job = self.settings, trip.target.job
         limit = tightest(settings.max_redirects, job.max_redirects)
         timeout = tightest(settings.download_timeout, job.timeout)
         largest = tightest(settings.download_maxsize, job.max_body_size)

@@ -75,10 +75,11 @@ def test_every_setting_says_its_unit_its_reason_and_whether_it_reloads() -> None
         )
 
 
-def test_nothing_promises_a_reload_that_is_not_there() -> None:
-    """What the example says of reloads is said to be for later, before the first setting."""
+def test_the_example_says_what_a_reload_is() -> None:
+    """Before the first setting stands how to reload, and what the others need."""
     head = example_text().partition("\n\n")[0]
-    assert "There is no reload yet: today each change needs a restart." in head
+    assert "(reload: yes) stands where a reload (systemctl reload, SIGHUP) changes" in head
+    assert "The others need a restart" in head
 
 
 def test_the_schema_has_each_table_with_its_settings() -> None:

@@ -41,7 +41,7 @@ from tests.rig.clocks.effort import scaled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ALL = Limits(100_000, ON_LOOP_OUTPUT, 1 << 20, Bounds())
+ALL = Limits(100_000, ON_LOOP_OUTPUT, Bounds())
 LOOP = for_the_loop(ALL, compiled=False)
 BOUNDED = for_the_loop(ALL, compiled=True)
 built = pytest.mark.skipif(not engine.AVAILABLE, reason="the compiled tree is not built here")

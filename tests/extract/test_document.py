@@ -22,7 +22,7 @@ from scraperd.extract.compile import compile_rules
 from scraperd.extract.document import ExtractRequest, Limits, extract_document
 from scraperd.extract.rules import Bounds
 
-LIMITS = Limits(100_000, 1_000_000, 10_000_000, Bounds())
+LIMITS = Limits(100_000, 1_000_000, Bounds())
 HTML = b"<title>T</title><h1>H</h1><p>Some text of a page.</p><a href=/x>x</a>"
 RSS = b"""<rss version="2.0"><channel><title>News</title>
 <item><title>One</title><link>http://example.com/1</link></item></channel></rss>"""
@@ -181,7 +181,7 @@ def test_a_feed_that_is_none_fails() -> None:
     _, failure = taken(b"<rss", "application/rss+xml", feed=True)
     assert failure is not None
     assert failure.kind == "extract"
-    many = Limits(1, 10_000, 10_000, Bounds())
+    many = Limits(1, 10_000, Bounds())
     two = RSS.replace(b"</channel>", b"<item><title>Two</title></item></channel>")
     _, failure = taken(two, "application/rss+xml", feed=True, limits=many)
     assert failure is not None

@@ -13,6 +13,7 @@ import asyncio
 import os
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scraperd import daemon
@@ -73,7 +74,7 @@ def main() -> int:
         kill_before_an_ack(int(os.environ.get("FAULT_AFTER", "0")))
     if os.environ.get("FAULT_POISON"):
         die_of_poison()
-    return daemon.run(load(None), Counting(*notify_socket()))
+    return daemon.run(load(None), Counting(*notify_socket()), partial(load, None))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ TROUBLE = (
     *("broker_unreachable", "broker_refused", "broker_lost", "broker_blocked"),
     *("broker_limit", "consumer_starved", "queue_differs"),
     *("descriptors_few", "descriptors_exhausted", "helpers_busy"),
-    *("publish_refused", "drain_timeout", "second_signal", "hangup_ignored", "config"),
+    *("publish_refused", "drain_timeout", "second_signal", "reload_failed", "config"),
     "signal_ignored",
 )
 SLACK = 5.0  # seconds past three heartbeats in which a lost broker must have been noticed

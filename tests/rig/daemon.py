@@ -90,8 +90,12 @@ def environment(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def variables(settings: dict[str, Any]) -> dict[str, str]:
-    """Settings as environment variables, which are read as TOML; the machine's file is not read."""
-    named = {f"SCRAPERD_{name.upper()}": _toml(value) for name, value in settings.items()}
+    """Settings as environment variables, which are read as TOML; the machine's file is not read.
+
+    None leaves a setting to the file of the test.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    named = {f"SCRAPERD_{name.upper()}": _toml(value) for name, value in given.items()}
     return {"SCRAPERD_CONFIG": os.devnull, **named}
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -134,7 +135,7 @@ def last_beat(file: Path) -> tuple[float, float]:
 def main(argv: list[Any]) -> int:
     """Run the daemon as its command does, and watch."""
     with Path(argv[1]).open("wb", buffering=0) as file:
-        return daemon.run(load(None), Watch(file=file))
+        return daemon.run(load(None), Watch(file=file), partial(load, None))
 
 
 if __name__ == "__main__":

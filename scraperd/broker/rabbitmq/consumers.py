@@ -41,6 +41,11 @@ class Prefetch:
     quarantine: int
     undelivered: int = MAX_SETTLING
 
+    @property
+    def total(self) -> int:
+        """How many a process holds at most."""
+        return self.jobs + self.quarantine + self.undelivered
+
     def shrunk(self, faults: int) -> Prefetch:
         """What is left after so many generations that the broker ended as it delivered.
 
@@ -133,8 +138,16 @@ class Consumers:
                 self._generation.end(f"changing what is consumed failed: {error!r}")
 
     async def change(self, prefetch: Prefetch) -> None:
-        """Consume with other prefetch counts, which takes new consumers."""
+        """Consume with other prefetch counts, which takes new consumers; not now, if it must wait.
+
+        The new consumers get their counts of jobs, whatever the old ones have not acked. So it
+        waits until no more is unacked than one of both may have: changes one after the other would
+        fill the process.
+        """
         async with self._changing:
+            most = max(self._prefetch.total, prefetch.total)
+            if prefetch == self._prefetch or self._generation.unacked > most:
+                return
             self._prefetch = prefetch
             if self.mode == "closed" or self._generation.lost.done():
                 return

@@ -118,7 +118,13 @@ class Link:
         self._warned: set[str] = set()
         self._consumers: Consumers | None = None
         self._faults = Faults()
+        self._reconfigured = asyncio.Event()
         self.consuming = asyncio.Event()
+
+    def configure(self, settings: Settings, prefetch: Prefetch) -> None:
+        """Take other prefetch counts at once, and other settings for the next connection."""
+        self._settings, self._prefetch = settings, prefetch
+        self._reconfigured.set()
 
     async def run(self) -> None:
         """Connect, consume, wait for the end, tear down; again with jittered backoff.
@@ -219,7 +225,7 @@ class Link:
         """Wait for the generation's end; end it if a confirm is overdue and nothing excuses it."""
         blocked_since: float | None = None
         while not generation.lost.done():
-            await asyncio.wait([generation.lost], timeout=TICK_INTERVAL)
+            await self._rest(generation)
             blocked = not generation.lost.done() and generation.blocked
             if blocked and blocked_since is None:
                 blocked_since = self._clocks.monotonic()
@@ -232,10 +238,18 @@ class Link:
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
             await consumers.tick(blocked=blocked or generation.refused)
-            if self._faults.calm(self._clocks.monotonic()):
-                await consumers.change(self._prefetch.shrunk(self._faults.count))
+            self._faults.calm(self._clocks.monotonic())
+            await consumers.change(self._prefetch.shrunk(self._faults.count))
             generation.send_acks()
         return generation.lost.result()
+
+    async def _rest(self, generation: Generation) -> None:
+        """Wait for the next look at the generation: for a tick, its end or other settings."""
+        news = asyncio.ensure_future(self._reconfigured.wait())
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait([generation.lost, news], timeout=TICK_INTERVAL, return_when=first)
+        news.cancel()
+        self._reconfigured.clear()
 
     async def _set_aside(self, generation: Generation) -> None:
         """Find the message that the broker cannot deliver, first in its queue by now.

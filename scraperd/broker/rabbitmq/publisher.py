@@ -132,7 +132,7 @@ class RabbitPublisher:
         clocks: Clocks,
     ) -> None:
         self._topology = addresses.topology
-        self._addresses = addresses
+        self.addresses = addresses
         self._refused: set[str] = set()
         self._confirm_timeout = confirm_timeout
         self._replies: Replies | None = None
@@ -262,7 +262,7 @@ class RabbitPublisher:
             raise Lost
         if self._replies is None or self._replies.generation is not generation:
             self._replies = Replies(generation, self._confirm_timeout)
-        if self._addresses.refuses(address):
+        if self.addresses.refuses(address):
             self._say_refused(address)
         else:
             try:
@@ -281,9 +281,7 @@ class RabbitPublisher:
         if queue not in self._refused and len(self._refused) < MAX_REFUSED_LOGGED:
             self._refused.add(queue)
             why = (
-                "a queue of ours"
-                if self._addresses.never(queue)
-                else "not in broker.allow_reply_to"
+                "a queue of ours" if self.addresses.never(queue) else "not in broker.allow_reply_to"
             )
             self._events("reply_refused", queue=printable(queue, 255), why=why)
 

@@ -364,14 +364,6 @@ def test_sigterm_with_a_site_that_hangs(
         assert dispatcher.results(1)[0]["id"] == "a"
 
 
-def test_sighup_is_ignored(broker_url: str, prefix: str, dispatcher: Dispatcher) -> None:
-    """A hangup neither ends the daemon nor goes unsaid."""
-    with Daemon(broker_url, prefix).ready() as daemon:
-        daemon.send_signal(signal.SIGHUP)
-        daemon.wait_for_line("hangup_ignored")
-        assert daemon.drain() == 0
-
-
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
 def test_signals_of_users_are_ignored(
     broker_url: str, prefix: str, dispatcher: Dispatcher, number: signal.Signals

@@ -99,7 +99,7 @@ def taken(body: bytes, media: str, *, bounded: bool, links: bool = True) -> dict
         metadata=links,
         rules=raw,
     )
-    limits = Limits(10_000, 1_000_000, 10_000_000, Bounds(), bounded=bounded)
+    limits = Limits(10_000, 1_000_000, Bounds(), bounded=bounded)
     found = extract_document(asked, body, compile_rules(raw), limits)
     assert found.failure is None
     return {name: msgspec.json.decode(part) for name, part in found.parts.items()}
@@ -149,7 +149,7 @@ def test_json_in_a_legacy_encoding_has_queries_in_utf8() -> None:
     asked = ExtractRequest(
         "http://h/", "application/json; charset=latin1", *(False,) * 6, rules=raw
     )
-    limits = Limits(100, 10_000, 10_000, Bounds())
+    limits = Limits(100, 10_000, Bounds())
     found = extract_document(asked, b'{"u": "/?\\u00e9"}', compile_rules(raw), limits)
     assert found.parts["data"] == b'{"u":"http://h/?%C3%A9"}'
 

@@ -17,6 +17,26 @@ MAX_HOLD: Final = 5.0  # seconds until one more is let in. RabbitMQ closes a con
 # nothing for 15 (its send_timeout), and a heartbeat may stand behind
 
 
+class Gates:
+    """Makes the gate of each connection, all with the limit of now."""
+
+    def __init__(self, limit: float, on_change: Callable[[int], None]) -> None:
+        self._limit = limit
+        self._on_change = on_change
+        self._latest: Gate | None = None
+
+    def make(self) -> Gate:
+        """Return the gate of a new connection."""
+        self._latest = Gate(self._limit, self._on_change)
+        return self._latest
+
+    def configure(self, limit: float) -> None:
+        """Take another limit, also for the connection that there is."""
+        self._limit = limit
+        if self._latest is not None:
+            self._latest.configure(limit)
+
+
 class Gate:
     """Counts large messages from the moment in which their length is known to their ack.
 
@@ -35,6 +55,12 @@ class Gate:
         """How many large messages were let in so far."""
         self.on_room: Callable[[], None] | None = None
         """Called once, when there is room again. A connection that stopped reading sets it."""
+
+    def configure(self, limit: float) -> None:
+        """Take another limit. What was let in stays."""
+        self._limit = limit
+        if not self._closed:
+            self._count(0)
 
     @property
     def crowded(self) -> bool:

@@ -1,0 +1,85 @@
+"""Another configuration in a running process: read, compared, and handed to the rooms.
+
+May touch: the files of the configuration, the rooms' own `configure`.
+Must never: leave one room with the old settings and another with the new ones, or say a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from scraperd.config.changes import changes, merged
+from scraperd.config.checks import impossible
+from scraperd.config.keys import signing_keys
+from scraperd.config.load import ConfigError
+from scraperd.jobs.signing import secret_of
+from scraperd.wiring import configure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scraperd.config.settings import Config
+    from scraperd.wiring import Services
+
+
+class Reloader:
+    """Reads the configuration again when it is asked to. `run` is a service of the daemon.
+
+    `reread` reads and checks it; it raises ConfigError. `asked` is set by who wants a reload; two
+    that are asked for at once are one. `on_begin` and `on_end` are called before and after.
+    """
+
+    def __init__(
+        self, services: Services, reread: Callable[[], Config], asked: asyncio.Event
+    ) -> None:
+        self._services = services
+        self._reread = reread
+        self._asked = asked
+        self.on_begin: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = lambda: None
+        self.state = ""
+        """What the last reload came to, in words for the status line; empty before the first."""
+
+    async def run(self) -> None:
+        """Reload whenever it is asked for."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            self.on_begin()
+            await self._reload()
+            self.on_end()
+
+    async def _reload(self) -> None:
+        services, now = self._services, datetime.now(UTC).strftime("%H:%M:%SZ")
+        try:
+            config, secrets = await asyncio.to_thread(self._read)
+        except ConfigError as error:
+            services.observer.event("reload_failed", error=str(error))
+            self.state = f"reload failed at {now}, nothing changed: {error.faults[0]}"
+            return
+        found = changes(services.config, config)
+        held = changes(services.config, kept := merged(services.config, config))
+        configure(services, kept, secrets)
+        waiting = [it.name for it in found if not it.reload]
+        services.observer.event("reloaded", changed=list(map(str, held)), needs_restart=waiting)
+        rest = f", {len(waiting)} need a restart" if waiting else ""
+        self.state = f"reloaded at {now}: {len(held)} settings changed{rest}"
+
+    def _read(self) -> tuple[Config, tuple[bytes, ...]]:
+        """Return the configuration as it stands in its files, and the keys. Raises ConfigError."""
+        config = self._reread()
+        kept = merged(self._services.config, config)
+        if faults := [fault for _, fault in impossible(kept)]:
+            why = "with those settings as they are that only a restart changes"
+            raise ConfigError([f"{fault} ({why})" for fault in faults])
+        return config, secrets_of(kept)
+
+
+def secrets_of(config: Config) -> tuple[bytes, ...]:
+    """The keys that sign headers: those of the file, or else one made from broker_url.
+
+    Raises ConfigError.
+    """
+    return signing_keys(config.jobs.signing_key_file) or (secret_of(config.broker_urls[0]),)
