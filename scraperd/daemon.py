@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +22,15 @@ import uvloop
 from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
 from scraperd.base.fd_limits import are_left, raise_limit
+from scraperd.bottleneck import Bottleneck
 from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
 from scraperd.config.keys import signing_key_file
+from scraperd.ending import Ending, Until
 from scraperd.fetch import own as own_addresses
 from scraperd.jobs.signing import Keys
 from scraperd.ops.capacity import MIN_DESCRIPTORS, fitted
+from scraperd.ops.listener import CannotListen
 from scraperd.ops.log import configure
 from scraperd.ops.stopping import IGNORED, STOPPING, Stop
 from scraperd.ops.telemetry import Observer
@@ -36,7 +41,7 @@ from scraperd.sandbox.trial import can_start
 from scraperd.wiring import fetcher_of, opened, pages_of, services_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from scraperd.config.settings import Config
     from scraperd.ops.sink import Sink
@@ -53,8 +58,13 @@ class Lacking(Exception):  # noqa: N818 - a state of this machine
     """This machine has too few descriptors or processes for any work; the message says so."""
 
 
-def run(config: Config, notifier: Notifier, reread: Callable[[], Config]) -> int:
-    """Run the daemon until a signal ends it; returns the exit code.
+def run(
+    config: Config,
+    notifier: Notifier,
+    reread: Callable[[], Config],
+    until: Until | None = None,
+) -> int:
+    """Run the daemon until a signal ends it, or what `until` says; returns the exit code.
 
     `reread` reads the configuration again, for a reload; it raises ConfigError.
     Raises ConfigError if the keys that sign headers can't be read, Lacking if the machine's
@@ -72,7 +82,7 @@ def run(config: Config, notifier: Notifier, reread: Callable[[], Config]) -> int
         observer.event("own_addresses_unknown", error=reason)
     gc.freeze()  # what was imported stays: no collection need look at it again
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles
-    main = _main(config, keys, notifier, observer, reread)
+    main = _main(_Given(config, keys, notifier, observer, reread, until or Until()))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_logged(log.sink, main, observer))
 
@@ -98,18 +108,25 @@ async def _logged(sink: Sink, main: Coroutine[Any, Any, int], observer: Observer
         return await main
 
 
-async def _main(
-    config: Config,
-    keys: Keys,
-    notifier: Notifier,
-    observer: Observer,
-    reread: Callable[[], Config],
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What `run` was given or made, for what runs on the loop."""
+
+    config: Config
+    keys: Keys
+    notifier: Notifier
+    observer: Observer
+    reread: Callable[[], Config]
+    until: Until
+
+
+async def _main(given: _Given) -> int:
     """Run, and turn what ended it into an exit code."""
+    observer = given.observer
     try:
-        await _live(config, keys, notifier, observer, reread)
+        await _live(given)
     except BaseExceptionGroup as group:
-        refused, others = group.split((BrokerRefused, TopologyError))
+        refused, others = group.split((BrokerRefused, TopologyError, CannotListen))
         if refused is None or others is not None:
             observer.trouble("died", group)  # a service died: say so, exit, let systemd restart us
             return EXIT_INTERNAL
@@ -121,14 +138,9 @@ async def _main(
     return EXIT_OK
 
 
-async def _live(
-    config: Config,
-    keys: Keys,
-    notifier: Notifier,
-    observer: Observer,
-    reread: Callable[[], Config],
-) -> None:
+async def _live(given: _Given) -> None:
     """Start, wait for a signal, drain, stop."""
+    config, observer = given.config, given.observer
     stop, hangup = _on_signals(observer)
     name = config.jobs.worker_name or f"{socket.gethostname()}:{os.getpid()}"
     limit = raise_limit()
@@ -145,22 +157,58 @@ async def _live(
         opened(pages_of(own, fetcher, SYSTEM)) as pages,
         asyncio.TaskGroup() as group,
     ):
-        services = services_of(config, own, limit, keys, pages, observer, name)
-        reloader = Reloader(services, reread, hangup)
-        pulse = Pulse(services, notifier, lambda: reloader.state)
+        services = services_of(config, own, limit, given.keys, pages, observer, name)
+        reloader = Reloader(services, given.reread, hangup)
+        bottleneck = Bottleneck(services)
+        pulse = Pulse(services, given.notifier, lambda: (bottleneck.state, reloader.state))
         reloader.on_begin, reloader.on_end = pulse.reloading, pulse.reloaded
-        worker = group.create_task(services.worker.run(), name="worker")
-        link = group.create_task(services.link.run(), name="link")
-        beat = group.create_task(pulse.run(), name="pulse")
-        reload = group.create_task(reloader.run(), name="reload")
-        why = await stop
-        reload.cancel()
-        services.worker.close()
-        pulse.stopping(services.config.jobs.shutdown_timeout + STOP_MARGIN)
-        await _drain(services, why)
-        await worker
-        link.cancel()
-        beat.cancel()
+        async with _observed(services, reloader, bottleneck):
+            crew = _Crew(pulse, reloader, bottleneck, Ending(stop, given.until))
+            await _serve(group, services, crew)
+
+
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """What runs beside the services, and looks at them."""
+
+    pulse: Pulse
+    reloader: Reloader
+    bottleneck: Bottleneck
+    ending: Ending
+
+
+async def _serve(group: asyncio.TaskGroup, services: Services, crew: _Crew) -> None:
+    """Run the services until it is to end, then drain and end them."""
+    worker = group.create_task(services.worker.run(), name="worker")
+    reload = group.create_task(crew.reloader.run(), name="reload")
+    others = [
+        group.create_task(services.link.run(), name="link"),
+        group.create_task(crew.pulse.run(), name="pulse"),
+        group.create_task(crew.bottleneck.run(), name="bottleneck"),
+    ]
+    why = await crew.ending.wait(services, group)
+    reload.cancel()
+    services.worker.close()
+    crew.pulse.stopping(services.config.jobs.shutdown_timeout + STOP_MARGIN)
+    await _drain(services, why)
+    await worker
+    for task in others:
+        task.cancel()
+
+
+@asynccontextmanager
+async def _observed(
+    services: Services, reloader: Reloader, bottleneck: Bottleneck
+) -> AsyncIterator[None]:
+    """Serve metrics and health, if the configuration says where."""
+    if (address := services.config.metrics.address) is None:
+        yield
+        return
+    from scraperd.metrics import serving  # noqa: PLC0415 - a start without them need not wait
+
+    async with serving(services, reloader, bottleneck, address) as port:
+        services.observer.event("listening", host=address[0], port=port)
+        yield
 
 
 def keys_of(config: Config) -> Keys:
@@ -210,7 +258,7 @@ def _ignore_signals() -> None:
 async def _drain(services: Services, why: str) -> None:
     """Stop consuming, finish what is in flight until the deadline, give the rest back."""
     started, observer = time.monotonic(), services.observer
-    observer.event("drain", signal=why, in_flight=services.worker.in_flight)
+    observer.event("drain", why=why, in_flight=services.worker.in_flight)
     await services.link.cancel()
     left = await services.worker.drain(services.config.jobs.shutdown_timeout)
     seconds = round(time.monotonic() - started, 3)

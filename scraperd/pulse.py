@@ -15,7 +15,7 @@ from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.sandbox.extractor import Crowded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from scraperd.ops.systemd import Notifier
     from scraperd.wiring import Services
@@ -27,15 +27,15 @@ START_EXTENSION: Final = 30  # seconds systemd grants at a time while the broker
 class Pulse:
     """Tells systemd, by sd_notify(3). `run` is a service of the daemon.
 
-    `last_reload` says what the last reload came to; empty before the first.
+    `more` returns what else is to be said, each in words or empty.
     """
 
     def __init__(
-        self, services: Services, notifier: Notifier, last_reload: Callable[[], str]
+        self, services: Services, notifier: Notifier, more: Callable[[], Iterable[str]]
     ) -> None:
         self._services = services
         self._notifier = notifier
-        self._last_reload = last_reload
+        self._more = more
         self._ready = False
 
     async def run(self) -> None:
@@ -97,11 +97,11 @@ class Pulse:
             "log lines lost": observer.unlogged,
         }
         seen = "".join(f"; {count} {what}" for what, count in rare.items() if count)
-        last = self._last_reload()
+        more = "".join(f"; {words}" for words in self._more() if words)
         return (
             f"{state}; {services.worker.in_flight} in flight; {tally.done} done "
             f"({tally.failed} failed), {tally.retried} retried, {tally.dead} dead; "
-            f"{tally.snoozed} moves to wait for a turn{seen}{last and f'; {last}'}"
+            f"{tally.snoozed} moves to wait for a turn{seen}{more}"
         )
 
 

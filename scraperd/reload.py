@@ -7,6 +7,7 @@ Must never: leave one room with the old settings and another with the new ones, 
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from scraperd.config.checks import impossible
 from scraperd.config.keys import signing_keys
 from scraperd.config.load import ConfigError
 from scraperd.jobs.signing import secret_of
+from scraperd.ops.log import LEVELS
 from scraperd.wiring import configure
 
 if TYPE_CHECKING:
@@ -39,6 +41,10 @@ class Reloader:
         self._asked = asked
         self.on_begin: Callable[[], None] = lambda: None
         self.on_end: Callable[[], None] = lambda: None
+        self.failed = False
+        """Whether the last one found a configuration that is not valid."""
+        self.read_at = time.time()
+        """When the configuration that holds was read, in seconds since 1970."""
         self.state = ""
         """What the last reload came to, in words for the status line; empty before the first."""
 
@@ -56,14 +62,20 @@ class Reloader:
         try:
             config, secrets = await asyncio.to_thread(self._read)
         except ConfigError as error:
+            self.failed = True
             services.observer.event("reload_failed", error=str(error))
             self.state = f"reload failed at {now}, nothing changed: {error.faults[0]}"
             return
+        self.failed, self.read_at = False, time.time()
         found = changes(services.config, config)
         held = changes(services.config, kept := merged(services.config, config))
+        before = services.config.log.level
         configure(services, kept, secrets)
         waiting = [it.name for it in found if not it.reload]
+        # By the level of before or by that of now, whichever says more.
+        services.observer.set_level(min(before, kept.log.level, key=LEVELS.index))
         services.observer.event("reloaded", changed=list(map(str, held)), needs_restart=waiting)
+        services.observer.set_level(kept.log.level)
         rest = f", {len(waiting)} need a restart" if waiting else ""
         self.state = f"reloaded at {now}: {len(held)} settings changed{rest}"
 

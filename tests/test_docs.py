@@ -168,6 +168,7 @@ def test_settings_named_in_the_documents_exist() -> None:
         "delivery_limit",
     }  # RabbitMQ's
     others |= {"broker_takes", "signing_key", "moved_to"}  # fields of the log
+    others |= {"needs_restart", "max_jobs"}  # the same
     others |= first_cells(section(OBSERVE, "What the log says, and what to do"))
     for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)

@@ -27,6 +27,7 @@ for _name, _line in {
     "publish": "Publish jobs, and with --wait print their results.",
     "results": "Print results: copies of new ones, or the queue's own.",
     "schema": "Print a JSON Schema, or an example configuration.",
+    "health": "Ask the daemon on this machine whether it is ready.",
 }.items():
     main.add_command(Lazy(_name, f"scraperd.cli.{_name}", _line))
 main.add_command(

@@ -23,8 +23,9 @@ from scraperd.cli.shared.lacks import (
     memory_is_left,
     too_little_memory,
 )
-from scraperd.cli.shared.options import config_of, with_config
+from scraperd.cli.shared.options import Number, config_of, with_config
 from scraperd.config.load import ConfigError, load, notify_socket
+from scraperd.ending import Until
 from scraperd.ops.log import configure
 from scraperd.ops.outlets import unwaited
 from scraperd.ops.stopping import IGNORED
@@ -37,8 +38,26 @@ if TYPE_CHECKING:
 
 @click.command("run", epilog=EPILOG)
 @with_config
-def command(path: Path | None) -> None:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+@click.option(
+    "--until-idle",
+    type=Number(min=0.1, max=86_400),
+    metavar="SECONDS",
+    help="End with 0 once no job is here and none was ready for so long.",
+)
+@click.option(
+    "--max-jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Begin so many jobs, finish them, and end with 0.",
+)
+def command(path: Path | None, *, until_idle: float | None, max_jobs: int | None) -> None:
+    r"""Run the daemon until SIGTERM or SIGINT; a second signal ends it at once.
+
+    \b
+    Examples:
+        scraperd run --config /etc/scraperd/config.toml
+        scraperd run --until-idle 30
+    """
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     if sys.stderr is not None:  # Python's word for one that was closed before the start
@@ -47,7 +66,8 @@ def command(path: Path | None) -> None:
     if not memory_is_left(MIN_MEMORY_BYTES):
         fail(too_little_memory(), EXIT_LACK)
     try:
-        sys.exit(daemon.run(config, Notifier(*notify_socket()), partial(load, path)))
+        notifier, until = Notifier(*notify_socket()), Until(until_idle, max_jobs)
+        sys.exit(daemon.run(config, notifier, partial(load, path), until))
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     except daemon.Lacking as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from scraperd.config.settings import Config
 
+MAX_PORT: Final = 65_535
 _ADDRESS: Final = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
 
@@ -42,6 +43,7 @@ def impossible(config: Config) -> Iterator[tuple[set[str], str]]:
     yield from _unusable(config)
     yield from _no_authorities(config)
     yield from _host_faults(config)
+    yield from _listen_faults(config)
     if not config.politeness.robots_agent and config.fetch.user_agent.startswith("Mozilla"):
         fault = (
             "fetch.user_agent: begins with Mozilla, by which no robots.txt means you; set "
@@ -49,6 +51,19 @@ def impossible(config: Config) -> Iterator[tuple[set[str], str]]:
         )
         yield {"fetch.user_agent", "politeness.robots_agent"}, fault
     yield from _proxy_faults(config)
+
+
+def _listen_faults(config: Config) -> Iterator[tuple[set[str], str]]:
+    if (address := config.metrics.address) is None:
+        return
+    host, port = address
+    names = {"metrics.listen"}
+    if not 1 <= port <= MAX_PORT:
+        yield names, f"metrics.listen: {port} is not a port (1 to {MAX_PORT})"
+    try:
+        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        yield names, f"metrics.listen: {printable(host)} is not an IP address"
 
 
 def _broker_fault(url: str) -> str | None:
@@ -112,7 +127,7 @@ def _unusable(config: Config) -> Iterator[tuple[set[str], str]]:
                 yield {key}, f"{key}: {error}"
     for port in config.fetch.allow_ports:
         first, _, last = str(port).partition("-")
-        if not 1 <= int(first) <= int(last or first) <= 65535:  # noqa: PLR2004 - TCP's range
+        if not 1 <= int(first) <= int(last or first) <= MAX_PORT:
             yield {"fetch.allow_ports"}, f"fetch.allow_ports: {port} is no port or range of ports"
     for server in config.fetch.nameservers:
         if not _is_server(server):
@@ -173,7 +188,7 @@ def _is_server(text: str) -> bool:
         ipaddress.ip_address(v4 or bracketed or bare)
     except ValueError:
         return False
-    return port is None or 1 <= int(port) <= 65535  # noqa: PLR2004 - UDP's range
+    return port is None or 1 <= int(port) <= MAX_PORT
 
 
 def _proxy_faults(config: Config) -> Iterator[tuple[set[str], str]]:

@@ -19,6 +19,7 @@ from scraperd.config.tables import (
     HostSettings,
     JobsSettings,
     LogSettings,
+    MetricsSettings,
     Name,
     PolitenessSettings,
     SandboxSettings,
@@ -88,6 +89,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log: Annotated[LogSettings, Meta(description="What is logged, and in which form.")] = (
         LogSettings()
     )
+    metrics: Annotated[
+        MetricsSettings,
+        Meta(description="Where Prometheus scrapes the daemon, and probes ask for its health."),
+    ] = MetricsSettings()
 
     hosts: Annotated[
         dict[HostPattern, HostSettings],

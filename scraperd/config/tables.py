@@ -41,6 +41,7 @@ _PortRange = Annotated[str, Meta(pattern=_whole("[0-9]{1,5}-[0-9]{1,5}"))]
 _Port = Annotated[int, Meta(ge=1, le=65535)] | _PortRange
 _SERVER = r"[0-9.]+(:[0-9]{1,5})?|[0-9a-f:.]+|\[[0-9a-f:.]+\](:[0-9]{1,5})?"
 _Server = Annotated[str, Meta(pattern=_whole(f"({_SERVER})"))]
+_LISTEN = r"([0-9.]{7,15}|\[[0-9a-f:.]{2,45}\]|localhost):[0-9]{1,5}"
 _Queues = Annotated[str, Meta(pattern=_whole("[^\\x00-\\x1f\\x7f]+"), max_length=255)]
 _UpToAnHour = Annotated[float, Meta(gt=0, le=3600)]  # the longest delay tier
 _Bytes = Annotated[int, Meta(ge=1)]
@@ -574,6 +575,27 @@ class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Literal["auto", "json", "console"],
         Meta(**fixed("auto, json, console", "auto: colours on a terminal, JSON elsewhere.")),
     ] = "auto"
+
+
+class MetricsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `metrics`; `Config` says what it is about."""
+
+    listen: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "ADDRESS:PORT, or empty",
+                "Serves /metrics, /healthz and /readyz to whoever reaches it; empty means none.",
+            ),
+            pattern=_whole(f"({_LISTEN})?"),
+        ),
+    ] = ""
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port to listen on; None if nothing is to be served."""
+        host, _, port = self.listen.rpartition(":")
+        return (host.strip("[]"), int(port)) if port else None
 
 
 class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -39,6 +39,16 @@ class Budget:
         self._beginners: dict[asyncio.Future[None], None] = {}  # in the order in which they came
 
     @property
+    def limit(self) -> int:
+        """Bytes that may be claimed now: less, the more jobs are held as they were delivered."""
+        return self._limit
+
+    @property
+    def waiting(self) -> int:
+        """How many claims and fetches wait for bytes."""
+        return len(self._waiting) + len(self._beginners)
+
+    @property
     def used(self) -> int:
         """Bytes claimed now."""
         return self._used

@@ -44,6 +44,10 @@ class Flights:
         """How many deliveries were taken over and are not settled yet."""
         return len(self._live) + len(self.unbegun)
 
+    def count(self, phase: Phase) -> int:
+        """How many are in this phase."""
+        return sum(flight.phase == phase for flight in self._live.values())
+
     def __getitem__(self, received: Received) -> Flight:
         return self._live[received]
 

@@ -43,6 +43,8 @@ class Received:
     url: str | UnsetType = UNSET  # the same,
     host: str | None = None  # and its host
     anonymous: bool = False  # nothing that a dispatcher would know its result by
+    queue_wait: float | None = None  # seconds from the publisher's timestamp to the first delivery
+    lateness: float | None = None  # seconds from the turn that it was promised to its return
 
     @classmethod
     def of(
@@ -66,7 +68,17 @@ class Received:
         job.strikes = strikes(source, envelope.strikes, count, job.discounted)
         returned = count if job.given_up else job.strikes
         job.stripped = max(returned, job.strikes) >= delivery_limit
+        job._time(now)
         return job
+
+    def _time(self, now: float) -> None:
+        """Note how long the job waited, as far as clocks of other machines can tell."""
+        at, turn = self.delivery.own.timestamp, self.envelope.turn
+        first = self.delivery.source is Source.JOBS and not self.delivery.redeliveries
+        if turn is not None:
+            self.lateness = max(0.0, now - turn.at)
+        elif at is not None and first and self.envelope.signed_at is None and at <= now:
+            self.queue_wait = now - at
 
     @property
     def given_up(self) -> bool:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class Record:
     """One delivery that came to its end here. Times in seconds.
 
-    A job that only moves has no result; `ident` is empty then if nothing named it.
+    A job that only moves has no result; `ident` is empty then if nothing named it. `queue_wait` is
+    from its publisher's timestamp to its first delivery, `lateness` from a promised turn to its
+    return; None where that is not known.
     """
 
     ident: str
@@ -34,6 +36,8 @@ class Record:
     publish_time: float
     snoozes: int = 0
     strikes: int = 0
+    queue_wait: float | None = None
+    lateness: float | None = None
 
     @classmethod
     def of(
@@ -57,6 +61,8 @@ class Record:
             publish_time,
             received.envelope.snoozes,
             received.strikes,
+            received.queue_wait,
+            received.lateness,
         )
 
 

@@ -7,6 +7,7 @@ Must never: settle anywhere but in Settler, or let one job's failure reach anoth
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -86,6 +87,8 @@ class Worker:
         self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
         self.draining = False  # no further delivery is started
+        self._left = math.inf  # deliveries that may still be started
+        self._on_last: Callable[[], None] = lambda: None
 
     def configure(self, settings: JobsSettings, proxies: Collection[str]) -> None:
         """Take other settings, as when it was made. They hold for jobs that are here, too."""
@@ -107,8 +110,16 @@ class Worker:
             return
         if self.draining:
             self._flights.unbegun.append(received)
-        else:
-            self._start(received, work)
+            return
+        self._start(received, work)
+        self._left -= 1
+        if self._left == 0:
+            self.draining = True
+            self._on_last()
+
+    def stop_after(self, count: int, on_last: Callable[[], None]) -> None:
+        """Start so many more deliveries; then call `on_last`, and start no other."""
+        self._left, self._on_last = count, on_last
 
     def _received(self, delivery: Delivery) -> tuple[Received, Work]:
         """The delivery, read, and what to do with it. An error of ours ends this job only."""
@@ -419,6 +430,11 @@ class Worker:
         for received in self._flights.take_unbegun():
             if not received.delivery.epoch.lost.done():
                 self._start(received, self._back, settling=True)
+
+    @property
+    def settling(self) -> int:
+        """Deliveries of them whose outcome is being published."""
+        return self._flights.count("settling")
 
     @property
     def in_flight(self) -> int:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scraperd.jobs.record import Record
     from scraperd.jobs.verdict import Verdict
     from scraperd.ops.log import Log
+    from scraperd.ops.stats import Stats
 
 LOG_INTERVAL: Final = 60.0  # seconds
 
@@ -47,14 +48,20 @@ class Tally:
     starved: int = 0
     unlogged: int = 0
 
+    @property
+    def ended(self) -> int:
+        """How many deliveries came to their end here."""
+        return self.done + self.retried + self.snoozed + self.requeued + self.dead
+
 
 @dataclass(slots=True)
 class Observer:
-    """Where records and events go. `lines` is what `log` writes to."""
+    """Where records and events go. `lines` is what `log` writes to, `stats` what /metrics shows."""
 
     log: Any = field(default_factory=structlog.get_logger)
     lines: Log | None = None
     tally: Tally = field(default_factory=Tally)
+    stats: Stats | None = None
     _unverified: int = 0  # jobs since it was last said
     _next_unverified: float = -math.inf
 
@@ -72,6 +79,8 @@ class Observer:
     def record(self, record: Record) -> None:
         """Count one finished delivery and write its line."""
         result, verdict = record.result, record.verdict
+        if self.stats is not None:
+            self.stats.add(record)
         match verdict:
             case Done():
                 self.tally.done += 1

@@ -231,6 +231,16 @@ class HostScheduler:
             self._capacity.count(-1, priority=True)
 
     @property
+    def busy(self) -> int:
+        """How many fetches run."""
+        return self._capacity.busy
+
+    @property
+    def slots(self) -> int:
+        """How many fetches may run at once."""
+        return self._capacity.slots
+
+    @property
     def ordinary_waiting(self) -> int:
         """How many ordinary jobs wait here in places of the waiting room."""
         return self._capacity.ordinary_waiting

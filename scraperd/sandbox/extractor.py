@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from scraperd.base.cache import Cache
 from scraperd.base.fd_limits import OutOfDescriptors
+from scraperd.base.histogram import Histogram
 from scraperd.contract import Failure, Peeked
 from scraperd.extract.apply import Foreseen, Overrun
 from scraperd.extract.compile import CACHE
@@ -121,6 +122,8 @@ class Extractor:
         self._compile_time = TimeSharing(COMPILING, EASY)
         self._elsewhere: Cache[bytes, bool] = Cache(MAX_REMEMBERED)
         self._compiling: dict[bytes, _Shared] = {}
+        self.took = {"loop": Histogram(), "sandbox": Histogram()}
+        """Seconds that pages took, by where they were searched."""
         self._helpers = Helpers(Start(self._memory, self._limits), settings.processes)
 
     def configure(self, *, waiting_room: int) -> None:
@@ -227,7 +230,9 @@ class Extractor:
                 if isinstance(extracted, Extracted):
                     if self._habits:
                         self._habits.note(kind, 0)
-                    return Answer(extracted, time.monotonic() - began)
+                    took = time.monotonic() - began
+                    self.took["loop"].add(took)
+                    return Answer(extracted, took)
                 foreseen = extracted
         level, found = (
             self._first(request, body, foreseen, known=self._habits.level(kind) > 0),
@@ -242,6 +247,7 @@ class Extractor:
         finally:
             short = found is not None and found.seconds < SHORT[0]
             self._habits.note(kind, 0 if short else level)
+        self.took["sandbox"].add(found.seconds)
         return found
 
     def _first(

@@ -96,6 +96,21 @@ def test_the_schema_has_each_table_with_its_settings() -> None:
         assert all(each["description"] for each in properties.values())
 
 
+@pytest.mark.parametrize(
+    ("listen", "fault"),
+    [
+        ("127.0.0.1:99999", "99999 is not a port (1 to 65535)"),
+        ("127.0.0.999:80", "127.0.0.999 is not an IP address"),
+        ("[::1:80", "must be: ADDRESS:PORT, or empty"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_refused(listen: str, fault: str) -> None:
+    """The port and the address are checked when the configuration is read, not at the start."""
+    with pytest.raises(ConfigError) as error:
+        load(None, {"SCRAPERD_METRICS__LISTEN": listen})
+    assert f"metrics.listen: {fault}" in str(error.value)
+
+
 def certifi() -> str:
     """A file of certificates; the system's own is there on any machine with TLS."""
     return ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
@@ -107,6 +122,7 @@ def changed(key: str, value: Any) -> Any:
         "broker_url": "amqp://x/",
         "log.level": "debug",
         "log.format": "json",
+        "metrics.listen": "127.0.0.1:9469",
         "broker.prefetch": 500,
         "fetch.max_connections": 500,
         "fetch.nameservers": ["127.0.0.53", "[::1]:5353"],
@@ -396,6 +412,8 @@ BAD_VALUES: list[tuple[str, str, str]] = [
     ("log.level", '"loud"', "(debug, info, warning, error)"),
     ("log.level", '"a\\nb"', "Invalid enum value 'a\\nb' (debug, info, warning, error)"),
     ("log.format", "7", "log.format: Expected `str`, got `int` (auto, json, console)"),
+    ("metrics.listen", '"9469"', "metrics.listen: must be: ADDRESS:PORT, or empty"),
+    ("metrics.listen", '"h.example:80"', "metrics.listen: must be: ADDRESS:PORT, or empty"),
     ("broker.prefix", '""', "broker.prefix: must be: letters, digits, _ . and -, 1 to 100"),
     ("broker.prefix", '"a b"', "broker.prefix: must be: letters"),
     ("broker.prefix", '"a\\n"', "broker.prefix: must be: letters"),

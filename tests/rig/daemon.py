@@ -19,7 +19,7 @@ import pika
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pika.adapters.blocking_connection import BlockingChannel
 
@@ -46,7 +46,13 @@ class Daemon(Process):
     """`scraperd run`, configured by variables only. Quick retries unless told otherwise."""
 
     def __init__(
-        self, broker_url: str, prefix: str, env: dict[str, str] | None = None, **settings: Any
+        self,
+        broker_url: str,
+        prefix: str,
+        env: dict[str, str] | None = None,
+        *,
+        options: Sequence[str] = (),
+        **settings: Any,
     ) -> None:
         quick: dict[str, Any] = {
             "jobs__retry_backoff": 0.1,
@@ -64,7 +70,8 @@ class Daemon(Process):
             "broker__prefix": prefix,
         }
         super().__init__(
-            [sys.executable, "-m", "scraperd", "run"], env={**variables(values), **(env or {})}
+            [sys.executable, "-m", "scraperd", "run", *options],
+            env={**variables(values), **(env or {})},
         )
 
     def ready(self) -> Self:

@@ -244,6 +244,17 @@ class Consumers:
         return await self._generation.consume(queue, source, prefetch, self._on_delivery)
 
     @property
+    def feeds(self) -> bool:
+        """Whether jobs of some queue may come."""
+        return self.mode != "closed" and self.mode not in PAUSED
+
+    @property
+    def starved(self) -> bool:
+        """Whether a consumer with room has got nothing for a while, though jobs were ready."""
+        now = self._counted_at
+        return any(now - one.fed_at >= MAX_STARVED / 2 for one in self._consumers)
+
+    @property
     def untouched(self) -> tuple[Source, ...]:
         """The queues of this mode from which nothing has come yet."""
         fed = {consumer.source for consumer in self._consumers if consumer.delivered}

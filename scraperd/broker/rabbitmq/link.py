@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.base.backoff import backoff
 from scraperd.broker.ports import Source
@@ -119,6 +119,11 @@ class Link:
         self._consumers: Consumers | None = None
         self._faults = Faults()
         self._reconfigured = asyncio.Event()
+        self._generation: Generation | None = None
+        self._blocked_since: float | None = None
+        self._blocked_time = 0.0
+        self.connections = 0
+        """How often it came to consume."""
         self.consuming = asyncio.Event()
 
     def configure(self, settings: Settings, prefetch: Prefetch) -> None:
@@ -140,6 +145,7 @@ class Link:
             generation = Generation(self._settings, self._url, self._clocks, self._gate())
             started = self._clocks.monotonic()
             wait = True
+            self._generation = generation
             try:
                 await self._live(generation)
                 first = False
@@ -181,6 +187,7 @@ class Link:
             reason = await self._watch(generation, consumers)
         finally:
             self.consuming.clear()
+            self._unblocked()
             self._consumers = None
             if not self._stopping:  # after a drain the acks must arrive before it ends
                 generation.end("abandoned")  # what is still on its way must not be worked on
@@ -217,23 +224,22 @@ class Link:
         except ChannelClosed as error:
             raise OSError(f"lost while starting: {error!r}") from error
         if not self._stopping:
+            self.connections += 1
             self.consuming.set()
             name, prefetch = self._topology.jobs, self._prefetch.jobs
             self._events("ready", broker=self.endpoint, queue=name, prefetch=prefetch)
 
     async def _watch(self, generation: Generation, consumers: Consumers) -> str:
         """Wait for the generation's end; end it if a confirm is overdue and nothing excuses it."""
-        blocked_since: float | None = None
         while not generation.lost.done():
             await self._rest(generation)
             blocked = not generation.lost.done() and generation.blocked
-            if blocked and blocked_since is None:
-                blocked_since = self._clocks.monotonic()
+            if blocked and self._blocked_since is None:
+                self._blocked_since = self._clocks.monotonic()
                 self._events("broker_blocked", broker=self.endpoint)
-            elif blocked_since is not None and not blocked:
-                seconds = round(self._clocks.monotonic() - blocked_since, 1)
+            elif self._blocked_since is not None and not blocked:
+                seconds = round(self._unblocked(), 1)
                 self._events("broker_unblocked", seconds=seconds)
-                blocked_since = None
                 generation.excuse()
             elif not blocked and generation.overdue() > self._settings.confirm_timeout:
                 generation.end(f"no confirm within {self._settings.confirm_timeout:g} s")
@@ -243,11 +249,19 @@ class Link:
             generation.send_acks()
         return generation.lost.result()
 
+    def _unblocked(self) -> float:
+        """Note the end of a block. Return how many seconds it lasted."""
+        since, self._blocked_since = self._blocked_since, None
+        seconds = 0.0 if since is None else self._clocks.monotonic() - since
+        self._blocked_time += seconds
+        return seconds
+
     async def _rest(self, generation: Generation) -> None:
         """Wait for the next look at the generation: for a tick, its end or other settings."""
         news = asyncio.ensure_future(self._reconfigured.wait())
+        ends: list[asyncio.Future[Any]] = [generation.lost, news]
         first = asyncio.FIRST_COMPLETED
-        await asyncio.wait([generation.lost, news], timeout=TICK_INTERVAL, return_when=first)
+        await asyncio.wait(ends, timeout=TICK_INTERVAL, return_when=first)
         news.cancel()
         self._reconfigured.clear()
 
@@ -304,6 +318,38 @@ class Link:
         if self._consumers is None or not self.consuming.is_set():
             return f"{'no broker' if self._dials else 'not connected yet'} at {self.endpoint}"
         return self._consumers.state
+
+    @property
+    def not_ready(self) -> str:
+        """Why it is not fed, in words; empty if it is: it consumes, and nothing holds jobs back."""
+        consumers = self._consumers
+        if consumers is None or not self.consuming.is_set():
+            return self.state
+        if consumers.starved:
+            return "jobs are ready and there is room, but none comes"
+        return "" if consumers.feeds else self.state
+
+    @property
+    def blocked_time(self) -> float:
+        """Seconds in all for which the broker blocked publishes."""
+        since = self._blocked_since
+        return self._blocked_time + (0.0 if since is None else self._clocks.monotonic() - since)
+
+    @property
+    def unacked(self) -> int:
+        """Deliveries that the broker waits for."""
+        return self._generation.unacked if self._generation is not None else 0
+
+    @property
+    def unconfirmed(self) -> int:
+        """Publishes that wait for the broker's confirm."""
+        return self._generation.unconfirmed if self._generation is not None else 0
+
+    async def count(self, queue: str) -> tuple[int, int] | None:
+        """Ready messages and consumers of a queue, by the broker's count; None if unknown."""
+        if self._generation is None or not self.consuming.is_set():
+            return None
+        return await self._generation.count(queue)
 
     @property
     def endpoint(self) -> str:

@@ -1,0 +1,71 @@
+"""When a daemon ends that is not to run for ever: its queues are empty, or it has had enough jobs.
+
+May touch: the services, to read; the broker's counts; the loop's time.
+Must never: end while a job is in flight here, or while the broker cannot be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from scraperd.wiring import Services
+
+LOOK_INTERVAL: Final = 1.0  # seconds between two looks at the queues, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """What ends the daemon besides a signal; None is never.
+
+    `idle`: seconds for which no job is here and none is ready. `jobs`: how many are begun.
+    """
+
+    idle: float | None = None
+    jobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Waits for what ends the daemon: `stop`, which a signal sets with its name, or `until`."""
+
+    stop: asyncio.Future[str]
+    until: Until
+
+    async def wait(self, services: Services, group: asyncio.TaskGroup) -> str:
+        """Return why the daemon is to end."""
+        if self.until.jobs is not None:
+            services.worker.stop_after(self.until.jobs, partial(self._say, "max_jobs"))
+        if self.until.idle is None:
+            return await self.stop
+        idle = group.create_task(wait_idle(services, self.until.idle), name="idle")
+        idle.add_done_callback(lambda _: self._say("idle"))
+        why = await self.stop
+        idle.cancel()
+        return why
+
+    def _say(self, why: str) -> None:
+        if not self.stop.done():
+            self.stop.set_result(why)
+
+
+async def wait_idle(services: Services, seconds: float) -> None:
+    """Return once the queues that jobs come from were empty for so long, with nothing in flight.
+
+    Jobs in delay queues count once they are back: one that comes back within `seconds` is waited
+    for, one that comes later is for the next process.
+    """
+    loop, interval = asyncio.get_running_loop(), min(LOOK_INTERVAL, seconds / 4)
+    topology = services.publisher.addresses.topology
+    queues = (topology.jobs, topology.quarantine, topology.solo, topology.undelivered)
+    since, done = loop.time(), -1
+    while loop.time() - since < seconds:
+        counts = [await services.link.count(queue) for queue in queues]
+        empty = all(count is not None and not count[0] for count in counts)
+        moved = services.observer.tally.ended != done
+        if services.worker.in_flight or not empty or moved:
+            since, done = loop.time(), services.observer.tally.ended
+        await asyncio.sleep(interval)
