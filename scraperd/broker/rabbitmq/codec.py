@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,9 +25,11 @@ from scraperd.broker.ports import (
     reason_of,
 )
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
-from scraperd.broker.rabbitmq.wire.codec.properties import Properties
+from scraperd.broker.rabbitmq.wire.codec.frames import room
+from scraperd.broker.rabbitmq.wire.codec.properties import Properties, write_properties
 from scraperd.broker.rabbitmq.wire.codec.tables import MAX_NAME_BYTES, Cut, write_table
 from scraperd.broker.rabbitmq.wire.errors import UnsendableError
+from scraperd.broker.rabbitmq.wire.machine import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -47,17 +50,23 @@ _APP: Final = "scraperd"  # of what we publish, unless it is a job that has its 
 MAX_HEADERS: Final = 100  # of a publisher; with all others fewer than tables.MAX_ENTRIES
 _MAX_HEADERS: Final = 64 * 1024  # bytes; they share one frame of 128 KiB with what we add
 _MAX_OURS: Final = 1024  # bytes of one header of ours or the broker's
+_MAX_SHORT: Final = 512  # bytes of a header of ours that is cut last: an id, a claim, a count
+_MARK_BYTES: Final = len(write_table({DROPPED: 1 << 40}))
+_TABLE_BYTES: Final = len(write_table({}))  # of a table without entries
 _process: Final = uuid.uuid4().hex
 _serial = itertools.count(1)
 
 
-def properties_of(message: Message, ident: str | None = None) -> Properties:
+def properties_of(
+    message: Message, ident: str | None = None, *, frame_max: int = MAX_FRAME_BYTES
+) -> Properties:
     """AMQP properties, without what the broker would act on or has written itself.
 
     Without `ident` the message id is one that no other publish has: returns are told apart by it.
+    They fit into one frame of `frame_max` bytes: RabbitMQ ends the connection over a larger one.
     """
     own = message.own
-    return Properties(
+    properties = Properties(
         content_type=message.content_type,
         content_encoding=own.content_encoding,
         delivery_mode=2,
@@ -70,6 +79,37 @@ def properties_of(message: Message, ident: str | None = None) -> Properties:
         message_type=own.type,
         app_id=_APP if own is NOTHING else own.app_id,
     )
+    # Headers have 64 KiB at most, with ours: they fit into RabbitMQ's default without a look.
+    return properties if frame_max >= MAX_FRAME_BYTES else _within(properties, frame_max)
+
+
+def _within(properties: Properties, frame_max: int) -> Properties:
+    """The properties with as many headers as a frame takes, and a mark that says how many are cut.
+
+    Kept first are the short ones of ours, which have a job's attempt, id and signature. Then come
+    the long ones of ours, and then the publisher's.
+    """
+    headers, most = properties.headers or {}, room(frame_max)
+    if not headers or len(write_properties(properties)) <= most:
+        return properties
+    left = most - len(write_properties(replace(properties, headers=None))) - _MARK_BYTES
+    kept: dict[str, Any] = {}
+    for name, value in sorted(headers.items(), key=_importance):
+        size = _size({name: value}) - _TABLE_BYTES
+        if name != DROPPED and 0 < size <= left:
+            kept[name] = value
+            left -= size
+    lost = len(headers.keys() - kept.keys() - {DROPPED})
+    kept[DROPPED] = count_of(headers.get(DROPPED)) + lost
+    return replace(properties, headers=kept)
+
+
+def _importance(header: tuple[str, Any]) -> int:
+    """The place of a header among those that are kept, from 0: a sort leaves equals in order."""
+    name, value = header
+    if not name.lower().startswith(_OURS):
+        return 2
+    return int(_size({name: value}) > _MAX_SHORT)
 
 
 def travelling(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -316,7 +316,7 @@ class DeadQueue:
         Raises TopologyError if the queue is full or missing, or Lost; the letter is then still in
         the dead queue.
         """
-        properties = properties_of(job, ident)
+        properties = properties_of(job, ident, frame_max=self._generation.frame_max)
         async with delivering(self._topology.jobs, self._confirm_timeout):
             try:
                 await self._generation.publish("", self._topology.jobs, job.body, properties)

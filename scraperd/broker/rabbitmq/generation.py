@@ -30,6 +30,7 @@ from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.wire.dial import dial
 from scraperd.broker.rabbitmq.wire.errors import INTERNAL_ERROR, AccessRefused, Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate
+from scraperd.broker.rabbitmq.wire.machine import MAX_FRAME_BYTES
 from scraperd.broker.rabbitmq.wire.outbox import SLICE
 
 if TYPE_CHECKING:
@@ -172,6 +173,16 @@ class Generation:
         """Product, version and more, as the broker says (AMQP 0-9-1 section 1.4.2.1)."""
         said = self._connections[0].opened.result()
         return said if isinstance(said, dict) else {}
+
+    @property
+    def frame_max(self) -> int:
+        """Bytes of the largest frame that may be sent, as agreed on the connection that publishes.
+
+        Before that connection is open, the largest that is asked for.
+        """
+        if len(self._connections) < 2:  # noqa: PLR2004 - a pair
+            return MAX_FRAME_BYTES
+        return self._connections[1].machine.frame_max
 
     async def channel(self, *, confirms: bool = False) -> Channel:
         """A fresh channel: an error there closes it and nothing else. Raises Closed, Lost."""

@@ -177,7 +177,8 @@ class RabbitPublisher:
                 if suspected or self._refusals.of(to):
                     await self._alone(generation, to, message, until)
                 else:
-                    await generation.publish(exchange, key, message.body, properties_of(message))
+                    properties = properties_of(message, frame_max=generation.frame_max)
+                    await generation.publish(exchange, key, message.body, properties)
             except (AccessRefused, NotFound):  # of this message, or of another that was under way
                 suspected = True
                 continue
@@ -214,7 +215,7 @@ class RabbitPublisher:
                 held = refusals.of(to)
                 if held and held.due > self._clocks.monotonic():
                     continue  # another has just asked
-                properties = properties_of(message)
+                properties = properties_of(message, frame_max=generation.frame_max)
                 try:
                     await generation.publish_alone(*to, message.body, properties)
                 except (AccessRefused, NotFound) as error:
@@ -266,7 +267,8 @@ class RabbitPublisher:
             self._say_refused(address)
         else:
             try:
-                await self._replies.publish(address, message.body, properties_of(message))
+                properties = properties_of(message, frame_max=generation.frame_max)
+                await self._replies.publish(address, message.body, properties)
             except (NotTaken, Unconfirmed) as error:  # the queue is missing, full or silent
                 if isinstance(error.__cause__, AccessRefused):
                     self._refusals.tell_reply(address, error.__cause__)

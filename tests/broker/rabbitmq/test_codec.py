@@ -28,6 +28,7 @@ from scraperd.broker.rabbitmq.codec import (
     travelling,
 )
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
+from scraperd.broker.rabbitmq.wire.codec.frames import content
 from scraperd.broker.rabbitmq.wire.codec.properties import read_properties, write_properties
 from scraperd.broker.rabbitmq.wire.codec.tables import read_table, write_table
 from scraperd.broker.rabbitmq.wire.machine import Delivered
@@ -152,6 +153,40 @@ def test_headers_beyond_64_kib_are_left_behind_one_by_one_and_counted() -> None:
         "small": 1,
         "x-scraperd-dropped-headers": 4,
     }
+
+
+def test_headers_are_cut_to_the_frame_that_the_broker_takes() -> None:
+    """The short ones of ours stay before the long ones, and these before the publisher's; the mark
+    counts on.
+    """
+    short = {"x-scraperd-job-id": "i" * 255, "x-scraperd-attempt": 3}
+    long = {"x-scraperd-attempts": "[" + "a" * 3000 + "]"}
+    theirs = {"a": "x" * 900, "b": "x" * 4000, "c": "x" * 90}
+    headers = {**theirs, **long, **short, "x-scraperd-dropped-headers": 2}
+    message = Message(b"", headers)
+    assert properties_of(message).headers == headers
+    cut = properties_of(message, frame_max=4096).headers
+    assert cut == {**short, **long, "c": "x" * 90, "x-scraperd-dropped-headers": 4}
+    assert properties_of(Message(b"", short), frame_max=4096).headers == short
+
+
+@given(
+    headers=st.dictionaries(
+        st.one_of(st.text(max_size=30), st.text(max_size=20).map("x-scraperd-{}".format)),
+        st.one_of(st.text(max_size=3000), st.integers(-(2**40), 2**40), st.none()),
+        max_size=40,
+    ),
+    short=st.text(max_size=63),
+    frame_max=st.integers(4096, 9000),
+)
+def test_no_message_has_a_header_frame_above_the_limit(
+    headers: dict[str, Any], short: str, frame_max: int
+) -> None:
+    """Whatever a publisher and we wrote: RabbitMQ would end the connection over such a frame."""
+    own = Own(short, short, short, 1)
+    message = Message(b"", headers, short, short, 3, short, own)
+    raw = write_properties(properties_of(message, frame_max=frame_max))
+    assert len(content(1, 0, raw, frame_max)) <= frame_max
 
 
 def test_the_publishers_own_properties_travel_with_a_job() -> None:

@@ -67,6 +67,10 @@ if TYPE_CHECKING:
 
 MAX_FRAME_BYTES: Final = 131072  # that we offer: RabbitMQ's default
 MIN_FRAME_BYTES: Final = 4096  # AMQP 0-9-1, frame-min-size
+# A content header is one frame, and RabbitMQ does not compare what it sends with frame_max: with
+# what it adds itself (x-death, x-delivery-count) a message that was published within the limit is
+# above it (measured with 3.10.8 and 4.0.5). With frame_max = 0 publishers have no limit either.
+MAX_CONTENT_HEADER_BYTES: Final = 1024 * 1024
 MAX_GREETING_BYTES: Final = 16 * 1024  # of one frame, before frame_max is known
 MAX_OPENING_BYTES: Final = 64 * 1024  # of all that is received before the connection is open
 MAX_CHANNELS: Final = 2047  # that we ask for: RabbitMQ's default
@@ -321,7 +325,7 @@ class Machine:
                 raise _not_amqp(data[at:])
             start = at + frames.HEAD.size
             end = start + size
-            if size + frames.OVERHEAD_BYTES > self.frame_max:
+            if size + frames.OVERHEAD_BYTES > self.frame_max and not self._is_header(kind, size):
                 raise self._too_long(size + frames.OVERHEAD_BYTES)
             if end >= length:
                 self._need = size + frames.OVERHEAD_BYTES
@@ -334,6 +338,10 @@ class Machine:
             elif kind != frames.HEARTBEAT:
                 self._on_connection(kind, data[start:end])
         return at
+
+    def _is_header(self, kind: int, size: int) -> bool:
+        """Whether a frame above frame_max is a content header of a size that is taken."""
+        return kind == frames.HEADER and self.state == "open" and size <= MAX_CONTENT_HEADER_BYTES
 
     def _too_long(self, size: int) -> ProtocolError:
         return ProtocolError(

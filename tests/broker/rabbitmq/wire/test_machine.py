@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import lzma
 import random
+import struct
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from scraperd.broker.rabbitmq.wire import machine as module
 from scraperd.broker.rabbitmq.wire.codec import frames
 from scraperd.broker.rabbitmq.wire.errors import FRAME_ERROR, Closed
 from scraperd.broker.rabbitmq.wire.machine import (
+    MAX_CONTENT_HEADER_BYTES,
     MAX_FRAME_BYTES,
     MAX_OPENING_BYTES,
     Answer,
@@ -400,6 +402,24 @@ def test_the_largest_frame_is_taken() -> None:
     [event] = machine.receive(content(1, longest))
     assert isinstance(event, Delivered)
     assert len(event.body) == longest
+
+
+def test_a_content_header_may_be_larger_than_agreed() -> None:
+    """RabbitMQ adds its own headers to a message whose header filled a frame, and sends it in one
+    frame. Above a mebibyte it is an error, and so is any other frame above the limit.
+    """
+
+    def header(size: int) -> bytes:
+        head = struct.pack(">BHIHHQ", 2, 1, size, 60, 0, 0)
+        return head + b"\0\0" + b"x" * (size - 14) + b"\xce"
+
+    deliver = received(spec.Basic.Deliver("c", 1, False, "", "q"), channel=1)
+    machine = opened()
+    [event] = machine.receive(deliver + header(MAX_FRAME_BYTES))
+    assert isinstance(event, Delivered)
+    [ended] = machine.receive(deliver + header(MAX_CONTENT_HEADER_BYTES + 1))
+    assert isinstance(ended, Ended)
+    assert ended.code == 501
 
 
 def test_a_body_without_room_waits() -> None:

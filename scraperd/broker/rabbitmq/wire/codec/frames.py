@@ -54,6 +54,11 @@ def publish(channel: int, exchange: str, key: str) -> bytes:
     return HEAD.pack(METHOD, channel, len(payload)) + payload + END
 
 
+def room(frame_max: int) -> int:
+    """Return how many bytes the properties of a message may have, headers included."""
+    return frame_max - OVERHEAD_BYTES - _CONTENT_BYTES
+
+
 def content(channel: int, size: int, properties: bytes, frame_max: int) -> bytes:
     """Return a content header frame. Raises UnsendableError if it is larger than a frame."""
     payload = _CONTENT_BYTES + len(properties)
