@@ -271,7 +271,7 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
     name: str,
 ) -> Services:
     """Build the house of a daemon: each part gets what it needs and no more."""
-    topology = Topology(own.broker.prefix)
+    topology = Topology.of(own.broker)
     limits = broker_limits(own)
     publisher = RabbitPublisher(
         Addresses.of(topology, own.broker.allow_reply_to),

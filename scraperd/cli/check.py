@@ -73,7 +73,7 @@ def _say_keys(config: Config) -> None:
 
 
 async def _check(config: Config) -> int:
-    topology = Topology(config.broker.prefix)
+    topology = Topology.of(config.broker)
     for pattern in Addresses.of(topology, config.broker.allow_reply_to).vain:
         say(f"scraperd: broker.allow_reply_to: no result is ever sent to {pattern}", err=True)
     await _reach(config)

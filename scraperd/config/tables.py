@@ -77,6 +77,25 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
         ),
     ] = False
+    jobs_max_length: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "jobs",
+                "Jobs that may wait in a new jobs queue; more are refused. 0 means no limit.",
+            ),
+            ge=0,
+            le=1_000_000_000,
+        ),
+    ] = 0
+    jobs_max_length_bytes: Annotated[
+        int,
+        Meta(
+            **fixed("bytes", "The same by the bytes of their bodies together. 0 means no limit."),
+            ge=0,
+            le=1_000_000_000_000,
+        ),
+    ] = 0
     prefetch: Annotated[
         int,
         Meta(

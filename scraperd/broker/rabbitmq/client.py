@@ -198,7 +198,11 @@ async def delivering(queue: str, within: float) -> AsyncGenerator[None]:
     except Returned:
         raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
     except Nacked:
-        raise TopologyError(f"queue {queue!r} refuses jobs; it is full") from None
+        raise TopologyError(
+            f"queue {queue!r} refuses jobs: it is full. It has a length limit, by "
+            "broker.jobs_max_length, broker.jobs_max_length_bytes or a policy. Publish again later "
+            "what was not confirmed, or raise the limit (docs/operations/queues.md)."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

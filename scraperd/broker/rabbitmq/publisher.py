@@ -187,6 +187,9 @@ class RabbitPublisher:
                 await self._redeclare(generation)
             except Nacked:
                 problem = "rejected"
+                if to == ("", self._topology.jobs):  # it is full: others put jobs in as well
+                    exchange, key = to = ("", self._topology.delay(0))
+                    continue
                 await generation.renew()
             else:
                 return

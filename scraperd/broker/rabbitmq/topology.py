@@ -6,11 +6,12 @@ Must never: publish, consume, or declare a thing that is not in the data.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from scraperd.broker.ports import Source
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, NotFound, PreconditionFailed
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from scraperd.broker.rabbitmq.wire.channel import Channel
+    from scraperd.config.tables import BrokerSettings
 
 # Seconds, each about 1.6 times the one before: a job that waits for a time in the future gets near
 # it in few moves (docs/decisions/0010-fairness.md).
@@ -41,6 +43,9 @@ _ARGUMENT = re.compile(  # a value is bare, or `the value '5' of type 'long'`, o
 _NET: Final = "x-delivery-limit"
 _STRATEGY: Final = "x-dead-letter-strategy"
 _TARGET: Final = "x-dead-letter-routing-key"
+_LENGTH: Final = "x-max-length"
+_LENGTH_BYTES: Final = "x-max-length-bytes"
+_BOUNDS: Final = frozenset({_LENGTH, _LENGTH_BYTES})
 _NOTHING: Final = "nothing"  # for an argument that is not set
 _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '[^']*')?|none")
 
@@ -53,20 +58,36 @@ class TopologyError(Exception):
 class Queue:
     """A durable quorum queue and the one binding it may have, as (exchange, key).
 
-    `earlier` are arguments that an earlier version gave it: it may have them still.
+    `earlier` are arguments that an earlier version gave it: it may have them still. `free` are
+    arguments that may have any value: a policy can set what they stand for.
     """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     binding: tuple[str, str] | None = None
     earlier: dict[str, str] = field(default_factory=dict)
+    free: frozenset[str] = frozenset()
+
+    def may_have(self, argument: str, value: str) -> bool:
+        """Whether the queue can be used with this value of an argument, in the broker's words."""
+        return argument == _NET or argument in self.free or self.earlier.get(argument) == value
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Every name under one prefix."""
+    """Every name under one prefix.
+
+    The jobs queue takes `max_length` messages and `max_length_bytes` bytes; 0 is no limit.
+    """
 
     prefix: str
+    max_length: int = 0
+    max_length_bytes: int = 0
+
+    @classmethod
+    def of(cls, table: BrokerSettings) -> Self:
+        """Return the topology of the table `broker`."""
+        return cls(table.prefix, table.jobs_max_length, table.jobs_max_length_bytes)
 
     @property
     def jobs(self) -> str:
@@ -141,11 +162,14 @@ class Topology:
         fed = {**kept, "x-dead-letter-exchange": "", _NET: MAX_REDELIVERIES}
         work = {**fed, _TARGET: self.undelivered}
         earlier = {_TARGET: self.dead, _STRATEGY: "at-least-once"}
+        asked = {_LENGTH: self.max_length, _LENGTH_BYTES: self.max_length_bytes}
+        bounds = {name: most for name, most in asked.items() if most}
+        entry = (self.jobs, self.jobs)
         return (
             Queue(self.dead, endless),
             Queue(self.undelivered, {**fed, _TARGET: self.dead}),
             Queue(self.results, endless, (self.results, "#")),
-            Queue(self.jobs, work, (self.jobs, self.jobs), earlier=earlier),
+            Queue(self.jobs, {**work, **bounds}, entry, earlier=earlier, free=_BOUNDS),
             Queue(self.quarantine, work, earlier=earlier),
             Queue(self.solo, work, earlier=earlier),
             *(Queue(self._tier(s), {**ladder, "x-message-ttl": s * 1000}) for s in DELAYS),
@@ -217,7 +241,7 @@ async def settle_on(queue: Queue, attempt: Callable[[Queue], Awaitable[None]]) -
     found: dict[str, str] = {}
     while True:
         try:
-            await attempt(_as_it_is(queue, found))
+            await attempt(as_it_is(queue, found))
         except PreconditionFailed as error:
             argument, theirs = _harmless(queue, str(error))
             if argument in found:  # else it would be asked again without end
@@ -227,7 +251,7 @@ async def settle_on(queue: Queue, attempt: Callable[[Queue], Awaitable[None]]) -
             return difference(queue, found) if found else ""
 
 
-def _as_it_is(queue: Queue, found: dict[str, str]) -> Queue:
+def as_it_is(queue: Queue, found: dict[str, str]) -> Queue:
     """With the values that the broker's 406s say it has; `nothing` is an argument less."""
     arguments = {name: v for name, v in queue.arguments.items() if name not in found}
     theirs = {name: v for name, v in found.items() if v != _NOTHING}
@@ -235,16 +259,20 @@ def _as_it_is(queue: Queue, found: dict[str, str]) -> Queue:
     return replace(queue, arguments=arguments | theirs | numbers)
 
 
+def inequivalent(text: str) -> tuple[str, str] | None:
+    """Argument and value that a queue has, by the broker's 406; None if it is about none."""
+    match = _ARGUMENT.search(text)
+    return None if match is None else (match["arg"], _value(match["theirs"]))
+
+
 def _harmless(queue: Queue, text: str) -> tuple[str, str]:
     """Argument and value that a 406 is about, if the queue can be used with it.
 
     Raises TopologyError otherwise. The broker's count of returns may differ: ours comes before it.
     """
-    match = _ARGUMENT.search(text)
-    if match is not None:
-        argument, theirs = match["arg"], _value(match["theirs"])
-        if argument == _NET or queue.earlier.get(argument) == theirs:
-            return argument, theirs
+    told = inequivalent(text)
+    if told is not None and queue.may_have(*told):
+        return told
     raise TopologyError(_conflict(queue.name, text))
 
 
@@ -265,19 +293,40 @@ def _conflict(name: str, text: str) -> str:
     )
 
 
+_MEANS_BOUND: Final = "The length limit of a queue that exists cannot be changed by settings. "
+_MEANS_NET: Final = "docs/operations/queues.md says what that means for each queue."
+_MEANS_EARLIER: Final = (
+    "An earlier version made it so. A job that expires in it by its own expiration has no result, "
+    "and on RabbitMQ 3 one message in it can stop all retries. Replace it: let it run empty, stop "
+    "every scraperd, delete it, start again (docs/operations/queues.md)."
+)
+
+
 def difference(queue: Queue, found: dict[str, str]) -> str:
     """In what a queue differs that is used all the same, in words: `found` is what it has."""
     has = " and ".join(f"{name} = {value}" for name, value in found.items())
     ours = " and ".join(str(queue.arguments.get(name, _NOTHING)) for name in found)
     said = f"queue {queue.name!r} exists with {has}, where scraperd would ask for {ours}."
-    if found.keys() <= {_NET}:
-        means = "docs/operations/queues.md says what that means for each queue"
-        return f"{said} It is used as it is; {means}."
+    bounds = found.keys() & queue.free
+    means = [_MEANS_BOUND + _remedy(queue)] if bounds else []
+    if found.keys() - bounds - {_NET}:
+        means.append(_MEANS_EARLIER)
+    elif found.keys() - bounds:
+        means.append(_MEANS_NET)
+    return " ".join((said, "It is used as it is.", *means))
+
+
+def _remedy(queue: Queue) -> str:
+    """The command by which a queue that exists gets the bounds that are asked for; or none."""
+    wanted = {name[2:]: queue.arguments[name] for name in sorted(_BOUNDS & queue.arguments.keys())}
+    if not wanted:
+        return "To take a limit away, replace the queue (docs/operations/queues.md)."
+    name = queue.name
+    command = ["rabbitmqctl", "set_policy", f"{name}-limit", f"^{re.escape(name)}$"]
+    command += [json.dumps(wanted), "--apply-to", "queues"]
     return (
-        f"{said} An earlier version made it so. It is used as it is, but a job that expires in it "
-        "by its own expiration has no result, and on RabbitMQ 3 one message in it can stop all "
-        "retries. Replace it: let it run empty, stop every scraperd, delete it, start again "
-        "(docs/operations/queues.md)."
+        "A policy sets a limit at any time; if the queue has one of its own, the smaller one "
+        f"counts: {shlex.join(command)} (with -p VHOST, if it is not /)."
     )
 
 
