@@ -68,7 +68,7 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "Where results may go if a job's reply_to says so; none means the results only.",
             )
         ),
-    ] = ("{prefix}.reply.*", "amq.gen-*")
+    ] = ("{prefix}.reply.*", "amq.gen-*", "amq.rabbitmq.reply-to.*")
     passive_declare: Annotated[
         bool,
         Meta(

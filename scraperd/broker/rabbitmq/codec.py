@@ -45,6 +45,9 @@ _BROKERS_OWN: Final = (
     *("x-received-from", "x-shovelled"),
 )
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
+# A publish with it ends in 406 on a channel without a consumer of it. No job has it that came by
+# AMQP 0-9-1: RabbitMQ writes the client's address in its place.
+_UNNAMED: Final = "amq.rabbitmq.reply-to"
 _OURS: Final = "x-scraperd-"
 _APP: Final = "scraperd"  # of what we publish, unless it is a job that has its own
 MAX_HEADERS: Final = 100  # of a publisher; with all others fewer than tables.MAX_ENTRIES
@@ -72,7 +75,7 @@ def properties_of(
         delivery_mode=2,
         headers=travelling(message.headers),
         correlation_id=message.correlation_id,
-        reply_to=message.reply_to,
+        reply_to=None if message.reply_to == _UNNAMED else message.reply_to,
         priority=message.priority,
         message_id=ident or f"{_process}-{next(_serial)}",
         timestamp=int(time.time()) if own.timestamp is None else own.timestamp,

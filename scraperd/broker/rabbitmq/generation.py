@@ -117,6 +117,7 @@ class Generation:
         self._gate = gate or Gate(math.inf)
         self._clocks = clocks
         self._connections: list[Connection] = []
+        self._beside: list[Connection] = []
         self._consume: Channel | None = None
         self._publishing: list[Channel] = []  # for small messages, and for those sent in slices
         self._ask: Channel | None = None
@@ -194,6 +195,19 @@ class Generation:
         settings = self._settings
         name = f"{settings.name} trial"
         return await dial(self._url, name, settings.heartbeat, settings.connect_timeout)
+
+    async def beside(self) -> Connection:
+        """A further connection that may end alone, and is closed with this generation.
+
+        Raises as `connect`, and Lost.
+        """
+        connection = await self.another()
+        if self.lost.done():
+            await connection.close(CLOSE_TIMEOUT)
+            raise self._gone()
+        self._beside = [one for one in self._beside if not one.closed.done()]
+        self._beside.append(connection)
+        return connection
 
     async def reading(self) -> Channel:
         """A fresh channel for deliveries: what waits for the gate holds up no other channel's."""
@@ -460,7 +474,7 @@ class Generation:
         """Declare this generation over. Only the first reason counts."""
         if not self.lost.done():
             self.lost.set_result(reason)
-            for connection in self._connections:
+            for connection in (*self._connections, *self._beside):
                 connection.give_up(Closed(reason))
 
     def _check(self) -> None:
@@ -482,7 +496,8 @@ class Generation:
                 await self._consume.close(CLOSE_TIMEOUT)
         self.end("closed")
         self._gate.close()
-        await asyncio.gather(*(one.close(CLOSE_TIMEOUT) for one in self._connections))
+        ends = (*self._connections, *self._beside)
+        await asyncio.gather(*(one.close(CLOSE_TIMEOUT) for one in ends))
 
     def _watch(self, end: Connection | Channel) -> None:
         end.closed.add_done_callback(lambda closed: self._on_closed(end, closed.result()))

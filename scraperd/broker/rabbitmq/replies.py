@@ -11,13 +11,19 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from scraperd.broker.ports import Lost
+from scraperd.broker.rabbitmq.reply_patterns import is_direct
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
+from scraperd.broker.rabbitmq.wire.direct_reply import DirectReplies
 from scraperd.broker.rabbitmq.wire.errors import Closed
 
 if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.generation import Generation
     from scraperd.broker.rabbitmq.wire.channel import Channel
     from scraperd.broker.rabbitmq.wire.codec.properties import Properties
+
+
+MAX_DIRECT_TIMEOUT: Final = 5.0  # seconds; direct replies are sent one after the other
 
 
 class Unconfirmed(Exception):  # noqa: N818 - a state of the world, not a mistake
@@ -34,6 +40,7 @@ class Replies:
     def __init__(self, generation: Generation, within: float) -> None:
         self.generation: Final = generation
         self._within = within
+        self._direct = DirectReplies(generation.beside, min(within, MAX_DIRECT_TIMEOUT))
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
 
@@ -45,6 +52,9 @@ class Replies:
         Raises NotTaken (returned, rejected), Unconfirmed, or Lost.
         """
         try:
+            if is_direct(queue):
+                await self._directly(queue, body, properties)
+                return
             channel = await self._open()
             try:
                 await self._confirmed(channel.publish("", queue, body, properties))
@@ -55,6 +65,15 @@ class Replies:
             if self.generation.lost.done():
                 raise Lost from error
             raise Unconfirmed from error  # only this channel was closed
+
+    async def _directly(self, address: str, body: bytes, properties: Properties) -> None:
+        """Publish to a client itself. Raises NotTaken, Unconfirmed, or Lost."""
+        try:
+            await self._direct.publish(address, body, properties)
+        except (OSError, BrokerRefused) as error:
+            if self.generation.lost.done():
+                raise Lost from error
+            raise Unconfirmed from error
 
     async def _open(self) -> Channel:
         async with self._opening:

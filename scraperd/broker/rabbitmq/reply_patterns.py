@@ -6,7 +6,9 @@ Must never: let a pattern open a queue of ours, of this prefix or of another.
 
 from __future__ import annotations
 
+import binascii
 import re
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "{prefix}"  # in a pattern: the prefix of our queues
 _OWN: Final = frozenset(queue.name.partition(".")[2] for queue in Topology("x").queues)
+_DIRECT = re.compile(r"amq\.rabbitmq\.reply-to\.(?P<process>[^.]{1,200})\.(?P<key>[^.]{1,40})")
+# NEW_PID_EXT or PID_EXT with the atom of a node, `reply@` and a hash of its name; then the numbers
+# of the process. RabbitMQ since 3.8.17 writes it so; before, the atom was the name of the node.
+_PROCESS = re.compile(
+    rb"\x83(?:X(?:[dv]\0[\x07-\x10]|w[\x07-\x10])reply@[0-9]{1,10}.{12}"
+    rb"|g(?:[dv]\0[\x07-\x10]|w[\x07-\x10])reply@[0-9]{1,10}.{9})",
+    re.DOTALL,
+)
+_KEY_BYTES: Final = 16
 _TIER = re.compile(r"delay\.[0-9]{1,9}")  # also those that earlier versions had
 
 
@@ -43,21 +54,38 @@ class Addresses:
         return self.never(queue) or not any(fits(pattern, queue) for pattern in self.patterns)
 
     def never(self, queue: str) -> bool:
-        """Whether no pattern can allow it: a queue of ours, or RabbitMQ's direct reply-to.
+        """Whether no pattern can allow it: a queue of ours, or RabbitMQ's own that no client has.
 
-        Direct reply-to is not a queue. The broker returns a mandatory publish to it and delivers it
-        all the same; without `mandatory` the broker confirms a publish that it drops. RabbitMQ 3.10
-        ends the connection over a malformed name. Queues of another prefix are told by their names.
+        Queues of another prefix are told by their names.
         """
         prefix = f"{self.topology.prefix}."
         if queue.startswith(prefix) and not queue.startswith(f"{prefix}reply."):
             return True
-        return queue.startswith("amq.rabbitmq.") or _is_ours(queue)
+        if queue.startswith("amq.rabbitmq."):
+            return not is_direct(queue)
+        return _is_ours(queue)
 
     @property
     def vain(self) -> list[str]:
         """Patterns that allow nothing, because the one queue they name is never allowed."""
         return [text for text in self.patterns if "*" not in text and self.never(text)]
+
+
+def is_direct(address: str) -> bool:
+    """Whether it names a client's direct reply-to, as RabbitMQ writes it into a job's reply_to.
+
+    That is `g1` or `g2` and a process of the broker in Erlang's external form, by base64, then a
+    key of 16 random bytes. RabbitMQ 3.10 ends the connection over other names.
+    """
+    match = _DIRECT.fullmatch(address)
+    if match is None:
+        return False
+    try:
+        process = b64decode(match["process"], validate=True)
+        key = b64decode(match["key"], validate=True)
+    except binascii.Error:
+        return False
+    return _PROCESS.fullmatch(process) is not None and len(key) == _KEY_BYTES
 
 
 def _is_ours(queue: str) -> bool:

@@ -50,11 +50,38 @@ def test_queues_of_a_scraperd_are_never_allowed(prefix: str) -> None:
         assert literal.vain == [queue]
 
 
-@pytest.mark.parametrize("queue", ["amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to.x.y"])
-def test_direct_reply_to_is_never_allowed(queue: str) -> None:
-    """The broker returns it, delivers it all the same, or drops it and confirms."""
+CLIENT = "amq.rabbitmq.reply-to.g1h2AA1yZXBseUA5MjQ4ODg0AAACXQAAAABrCmBU.+ly9U2vwZ6O5X2Bqng3VUQ=="
+
+
+def test_a_client_of_direct_reply_to_may_be_named() -> None:
+    """As RabbitMQ 3.10.8 and 4.0.5 wrote it into a job, and if the patterns allow it."""
+    assert not DEFAULT.refuses(CLIENT)
+    assert not OPEN.refuses(CLIENT)
+    assert Addresses.of(TEAM, ["team.reply.*"]).refuses(CLIENT)
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        "amq.rabbitmq.reply-to",
+        "amq.rabbitmq.reply-to.",
+        "amq.rabbitmq.reply-to.x.y",
+        "amq.rabbitmq.reply-to.g1h.x",
+        "amq.rabbitmq.trace",
+        CLIENT.replace("amq.rabbitmq.reply-to", "amq.rabbitmq.other"),
+        CLIENT[:-4],
+        CLIENT + ".x",
+        CLIENT + "\n",
+        CLIENT.replace("g1h2", "g1d2"),
+        CLIENT.replace("g1h2AA1yZXBseU", "g1h2AA1yZXBzeU"),
+    ],
+)
+def test_other_names_of_the_broker_are_never_allowed(queue: str) -> None:
+    """RabbitMQ ends the connection over names that it did not make."""
     assert OPEN.refuses(queue)
-    assert Addresses.of(TEAM, [queue, "amq.rabbitmq.*"]).refuses(queue)
+    literal = Addresses.of(TEAM, [queue, "amq.rabbitmq.*"])
+    assert literal.refuses(queue)
+    assert literal.vain == [queue]
 
 
 def test_nothing_but_the_results_without_patterns() -> None:
