@@ -16,7 +16,7 @@ from scraperd.broker.rabbitmq import client
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError
 from scraperd.broker.rabbitmq.wire.dial import endpoint
-from scraperd.broker.rabbitmq.wire.versions import weakness
+from scraperd.broker.rabbitmq.wire.versions import ignores_priority, weakness
 from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_FAILED, fail, say
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
@@ -123,6 +123,8 @@ async def _reach(config: Config) -> None:
                 say(f"broker: reached {endpoint(url)}")
                 if words := weakness(await client.server(channel), config.broker.prefix):
                     say(f"scraperd: {words}", err=True)
+                if words := ignores_priority(server):
+                    say(f"priorities: {words}")
         except Lost as error:
             faults.append(error)
     if len(faults) == len(config.broker_urls):

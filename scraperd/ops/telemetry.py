@@ -158,6 +158,8 @@ _WARNINGS = frozenset(
         "reply_refused",
         "queue_differs",
         "publish_refused",
+        "priority_ignored",
+        "queue_policy",
         "undeliverable",
         "drain_timeout",
         "second_signal",

@@ -21,7 +21,7 @@ from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, ChannelClosed
 from scraperd.broker.rabbitmq.wire.refusals import no_access
 from scraperd.broker.rabbitmq.wire.undeliverable import reject_head, try_head
-from scraperd.broker.rabbitmq.wire.versions import weakness
+from scraperd.broker.rabbitmq.wire.versions import ignores_priority, weakness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,6 +116,8 @@ class Link:
         self._dials = 0
         self._said: dict[tuple[str, str], float] = {}
         self._warned: set[str] = set()
+        self._compared = False
+        self._no_priorities = ""  # what that means, until it was said
         self._consumers: Consumers | None = None
         self._faults = Faults()
         self._reconfigured = asyncio.Event()
@@ -176,7 +178,7 @@ class Link:
             generation,
             self._topology,
             self._prefetch.shrunk(self._faults.count),
-            self._on_delivery,
+            self._take,
             self._events,
             clocks=self._clocks,
         )
@@ -207,6 +209,7 @@ class Link:
             words = weakness(generation.server, self._topology.prefix)
             if words and self._is_news(f"{self.endpoint}: {words}"):
                 self._events("broker_vulnerable", broker=self.endpoint, error=words)
+            self._no_priorities = ignores_priority(generation.server)
             passive = self._settings.passive
             for words in await declare(self._topology, generation.channel, passive=passive):
                 if self._is_news(words):
@@ -228,6 +231,14 @@ class Link:
             self.consuming.set()
             name, prefetch = self._topology.jobs, self._prefetch.jobs
             self._events("ready", broker=self.endpoint, queue=name, prefetch=prefetch)
+
+    def _take(self, delivery: Delivery) -> None:
+        """Hand a delivery over. Say at the first job with a priority that the broker ignores it."""
+        if delivery.priority and self._no_priorities:
+            if self._is_news(self._no_priorities):
+                self._events("priority_ignored", broker=self.endpoint, error=self._no_priorities)
+            self._no_priorities = ""
+        self._on_delivery(delivery)
 
     async def _watch(self, generation: Generation, consumers: Consumers) -> str:
         """Wait for the generation's end; end it if a confirm is overdue and nothing excuses it."""
@@ -277,7 +288,7 @@ class Link:
             for _ in range(MAX_SET_ASIDE):
                 head = await try_head(generation.another, queue)
                 if head.delivered is not None:
-                    self._on_delivery(self._faults.returned(head.delivered, source))
+                    self._take(self._faults.returned(head.delivered, source))
                 if not head.fails:
                     break
                 if await reject_head(generation.another, queue):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scraperd.broker.rabbitmq.wire.versions import weakness
+from scraperd.broker.rabbitmq.wire.versions import ignores_priority, weakness
 
 GIVES_UP, UNKNOWN = "stops all retries on its node", "not measured with this version"
 
@@ -55,3 +55,21 @@ def test_a_version_that_is_hit_is_named(version: str, words: str) -> None:
 def test_what_is_not_known_is_not_warned_of(server: dict[str, Any]) -> None:
     """Another product, or a version that can't be read, is none of those."""
     assert not weakness(server, "team")
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "ignores"),
+    [
+        ("RabbitMQ", "3.10.8", True),
+        ("RabbitMQ", "3.13.7", True),
+        ("RabbitMQ", "4.0.5", False),
+        ("RabbitMQ", "4.2.0-rc.1", False),
+        ("RabbitMQ", "unknown", False),
+        ("LavinMQ", "2.0.0", False),
+    ],
+)
+def test_which_brokers_ignore_priorities(product: str, version: str, *, ignores: bool) -> None:
+    """RabbitMQ before 4.0; of other brokers nothing is claimed."""
+    words = ignores_priority({"product": product, "version": version})
+    assert (f"RabbitMQ {version} ignores the property `priority`" in words) is ignores
+    assert bool(words) is ignores
