@@ -180,14 +180,18 @@ class _Crew:
 async def _serve(group: asyncio.TaskGroup, services: Services, crew: _Crew) -> None:
     """Run the services until it is to end, then drain and end them."""
     worker = group.create_task(services.worker.run(), name="worker")
-    reload = group.create_task(crew.reloader.run(), name="reload")
+    first = [
+        group.create_task(crew.reloader.run(), name="reload"),
+        group.create_task(services.surveyor.run(), name="survey"),
+    ]
     others = [
         group.create_task(services.link.run(), name="link"),
         group.create_task(crew.pulse.run(), name="pulse"),
         group.create_task(crew.bottleneck.run(), name="bottleneck"),
     ]
     why = await crew.ending.wait(services, group)
-    reload.cancel()
+    for task in first:
+        task.cancel()
     services.worker.close()
     crew.pulse.stopping(services.config.jobs.shutdown_timeout + STOP_MARGIN)
     await _drain(services, why)

@@ -18,6 +18,7 @@ from scraperd.broker.rabbitmq.generation import Settings as LinkSettings
 from scraperd.broker.rabbitmq.link import Link
 from scraperd.broker.rabbitmq.publisher import RabbitPublisher
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
+from scraperd.broker.rabbitmq.survey.survey import Surveyor
 from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.broker.rabbitmq.wire.gate import Gates
 from scraperd.extract.limits import limits_of
@@ -258,6 +259,7 @@ class Services:
     gates: Gates
     worker: Worker
     link: Link
+    surveyor: Surveyor
     observer: Observer
 
 
@@ -294,8 +296,22 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
         events=observer.event,
         clocks=SYSTEM,
     )
+    surveyor = Surveyor(
+        own.broker, own.broker_urls[0], topology, link.consuming.wait, observer.event
+    )
     return Services(
-        config, limit, name, pages, publisher, limits, keys, gates, worker, link, observer
+        config=config,
+        limit=limit,
+        name=name,
+        pages=pages,
+        publisher=publisher,
+        limits=limits,
+        keys=keys,
+        gates=gates,
+        worker=worker,
+        link=link,
+        surveyor=surveyor,
+        observer=observer,
     )
 
 

@@ -163,6 +163,7 @@ def test_settings_named_in_the_documents_exist() -> None:
     others |= {"correlation_id", "turn_of", "turn_in", "retry_after", *get_args(Kind)}
     others |= {
         "consumer_timeout",
+        "frame_max",
         "max_message_size",
         "disk_free_limit",
         "delivery_limit",

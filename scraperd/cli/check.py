@@ -14,6 +14,7 @@ import click
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq import client
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
+from scraperd.broker.rabbitmq.survey.survey import survey
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError
 from scraperd.broker.rabbitmq.wire.dial import endpoint
 from scraperd.broker.rabbitmq.wire.versions import ignores_priority, weakness
@@ -91,7 +92,22 @@ async def _check(config: Config) -> int:
             say(f"queue {queue.name}: does not exist; the daemon will create it")
     if found:
         say(f"queues {config.broker.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
+    await _look(config, topology)
     return 0
+
+
+async def _look(config: Config, topology: Topology) -> None:
+    """Say what policies do to the queues, and how queues that others made differ."""
+    said = await survey(config.broker, config.broker_urls[0], topology)
+    differs = said.differences
+    if config.broker.passive_declare and not config.broker.management_api:
+        differs = await client.compare_all(
+            config.broker_urls, config.fetch.connect_timeout, topology
+        )
+    for words in (*said.policies, *said.unread, *differs):
+        say(f"scraperd: {words}", err=True)
+    for words in filter(None, (said.bounds, said.unknown)):
+        say(words)
 
 
 async def _counted(config: Config, queue: Queue) -> tuple[int, int] | None:
@@ -121,7 +137,8 @@ async def _reach(config: Config) -> None:
         try:
             async with client.connected((url,), config.fetch.connect_timeout) as channel:
                 say(f"broker: reached {endpoint(url)}")
-                if words := weakness(await client.server(channel), config.broker.prefix):
+                server = await client.server(channel)
+                if words := weakness(server, config.broker.prefix):
                     say(f"scraperd: {words}", err=True)
                 if words := ignores_priority(server):
                     say(f"priorities: {words}")

@@ -77,6 +77,16 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
         ),
     ] = False
+    management_api: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "http://HOST:PORT or https://HOST:PORT",
+                "RabbitMQ's management API, asked for policies, with the login of broker_url.",
+            ),
+            pattern=_whole(r"(https?://[^\s/?#@]+(/[^\s?#@]*)?)?"),
+        ),
+    ] = ""
     jobs_max_length: Annotated[
         int,
         Meta(

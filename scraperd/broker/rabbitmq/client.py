@@ -19,6 +19,7 @@ from yarl import URL
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
+from scraperd.broker.rabbitmq.survey.redeclare import compare as compare_queues
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError, settle_on
 from scraperd.broker.rabbitmq.wire import header_decoding
 from scraperd.broker.rabbitmq.wire.dial import (
@@ -175,6 +176,21 @@ async def compare(urls: tuple[str, ...], within: float, queue: Queue) -> str:
         return await settle_on(queue, attempt)
     except AccessRefused as error:
         raise TopologyError(f"the broker's user may not declare {queue.name!r}: {error}") from None
+
+
+async def compare_all(urls: tuple[str, ...], within: float, topology: Topology) -> list[str]:
+    """In what the queues that others made differ, in words; all of them exist. Raises Lost."""
+    faults = []
+    for url in urls:
+        try:
+            connection = await dial(url, "scraperd check", HEARTBEAT, within)
+            try:
+                return await compare_queues(topology, connection.channel)
+            finally:
+                await connection.close(CLOSE_TIMEOUT)
+        except (OSError, BrokerRefused) as error:
+            faults.append(f"no broker at {endpoint(url)}: {error}")
+    raise Lost("\n".join(faults))
 
 
 @asynccontextmanager

@@ -69,6 +69,8 @@ class Settings:
     reconnect_max: float
     confirm_timeout: float
     passive: bool
+    compares: bool = False
+    """Whether queues that others made are compared by declaring them again."""
 
     @classmethod
     def of(
@@ -84,6 +86,7 @@ class Settings:
             reconnect_max=table.reconnect_max,
             confirm_timeout=table.confirm_timeout,
             passive=table.passive_declare,
+            compares=table.passive_declare and not table.management_api,
         )
 
 

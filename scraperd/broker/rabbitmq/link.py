@@ -16,6 +16,7 @@ from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.limits import learn
+from scraperd.broker.rabbitmq.survey.redeclare import compare
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, ChannelClosed
@@ -211,7 +212,11 @@ class Link:
                 self._events("broker_vulnerable", broker=self.endpoint, error=words)
             self._no_priorities = ignores_priority(generation.server)
             passive = self._settings.passive
-            for words in await declare(self._topology, generation.channel, passive=passive):
+            differs = await declare(self._topology, generation.channel, passive=passive)
+            if self._settings.compares and not self._compared:
+                differs += await compare(self._topology, generation.channel)
+                self._compared = True
+            for words in differs:
                 if self._is_news(words):
                     self._events("queue_differs", error=words)
             if self._faults.alone:
