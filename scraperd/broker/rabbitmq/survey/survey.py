@@ -7,7 +7,9 @@ Must never: end the daemon over what it finds, or hold a job up.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.broker.rabbitmq.survey.findings import (
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.topology import Topology
     from scraperd.config.tables import BrokerSettings
 
+SURVEY_TIMEOUT: Final = 30.0  # seconds
+UNKNOWN: Final = "RabbitMQ's policies on these queues are unknown"
 UNSET: Final = (
-    "RabbitMQ's policies on these queues are unknown, as AMQP does not tell them; set "
-    "broker.management_api to have them looked at"
+    f"{UNKNOWN}, as AMQP does not tell them; set broker.management_api to have them looked at"
 )
 UNSET_PASSIVE: Final = (
     "RabbitMQ's policies on these queues, and their bindings, are unknown, as AMQP does not tell "
@@ -52,45 +55,75 @@ class Survey:
     unknown: str = ""
 
 
-async def survey(table: BrokerSettings, broker_url: str, topology: Topology) -> Survey:
-    """Ask the management API for each of our queues that exists. Never raises.
+async def survey(
+    table: BrokerSettings, broker_url: str, topology: Topology, within: float = SURVEY_TIMEOUT
+) -> Survey:
+    """Ask the management API for policies, in `within` seconds in all. Never raises.
 
     `broker_url` has the login.
     """
     if not table.management_api:
         return Survey(unknown=UNSET_PASSIVE if table.passive_declare else UNSET)
+    try:
+        async with asyncio.timeout(within):
+            return await _in_thread(lambda: _survey(table, broker_url, topology))
+    except TimeoutError:
+        why = f"no answer from {table.management_api} within {within:g} s (broker.management_api)"
+        return Survey(unknown=f"{UNKNOWN}: {why}")
+
+
+async def _in_thread(work: Callable[[], Survey]) -> Survey:
+    """Do it in a thread that the end of the process does not wait for: an answer may never end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Survey] = loop.create_future()
+
+    def tell(said: Survey) -> None:
+        if not done.done():
+            done.set_result(said)
+
+    def run() -> None:
+        said = work()
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, said)
+
+    Thread(target=run, name="survey", daemon=True).start()
+    return await done
+
+
+def _survey(table: BrokerSettings, broker_url: str, topology: Topology) -> Survey:
     found: dict[str, Any] = {}
     said = Survey()
     try:
-        api = await asyncio.to_thread(Management.of, table, broker_url)
-        ours = policies_of(await asyncio.to_thread(api.get, "policies", api.vhost))
-        theirs = policies_of(await asyncio.to_thread(api.get, "operator-policies", api.vhost))
+        api = Management.of(table, broker_url)
+        ours = policies_of(api.get("policies", api.vhost))
+        theirs = policies_of(api.get("operator-policies", api.vhost))
         said.unread = unread(topology.jobs, (*ours, *theirs))
         for queue in topology.queues:
             answer: Any = {}
             if table.passive_declare or queue.name == topology.jobs:
-                answer = await asyncio.to_thread(api.get, "queues", api.vhost, queue.name)
+                answer = api.get("queues", api.vhost, queue.name)
             if isinstance(answer, dict):
                 kind = str(answer.get("type", "quorum"))
                 found[queue.name] = answer | applied(queue.name, kind, ours, theirs)
         if table.passive_declare:
-            said.differences = await _compared(api, topology, found)
-    except (Unanswered, OSError, ValueError) as error:
-        said.unknown = f"RabbitMQ's policies on these queues are unknown: {error}"
+            said.differences = _compared(api, topology, found)
+    except Exception as error:  # noqa: BLE001 - another program answers; it must end nothing here
+        known = isinstance(error, Unanswered | OSError | ValueError)
+        why = error if known else type(error).__name__
+        said.unknown = f"{UNKNOWN}: {why}"
     said.policies, said.bounds = policies(topology, found), bounds(topology, found)
     return said
 
 
-async def _compared(api: Management, topology: Topology, found: dict[str, Any]) -> list[str]:
+def _compared(api: Management, topology: Topology, found: dict[str, Any]) -> list[str]:
     """In what exchanges, queues and bindings that others made differ. Raises Unanswered."""
     said: list[str] = []
     for name, kind in topology.exchanges:
-        answer = await asyncio.to_thread(api.get, "exchanges", api.vhost, name)
-        said += exchange_differs(name, kind, answer)
+        said += exchange_differs(name, kind, api.get("exchanges", api.vhost, name))
     for queue in topology.queues:
         bound: Any = None
         if queue.binding is not None:
-            bound = await asyncio.to_thread(api.get, "queues", api.vhost, queue.name, "bindings")
+            bound = api.get("queues", api.vhost, queue.name, "bindings")
         if queue.name in found:
             said += differences(topology, queue, found[queue.name], bound)
     return said
