@@ -139,3 +139,23 @@ def test_made_up_addresses_harm_no_other_reply(
         assert daemon.drain() == 0
     assert found == {f"forged {number}": name for number, name in enumerate(names)}
     assert not daemon.logged("broker_lost")
+
+
+def test_the_documented_permissions_are_enough(
+    node: Node, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """The daemon configures its own queues only, and the client may publish jobs and no more."""
+    ours, jobs = rf"^{prefix}\.", rf"^{prefix}\.jobs$"
+    for name, rules in (("d", (ours, rf"{ours}|^amq\.default$", ours)), ("c", ("^$", jobs, "^$"))):
+        node.ctl("add_user", f"{prefix}{name}", "secret")
+        node.ctl("set_permissions", f"{prefix}{name}", *rules)
+    daemon_url, client_url = (
+        broker_url.replace("guest:guest", f"{prefix}{name}:secret") for name in "dc"
+    )
+    with Daemon(daemon_url, prefix).ready() as daemon:
+        client = Client(client_url, prefix)
+        client.ask("a", hostel.url("/page/1"))
+        assert client.results(1)["a"]["status"] == "ok"
+        client.connection.close()
+        assert daemon.drain() == 0
+    assert dispatcher.depth("results") == 0
