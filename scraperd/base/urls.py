@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from yarl import URL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MAX_URL: Final = 8192
 _ORDINARY = re.compile(  # nearly every URL, known to be right without a closer look
@@ -26,6 +26,7 @@ _ORDINARY = re.compile(  # nearly every URL, known to be right without a closer 
     r"(?:[a-z0-9_-]{1,63}\.)*+[a-z_-][a-z0-9_-]{0,62}"
     r"(?::[1-9][0-9]{0,3})?+(?:[/?#][^\x00-\x20\x7f\\\ud800-\udfff]*+)?+"
 )
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986 section 3.1
 _BEFORE_PATH = re.compile("[/?#]")
 _LONGEST_HOST: Final = 254  # characters, with a final dot
 _URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
@@ -62,33 +63,46 @@ _ABOVE: Final = frozenset(("..", ".%2e", "%2e.", "%2e%2e"))  # "double-dot path 
 def check_url(url: str) -> str | None:
     """Why `url` cannot be scraped, or None: http(s), a host, no userinfo, nothing to strip.
 
-    Never raises, for any text.
+    All reasons at once. Never raises, for any text.
     """
     if len(url) > MAX_URL:
         return f"longer than {MAX_URL} characters"
     if _ORDINARY.fullmatch(url):
         return None
+    return "; ".join(_faults(url)) or None
+
+
+def _faults(url: str) -> Iterator[str]:
+    """Yield what is wrong with a URL."""
     if _URL_FORBIDDEN.search(url):
-        return "holds a space, a control character or a backslash; percent-encode it"
+        yield "holds a space, a control character or a backslash; percent-encode it"
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
-        return "must start with http:// or https://"
-    return _authority_fault(_BEFORE_PATH.split(rest, maxsplit=1)[0])
+        yield "must start with http:// or https://"
+    authority = _BEFORE_PATH.split(rest, maxsplit=1)[0]
+    if separator and _SCHEME.fullmatch(scheme) and not _URL_FORBIDDEN.search(authority):
+        yield from _authority_faults(authority)
 
 
 @lru_cache(maxsize=1024)  # the links of a page have few hosts
-def _authority_fault(authority: str) -> str | None:
+def _authority_faults(authority: str) -> tuple[str, ...]:
     """What is wrong between `//` and the path. yarl would let a port of `+80` or `8_0` pass."""
-    if "@" in authority:
-        return _USERINFO
-    match = _AUTHORITY.fullmatch(authority)
+    _, at, rest = authority.rpartition("@")
+    match = _AUTHORITY.fullmatch(rest)
+    faults = [_USERINFO] if at else []
     if match is None:
-        return _NO_HOST_NAME
-    host, port = match["host"], match["port"]
+        return (*faults, _NO_HOST_NAME)
+    port = match["port"]
+    if fault := _host_fault(match["host"]):
+        faults.append(fault)
+    if port and not _is_port(port):
+        faults.append("the port must be 1 to 65535")
+    return tuple(faults)
+
+
+def _host_fault(host: str) -> str | None:
     if not host:
         return "has no host"
-    if port and not _is_port(port):
-        return "the port must be 1 to 65535"
     if host[0] == "[":
         return None if _is_ipv6(host[1:-1]) else _NO_HOST_NAME
     return _NO_HOST_NAME if _is_long(host) else _name_fault(host)

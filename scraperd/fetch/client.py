@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 ACCEPT: Final = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 REDIRECT_BODY: Final = 64 * 1024  # bytes read of a redirect's body, to keep its connection
 REDIRECT_WAIT: Final = 0.5  # seconds for the same
+TOLD_WITHIN: Final = 1.0  # seconds to look a name up whose port is refused anyway
 _PROXY_AUTHENTICATION: Final = 407
 _REQUEST_TIMEOUT: Final = 408
 _AUTHORIZATION: Final = "authorization"
@@ -198,7 +199,7 @@ class Fetcher:
         """
         refused = self.guard.refuses(request.url)
         if refused is not None:
-            return Failure("blocked_address", refused)
+            return Failure("blocked_address", refused + await self._address_fault(request))
         connector = self._connectors.get(request.proxy)
         if connector is None:
             return Failure("proxy", f"no proxy is named {printable(request.proxy)}")
@@ -215,6 +216,22 @@ class Fetcher:
             return (
                 failure if request.head is None else _without_body(request, request.head, failure)
             )
+
+    async def _address_fault(self, request: Request) -> str:
+        """What is wrong with the addresses of a name whose port is refused, to be told as well.
+
+        Otherwise who allows the port meets the address next.
+        """
+        if not self.guard.refuses_port_only(request.url):
+            return ""
+        try:
+            async with asyncio.timeout(min(TOLD_WITHIN, request.timeout)):
+                await self._resolver.resolve(request.url.raw_host or "")
+        except Blocked as error:
+            return f"; {error}"
+        except (LookupFailed, OutOfDescriptors, TimeoutError):
+            pass
+        return ""
 
     async def _look_up(self, request: Request) -> None:
         """Check that all addresses of the target's name are allowed; the proxy looks it up again.

@@ -165,17 +165,40 @@ class Guard:
     def refuses(self, url: URL) -> str | None:
         """Why nothing may be dialled for `url`, or None: its host, its port, its address literal.
 
-        A numeric host that is not in dotted decimal is always refused:
-        it means different things to different resolvers.
+        All reasons at once, so that an operator who allows one does not meet the next.
         """
         host = url.raw_host or ""
+        faults = (self._host_fault(host), self._port_fault(url.port), self._literal_fault(host))
+        return "; ".join(filter(None, faults)) or None
+
+    def refuses_port_only(self, url: URL) -> bool:
+        """Whether the port is all that is wrong with `url`, whose host is a name."""
+        host = url.raw_host or ""
+        return (
+            self._port_fault(url.port) is not None
+            and self._host_fault(host) is None
+            and not _is_numeric(host)
+        )
+
+    def _host_fault(self, host: str) -> str | None:
         if self._deny_hosts and host in self._deny_hosts:
             return f"{printable(host)} is among fetch.deny_hosts"
         if self._allow_hosts and host not in self._allow_hosts:
             return f"{printable(host)} is not among fetch.allow_hosts"
-        if self._ports and not any(url.port in ports for ports in self._ports):
-            return f"port {url.port} is not among fetch.allow_ports"
-        if ":" not in host and not _NUMERIC.fullmatch(host):
+        return None
+
+    def _port_fault(self, port: int | None) -> str | None:
+        if not self._ports or port is None or any(port in ports for ports in self._ports):
+            return None
+        return f"port {port} is not among fetch.allow_ports"
+
+    def _literal_fault(self, host: str) -> str | None:
+        """What is wrong with a host that is an address; None for a name.
+
+        A numeric host that is not in dotted decimal is always refused:
+        it means different things to different resolvers.
+        """
+        if not _is_numeric(host):
             return None
         if not _canonical(host):
             return f"{printable(host)} is not an address in its usual form"
@@ -259,6 +282,11 @@ def _inner(ip: Address) -> list[IPv4Address]:
         for network, shift, mask in _WRAPS
         if ip in network
     ]
+
+
+def _is_numeric(host: str) -> bool:
+    """Whether it is an address, in whatever form, and not a name."""
+    return ":" in host or _NUMERIC.fullmatch(host) is not None
 
 
 def _canonical(host: str) -> bool:

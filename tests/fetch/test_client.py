@@ -109,6 +109,20 @@ async def test_a_port_that_is_not_allowed(site: Site) -> None:
     assert site.connections == 0
 
 
+async def test_a_port_and_an_address_that_are_not_allowed(site: Site) -> None:
+    """Of a name too both are told at once, and no address that the name resolved to."""
+    closed = loopback(fetch__allow_ports=(80, 443), fetch__allow_networks=())
+    async with fetcher_of(closed) as fetcher:
+        found = await failure(fetcher, f"http://localhost:{site.port}/")
+        unknown = await failure(fetcher, f"http://nothing-here.invalid:{site.port}/")
+    port = f"port {site.port} is not among fetch.allow_ports"
+    assert found == Failure(
+        "blocked_address",
+        f"{port}; none of its addresses is allowed (fetch.allow_networks, fetch.deny_networks)",
+    )
+    assert unknown == Failure("blocked_address", port)
+
+
 async def test_a_name_with_addresses_that_refuse(fetcher: Fetcher) -> None:
     """Several addresses, one word for all of them; none is named, for it may be a private one."""
     with socket.socket() as closed:

@@ -287,6 +287,23 @@ def test_names_and_public_literals_are_not_refused(host: str) -> None:
     assert DEFAULT.refuses(URL(f"http://{host}/")) is None
 
 
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    """Host, port and address: an operator who allows one does not meet the next."""
+    closed = Guard(FetchSettings(allow_hosts=("example.com",)))
+    assert closed.refuses(URL("http://10.0.0.1:22/")) == (
+        "10.0.0.1 is not among fetch.allow_hosts; port 22 is not among fetch.allow_ports; "
+        "10.0.0.1 is not public and not among fetch.allow_networks"
+    )
+    assert DEFAULT.refuses(URL("http://[::1]:8000/")) == (
+        "port 8000 is not among fetch.allow_ports; ::1 is not public and not among "
+        "fetch.allow_networks"
+    )
+    assert DEFAULT.refuses_port_only(URL("http://example.com:22/"))
+    assert not DEFAULT.refuses_port_only(URL("http://10.0.0.1:22/"))
+    assert not closed.refuses_port_only(URL("http://other.example:22/"))
+    assert not DEFAULT.refuses_port_only(URL("http://example.com/"))
+
+
 @pytest.mark.parametrize(
     ("settings", "url", "reason"),
     [
