@@ -33,7 +33,7 @@ RULES = {
     "headings": {"selector": "h1, h2", "type": "list"},
     "links": {"selector": "a", "output": "@href", "type": "list"},
 }
-console = Console(width=110)
+console = Console(width=110 if sys.stdout.isatty() else 200)  # in a pipe nothing is cut
 
 
 def main() -> int:

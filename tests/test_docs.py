@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from yarl import URL
 
 from scraperd.broker.rabbitmq.topology import DELAYS, Topology
 from scraperd.cli.main import main
@@ -22,6 +23,7 @@ from scraperd.config.tables import HostSettings
 from scraperd.contract import Cookie, Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.extract.rules import Bounds
 from scraperd.fetch import connector, resolver
+from scraperd.fetch.guard import Guard
 from scraperd.jobs.unrun import MAX_SNOOZES
 from scraperd.politeness import robots, throttle
 from scraperd.sandbox import extractor, pool
@@ -192,6 +194,15 @@ def test_the_examples_of_tables_are_good(tmp_path: Path) -> None:
     variable = re.search(r"`SCRAPERD_HOSTS='(.*)'`", OPERATIONS)
     assert variable
     assert load(None, {"SCRAPERD_HOSTS": variable[1]}).hosts["*.example.com"].per_host_delay == 2
+
+
+def test_the_example_of_a_local_site_closes_nothing() -> None:
+    """With README's variables a site on this machine is open, and the web stays open."""
+    found = dict(re.findall(r"(SCRAPERD_FETCH__[A-Z_]+)='([^']*)'", README))
+    guard = Guard(load(None, found).fetch)
+    for url in ("http://127.0.0.1:8000/", "http://example.com/", "https://example.com/"):
+        assert guard.refuses(URL(url)) is None
+    assert guard.refuses(URL("http://10.0.0.1:22/"))
 
 
 def test_defaults_in_words_are_the_codes() -> None:
