@@ -21,14 +21,24 @@ EXIT_INTERNAL: Final = os.EX_SOFTWARE  # 70, of sysexits.h
 EXIT_CONFIG: Final = os.EX_CONFIG  # 78, of sysexits.h: systemd must not restart us into it
 EXIT_INTERRUPTED: Final = 130
 
-EPILOG: Final = """Exit codes: 0 done; 1 it ran and the answer is no (failed page, no broker);
+_EXIT_CODES: Final = """Exit codes: 0 done; 1 it ran and the answer is no (failed page, no broker);
 2 wrong usage or input; 70 internal error; 71 no memory, file descriptor or process left;
 78 wrong configuration; 128+N ended by signal N."""
 
+EPILOG: Final = _EXIT_CODES
 WIDEST: Final = 2_000  # characters of a line of text
 
 
 _prints = 0
+
+
+def epilog(*examples: str) -> str:
+    """Return what stands below a command's options: examples to type, and the exit codes.
+
+    A test runs each example as it stands.
+    """
+    lines = "\n".join(f"  {example}" for example in examples)
+    return f"\b\nExamples:\n{lines}\n\n{_EXIT_CODES}"
 
 
 def prints() -> int:

@@ -47,11 +47,13 @@ class Wanted:
 class Tally:
     """How it went so far. `total` letters were ready at the start, of which `seen` were read.
 
-    `total` is None until they were counted. `readers` are other consumers of the queue: letters
-    that they hold are not in `total`. `missing` are ids that were asked for and that no letter has.
+    `total` is None until they were counted. `broker` is where, without credentials. `readers` are
+    other consumers of the queue: letters that they hold are not in `total`. `missing` are ids that
+    were asked for and that no letter has.
     """
 
     total: int | None = None
+    broker: str = ""
     readers: int = 0
     seen: int = 0
     matched: int = 0
@@ -143,7 +145,7 @@ async def _matching(
 ) -> AsyncGenerator[Letter]:
     """Yield the letters that match, and keep the tally."""
     await queue.begin()
-    tally.total, tally.readers = queue.total, queue.readers
+    tally.total, tally.readers, tally.broker = queue.total, queue.readers, queue.broker
     tally.missing = set(wanted.filters.idents)
     async with aclosing(queue.letters(most)) as deliveries:
         async for delivery in deliveries:

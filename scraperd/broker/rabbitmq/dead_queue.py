@@ -67,11 +67,12 @@ async def opened(
 
 async def remove_undeliverable(
     settings: Settings, topology: Topology, clocks: Clocks, *, dry_run: bool
-) -> int:
-    """Remove each letter that the broker cannot deliver, unread; return how many they were.
+) -> tuple[int, str]:
+    """Remove each letter that the broker cannot deliver, unread.
 
-    With `dry_run` only look for the first. Looks among the first MAX_SEARCHED letters. Raises Lost,
-    in words.
+    Returns how many they were, and the broker's URL without credentials. With
+    `dry_run` only look for the first. Looks among the first MAX_SEARCHED letters. Raises Lost, in
+    words.
     """
     generation, _ = await _first(settings, clocks, Gate(MAX_BYTES))
     found = 0
@@ -83,7 +84,7 @@ async def remove_undeliverable(
                     break
     finally:
         await generation.close()
-    return found
+    return found, generation.broker
 
 
 def _undeliverable(queue: str) -> str:
@@ -170,6 +171,11 @@ class DeadQueue:
     def _on_closed(self, closed: asyncio.Future[Closed]) -> None:
         if not self._over:
             self._generation.end(f"channel closed: {closed.result()!r}")
+
+    @property
+    def broker(self) -> str:
+        """Return the broker's URL without credentials."""
+        return self._generation.broker
 
     async def begin(self) -> None:
         """Count letters and other readers. Raises TopologyError without a queue, or Lost."""

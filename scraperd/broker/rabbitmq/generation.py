@@ -27,7 +27,7 @@ from scraperd.broker.ports import Delivery, Lost, Source
 from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.limits import blames_a_publish
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
-from scraperd.broker.rabbitmq.wire.dial import dial
+from scraperd.broker.rabbitmq.wire.dial import dial, endpoint
 from scraperd.broker.rabbitmq.wire.errors import INTERNAL_ERROR, AccessRefused, Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate
 from scraperd.broker.rabbitmq.wire.machine import MAX_FRAME_BYTES
@@ -171,6 +171,11 @@ class Generation:
         """Two channels: the frames of a large message would hold up all others on its own."""
         connection = self._connections[1]
         return [await connection.channel(confirms=True), await connection.channel(confirms=True)]
+
+    @property
+    def broker(self) -> str:
+        """Return the broker's URL without credentials."""
+        return endpoint(self._url)
 
     @property
     def server(self) -> dict[str, Any]:

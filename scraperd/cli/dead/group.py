@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import click
 
-from scraperd.cli.console import EPILOG
+from scraperd.cli.console import epilog
 from scraperd.cli.shared.commands import Lazy
 
 
-@click.group("dead", epilog=EPILOG)
+@click.group(
+    "dead",
+    epilog=epilog("scraperd dead list --summary", "scraperd dead requeue --kind dns --dry-run"),
+)
 def command() -> None:
     """Look at dead letters, requeue them, remove them.
 

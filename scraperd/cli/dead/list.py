@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from scraperd.base.jsonline import dumps
-from scraperd.cli.console import EPILOG, say
+from scraperd.cli.console import epilog, say
 from scraperd.cli.console import show as show_json
 from scraperd.cli.dead.filters import UNITS, wanted_of, with_filters
 from scraperd.cli.dead.queue import dead_queue
-from scraperd.cli.dead.telling import missing_of, tell_readers, unseen
+from scraperd.cli.dead.telling import counted, missing_of, tell_readers, unseen
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.deadletters import desk
@@ -34,15 +34,25 @@ _ROW: Final = "{age:>4}  {reason:<14}  {kind:<18}  {host:<30}  {attempt:>7}  {id
 _SUM: Final = "{count:>8}  {reason:<14}  {kind:<18}  {host}"
 
 
-@click.command("list", epilog=EPILOG)
+@click.command(
+    "list",
+    epilog=epilog(
+        "scraperd dead list --summary",
+        "scraperd dead list --host '*.example.com' --newer-than 1d",
+        "scraperd dead list --reason invalid --table > letters.txt",
+    ),
+)
 @with_config
 @with_filters
 @click.option("--summary", is_flag=True, help="Only counts by reason, kind and host: the top 20.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
-def command(path: Path | None, *, summary: bool, as_json: bool, **given: Any) -> None:
+@click.option("--table", is_flag=True, help="A table, also in a pipe; no line of it is cut.")
+def command(path: Path | None, *, summary: bool, as_json: bool, table: bool, **given: Any) -> None:
     """List dead letters: a table on a terminal, else JSON lines. Removes nothing."""
+    if as_json and table:
+        raise click.UsageError("--json and --table exclude each other")
     config, wanted = config_of(path), wanted_of(given)
-    rows = as_json or not sys.stdout.isatty()
+    rows = as_json or not (table or sys.stdout.isatty())
     run_client(_summary(config, wanted, rows) if summary else _list(config, wanted, rows))
 
 
@@ -59,7 +69,7 @@ async def _list(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # n
             say(_row(line))
 
     tally = await desk.look(dead_queue(config), wanted, show)
-    say(f"{tally.matched} of {tally.total} dead letters{unseen(tally)}", err=True)
+    say(f"{tally.matched} of {counted(tally)}{unseen(tally)}", err=True)
     tell_readers(tally)
     return missing_of(tally)
 
@@ -95,7 +105,7 @@ async def _summary(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  
         else:
             say(_SUM.format(**shown))
     say(
-        f"{tally.matched} of {tally.total} dead letters in {len(counts)} groups{unseen(tally)}",
+        f"{tally.matched} of {counted(tally)} in {len(counts)} groups{unseen(tally)}",
         err=True,
     )
     tell_readers(tally)

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scraperd.cli.console import (
-    EPILOG,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    epilog,
     fail,
     say,
 )
 from scraperd.cli.dead.filters import chosen_of, dry_run_flag, everything, ids, with_filters
 from scraperd.cli.dead.queue import dead_queue, remove_undeliverable_letters
-from scraperd.cli.dead.telling import missing_of, report, tell_readers, would
+from scraperd.cli.dead.telling import counted, missing_of, report, tell_readers, would
 from scraperd.cli.shared.client import complete_client, run_client
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.deadletters import desk
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
 
 
-@click.command("purge", epilog=EPILOG)
+@click.command(
+    "purge",
+    epilog=epilog(
+        "scraperd dead purge --older-than 30d --dry-run",
+        "scraperd dead purge --reason invalid --save invalid.jsonl --yes",
+    ),
+)
 @with_config
 @ids
 @everything
@@ -75,13 +81,13 @@ def command(
 
 async def _undeliverable(config: Config, *, dry_run: bool) -> int:
     """Remove what RabbitMQ cannot deliver, and say how much that was; the exit code."""
-    found = await remove_undeliverable_letters(config, dry_run=dry_run)
+    found, broker = await remove_undeliverable_letters(config, dry_run=dry_run)
     if not found:
-        say("no letter is undeliverable")
+        say(f"no letter is undeliverable at {broker}")
     elif dry_run:
-        say("would remove one letter or more, unread")
+        say(f"would remove one letter or more at {broker}, unread")
     else:
-        say(f"removed {found} dead letters, unread")
+        say(f"removed {found} dead letters at {broker}, unread")
     return 0
 
 
@@ -100,10 +106,10 @@ def _agreed(config: Config, wanted: desk.Wanted) -> desk.Tally:
     tally = found[0]
     tell_readers(tally)
     if not tally.matched:
-        say(f"none of {tally.total} dead letters is meant")
+        say(f"no dead letter matches ({counted(tally)})")
         sys.exit(missing_of(tally))
     try:
-        agreed = click.confirm(f"Remove {tally.matched} of {tally.total} dead letters for good?")
+        agreed = click.confirm(f"Remove {tally.matched} of {counted(tally)} for good?")
     except click.Abort:
         sys.exit(EXIT_INTERRUPTED)
     if not agreed:

@@ -25,8 +25,11 @@ def dead_queue(config: Config) -> Opening:
     return opened(_settings(config), Topology(config.broker.prefix), SYSTEM)
 
 
-async def remove_undeliverable_letters(config: Config, *, dry_run: bool) -> int:
-    """Remove the letters that the broker cannot deliver; return how many. Raises Lost."""
+async def remove_undeliverable_letters(config: Config, *, dry_run: bool) -> tuple[int, str]:
+    """Remove the letters that the broker cannot deliver. Raises Lost.
+
+    Returns how many they were, and the broker's URL without credentials.
+    """
     topology = Topology(config.broker.prefix)
     return await remove_undeliverable(_settings(config), topology, SYSTEM, dry_run=dry_run)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scraperd.cli.console import EPILOG
+from scraperd.cli.console import epilog
 from scraperd.cli.dead.filters import chosen_of, dry_run_flag, everything, ids, with_filters
 from scraperd.cli.dead.queue import dead_queue
 from scraperd.cli.dead.telling import missing_of, report, would
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
 
 
-@click.command("requeue", epilog=EPILOG)
+@click.command(
+    "requeue",
+    epilog=epilog(
+        "scraperd dead requeue --kind dns --dry-run",
+        "scraperd dead requeue --host '*.example.com' --rate 5",
+    ),
+)
 @with_config
 @ids
 @everything

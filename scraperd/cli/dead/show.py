@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scraperd.cli.console import EPILOG
+from scraperd.cli.console import epilog
 from scraperd.cli.console import show as show_json
 from scraperd.cli.dead.filters import chosen_of, everything, ids, with_filters
 from scraperd.cli.dead.queue import dead_queue
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
 
 
-@click.command("show", epilog=EPILOG)
+@click.command(
+    "show",
+    epilog=epilog(
+        "scraperd dead show --reason invalid --limit 1", "scraperd dead show --all > letters.jsonl"
+    ),
+)
 @with_config
 @ids
 @everything

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
 
 
+def counted(tally: desk.Tally) -> str:
+    """How many letters there are, and at which broker."""
+    return f"{tally.total} dead letters at {tally.broker}"
+
+
 def unseen(tally: desk.Tally) -> str:
     """What another reader has, or what lies beyond the limit."""
     return f"; {tally.unseen} {tally.rest}" if tally.unseen else ""
@@ -40,7 +45,7 @@ def missing_of(tally: desk.Tally) -> int:
 async def would(config: Config, wanted: desk.Wanted, what: str) -> int:
     """Count the letters that `what` would be done to, and say how many; the exit code."""
     tally = await desk.look(dead_queue(config), wanted, lambda _: None)
-    say(f"would {what} {tally.matched} of {tally.total} dead letters{unseen(tally)}")
+    say(f"would {what} {tally.matched} of {counted(tally)}{unseen(tally)}")
     tell_readers(tally)
     return missing_of(tally)
 
@@ -48,5 +53,5 @@ async def would(config: Config, wanted: desk.Wanted, what: str) -> int:
 def report(done: str, tally: desk.Tally) -> None:
     """How far it got; nothing if it did not come to count the letters."""
     if tally.total is not None:
-        say(f"{done} {tally.done} of {tally.total} dead letters; {tally.left()}")
+        say(f"{done} {tally.done} of {counted(tally)}; {tally.left()}")
         tell_readers(tally)

@@ -92,16 +92,17 @@ def test_the_commands_name_a_letter_that_cannot_be_delivered(
     assert f"fails (541) when it delivers a letter of '{prefix}.dead'" in done.stderr
     assert "scraperd dead purge --undeliverable" in done.stderr
     until(lambda: old.counts()[f"{prefix}.dead"][0] == 5, "the letters are not back")
+    at = f"at amqp://{old.url.partition('@')[2]}"
     purge = ("dead", "purge", "--undeliverable")
     assert scraperd(*purge, **env).returncode == 2
     seen = scraperd(*purge, "--dry-run", **env)
-    assert (seen.returncode, seen.stdout) == (0, "would remove one letter or more, unread\n")
+    assert (seen.returncode, seen.stdout) == (0, f"would remove one letter or more {at}, unread\n")
     until(lambda: old.counts()[f"{prefix}.dead"][0] == 5, "the letters are not back")
     gone = scraperd(*purge, "--yes", **env)
-    assert (gone.returncode, gone.stdout) == (0, "removed 1 dead letters, unread\n")
+    assert (gone.returncode, gone.stdout) == (0, f"removed 1 dead letters {at}, unread\n")
     listed = scraperd("dead", "list", **env)
     assert listed.returncode == 0
     assert {json.loads(line)["id"] for line in listed.stdout.splitlines()} == {*"0123"}
     none = scraperd(*purge, "--yes", **env)
-    assert (none.returncode, none.stdout) == (0, "no letter is undeliverable\n")
+    assert (none.returncode, none.stdout) == (0, f"no letter is undeliverable {at}\n")
     connection.close()
