@@ -70,7 +70,7 @@ def run(
     Raises ConfigError if the keys that sign headers can't be read, Lacking if the machine's
     limits leave no room for any work.
     """
-    _check_limits(config)
+    check_limits(config)
     if not config.sandbox.dumpable:
         keep_secrets()
     keys = keys_of(config)
@@ -87,7 +87,7 @@ def run(
         return runner.run(_logged(log.sink, main, observer))
 
 
-def _check_limits(config: Config) -> None:
+def check_limits(config: Config) -> None:
     """Raise Lacking if not even one page could be fetched and searched under these limits."""
     most = raise_limit()
     if not are_left(MIN_DESCRIPTORS):

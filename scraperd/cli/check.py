@@ -6,20 +6,24 @@ Must never: create or change anything at the broker.
 
 from __future__ import annotations
 
+import asyncio
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq import client
+from scraperd.broker.rabbitmq.inspection.survey import survey
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
-from scraperd.broker.rabbitmq.survey.survey import survey
-from scraperd.broker.rabbitmq.topology import Topology, TopologyError
-from scraperd.broker.rabbitmq.wire.dial import endpoint
+from scraperd.broker.rabbitmq.survey.survey import survey as look
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, Topology
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, dial, endpoint
+from scraperd.broker.rabbitmq.wire.dial import check as check_urls
 from scraperd.broker.rabbitmq.wire.versions import ignores_priority, weakness
-from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_FAILED, fail, say
+from scraperd.cli.console import EXIT_CONFIG, EXIT_FAILED, epilog, fail, say
 from scraperd.cli.shared.client import run_client
+from scraperd.cli.shared.lacks import EXIT_LACK
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.config.keys import signing_key_file, signing_keys
 from scraperd.config.load import ConfigError
@@ -27,14 +31,21 @@ from scraperd.config.load import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scraperd.broker.rabbitmq.topology import Queue
+    from scraperd.broker.rabbitmq.inspection.survey import Found
+    from scraperd.broker.rabbitmq.wire.connection import Connection
     from scraperd.config.settings import Config
 
+HEARTBEAT: Final = 10  # seconds
 
-@click.command("check", epilog=EPILOG)
+
+@click.command("check", epilog=epilog("scraperd check", "SCRAPERD_CONCURRENCY=500 scraperd check"))
 @with_config
 def command(path: Path | None) -> None:
-    """Check the configuration, then whether the broker can be reached and has the queues."""
+    """Check all that `scraperd run` needs: configuration, this machine, broker, permissions.
+
+    Creates and changes nothing. Exits with the code of `run` where the configuration or this
+    machine is to blame, and with 1 where the daemon could not start at the broker.
+    """
     config = config_of(path)
     try:
         _say_keys(config)
@@ -42,7 +53,28 @@ def command(path: Path | None) -> None:
         fail(str(error), EXIT_CONFIG)
     say(f"configuration: good ({path or 'defaults and environment'})")
     _say_extraction()
+    _try_machine(config)
     run_client(_check(config))
+
+
+def _try_machine(config: Config) -> None:
+    """End with 71 if this machine has too few descriptors or processes for the daemon."""
+    # Here and not above: `check --help` has no use for the daemon, which takes long to load.
+    from scraperd import daemon  # noqa: PLC0415
+
+    try:
+        daemon.check_limits(config)
+    except daemon.Lacking as error:
+        fail(str(error), EXIT_LACK)
+
+
+async def _try_parts(config: Config) -> None:
+    """Open and close what fetches and searches pages, as the daemon does at its start."""
+    from scraperd.base.clocks import SYSTEM  # noqa: PLC0415 - as above
+    from scraperd.wiring import fetcher_of, scraper_of  # noqa: PLC0415
+
+    async with fetcher_of(config) as fetcher, scraper_of(config, fetcher, SYSTEM):
+        pass
 
 
 def _say_extraction() -> None:
@@ -74,31 +106,35 @@ def _say_keys(config: Config) -> None:
 
 
 async def _check(config: Config) -> int:
-    topology = Topology.of(config.broker)
+    topology, passive = Topology.of(config.broker), config.broker.passive_declare
     for pattern in Addresses.of(topology, config.broker.allow_reply_to).vain:
         say(f"scraperd: broker.allow_reply_to: no result is ever sent to {pattern}", err=True)
-    await _reach(config)
-    found, waiting = 0, 0
-    for queue in topology.queues:
-        counts = await _counted(config, queue)
-        if queue.name in topology.delays:
-            found, waiting = found + (counts is not None), waiting + (counts or (0, 0))[0]
-        elif counts is not None:
-            say(f"queue {queue.name}: {counts[0]} messages, {counts[1]} consumers")
-        elif config.broker.passive_declare:
-            say(f"queue {queue.name}: does not exist; must be created first")
-            return EXIT_FAILED
-        else:
-            say(f"queue {queue.name}: does not exist; the daemon will create it")
-    if found:
-        say(f"queues {config.broker.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
+    await _try_parts(config)
+    await asyncio.to_thread(check_urls, config.broker_urls)  # files are read
+    brokers = await _reached(config)
+    ends = _say_brokers(config, brokers)
+    url, connection = next((url, one) for url, one in brokers if not isinstance(one, Exception))
+    try:
+        found = await survey(connection, topology, config.fetch.connect_timeout, passive=passive)
+    except Lost as error:
+        raise Lost(f"broker {endpoint(url)}: {error}") from error
+    finally:
+        await _close(brokers)
+    say(f"queues at {endpoint(url)}:")
+    _say_queues(config, found)
+    if found.blocked:
+        say(f"scraperd: {endpoint(url)} takes no publish now: {found.blocked}", err=True)
+    for words in found.differs:
+        say(f"scraperd: {words}", err=True)
+    for words in found.faults:
+        say(f"scraperd: {endpoint(url)}: {words}", err=True)
     await _look(config, topology)
-    return 0
+    return EXIT_FAILED if ends or found.faults else 0
 
 
 async def _look(config: Config, topology: Topology) -> None:
     """Say what policies do to the queues, and how queues that others made differ."""
-    said = await survey(config.broker, config.broker_urls[0], topology)
+    said = await look(config.broker, config.broker_urls[0], topology)
     differs = said.differences
     if config.broker.passive_declare and not config.broker.management_api:
         differs = await client.compare_all(
@@ -110,41 +146,70 @@ async def _look(config: Config, topology: Topology) -> None:
         say(words)
 
 
-async def _counted(config: Config, queue: Queue) -> tuple[int, int] | None:
-    """Its messages and consumers; None if it does not exist. Says in what it differs.
+async def _reached(config: Config) -> list[tuple[str, Connection | Exception]]:
+    """Each broker's URL and a connection to it, or why there is none. Raises Lost if none answers.
 
-    Raises TopologyError if it could not be used. A queue that is missing or differs closes the
-    channel, so each look takes its own connection.
+    They are dialled at once, so that several that are silent take no longer than one.
     """
-    urls, within = config.broker_urls, config.fetch.connect_timeout
-    async with client.connected(urls, within) as channel:
-        try:
-            counts = await client.count(channel, queue.name)
-        except TopologyError:
-            return None
-    if not config.broker.passive_declare and (words := await client.compare(urls, within, queue)):
-        say(f"scraperd: {words}", err=True)
-    return counts
+    within = config.fetch.connect_timeout
+    dialled = await asyncio.gather(
+        *(dial(url, "scraperd check", HEARTBEAT, within) for url in config.broker_urls),
+        return_exceptions=True,
+    )
+    found: list[tuple[str, Connection | Exception]] = []
+    for url, outcome in zip(config.broker_urls, dialled, strict=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, OSError | BrokerRefused):
+            raise outcome
+        found.append((url, outcome))
+    if all(isinstance(outcome, Exception) for _, outcome in found):
+        raise Lost("\n".join(f"no broker at {endpoint(url)}: {error}" for url, error in found))
+    return found
 
 
-async def _reach(config: Config) -> None:
-    """Say of each broker whether it answers, and what can be done to it.
+def _say_brokers(config: Config, brokers: list[tuple[str, Connection | Exception]]) -> bool:
+    """Say of each broker whether it answers. Return whether a daemon would end over one.
 
-    One that answers is enough, as it is for the daemon.
+    One that answers is enough, as it is for the daemon. One before it that refuses the user ends
+    the daemon; one that does not answer is passed over.
     """
-    faults: list[Lost] = []
-    for url in config.broker_urls:
-        try:
-            async with client.connected((url,), config.fetch.connect_timeout) as channel:
-                say(f"broker: reached {endpoint(url)}")
-                server = await client.server(channel)
-                if words := weakness(server, config.broker.prefix):
-                    say(f"scraperd: {words}", err=True)
-                if words := ignores_priority(server):
-                    say(f"priorities: {words}")
-        except Lost as error:
-            faults.append(error)
-    if len(faults) == len(config.broker_urls):
-        raise Lost("\n".join(map(str, faults)))
-    for fault in faults:
-        say(f"scraperd: {fault}", err=True)
+    ends, reached = False, False
+    for url, outcome in brokers:
+        if isinstance(outcome, Exception):
+            refused = isinstance(outcome, BrokerRefused) and not reached
+            ends = ends or refused
+            more = "; `scraperd run` ends over that" if refused else ""
+            say(f"scraperd: no broker at {endpoint(url)}: {outcome}{more}", err=True)
+            continue
+        reached = True
+        say(f"broker: reached {endpoint(url)}")
+        server = outcome.opened.result()
+        server = server if isinstance(server, dict) else {}
+        if words := weakness(server, config.broker.prefix):
+            say(f"scraperd: {words}", err=True)
+        if words := ignores_priority(server):
+            say(f"priorities: {words}")
+    return ends
+
+
+async def _close(brokers: list[tuple[str, Connection | Exception]]) -> None:
+    await asyncio.gather(
+        *(one.close(CLOSE_TIMEOUT) for _, one in brokers if not isinstance(one, Exception))
+    )
+
+
+def _say_queues(config: Config, found: Found) -> None:
+    """Say what is in each queue; the delay queues together."""
+    delays = Topology(config.broker.prefix).delays
+    there = [counts for name in delays if (counts := found.counts.get(name)) is not None]
+    for name, counts in found.counts.items():
+        if name in delays:
+            continue
+        if counts is not None:
+            say(f"queue {name}: {counts[0]} messages, {counts[1]} consumers")
+        elif config.broker.passive_declare:
+            say(f"queue {name}: does not exist; must be created first")
+        else:
+            say(f"queue {name}: does not exist; the daemon will create it")
+    if there:
+        waiting = sum(counts[0] for counts in there)
+        say(f"queues {config.broker.prefix}.delay.*: {waiting} messages wait for a turn or a retry")

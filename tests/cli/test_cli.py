@@ -429,7 +429,7 @@ def test_check_compares_what_is_there(
     declare(f"{prefix}.results", durable=True, arguments={"x-queue-type": "quorum"})
     done = scraperd("check", **env)
     assert done.returncode == 1
-    assert f"scraperd: queue '{prefix}.results' exists with x-overflow = nothing" in done.stderr
+    assert f"queue '{prefix}.results' exists with x-overflow = nothing" in done.stderr
     dispatcher.channel.queue_delete(f"{prefix}.results")
     declare(
         f"{prefix}.dead",
@@ -478,7 +478,7 @@ def test_check_is_content_with_one_broker_of_several(
     """As the daemon is. Those that don't answer, or refuse the password, are named in words."""
     host = broker_url.partition("@")[2]
     wrong = f"amqp://guest:hunter2@{host}"
-    urls = json.dumps([f"amqp://127.0.0.1:{free_port()}/", wrong, broker_url])
+    urls = json.dumps([f"amqp://127.0.0.1:{free_port()}/", broker_url, wrong])
     done = scraperd("check", SCRAPERD_BROKER_URL=urls, SCRAPERD_BROKER__PREFIX=prefix)
     assert done.returncode == 0
     assert f"broker: reached amqp://{host}" in done.stdout

@@ -45,7 +45,7 @@ def limited(limits: str, command: str, *before: str) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize(
     ("command", "files"),
-    [("run", 24), *((command, 12) for command in COMMANDS), ("results", 6)],
+    [("run", 24), ("check", 24), *((command, 12) for command in COMMANDS), ("results", 6)],
 )
 def test_too_few_descriptors_are_said_in_a_line(command: str, files: int) -> None:
     """The line names the limit, its value and how to raise it; no traceback is in the log."""
@@ -78,9 +78,10 @@ def test_too_little_memory_is_said_in_a_line(command: str, mebibytes: int) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_too_few_processes_are_said_in_a_line() -> None:
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_too_few_processes_are_said_in_a_line(command: str) -> None:
     """A daemon that can start no helper process says so at the start, and how to change that."""
-    done = limited("ulimit -u 1", "run", *NOBODY)
+    done = limited("ulimit -u 1", command, *NOBODY)
     assert done.returncode == 71, done.stderr
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(

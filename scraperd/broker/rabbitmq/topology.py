@@ -208,7 +208,7 @@ async def declare(
             if words := await settle_on(queue, attempt):
                 differs.append(words)
     except PreconditionFailed as error:
-        raise TopologyError(_conflict(name, str(error))) from error
+        raise TopologyError(conflict(name, str(error))) from error
     except NotFound as error:
         raise TopologyError(
             f"{name!r} does not exist on the broker. Create it as docs/operations/queues.md lists, "
@@ -245,7 +245,7 @@ async def settle_on(queue: Queue, attempt: Callable[[Queue], Awaitable[None]]) -
         except PreconditionFailed as error:
             argument, theirs = _harmless(queue, str(error))
             if argument in found:  # else it would be asked again without end
-                raise TopologyError(_conflict(queue.name, str(error))) from error
+                raise TopologyError(conflict(queue.name, str(error))) from error
             found[argument] = theirs
         else:
             return difference(queue, found) if found else ""
@@ -273,10 +273,10 @@ def _harmless(queue: Queue, text: str) -> tuple[str, str]:
     told = inequivalent(text)
     if told is not None and queue.may_have(*told):
         return told
-    raise TopologyError(_conflict(queue.name, text))
+    raise TopologyError(conflict(queue.name, text))
 
 
-def _conflict(name: str, text: str) -> str:
+def conflict(name: str, text: str) -> str:
     """The broker's 406 in words: which queue or exchange, both values, and the remedy."""
     match = _ARGUMENT.search(text)
     if match is None:

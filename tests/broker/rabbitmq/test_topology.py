@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scraperd.broker.rabbitmq.topology import DELAYS, Topology, _conflict, wait_within
+from scraperd.broker.rabbitmq.topology import DELAYS, Topology, conflict, wait_within
 
 TOPOLOGY = Topology("team")
 QUEUES = {queue.name: queue for queue in TOPOLOGY.queues}
@@ -164,7 +164,7 @@ def test_a_conflict_is_told_in_words(
         f"PRECONDITION_FAILED - inequivalent arg '{arg}' for {what} 'a' in vhost '/': "
         f"received {received} but current is {current}"
     )
-    assert _conflict("a", text) == (
+    assert conflict("a", text) == (
         f"{what} 'a' exists with {arg} = {theirs}, but scraperd asks for {ours}. That can't be "
         f"changed: choose another broker.prefix, or {delete} and start again."
     )
@@ -175,7 +175,7 @@ def test_the_remedy_can_be_pasted() -> None:
     text = (
         "inequivalent arg 'x' for queue 'a' in vhost 'it's here': received '1' but current is '2'"
     )
-    assert "delete_queue --vhost 'it'\"'\"'s here' a)" in _conflict("a", text)
+    assert "delete_queue --vhost 'it'\"'\"'s here' a)" in conflict("a", text)
 
 
 OTHER_TEXT = (
@@ -192,6 +192,6 @@ OTHER_TEXT = (
 @example(text=OTHER_TEXT)
 def test_an_unknown_refusal_is_passed_on(text: str) -> None:
     """A message of another kind is shown as it is, with the name that was declared."""
-    assert _conflict("team.jobs", text) == (
+    assert conflict("team.jobs", text) == (
         f"'team.jobs' exists and differs from what scraperd needs: {text}"
     )

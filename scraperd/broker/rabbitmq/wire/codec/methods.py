@@ -51,6 +51,9 @@ _TABLE: Final = """
 50 20 queue.bind            short:ticket shortstr:queue shortstr:exchange shortstr:routing_key
                             bit:nowait table:arguments
 50 21 queue.bind-ok
+50 50 queue.unbind          short:ticket shortstr:queue shortstr:exchange shortstr:routing_key
+                            table:arguments
+50 51 queue.unbind-ok
 60 10 basic.qos             long:prefetch_size short:prefetch_count bit:globally
 60 11 basic.qos-ok
 60 20 basic.consume         short:ticket shortstr:queue shortstr:consumer_tag bit:no_local
