@@ -100,7 +100,7 @@ class Resumed:
                 raise ResumeError(f"line {torn} of the results is not a result")
             try:
                 result = _idents.decode(line.removeprefix(BOM_UTF8) if number == 1 else line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 torn = number
                 continue
             count, _ = found.known.get(str(result.id), (0, None))
@@ -130,7 +130,7 @@ class Resumed:
             return line.ident
         try:
             own = _idents.decode(line.body).id
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             own = None
         return own if isinstance(own, str) and own else line.ident
 

@@ -16,7 +16,7 @@ import click
 from msgspec.structs import replace
 
 from scraperd import batch
-from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say
+from scraperd.cli.console import EXIT_FAILED, EXIT_USAGE, epilog, fail, say
 from scraperd.cli.shared.inputs import InputError, lines_in, opened
 from scraperd.cli.shared.messages import show_message
 from scraperd.cli.shared.options import config_of, with_config
@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 TOLD_EVERY: Final = 0.2  # seconds between two updates of the progress bar
 
 
-@click.command("batch", epilog=EPILOG)
+@click.command(
+    "batch",
+    epilog=epilog(
+        "scraperd batch urls.txt > results.jsonl",
+        "scraperd batch urls.txt --resume results.jsonl >> results.jsonl",
+    ),
+)
 @click.argument("source", metavar="FILE")
 @click.option(
     "--resume",
@@ -98,7 +104,7 @@ async def _run(config: Config, lines: Iterator[Line], total: int | None) -> int:
                 tell=bar.tell,
             )
         except BaseExceptionGroup as group:
-            raise _fault_of_input(group) or group from None
+            raise _expected(group) or group from None
         finally:
             bar.end()
     ok = progress.done - progress.failed
@@ -110,9 +116,9 @@ async def _run(config: Config, lines: Iterator[Line], total: int | None) -> int:
     return EXIT_FAILED if progress.failed else 0
 
 
-def _fault_of_input(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """Return what is wrong with the input if nothing else went wrong."""
-    faults, others = group.split((batch.ResumeError, InputError))
+def _expected(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return what is wrong with the input or the output if nothing else went wrong."""
+    faults, others = group.split((batch.ResumeError, InputError, OSError))
     return faults.exceptions[0] if faults is not None and others is None else None
 
 

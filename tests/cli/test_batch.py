@@ -162,3 +162,28 @@ def test_what_is_in_a_file_makes_no_difference_to_how_it_ends() -> None:
     assert len(results(done.stdout)) == 4
     with pytest.raises(ResumeError):
         Resumed.of([b"{", b"{}"])
+
+
+@pytest.mark.parametrize(
+    ("line", "redirect", "words"),
+    [
+        ('{"url":' * 3000, "", "scraperd: 0 ok, 1 failed"),
+        ("nonsense", "1</dev/null", "standard output can't be written: Bad file descriptor"),
+        ("nonsense", "> /dev/full", "standard output can't be written: No space left on device"),
+    ],
+    ids=["depth", "closed", "full"],
+)
+def test_a_hostile_line_and_an_output_that_takes_nothing(
+    tmp_path: Path, line: str, redirect: str, words: str
+) -> None:
+    """Both end with 1 and in words, and not as internal errors."""
+    (tmp_path / "jobs").write_text(f"{line}\n")
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -m scraperd batch {tmp_path}/jobs {redirect}', sys.executable],
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
