@@ -25,7 +25,6 @@ _EXIT_CODES: Final = """Exit codes: 0 done; 1 it ran and the answer is no (faile
 2 wrong usage or input; 70 internal error; 71 no memory, file descriptor or process left;
 78 wrong configuration; 128+N ended by signal N."""
 
-EPILOG: Final = _EXIT_CODES
 WIDEST: Final = 2_000  # characters of a line of text
 
 

@@ -9,11 +9,19 @@ from __future__ import annotations
 import click
 
 from scraperd import __version__
-from scraperd.cli.console import EPILOG
+from scraperd.cli.console import epilog
 from scraperd.cli.shared.commands import Commands, Lazy
 
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    epilog=epilog(
+        """scraperd scrape https://example.com/ --extract '{"title": "h1"}'""",
+        "scraperd check",
+        "scraperd publish https://example.com/ --wait",
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="scraperd")
 def main() -> None:
     """Scrape jobs from a RabbitMQ queue, many at once, and publish the results."""

@@ -7,10 +7,8 @@ Must never: publish a job of a list in which one is bad.
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from contextlib import aclosing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,59 +20,85 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scraperd.base.text import printable
 from scraperd.base.urls import without_credentials
 from scraperd.broker.rabbitmq import client
-from scraperd.broker.rabbitmq.topology import Topology
-from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say
+from scraperd.broker.rabbitmq.reply_patterns import Addresses
+from scraperd.broker.rabbitmq.topology import Topology, TopologyError
+from scraperd.cli.console import EXIT_FAILED, EXIT_USAGE, epilog, fail, say
 from scraperd.cli.shared.client import WINDOW, run_client
 from scraperd.cli.shared.inputs import (
-    bytes_of,
     bytes_of_input,
+    bytes_of_source,
     checked_job,
     compiled_rules,
     text_of,
 )
+from scraperd.cli.shared.job_options import fields_of, job_of, with_job_options
 from scraperd.cli.shared.messages import show_message
 from scraperd.cli.shared.options import Number, config_of, with_config
-from scraperd.contract import decode_result, encode
+from scraperd.contract import MAX_ID, decode_result, encode
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
+    from pathlib import Path
 
     from scraperd.config.settings import Config
     from scraperd.contract import Job, Result
 
 
-@click.command("publish", epilog=EPILOG)
+@click.command(
+    "publish",
+    epilog=epilog(
+        """scraperd publish https://example.com/ --extract '{"title": "h1"}' --wait""",
+        "scraperd publish urls.txt --include links --max-retries 0",
+        "scraperd publish jobs.jsonl --wait --wait-timeout 60 > results.jsonl",
+        """scraperd publish https://example.com/api --json '{"page": 1}' -H 'Accept: text/html'""",
+    ),
+)
 @with_config
 @click.argument("sources", nargs=-1, metavar="[URL | FILE | -]...")
-@click.option("--extract", "rules", metavar="JSON", help="Rules for plain URLs.")
+@with_job_options
+@click.option("--reply-to", metavar="QUEUE", help="The queue for the results; it must exist.")
 @click.option("--wait", is_flag=True, help="Wait for the results and print them as JSON lines.")
 @click.option(
-    "--timeout",
+    "--wait-timeout",
     type=Number(min=0),
     default=None,
-    help="With --wait: give up after SECONDS.",
+    metavar="SECONDS",
+    help="With --wait: give up after so long.",
 )
 def command(
     path: Path | None,
     sources: tuple[str, ...],
-    rules: str | None,
-    wait: bool,  # noqa: FBT001 - a flag
-    timeout: float | None,
+    *,
+    reply_to: str | None,
+    wait: bool,
+    wait_timeout: float | None,
+    **given: Any,
 ) -> None:
     """Publish jobs: URLs, or files (- is standard input) with a URL or a JSON job on each line.
 
     Each line is checked before the first is published; a bad one names its line, and nothing goes.
+    Options are fields of each job; a field that a JSON job has itself counts before the option.
     """
     config = config_of(path)
+    _check_options(reply_to, wait_timeout, wait=wait)
     jobs = []
-    for where, raw in _job_lines(sources or ("-",), rules):
+    for where, raw in _job_lines(sources or ("-",), fields_of(given)):
         job = checked_job(config, raw, where)
         compiled_rules(config, job, f"{where}: ")
         jobs.append((job.id if job.id is not UNSET else uuid.uuid4().hex, job))
     _refuse_twins([ident for ident, _ in jobs])
     if not jobs:
         fail("no jobs given", EXIT_USAGE)
-    run_client(_publish(config, jobs, wait=wait, within=timeout))
+    run_client(_publish(config, jobs, reply_to, wait=wait, within=wait_timeout))
+
+
+def _check_options(reply_to: str | None, wait_timeout: float | None, *, wait: bool) -> None:
+    if wait_timeout is not None and not wait:
+        raise click.UsageError("--wait-timeout goes with --wait; --timeout is the job's own")
+    if reply_to is not None and wait:
+        raise click.UsageError("--wait makes a reply queue of its own, so leave out --reply-to")
+    if reply_to is not None and not 0 < len(reply_to.encode(errors="replace")) <= MAX_ID:
+        raise click.UsageError(f"--reply-to: a queue's name has 1 to {MAX_ID} bytes")
 
 
 def _refuse_twins(idents: list[str]) -> None:
@@ -86,49 +110,58 @@ def _refuse_twins(idents: list[str]) -> None:
         seen.add(ident)
 
 
-def _job_lines(sources: tuple[str, ...], rules: str | None) -> Iterator[tuple[str, bytes]]:
+def _job_lines(sources: tuple[str, ...], fields: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     """Pairs of where a job stands and its JSON."""
     for source in sources:
         if "://" in source:
-            yield printable(without_credentials(source), 100), _plain(source, rules)
+            yield printable(without_credentials(source), 100), job_of(source, fields)
             continue
-        raw = bytes_of_input() if source == "-" else bytes_of(Path(source))
+        raw = bytes_of_input() if source == "-" else bytes_of_source(source)
         for number, whole in enumerate(text_of(raw, source).split("\n"), 1):
-            job = whole.strip()
-            if job and not job.startswith("#"):
-                body = job.encode() if job.startswith("{") else _plain(job, rules)
-                yield f"{source}:{number}", body
-
-
-def _plain(url: str, rules: str | None) -> bytes:
-    try:
-        extract = {} if rules is None else {"extract": json.loads(rules)}
-    except (ValueError, RecursionError) as error:
-        fail(f"--extract: not JSON: {error}", EXIT_USAGE)
-    return json.dumps({"url": url, **extract}).encode()
+            line = whole.strip()
+            if line and not line.startswith("#"):
+                yield f"{source}:{number}", job_of(line, fields)
 
 
 async def _publish(
-    config: Config, jobs: list[tuple[str, Job]], *, wait: bool, within: float | None
+    config: Config,
+    jobs: list[tuple[str, Job]],
+    reply_to: str | None,
+    *,
+    wait: bool,
+    within: float | None,
 ) -> int:
     topology = Topology(config.broker.prefix)
-    async with client.connected(config.broker_urls, config.fetch.connect_timeout) as channel:
-        publisher = client.Publisher(channel, topology, config.broker.confirm_timeout)
-        queue = await client.replies(channel) if wait else None
+    async with client.connected(config.broker_urls, config.fetch.connect_timeout) as session:
+        publisher = client.Publisher(session.channel, topology, config.broker.confirm_timeout)
+        queue = await _reply_queue(config, session, topology) if wait else None
+        to = queue.name if queue else reply_to
         slots = asyncio.Semaphore(WINDOW)
         confirmed = 0
 
         async def one(ident: str, job: Job) -> None:
             nonlocal confirmed
             async with slots:
-                await publisher.publish(encode(job), ident, queue.name if queue else None)
+                await publisher.publish(encode(job), ident, to)
                 confirmed += 1
 
         try:
             await _all(one(ident, job) for ident, job in jobs)
         finally:
-            say(f"published {confirmed} of {len(jobs)} jobs to {topology.jobs}", err=True)
+            done = f"published {confirmed} of {len(jobs)} jobs to {topology.jobs}"
+            say(f"{done} at {session.broker}", err=True)
         return await _await_results(queue, jobs, within) if queue else 0
+
+
+async def _reply_queue(config: Config, session: client.Session, topology: Topology) -> Any:
+    """Return a queue of our own for the results. Raises TopologyError if none would come there."""
+    queue = await client.replies(session, topology)
+    if Addresses.of(topology, config.broker.allow_reply_to).refuses(queue.name):
+        raise TopologyError(
+            f"no result would come to the reply queue {queue.name}: broker.allow_reply_to must "
+            "have {prefix}.reply.*"
+        )
+    return queue
 
 
 async def _all(coroutines: Iterator[Coroutine[Any, Any, None]]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scraperd import daemon
-from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_INTERNAL, fail
+from scraperd.cli.console import EXIT_CONFIG, EXIT_INTERNAL, epilog, fail
 from scraperd.cli.shared.ending import in_words
 from scraperd.cli.shared.lacks import (
     EXIT_LACK,
@@ -36,7 +36,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command("run", epilog=EPILOG)
+@click.command(
+    "run",
+    epilog=epilog(
+        "scraperd run", "SCRAPERD_CONCURRENCY=500 SCRAPERD_LOG__LEVEL=debug scraperd run"
+    ),
+)
 @with_config
 @click.option(
     "--until-idle",

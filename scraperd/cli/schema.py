@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scraperd.base.jsonline import dumps
-from scraperd.cli.console import EPILOG, show
+from scraperd.cli.console import epilog, show
 from scraperd.config.example import example
 from scraperd.config.settings import Config
 from scraperd.contract import Job, Result, schema
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import msgspec
 
 
-@click.command("schema", epilog=EPILOG)
+@click.command(
+    "schema", epilog=epilog("scraperd schema job", "scraperd schema example > config.toml")
+)
 @click.argument("what", type=click.Choice(["job", "result", "config", "example"]), default="job")
 def command(what: str) -> None:
     """Print the JSON Schema of a job, a result or the config; or an example config."""

@@ -9,23 +9,33 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
+from yarl import URL
 
 from scraperd.base.clocks import SYSTEM
 from scraperd.base.jsonline import line, visible
-from scraperd.cli.console import EPILOG, EXIT_FAILED, EXIT_USAGE, fail, say, show
+from scraperd.base.urls import check_url
+from scraperd.cli.console import EXIT_FAILED, EXIT_USAGE, epilog, fail, say, show
 from scraperd.cli.shared.inputs import (
-    bytes_of,
     bytes_of_input,
+    bytes_of_source,
     checked_job,
     compiled_rules,
-    text_of,
+)
+from scraperd.cli.shared.job_options import (
+    extract_options,
+    header_option,
+    include_option,
+    no_follow_option,
+    pairs_of,
+    rules_of,
 )
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.cli.shared.running import run
-from scraperd.contract import Include, encode
+from scraperd.contract import encode
+from scraperd.fetch.guard import Guard
 from scraperd.scrape import standalone
 from scraperd.scrape.content import unavailable
 from scraperd.wiring import extractor_of, fetcher_of, scraper_of
@@ -38,23 +48,21 @@ if TYPE_CHECKING:
     from scraperd.extract.rules import Rules
 
 
-@click.command("scrape", epilog=EPILOG)
+@click.command(
+    "scrape",
+    epilog=epilog(
+        """scraperd scrape https://example.com/ --extract '{"title": "h1"}'""",
+        "scraperd scrape https://example.com/ --include links --include metadata",
+        "scraperd scrape page.html --extract-file rules.json --base https://example.com/",
+    ),
+)
 @with_config
 @click.argument("source", metavar="URL | FILE | -")
-@click.option("--extract", "rules", metavar="JSON", help='Rules, like \'{"title": "h1"}\'.')
-@click.option(
-    "--extract-file", "rules_file", type=click.Path(path_type=Path), help="Rules in a file."
-)
-@click.option(
-    "--include",
-    multiple=True,
-    type=click.Choice(get_args(Include)),
-    help="What else to return; may be repeated.",
-)
-@click.option(
-    "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header."
-)
-@click.option("--no-follow", is_flag=True, help="A redirect is itself the result.")
+@extract_options[0]
+@extract_options[1]
+@include_option
+@header_option
+@no_follow_option
 @click.option("--base", metavar="URL", help="The URL a FILE came from (default: http://localhost/)")
 @click.option(
     "--media", metavar="TYPE", help="A FILE's Content-Type (default: by its name, or its content)"
@@ -63,8 +71,8 @@ if TYPE_CHECKING:
 def command(  # noqa: PLR0917 - click passes each option
     path: Path | None,
     source: str,
-    rules: str | None,
-    rules_file: Path | None,
+    extract: str | None,
+    extract_file: Path | None,
     include: tuple[str, ...],
     headers: tuple[str, ...],
     no_follow: bool,  # noqa: FBT001 - a flag
@@ -78,19 +86,15 @@ def command(  # noqa: PLR0917 - click passes each option
     the page failed.
     """
     config = config_of(path)
-    if rules is not None and rules_file is not None:
-        fail("--extract and --extract-file exclude each other", EXIT_USAGE)
-    if rules_file is not None:
-        rules = text_of(bytes_of(rules_file), rules_file)
+    rules = rules_of(extract, extract_file)
     local = "://" not in source
     _check_source(
         local, {"--header": headers, "--no-follow": no_follow}, {"--base": base, "--media": media}
     )
     url = (base or "http://localhost/") if local else source
-    origin = str(rules_file or "--extract")
-    job = _job_from_options(
-        config, url, rules, include, headers, follow=not no_follow, origin=origin
-    )
+    if not local and (fault := _url_fault(config, url)):
+        fail(f"job: url: {fault}", EXIT_USAGE)
+    job = _job_from_options(config, {"url": url, **rules}, include, headers, follow=not no_follow)
     if fault := unavailable(job):
         fail(f"--include: {fault}", EXIT_USAGE)
     compiled = compiled_rules(config, job)
@@ -108,6 +112,22 @@ def _check_source(local: bool, of_url: dict[str, Any], of_file: dict[str, Any]) 
     for name, given in (of_url if local else of_file).items():
         if given:
             fail(f"{name} is for {'a URL' if local else 'a FILE'}", EXIT_USAGE)
+
+
+def _url_fault(config: Config, url: str) -> str | None:
+    """What is wrong with a URL that is none for a job; with that, all that the guard says of it.
+
+    None for a URL that a job may have: then the result says what the guard refuses.
+    """
+    fault = check_url(url)
+    if fault is None:
+        return None
+    try:
+        target = URL(url)
+        refused = Guard(config.fetch).refuses(target) if target.raw_host else None
+    except (ValueError, IndexError):  # yarl raises the second for `http://[]@/`
+        return fault
+    return f"{fault}; {refused}" if refused else fault
 
 
 async def _scraped(config: Config, job: Job, rules: Rules | None) -> standalone.Once:
@@ -138,38 +158,22 @@ def _page_file(source: str) -> tuple[bytes, str]:
     """A local page, and its Content-Type by its name."""
     if source == "-":
         return bytes_of_input(), ""
-    return bytes_of(Path(source)), standalone.media_type(Path(source))
+    return bytes_of_source(source), standalone.media_type(Path(source))
 
 
 def _job_from_options(
     config: Config,
-    url: str,
-    rules: str | None,
+    job: dict[str, Any],
     include: tuple[str, ...],
     headers: tuple[str, ...],
     *,
     follow: bool,
-    origin: str,
 ) -> Job:
     """The job that a queue message with these values would be, checked the same way."""
-    job: dict[str, Any] = {"url": url}
-    if rules is not None:
-        try:
-            job["extract"] = json.loads(rules)
-        except (ValueError, RecursionError) as error:
-            fail(f"{origin}: not JSON: {error}", EXIT_USAGE)
     if not follow:
         job["follow_redirects"] = False
     if include:
         job["include"] = list(include)
     if headers:
-        for header in headers:
-            if ":" not in header:
-                fail(f"--header: {header!r} has no colon; write 'NAME: VALUE'", EXIT_USAGE)
-        pairs = [header.partition(":") for header in headers]
-        job["headers"] = {}
-        for name, _, value in pairs:
-            if name.strip() in job["headers"]:
-                fail(f"--header: {name.strip()!r} is given twice", EXIT_USAGE)
-            job["headers"][name.strip()] = value.strip()
+        job["headers"] = pairs_of(headers, "--header", ":", "NAME: VALUE")
     return checked_job(config, json.dumps(job).encode(), "job")

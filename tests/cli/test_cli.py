@@ -153,7 +153,24 @@ def test_a_failed_page_exits_1(scraperd: Command, hostel: Hostel) -> None:
         (["publish", "nope.txt"], "nope.txt: can't be read"),
         (["publish", "-"], "no jobs given"),
         (["results", "--count", "-1"], "is not in the range x>=1"),
-        (["publish", "http://x/", "--timeout", "-1"], "is not in the range x>=0"),
+        (["publish", "http://x/", "--wait", "--wait-timeout", "-1"], "is not in the range x>=0"),
+        (["publish", "http://x/", "--timeout", "0"], "is not in the range x>0"),
+        (["publish", "http://x/", "--wait-timeout", "5"], "--wait-timeout goes with --wait"),
+        (["publish", "http://x/", "--wait", "--reply-to", "q"], "leave out --reply-to"),
+        (["publish", "http://x/", "--reply-to", "q" * 256], "a queue's name has 1 to 255 bytes"),
+        (["publish", "http://x/", "--json", "{"], "--json: not JSON"),
+        (["publish", "http://x/", "--form", "a"], "--form: 'a' has no equals sign"),
+        (["publish", "http://x/", "--cookie", "a=1", "--cookie", "a=2"], "'a' is given twice"),
+        (["publish", "http://x/", "http://y/", "--id", "a"], "given to more than one job"),
+        (["publish", "http://x/", "--body", "a", "--json", "1"], "json: at most one of body"),
+        (["results", "--idle", "0"], "is not in the range x>0"),
+        (["dead", "list", "--json", "--table"], "--json and --table exclude each other"),
+        (["scrape", "example.com"], "did you mean https://example.com?"),
+        (["scrape", "www.example.co.uk/a?b=c"], "did you mean https://www.example.co.uk/a?b=c?"),
+        (["scrape", "localhost:8000/"], "did you mean http://localhost:8000/?"),
+        (["scrape", "127.0.0.1:8000"], "did you mean http://127.0.0.1:8000?"),
+        (["publish", "example.com"], "did you mean https://example.com?"),
+        (["batch", "example.com"], "did you mean https://example.com?"),
         (["frobnicate"], "No such command"),
         (["results", "--consume", "--key", "x"], "--key works on copies"),
     ],
@@ -165,6 +182,23 @@ def test_wrong_usage_exits_2_in_words(scraperd: Command, args: list[str], words:
     assert done.returncode == 2
     assert words in done.stderr
     assert "hunter2" not in done.stderr
+
+
+def test_all_that_is_wrong_with_a_url_is_said_at_once(scraperd: Command) -> None:
+    """Scheme, userinfo, port and address; and of a name that is this machine, port and address."""
+    closed = {"SCRAPERD_FETCH__ALLOW_PORTS": "[80, 443]", "SCRAPERD_FETCH__ALLOW_NETWORKS": "[]"}
+    done = scraperd("scrape", "ftp://u:hunter2@10.0.0.1:21/", **closed)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "scraperd: job: url: must start with http:// or https://; userinfo (user:password@) is "
+        "refused; send an Authorization header instead; port 21 is not among fetch.allow_ports; "
+        "10.0.0.1 is not public and not among fetch.allow_networks\n"
+    )
+    done = scraperd("scrape", "http://localhost:8000/", **closed)
+    assert json.loads(done.stdout)["error"]["message"] == (
+        "port 8000 is not among fetch.allow_ports; none of its addresses is allowed "
+        "(fetch.allow_networks, fetch.deny_networks)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,7 +283,7 @@ def test_publish_and_wait(
     job = json.dumps({"url": hostel.url("/page/2"), "id": "mine", "meta": 7})
     text = f"{hostel.url('/page/1')}\n{job}\n"
     with Daemon(broker_url, dispatcher.prefix).ready():
-        done = scraperd("publish", "-", "--wait", "--timeout", "30", stdin=text, **env)
+        done = scraperd("publish", "-", "--wait", "--wait-timeout", "30", stdin=text, **env)
         assert done.returncode == 0, done.stderr
         found = {result["url"]: result for result in lines(done.stdout)}
         assert found[hostel.url("/page/2")]["id"] == "mine"
@@ -263,7 +297,7 @@ def test_publish_and_wait(
 def test_publish_needs_few_permissions(
     scraperd: Command, node: Node, broker_url: str, prefix: str, dispatcher: Dispatcher
 ) -> None:
-    """Write on the jobs exchange and queues that the broker names: enough to publish and wait.
+    """Write on the jobs exchange, and reply queues of the user's own: enough to publish and wait.
     Without them one line says what is missing.
     """
     with Daemon(broker_url, prefix).ready():
@@ -272,14 +306,14 @@ def test_publish_needs_few_permissions(
     url = broker_url.replace("guest:guest", f"{prefix}:narrow", 1)
     assert prefix in url
     env = variables({"broker_url": url, "broker__prefix": prefix})
-    own = r"^amq\.gen-"
+    own = rf"^{prefix}\.reply\.{prefix}\."
     node.ctl("set_permissions", prefix, own, "^$", own)
     denied = scraperd("publish", "http://a.example/", **env)
     assert denied.returncode == 1
     assert f"this user may not write to the exchange '{prefix}.jobs'" in denied.stderr
     assert dispatcher.depth("jobs") == 0
     node.ctl("set_permissions", prefix, own, rf"^{prefix}\.jobs$", own)
-    done = scraperd("publish", "http://a.example/", "--wait", "--timeout", "0.5", **env)
+    done = scraperd("publish", "http://a.example/", "--wait", "--wait-timeout", "0.5", **env)
     assert "1 results missing" in done.stderr
     for refused in (("results", "--consume"), ("results",)):
         done = scraperd(*refused, **env)
@@ -295,7 +329,7 @@ def test_publish_gives_up_waiting(
     """With nobody to scrape, --timeout ends the wait, says how many are missing, and exits 1."""
     with Daemon(broker_url, dispatcher.prefix).ready():
         pass
-    done = scraperd("publish", hostel.url("/page/1"), "--wait", "--timeout", "0.5", **env)
+    done = scraperd("publish", hostel.url("/page/1"), "--wait", "--wait-timeout", "0.5", **env)
     assert done.returncode == 1
     assert "1 results missing after 0.5 s" in done.stderr
     assert dispatcher.depth("jobs") == 1

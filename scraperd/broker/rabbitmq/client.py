@@ -7,8 +7,9 @@ Must never: decode a body, or be used by the daemon.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import aio_pika
@@ -20,8 +21,9 @@ from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.survey.redeclare import compare as compare_queues
-from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError, settle_on
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire import header_decoding
+from scraperd.broker.rabbitmq.wire.codec.tables import MAX_SHORT_BYTES
 from scraperd.broker.rabbitmq.wire.dial import (
     TLS_OPTIONS,
     BrokerRefused,
@@ -32,7 +34,6 @@ from scraperd.broker.rabbitmq.wire.dial import (
 )
 from scraperd.broker.rabbitmq.wire.errors import (
     AccessRefused,
-    Closed,
     Nacked,
     NotFound,
     PreconditionFailed,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
         AbstractQueue,
     )
 
-    from scraperd.broker.rabbitmq.topology import Queue, Topology
+    from scraperd.broker.rabbitmq.topology import Topology
 
 
 # What a call of the library raises once its connection is gone: a closed channel is a RuntimeError,
@@ -110,9 +111,37 @@ async def _connect(url: str, within: float) -> AbstractConnection:
         raise OSError(f"{CUT_SHORT}: {printable(repr(error), 200)}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A channel of its own connection, and whose it is."""
+
+    channel: AbstractChannel
+    url: str = field(repr=False)
+
+    @property
+    def broker(self) -> str:
+        """Return the broker's URL without credentials."""
+        return endpoint(self.url)
+
+    def reply_queue(self, topology: Topology) -> str:
+        """Return a name for a queue of our own, under the prefix: `PREFIX.reply.USER.RANDOM`.
+
+        So one permission on `PREFIX.reply.` or `PREFIX.reply.USER.` is enough for all commands.
+        The user is left out who logs in by a certificate, or whose name is too long.
+        """
+        url, end = URL(self.url), secrets.token_hex(8)
+        plain = url.query.get("auth", "plain").lower() == "plain"
+        name = f"{topology.prefix}.reply.{url.user or 'guest'}.{end}"
+        return (
+            name
+            if plain and len(name.encode()) <= MAX_SHORT_BYTES
+            else f"{topology.prefix}.reply.{end}"
+        )
+
+
 @asynccontextmanager
-async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[AbstractChannel]:
-    """A channel of its own connection, dialled `within` seconds each.
+async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[Session]:
+    """A session with the first broker that answers, dialled `within` seconds each.
 
     Raises Lost, WrongUrl, or TopologyError for what this user may not do.
     """
@@ -120,7 +149,7 @@ async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[Abstr
     try:
         async with connection:
             with _translated():
-                yield await connection.channel(on_return_raises=True)
+                yield Session(await connection.channel(on_return_raises=True), url)
     except (Lost, BrokenPipeError):
         raise  # the second is about our own output
     except AccessRefused as error:
@@ -145,37 +174,6 @@ async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
         raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
     answer = found.declaration_result
     return answer.message_count or 0, answer.consumer_count or 0
-
-
-async def server(channel: AbstractChannel) -> dict[str, Any]:
-    """Product, version and more, as the broker says (AMQP 0-9-1 section 1.4.2.1)."""
-    channel_below = await channel.get_underlay_channel()
-    return dict(channel_below.connection.server_properties)
-
-
-async def compare(urls: tuple[str, ...], within: float, queue: Queue) -> str:
-    """In what a queue that exists differs from what we would declare, if that does no harm.
-
-    Raises Lost, or TopologyError where the daemon would refuse the queue.
-    """
-
-    async def attempt(wanted: Queue) -> None:
-        refusal: Closed | None = None
-        async with connected(urls, within) as channel:  # which a refusal closes
-            try:
-                with _translated():
-                    await channel.declare_queue(
-                        wanted.name, durable=True, arguments=wanted.arguments
-                    )
-            except (PreconditionFailed, AccessRefused) as error:
-                refusal = error
-        if refusal is not None:
-            raise refusal
-
-    try:
-        return await settle_on(queue, attempt)
-    except AccessRefused as error:
-        raise TopologyError(f"the broker's user may not declare {queue.name!r}: {error}") from None
 
 
 async def compare_all(urls: tuple[str, ...], within: float, topology: Topology) -> list[str]:
@@ -247,14 +245,15 @@ class Publisher:
                 await exchange.publish(message, self.topology.jobs, mandatory=True)
 
 
-async def replies(channel: AbstractChannel) -> AbstractQueue:
+async def replies(session: Session, topology: Topology) -> AbstractQueue:
     """A queue of our own for results, gone when we are."""
-    return await channel.declare_queue(exclusive=True, auto_delete=True)
+    name = session.reply_queue(topology)
+    return await session.channel.declare_queue(name, exclusive=True, auto_delete=True)
 
 
-async def tap(channel: AbstractChannel, topology: Topology, pattern: str) -> AbstractQueue:
+async def tap(session: Session, topology: Topology, pattern: str) -> AbstractQueue:
     """A queue of our own with a copy of each result from now on. Raises TopologyError."""
-    queue = await replies(channel)
+    queue = await replies(session, topology)
     try:
         with _translated():
             await queue.bind(topology.results, pattern)
@@ -293,5 +292,10 @@ class Received:
         return bytes(self.message.body)
 
     async def ack(self) -> None:
-        """Remove it from its queue."""
-        await self.message.ack()
+        """Remove it from its queue. A cancellation comes when the ack is on its way."""
+        acked = asyncio.ensure_future(self.message.ack())
+        try:
+            await asyncio.shield(acked)
+        except asyncio.CancelledError:
+            await acked
+            raise

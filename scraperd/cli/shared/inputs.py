@@ -7,6 +7,7 @@ Must never: show a traceback for what a user can cause.
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -18,12 +19,15 @@ from scraperd.contract import Invalid, Job, decode_job
 from scraperd.extract.compile import compile_rules
 from scraperd.extract.limits import bounds_of
 from scraperd.extract.rules import RuleError, Rules
+from scraperd.scrape.cookies.suffixes import is_listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scraperd.config.settings import Config
 
+_HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)+[a-z0-9-]+")
+_ADDRESS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _CLOSED: Final = "-: can't be read: standard input is closed"
 
 
@@ -33,6 +37,26 @@ def bytes_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         fail(f"{path}: can't be read: {error.strerror}", EXIT_USAGE)
+
+
+def bytes_of_source(source: str) -> bytes:
+    """A file's bytes, or the end in words, which ask after a URL if it looks like one."""
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        fail(f"{source}: can't be read: {error.strerror}{_meant(source)}", EXIT_USAGE)
+
+
+def _meant(source: str) -> str:
+    """Ask whether a URL was meant, if `source` begins like the host of a site; else nothing."""
+    host = re.split("[/?#:]", source, maxsplit=1)[0].lower()
+    name, _, top = host.rpartition(".")
+    near = host == "localhost" or (top.isdigit() and _ADDRESS.fullmatch(host))
+    if near:
+        return f"; did you mean http://{source}?"
+    if name and _HOST.fullmatch(host) and is_listed(top):
+        return f"; did you mean https://{source}?"
+    return ""
 
 
 def bytes_of_input() -> bytes:
@@ -54,7 +78,7 @@ def opened(source: str) -> IO[bytes]:
     try:
         return Path(source).open("rb")
     except OSError as error:
-        fail(f"{source}: can't be read: {error.strerror}", EXIT_USAGE)
+        fail(f"{source}: can't be read: {error.strerror}{_meant(source)}", EXIT_USAGE)
 
 
 class InputError(Exception):

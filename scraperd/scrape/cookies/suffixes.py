@@ -29,6 +29,11 @@ def is_public_suffix(domain: str) -> bool:
     return not rules.isdisjoint((name, f"*.{name.partition('.')[2]}", f"*.{name}"))
 
 
+def is_listed(top: str) -> bool:
+    """Return whether the list has `top`, in lower case, as a top-level domain such as `com`."""
+    return _in_letters(top) in _rules()
+
+
 @cache
 def _rules() -> frozenset[str]:
     """Read the list: 10,400 rules in 10 ms, once. The package's own reader takes 120 ms.

@@ -1,0 +1,191 @@
+"""The permissions that docs/operations/queues.md lists are enough for each command, and needed.
+
+May touch: users of their own on the private broker, the commands as a user types them.
+Must never: repeat the table of the document; it is read from there.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.rig.brokers.users import User
+from tests.rig.daemon import Daemon, until, variables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Command
+    from tests.rig.brokers.node import Node
+    from tests.rig.daemon import Dispatcher
+    from tests.rig.sites.hostel import Hostel
+
+QUEUES = Path(__file__).parents[3] / "docs/operations/queues.md"
+DAEMON = "the daemon"
+PASSIVE = "the daemon with `broker.passive_declare`"
+
+
+def documented(prefix: str) -> dict[str, list[str]]:
+    """Configure, write and read of each kind of user, for the queues of this prefix."""
+    text = QUEUES.read_text().partition("## Permissions")[2].partition("\n\n- ")[0]
+    found = {}
+    for row in re.findall(r"^\| (.*) \|$", text, re.MULTILINE):
+        kind, *cells = re.split(r"(?<!\\) \| ", row)
+        if cells[0] in ("configure", "---"):
+            continue
+        found[kind] = [
+            "^$" if cell == "nothing" else cell.strip("`").replace("\\|", "|") for cell in cells
+        ]
+    assert all(len(cells) == 3 for cells in found.values())
+    return {
+        kind: [cell.replace("scraperd", re.escape(prefix)) for cell in cells]
+        for kind, cells in found.items()
+    }
+
+
+@pytest.fixture
+def user(node: Node, broker_url: str, prefix: str) -> Iterator[User]:
+    """A user of the node, who may do nothing yet."""
+    assert broker_url
+    user = User.add(node, f"u-{prefix}")
+    yield user
+    user.delete()
+
+
+def env_of(user: User, prefix: str, **settings: Any) -> dict[str, str]:
+    """The variables that make a command this user's."""
+    return variables({"broker_url": user.url, "broker__prefix": prefix, **settings})
+
+
+def test_the_document_lists_each_kind_of_user() -> None:
+    """The table is found, with the daemon and those who run one command."""
+    kinds = documented("scraperd")
+    assert kinds[DAEMON] == [r"^scraperd\.", r"^scraperd\.|^amq\.default$", r"^scraperd\."]
+    assert len(kinds) == 6
+
+
+def run_all(scraperd: Command, url: str, env: dict[str, str]) -> None:
+    """Run each command that asks the broker, with a page that is there."""
+    assert scraperd("publish", url, **env).returncode == 0
+    waited = scraperd("publish", url, "--wait", "--wait-timeout", "30", **env)
+    assert (waited.returncode, waited.stdout.count("\n")) == (0, 1), waited.stderr
+    for args in (
+        *("results --idle 0.5", "results --consume --idle 0.5", "dead list", "dead show --all"),
+        *("dead requeue --all", "dead purge --all --yes", "dead purge --undeliverable --dry-run"),
+        "check",
+    ):
+        done = scraperd(*args.split(), **env)
+        assert (args, done.returncode, done.stderr.count("lacks")) == (args, 0, 0), done.stderr
+
+
+def test_with_the_daemon_s_permissions_each_command_works(
+    scraperd: Command, user: User, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """Before the first start and beside a daemon, also with queues that must be there already."""
+    env = env_of(user, prefix)
+    user.permit(*documented(prefix)[DAEMON])
+    assert scraperd("check", **env).returncode == 0
+    with Daemon(user.url, prefix).ready():
+        dispatcher.publish(b"not a job")
+        run_all(scraperd, hostel.url("/page/1"), env)
+    user.permit(*documented(prefix)[PASSIVE])
+    passive = env_of(user, prefix, broker__passive_declare=True)
+    with Daemon(user.url, prefix, broker__passive_declare=True).ready():
+        done = scraperd("check", **passive)
+    assert (done.returncode, done.stdout.count(": does not exist")) == (0, 0), done.stderr
+
+
+def test_with_permissions_for_one_command_that_command_works(
+    scraperd: Command, user: User, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """Each row of the document that names commands is enough for those, and for no other.
+
+    Who reads copies may read the results queue as well: it is named like its exchange.
+    """
+    env, page = env_of(user, prefix), hostel.url("/page/1")
+    commands = {
+        "publish": [["publish", page], ["publish", page, "--wait"]],
+        "results": [["results", "--idle", "0.5"]],
+        "results --consume": [["results", "--consume", "--idle", "0.5"]],
+        "dead": [
+            *(["dead", "list"], ["dead", "show", "--all"], ["dead", "requeue", "--all"]),
+            *(["dead", "purge", "--all", "--yes"], ["dead", "purge", "--undeliverable", "--yes"]),
+        ],
+    }
+    rows = {
+        re.findall(r"`scraperd ([a-z -]+)`", kind)[0]: cells
+        for kind, cells in documented(prefix).items()
+        if "`scraperd " in kind
+    }
+    assert rows.keys() == commands.keys()
+    with Daemon(user.node.url, prefix).ready():
+        dispatcher.publish(b"not a job")
+        until(lambda: dispatcher.depth("dead") == 1)
+        for name, permissions in rows.items():
+            user.permit(*permissions)
+            for other, lines in commands.items():
+                for args in lines if other == name else lines[:1]:
+                    done = scraperd(*args, **env)
+                    fails = other != name and (name, other) != ("results", "results --consume")
+                    assert (name, args, done.returncode) == (name, args, fails), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "pattern", "lack"),
+    [
+        (0, r"^PREFIX\.(?!dead$)", "configure on 'PREFIX.dead'"),
+        (0, r"^PREFIX\.(?!delay)", "configure on 'PREFIX.delay.1', 'PREFIX.delay.2', "),
+        (0, r"^PREFIX\.(?!results$)", "configure on 'PREFIX.results'"),
+        (1, r"^PREFIX\.", "write on 'amq.default'"),
+        (1, r"^PREFIX\.(?!results$)|^amq\.default$", "write on 'PREFIX.results'"),
+        (2, r"^PREFIX\.(?!jobs$)", "read on 'PREFIX.jobs'"),
+        (2, r"^PREFIX\.(?!quarantine.solo)", "read on 'PREFIX.quarantine.solo'"),
+        (2, r"^PREFIX\.(?!undelivered)", "read on 'PREFIX.undelivered'"),
+    ],
+    ids=["dead", "delays", "results", "default", "outcomes", "jobs", "solo", "undelivered"],
+)
+@pytest.mark.parametrize("there", [False, True], ids=["no queues", "queues"])
+def test_check_names_each_permission_that_lacks(  # noqa: PLR0917 - fixtures and cases
+    scraperd: Command,
+    user: User,
+    prefix: str,
+    dispatcher: Dispatcher,
+    place: int,
+    pattern: str,
+    lack: str,
+    there: bool,  # noqa: FBT001 - a case
+) -> None:
+    """Whether the queues exist or not: in one line, with the command that grants all of them.
+
+    The broker has the queues, exchanges and messages that it had before.
+    """
+    if there:
+        with Daemon(user.node.url, prefix).ready():
+            pass
+        dispatcher.publish({"url": "http://a.example/"})
+    permissions = documented(prefix)[DAEMON]
+    permissions[place] = pattern.replace("PREFIX", prefix)
+    user.permit(*permissions)
+    before = user.node.eval("length(rabbit_amqqueue:list())")
+    done = scraperd("check", **env_of(user, prefix))
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if "lacks" in line)
+    assert f"the user '{user.name}' lacks " in line
+    assert lack.replace("PREFIX", prefix) in line
+    assert f"rabbitmqctl set_permissions -p / {user.name} " in line
+    assert user.node.eval("length(rabbit_amqqueue:list())") == before
+    if there:
+        assert_untouched(dispatcher)
+
+
+def assert_untouched(dispatcher: Dispatcher) -> None:
+    """The jobs queue has its one job, and that was never delivered."""
+    assert dispatcher.depth("jobs") == 1
+    method, properties, _ = dispatcher.channel.basic_get(f"{dispatcher.prefix}.jobs")
+    assert method is not None
+    assert not method.redelivered
+    assert properties is not None
+    assert (properties.headers or {}).get("x-delivery-count", 0) == 0
