@@ -4,7 +4,8 @@ May touch: channels of the connection that it is handed.
 Must never: create, change, publish or take anything.
 
 RabbitMQ looks at the permissions first, and then at the request itself. Each request here is wrong
-in itself, so a user who has the permission gets another refusal (measured with RabbitMQ 3.10.8):
+in itself, so a user who has the permission gets another refusal (measured with RabbitMQ
+3.10.8 and 4.0.5):
 
 | permission            | request                                       | refusal     |
 | --------------------- | --------------------------------------------- | ----------- |
