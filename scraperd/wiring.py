@@ -15,10 +15,10 @@ from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import Limits
 from scraperd.broker.rabbitmq.consumers import Prefetch
 from scraperd.broker.rabbitmq.generation import Settings as LinkSettings
+from scraperd.broker.rabbitmq.inspection.policies import Surveyor
 from scraperd.broker.rabbitmq.link import Link
 from scraperd.broker.rabbitmq.publisher import RabbitPublisher
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
-from scraperd.broker.rabbitmq.survey.survey import Surveyor
 from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.broker.rabbitmq.wire.gate import Gates
 from scraperd.extract.limits import limits_of
@@ -273,15 +273,8 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
     name: str,
 ) -> Services:
     """Build the house of a daemon: each part gets what it needs and no more."""
-    topology = Topology.of(own.broker)
-    limits = broker_limits(own)
-    publisher = RabbitPublisher(
-        Addresses.of(topology, own.broker.allow_reply_to),
-        observer.event,
-        passive=own.broker.passive_declare,
-        confirm_timeout=own.broker.confirm_timeout,
-        clocks=SYSTEM,
-    )
+    topology, limits = Topology.of(own.broker), broker_limits(own)
+    publisher = _publisher_of(own, topology, observer)
     settler = Settler(publisher, limits, keys, SYSTEM)
     worker = worker_of(own, pages.scraper, settler, observer, name, SYSTEM)
     gates = Gates(own.jobs_budget, pages.scraper.hold)
@@ -312,6 +305,16 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
         link=link,
         surveyor=surveyor,
         observer=observer,
+    )
+
+
+def _publisher_of(config: Config, topology: Topology, observer: Observer) -> RabbitPublisher:
+    return RabbitPublisher(
+        Addresses.of(topology, config.broker.allow_reply_to),
+        observer.event,
+        passive=config.broker.passive_declare,
+        confirm_timeout=config.broker.confirm_timeout,
+        clocks=SYSTEM,
     )
 
 

@@ -14,9 +14,9 @@ import click
 
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq import client
-from scraperd.broker.rabbitmq.inspection.survey import survey
+from scraperd.broker.rabbitmq.inspection.policies import survey as look
+from scraperd.broker.rabbitmq.inspection.start import survey
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
-from scraperd.broker.rabbitmq.survey.survey import survey as look
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, Topology
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, dial, endpoint
 from scraperd.broker.rabbitmq.wire.dial import check as check_urls
@@ -31,7 +31,7 @@ from scraperd.config.load import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scraperd.broker.rabbitmq.inspection.survey import Found
+    from scraperd.broker.rabbitmq.inspection.start import Found
     from scraperd.broker.rabbitmq.wire.connection import Connection
     from scraperd.config.settings import Config
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from scraperd.cli.console import EPILOG, EXIT_CONFIG, EXIT_FAILED, fail, say
+from scraperd.cli.console import EXIT_CONFIG, EXIT_FAILED, epilog, fail, say
 from scraperd.cli.shared.options import Number, config_of, with_config
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LARGEST: Final = 65_536  # bytes of an answer
 _OK: Final = 200
 
 
-@click.command("health", epilog=EPILOG)
+@click.command("health", epilog=epilog("scraperd health", "scraperd health --live"))
 @with_config
 @click.option("--live", is_flag=True, help="Only whether its event loop turns (/healthz).")
 @click.option(
@@ -33,12 +33,7 @@ _OK: Final = 200
     help="Seconds to wait for the answer.",
 )
 def command(path: Path | None, *, live: bool, timeout: float) -> None:
-    r"""Ask the daemon at `metrics.listen` whether it is ready. Exit 0 if it is, 1 and why if not.
-
-    \b
-    Example:
-        scraperd health --config /etc/scraperd/config.toml
-    """
+    """Ask the daemon at `metrics.listen` whether it is ready. Exit 0 if it is, 1 and why if not."""
     if (address := config_of(path).metrics.address) is None:
         fail("metrics.listen is not set, so no daemon answers; set an ADDRESS:PORT", EXIT_CONFIG)
     where = f"{address[0]}:{address[1]}"

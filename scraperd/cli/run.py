@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 @click.command(
     "run",
     epilog=epilog(
-        "scraperd run", "SCRAPERD_CONCURRENCY=500 SCRAPERD_LOG__LEVEL=debug scraperd run"
+        "scraperd run",
+        "SCRAPERD_CONCURRENCY=500 SCRAPERD_LOG__LEVEL=debug scraperd run",
+        "scraperd run --until-idle 2 --max-jobs 1000",
     ),
 )
 @with_config
@@ -56,13 +58,7 @@ if TYPE_CHECKING:
     help="Begin so many jobs, finish them, and end with 0.",
 )
 def command(path: Path | None, *, until_idle: float | None, max_jobs: int | None) -> None:
-    r"""Run the daemon until SIGTERM or SIGINT; a second signal ends it at once.
-
-    \b
-    Examples:
-        scraperd run --config /etc/scraperd/config.toml
-        scraperd run --until-idle 30
-    """
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     if sys.stderr is not None:  # Python's word for one that was closed before the start

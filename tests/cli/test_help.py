@@ -19,6 +19,7 @@ import pytest
 import trustme
 
 from tests.rig.daemon import LOOPBACK, Daemon, environment
+from tests.rig.ports import free_port
 from tests.rig.sites.dns import Nameserver
 from tests.rig.sites.site import Site, page
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 NAME = "example.com"
 COMMANDS = [
-    *("", "run", "check", "scrape", "batch", "publish", "results", "schema"),
+    *("", "run", "check", "scrape", "batch", "publish", "results", "schema", "health"),
     *("dead", "dead list", "dead show", "dead requeue", "dead purge"),
 ]
 FILES = {
@@ -114,6 +115,8 @@ async def test_the_examples_of_a_help_work(  # noqa: PLR0917 - fixtures and a ca
             "fetch__proxy": "test",
             "proxies": {"test": f"http://127.0.0.1:{site.port}"},
         }
+        if command == "health":
+            to_site["metrics__listen"] = f"127.0.0.1:{free_port()}"
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         here = {**environment({**LOOPBACK, **to_site, "log__format": "json"}), **env, "PATH": path}
         with Daemon(broker_url, dispatcher.prefix, **to_site) as daemon:

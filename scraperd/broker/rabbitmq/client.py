@@ -20,7 +20,7 @@ from yarl import URL
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
-from scraperd.broker.rabbitmq.survey.redeclare import compare as compare_queues
+from scraperd.broker.rabbitmq.inspection.redeclare import compare as compare_queues
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire import header_decoding
 from scraperd.broker.rabbitmq.wire.codec.tables import MAX_SHORT_BYTES

@@ -15,8 +15,8 @@ from scraperd.broker.ports import Source
 from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import Generation
+from scraperd.broker.rabbitmq.inspection.redeclare import compare
 from scraperd.broker.rabbitmq.limits import learn
-from scraperd.broker.rabbitmq.survey.redeclare import compare
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, ChannelClosed

@@ -1,5 +1,5 @@
-"""What `scraperd check` asks a broker: what is there, and what the user may do with it.
+"""What a broker is asked of our queues and permissions: by the start, and by `scraperd check`.
 
-May touch: a connection of its own.
-Must never: create, change, publish or take anything.
+May touch: a connection of its own; RabbitMQ's management API, by GET.
+Must never: create, change, publish or take anything, or judge a job.
 """

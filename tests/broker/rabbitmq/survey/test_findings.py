@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.broker.rabbitmq.survey.findings import (
+from scraperd.broker.rabbitmq.inspection.findings import (
     bounds,
     differences,
     exchange_differs,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.broker.rabbitmq.survey.matching import applied, policies_of, unread
+from scraperd.broker.rabbitmq.inspection.matching import applied, policies_of, unread
 from tests.rig.clocks.effort import scaled
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from scraperd.broker.rabbitmq.survey.survey import survey
+from scraperd.broker.rabbitmq.inspection.policies import survey
 from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.config.tables import BrokerSettings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scraperd.broker.rabbitmq.survey.findings import unlike
+from scraperd.broker.rabbitmq.inspection.findings import unlike
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, as_it_is, inequivalent
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, PreconditionFailed
 

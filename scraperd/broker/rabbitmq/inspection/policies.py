@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.broker.rabbitmq.survey.findings import (
+from scraperd.broker.rabbitmq.inspection.findings import (
     bounds,
     differences,
     exchange_differs,
     policies,
 )
-from scraperd.broker.rabbitmq.survey.management import Management, Unanswered
-from scraperd.broker.rabbitmq.survey.matching import applied, policies_of, unread
+from scraperd.broker.rabbitmq.inspection.management import Management, Unanswered
+from scraperd.broker.rabbitmq.inspection.matching import applied, policies_of, unread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
