@@ -27,18 +27,21 @@ from benchmarks.throughput.workloads import TITLE_AND_LINKS
 from scraperd.base.clocks import SYSTEM
 from scraperd.broker.memory import MemoryBroker
 from scraperd.broker.ports import Limits, Message
-from scraperd.extract.compile import CACHE
+from scraperd.extract.compile import compile_rules
+from scraperd.extract.document import ExtractRequest, extract_document
 from scraperd.fetch.message import Response
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.signing import Keys
 from scraperd.ops.log import configure
 from scraperd.ops.telemetry import Observer
+from scraperd.sandbox.extractor import for_the_loop
 from scraperd.wiring import extract_limits, scraper_of, worker_of
 from tests.rig import process
 from tests.rig.debs import debs
 from tests.rig.settings import configured
 
 if TYPE_CHECKING:
+    from scraperd.config.settings import Config
     from scraperd.fetch.client import Fetcher
     from scraperd.fetch.message import Request
     from scraperd.jobs.record import Record
@@ -114,13 +117,25 @@ class Counting(Observer):
             self.all_done.set_result(None)
 
 
+def _warm_up(config: Config) -> None:
+    """Compile the rules and search each page once, before the clock runs.
+
+    Under valgrind the first time takes so long that helpers would have to do it.
+    """
+    limits = extract_limits(config)
+    rules = compile_rules(RULES, limits.bounds)
+    for sections in SECTIONS:
+        asked = ExtractRequest(
+            "http://h.example/", "text/html", False, False, False, False, False, False, RULES
+        )
+        extract_document(asked, page(sections), rules, for_the_loop(limits))
+
+
 async def run(count: int) -> None:
     """Take so many jobs, one after the other, from a queue in memory to its results."""
     config = configured(politeness__robotstxt_obey=False, log__format="json")
     log = configure(config.log)
-    # Before the clock runs: under valgrind this takes so long that helpers would have to do it.
-    for _ in CACHE.compiling(RULES, extract_limits(config).bounds):
-        pass
+    _warm_up(config)
     broker = MemoryBroker(prefetch=1)
     async with scraper_of(config, cast("Fetcher", Canned()), SYSTEM) as scraper:
         keys = Keys([b"k"], "bench", SYSTEM.wall)
