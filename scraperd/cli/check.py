@@ -14,7 +14,6 @@ import click
 
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq import client
-from scraperd.broker.rabbitmq.inspection.policies import survey as look
 from scraperd.broker.rabbitmq.inspection.start import survey
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, Topology
@@ -134,6 +133,9 @@ async def _check(config: Config) -> int:
 
 async def _look(config: Config, topology: Topology) -> None:
     """Say what policies do to the queues, and how queues that others made differ."""
+    # Here and not above: `check --help` has no use for what reads the patterns of policies.
+    from scraperd.broker.rabbitmq.inspection.policies import survey as look  # noqa: PLC0415
+
     said = await look(config.broker, config.broker_urls[0], topology)
     differs = said.differences
     if config.broker.passive_declare and not config.broker.management_api:
