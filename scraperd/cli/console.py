@@ -73,4 +73,14 @@ def fail(message: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):  # a full disk behind it must not change the exit code
         for fault in message.split("\n"):
             say(f"scraperd: {fault}", err=True)
+    if code == os.EX_OSERR:  # out of memory, even the way to the end can fail, with a traceback
+        end_at_once(code)
     sys.exit(code)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End without a further step of the interpreter; what was printed is written out."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
