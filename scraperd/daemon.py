@@ -82,9 +82,9 @@ def run(
         observer.event("own_addresses_unknown", error=reason)
     gc.freeze()  # what was imported stays: no collection need look at it again
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles
-    main = _main(_Given(config, keys, notifier, observer, reread, until or Until()))
+    given = _Given(config, keys, notifier, observer, reread, until or Until())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_logged(log.sink, main, observer))
+        return runner.run(_logged(log.sink, _main(given), observer))
 
 
 def check_limits(config: Config) -> None:

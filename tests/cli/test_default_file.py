@@ -39,6 +39,7 @@ exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"
 COMMANDS = [
     "run",
     "check",
+    "health",
     "scrape http://x/",
     "publish http://x/",
     "batch -",

@@ -104,7 +104,8 @@ def dump(services: Services, paths: set[str] | None = None) -> dict[str, Any]:
 
     Only those at `paths`, if any are given.
     """
-    rooms = [name for name in Services.__slots__ if name not in {"config", "limit"}]
+    others = {"config", "limit", "surveyor"}  # the last asks once, at the start
+    rooms = [name for name in Services.__slots__ if name not in others]
     found = dict(_leaves([(name, getattr(services, name)) for name in rooms], "", set()))
     return found if paths is None else {path: found.get(path) for path in paths}
 
