@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _ACKED: Final = struct.Struct("=120xQ")  # tcpi_bytes_acked in struct tcp_info (Linux 4.1)
 _BEATS: Final = 2  # heartbeats that are sent in the agreed interval, as RabbitMQ does
+_LOOKS: Final = 4  # in which it is looked whether anything came
 MAX_GOODBYE: Final = 1.0  # seconds that a last word may take to be written
 _SILENT: Final = 3  # intervals, and as many seconds, without a byte: the broker is gone
 
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._heard = True  # since the last beat
         self._wrote = True
         self._silent = 0
+        self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
         self._hold: asyncio.TimerHandle | None = None
         self._end: Closed | None = None
@@ -113,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._reply()
         if self._heartbeat:
-            self._timer = self._loop.call_later(self._heartbeat / _BEATS, self._beat)
+            self._timer = self._loop.call_later(self._heartbeat / _LOOKS, self._look)
 
     def data_received(self, data: bytes) -> None:
         """Take what the broker sent."""
@@ -176,19 +178,28 @@ class Connection(asyncio.Protocol):
             self.outbox.put(*replies)
             self.flush_later()
 
-    def _beat(self) -> None:
-        """Send a heartbeat if nothing else was sent; end the connection if nothing comes."""
+    def _look(self) -> None:
+        """End the connection if nothing comes; at each second look, see to a heartbeat.
+
+        Looks are counted and not seconds: after a stop of this process there may be bytes to read.
+        """
         self._silent = 0 if self._heard or self.machine.held else self._silent + 1
         self._heard = False
-        interval = self._heartbeat / _BEATS
+        interval = self._heartbeat / _LOOKS
         if self._silent * interval >= _SILENT * (self._heartbeat + 1):
             self.abort(Closed(f"nothing came from the broker for {self._silent * interval:g} s"))
             return
+        self._looks += 1
+        if self._looks % (_LOOKS // _BEATS) == 0:
+            self._beat()
+        self._timer = self._loop.call_later(interval, self._look)
+
+    def _beat(self) -> None:
+        """Send a heartbeat if nothing else was sent."""
         if self.machine.state == "open" and not self._wrote and not self._paused:
             self.outbox.put(frames.BEAT)
             self.flush_later()
         self._wrote = False
-        self._timer = self._loop.call_later(interval, self._beat)
 
     # Reading.
 
