@@ -64,12 +64,25 @@ class Balancer:
             process.end(self._child, 5)
         self._child = None
 
+    @property
+    def url(self) -> str:
+        """Where the broker is reached, if it has one."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
     def enable(self) -> None:
         """Let connections through to the broker (HAProxy's management guide, "enable server")."""
+        self._order("enable server broker/node")
+
+    def disable(self) -> None:
+        """Have no broker: cut what there is, accept what comes, and close it at once."""
+        self._order("disable server broker/node")
+        self._order("shutdown sessions server broker/node")
+
+    def _order(self, words: str) -> None:
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(_DEADLINE)
             control.connect(str(self._directory / "control"))
-            control.sendall(b"enable server broker/node\n")
+            control.sendall(f"{words}\n".encode())
             answer = control.recv(4096)
         assert not answer.strip(), answer
 

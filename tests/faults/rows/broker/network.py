@@ -6,9 +6,12 @@ Must never: throttle loopback itself.
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tests.faults.register import row
+from tests.rig.brokers.balancer import Balancer
 from tests.rig.pipe import Pipe
 
 if TYPE_CHECKING:
@@ -58,7 +61,28 @@ def network_narrow(scene: Scene) -> None:
         scene.finish()
 
 
-def _under_load(scene: Scene, pipe: Pipe, **settings: Any) -> None:
-    scene.start(through=[pipe.url], **settings)
+@row(5, "balancer-without-broker", says="broker_lost", may="broker_unreachable")
+def balancer_without_broker(scene: Scene) -> None:
+    """HAProxy in front of the broker has no broker, again and again: it accepts, and closes."""
+    with (
+        TemporaryDirectory() as folder,
+        Balancer(scene.node.port, Path(folder)) as balancer,
+    ):
+        balancer.enable()
+        _under_load(scene, balancer, broker__reconnect_min=0.2, broker__reconnect_max=1)
+        for _ in range(scene.many(5, 2)):
+            lines = len(scene.daemon.lines)
+            with scene.broker_away():
+                balancer.disable()
+                scene.daemon.wait_for_line("broker_lost", start=lines)
+                scene.lasts(scene.many(3, 1))  # so long it dials, and is cut off
+                balancer.enable()
+            scene.daemon.wait_for_line('"event":"ready"', start=lines)
+            scene.more(50)
+        scene.finish()
+
+
+def _under_load(scene: Scene, way: Pipe | Balancer, **settings: Any) -> None:
+    scene.start(through=[way.url], **settings)
     scene.load(scene.many(3000, 800))
     scene.more(100)
