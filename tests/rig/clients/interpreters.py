@@ -1,0 +1,158 @@
+"""How a program that uses an AMQP client is run: its language and the client, in the checkout.
+
+May touch: the checkout's .cache/; the packages of Debian and npm that it unpacks there.
+Must never: install anything on this machine, or take a package of npm without a pinned hash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.rig.debs import CACHE, debs, libraries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_HERE: Final = CACHE / "clients"
+_PINS: Final = Path(__file__).parent
+_GO_PACKAGES: Final = ("golang-go", "golang-github-rabbitmq-amqp091-go-dev")
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """What goes before a program's file, the variables it needs, and how the file's name ends."""
+
+    words: list[str]
+    suffix: str
+    env: dict[str, str] = field(default_factory=dict)
+
+    def run(self, file: Path, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end, in the folder of its file."""
+        return subprocess.run(
+            [*self.words, str(file), *args],
+            env={**os.environ, **self.env},
+            cwd=file.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def python() -> Interpreter:
+    """This Python, which has pika and aio-pika."""
+    return Interpreter([sys.executable], ".py")
+
+
+def javascript() -> Interpreter:
+    """Node.js with npm's amqplib, as package-lock.json pins it."""
+    pins = [_PINS / "package.json", _PINS / "package-lock.json"]
+    key = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()[:16]
+    folder = _HERE / f"npm-{key}"
+    node, npm, env = _javascript()
+    modules = folder / "node_modules"
+    with _lock():
+        if not (folder / ".done").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for pin in pins:
+                shutil.copy(pin, folder)
+            argv = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            subprocess.run(argv, cwd=folder, env={**os.environ, **env}, check=True)
+            (folder / ".done").touch()
+    path = os.pathsep.join(filter(None, [str(modules), env.get("NODE_PATH", "")]))
+    return Interpreter(node, ".js", {**env, "NODE_PATH": path})
+
+
+def go() -> Interpreter:
+    """Go with amqp091-go of Debian; a program is compiled at each run."""
+    root = debs(*_GO_PACKAGES)
+    unpacked = [str(path) for path in sorted(root.glob("usr/lib/go-*/bin/go"))]
+    env = {
+        "GO111MODULE": "off",
+        "GOPATH": f"{root}/usr/share/gocode{os.pathsep}/usr/share/gocode",
+        "GOCACHE": str(_HERE / "go-build"),
+        "GOFLAGS": "",
+        "CGO_ENABLED": "0",
+    }
+    return Interpreter([shutil.which("go") or unpacked[0], "run"], ".go", env)
+
+
+def php() -> Interpreter:
+    """PHP with php-amqplib of Debian."""
+    root = debs("php-cli", "php-amqplib")
+    words = [_program(root, "php", "php[0-9]*")]
+    # Debian's postinst scripts would name the extensions in /etc/php.
+    for name in ("mbstring", "sockets"):
+        words += [f"-dextension={found}" for found in root.glob(f"usr/lib/php/*/{name}.so")]
+    words.append(f"-dinclude_path={root}/usr/share/php{os.pathsep}/usr/share/php")
+    return Interpreter(words, ".php", {"LD_LIBRARY_PATH": libraries(root)})
+
+
+def ruby() -> Interpreter:
+    """Ruby with bunny of Debian."""
+    root = debs("ruby", "ruby-bunny")
+    patterns = (
+        "usr/share/rubygems-integration/*/gems/*/lib",
+        "usr/lib/ruby/vendor_ruby",
+        "usr/lib/*/ruby/vendor_ruby/*",
+        "usr/lib/ruby/[0-9]*",
+        "usr/lib/*/ruby/[0-9]*",
+    )
+    folders = [str(found) for pattern in patterns for found in sorted(root.glob(pattern))]
+    env = {"LD_LIBRARY_PATH": libraries(root), "RUBYLIB": os.pathsep.join(folders)}
+    return Interpreter([_program(root, "ruby", "ruby[0-9]*")], ".rb", env)
+
+
+def shell() -> Interpreter:
+    """A shell that finds the amqp-tools of rabbitmq-c."""
+    root = debs("amqp-tools")
+    path = f"{root}/usr/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return Interpreter(["sh"], ".sh", {"LD_LIBRARY_PATH": libraries(root), "PATH": path})
+
+
+def _program(root: Path, name: str, pattern: str) -> str:
+    """This machine's program, or the one unpacked in `root`, where nothing links its plain name."""
+    unpacked = sorted(root.glob(f"usr/bin/{pattern}"))
+    return str(unpacked[0]) if unpacked else shutil.which(name) or name
+
+
+def _javascript() -> tuple[list[str], list[str], dict[str, str]]:
+    """How node and npm are called, and with which variables: the machine's, else Debian's."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm and node:
+        return [node], [npm], {}
+    root = debs("nodejs", "npm")
+    binary, modules = str(root / "usr/bin/node"), root / "usr/share/nodejs"
+    if not Path(binary).exists():
+        binary = node or "node"
+    env = {"LD_LIBRARY_PATH": libraries(root), "NODE_PATH": str(modules)}
+    return [binary], [binary, str(modules / "npm/bin/npm-cli.js")], env
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    _HERE.mkdir(parents=True, exist_ok=True)
+    with (_HERE / "npm.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+CLIENTS: Final[dict[str, Callable[[], Interpreter]]] = {
+    "pika": python,
+    "aio-pika": python,
+    "amqplib": javascript,
+    "amqp091-go": go,
+    "php-amqplib": php,
+    "bunny": ruby,
+    "amqp-tools": shell,
+}
