@@ -42,11 +42,12 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Name the files, and the platform that they are for."""
-        if version == "editable" or not target().exists():
-            return
+        files = (target(), FOLDER / LICENSE)
+        if version == "editable" or not all(file.exists() for file in files):
+            return  # without its licence lexbor must not be handed on
         build_data["infer_tag"] = True
         build_data["pure_python"] = False
-        for file in (target(), FOLDER / LICENSE):
+        for file in files:
             build_data["force_include"][str(file)] = str(file.relative_to(ROOT))
 
 

@@ -1,4 +1,4 @@
-"""Tests of the wheel: what is built is installed into an empty environment, and works there.
+"""Tests of wheel and sdist: what is built is installed into an empty environment, and works.
 
 May touch: hatchling, pip without an index, environments in a temporary folder.
 Must never: find the checkout's own code where the wheel's should be.
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,12 +34,24 @@ print(engine.AVAILABLE, found.links[0].url, found.metadata.title)
 """
 
 
-def wheel_of(checkout: Path, out: Path) -> Path:
-    """The wheel that hatchling builds of a checkout."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+def built(kind: str, checkout: Path, out: Path) -> Path:
+    """The wheel or the sdist that hatchling builds of a checkout."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(out)]
     subprocess.run(command, cwd=checkout, check=True, capture_output=True)
-    (wheel,) = out.glob("*.whl")
-    return wheel
+    (found,) = out.iterdir()
+    return found
+
+
+def copy_of_the_checkout(folder: Path) -> Path:
+    """What a wheel is built of, and nothing that was compiled."""
+    folder.mkdir()
+    for name in PACKED:
+        if (CHECKOUT / name).is_dir():
+            ignored = shutil.ignore_patterns("*.so", "LICENSE.lexbor", "__pycache__")
+            shutil.copytree(CHECKOUT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copyfile(CHECKOUT / name, folder / name)
+    return folder
 
 
 def said_after_installing(wheel: Path, folder: Path) -> list[str]:
@@ -58,7 +71,7 @@ def said_after_installing(wheel: Path, folder: Path) -> list[str]:
 @pytest.mark.skipif(not engine.AVAILABLE, reason="the compiled tree is not built here")
 def test_a_wheel_brings_the_compiled_tree_along(tmp_path: Path) -> None:
     """The wheel is for this Python and platform, has lexbor's licence, and its tree is in use."""
-    wheel = wheel_of(CHECKOUT, tmp_path / "dist")
+    wheel = built("wheel", CHECKOUT, tmp_path / "dist")
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert f"-{tag}-{tag}-linux_" in wheel.name
     listed = subprocess.run(
@@ -73,16 +86,30 @@ def test_a_wheel_brings_the_compiled_tree_along(tmp_path: Path) -> None:
 
 def test_a_wheel_without_it_is_for_any_python(tmp_path: Path) -> None:
     """Where nothing was compiled, the wheel is pure Python, and gives the same."""
-    source = tmp_path / "checkout"
-    source.mkdir()
-    for name in PACKED:
-        if (CHECKOUT / name).is_dir():
-            ignored = shutil.ignore_patterns("*.so", "__pycache__")
-            shutil.copytree(CHECKOUT / name, source / name, ignore=ignored)
-        else:
-            shutil.copyfile(CHECKOUT / name, source / name)
-    wheel = wheel_of(source, tmp_path / "dist")
+    source = copy_of_the_checkout(tmp_path / "checkout")
+    wheel = built("wheel", source, tmp_path / "dist")
     assert wheel.name.endswith("-py3-none-any.whl")
+    assert said_after_installing(wheel, tmp_path / "venv") == ["False", "http://h/x", "t"]
+
+
+def test_a_compiled_tree_without_its_licence_is_left_out(tmp_path: Path) -> None:
+    """The wheel is pure Python then; `pip install .` failed."""
+    source = copy_of_the_checkout(tmp_path / "checkout")
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    (source / f"scraperd/extract/compiled/tree{suffix}").touch()
+    assert built("wheel", source, tmp_path / "dist").name.endswith("-py3-none-any.whl")
+
+
+def test_an_sdist_is_built_and_installed(tmp_path: Path) -> None:
+    """It has what an operator copies and nothing that was compiled, and a wheel of it works."""
+    sdist = built("sdist", CHECKOUT, tmp_path / "dist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    source = tmp_path / sdist.name.removesuffix(".tar.gz")
+    for name in ("config.example.toml", "systemd/scraperd.service", "requirements/run.txt"):
+        assert (source / name).read_bytes() == (CHECKOUT / name).read_bytes()
+    assert not list(source.rglob("*.so"))
+    wheel = built("wheel", source, tmp_path / "wheels")
     assert said_after_installing(wheel, tmp_path / "venv") == ["False", "http://h/x", "t"]
 
 
