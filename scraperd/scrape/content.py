@@ -73,7 +73,7 @@ def unavailable(job: Job, *, readable: bool = AVAILABLE) -> str | None:
     `readable` says whether that extra is installed.
     """
     if job.wants("text") and not readable:
-        return "text needs the extra 'readable': pip install '.[readable]' in a checkout of scraperd"
+        return "text needs the extra 'readable': pip install '.[readable]' in scraperd's checkout"
     return None
 
 

@@ -80,7 +80,7 @@ def test_a_page_without_a_body_has_no_digest() -> None:
 
 def test_text_needs_an_extra() -> None:
     """Without it a job that wants text is told what to install; any other job misses nothing."""
-    missing = "text needs the extra 'readable': pip install '.[readable]' in a checkout of scraperd"
+    missing = "text needs the extra 'readable': pip install '.[readable]' in scraperd's checkout"
     assert unavailable(job(include=["text"]), readable=False) == missing
     assert unavailable(job(include=["text"]), readable=True) is None
     assert unavailable(job(include=["body"]), readable=False) is None
