@@ -13,31 +13,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pika
-import pytest
 
 from scraperd.broker.rabbitmq.reply_patterns import is_direct
-from tests.rig.brokers.node import Node
 from tests.rig.daemon import Daemon
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
     from tests.rig.sites.hostel import Hostel
 
 DIRECT = "amq.rabbitmq.reply-to"
 REFUSED = "http://127.0.0.1:9/"
 WENT_ELSEWHERE = "x-scraperd-unroutable-reply-to"
-
-
-@pytest.fixture(scope="module", params=["3", "4"])
-def node(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
-    """A node of each release."""
-    node = Node(tmp_path_factory.mktemp("direct"), release=request.param).start()
-    yield node
-    node.close()
 
 
 class Client:

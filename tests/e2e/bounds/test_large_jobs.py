@@ -12,27 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pika
-import pytest
 
-from tests.rig.brokers.node import Node
 from tests.rig.daemon import Daemon, Dispatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from tests.rig.brokers.node import Node
     from tests.rig.sites.hostel import Hostel
 
 LARGE, BODY = 60, 5_000_000  # jobs, and bytes of each
 GROWTH = 150  # MiB; it was 277 while bodies waited for the garbage collector
-
-
-@pytest.fixture(scope="module", params=["3", "4"])
-def node(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
-    """A node of each release."""
-    with Node(tmp_path_factory.mktemp("large"), release=request.param) as node:
-        yield node
 
 
 def peak(pid: int) -> int:

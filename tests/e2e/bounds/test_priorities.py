@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.rig.brokers.node import Node
 from tests.rig.daemon import Daemon, until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
     from tests.rig.sites.hostel import Hostel
 
@@ -24,16 +22,6 @@ if TYPE_CHECKING:
 
 ONE_BY_ONE = {"concurrency": 1, "broker__prefetch": 1}
 REFUSED = "http://127.0.0.1:9/"
-
-
-@pytest.fixture(scope="module", params=["3", "4"])
-def node(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
-    """A node of each release."""
-    node = Node(tmp_path_factory.mktemp("priorities"), release=request.param).start()
-    yield node
-    node.close()
 
 
 def test_jobs_of_a_high_priority_go_first_or_it_is_said_that_they_do_not(
