@@ -251,14 +251,17 @@ def test_a_daemon_without_descriptors_loses_and_blames_nothing(
 def test_a_few_descriptors_are_shared(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
-    """Forty fetches that want to run at once run four at a time; none fails or is sent away."""
+    """Forty fetches that want to run at once run four at a time; none fails, none is an attempt
+    more. One that got no descriptor for three seconds, on a busy machine, is snoozed.
+    """
     with Daemon(broker_url, prefix, log__level="debug", concurrency=40).ready() as daemon:
         leave(daemon.pid, 4)
         dispatcher.publish_many([hostel.url(f"/size/{100_000 + n}") for n in range(40)])
         results = dispatcher.results(40)
         put_back(daemon.pid)
     assert {(r["status"], r["attempt"]) for r in results} == {("ok", 1)}
-    assert {line["verdict"] for line in daemon.logged("job")} == {"done"}
+    assert {line["verdict"] for line in daemon.logged("job")} - {"snooze"} == {"done"}
+    assert hostel.most <= 4
 
 
 # --- how many it takes

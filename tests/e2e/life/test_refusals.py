@@ -96,9 +96,11 @@ def test_restarts_while_the_results_are_forbidden_kill_no_job(
     """
     user.permit(write=all_but_results(prefix))
     idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(10)])
-    for _ in range(4):
+    for round_ in range(1, 5):
         with Daemon(user.url, prefix, jobs__shutdown_timeout=0.5, **PASSIVE).ready() as daemon:
             daemon.wait_for_line('"problem":"forbidden"')
+            # What was not begun goes back into the jobs queue.
+            hostel.wait_for(lambda hits, all_of_them=10 * round_: hits.total() >= all_of_them)
             assert daemon.drain() == 0
         assert dispatcher.depth("jobs") == 0  # else the broker counts a return
         for _ in idents:  # they need not wait
