@@ -92,6 +92,7 @@ def test_the_counts_are_those_of_the_jobs(
     dispatcher.publish_many([hostel.url("/status/503")] * 2)
     dispatcher.publish(b"no job", message_id="bad")
     results = dispatcher.results(26)
+    until(lambda: _ended(observed) == 26)  # a job is counted once it is acked
     values = observed.values()
     assert values['scraperd_jobs_total{kind="ok",outcome="ok"}'] == 20
     assert values['scraperd_jobs_total{kind="http_status",outcome="failed"}'] == 3
@@ -111,6 +112,12 @@ def test_the_counts_are_those_of_the_jobs(
     assert values["scraperd_publish_seconds_count"] == 28
 
 
+def _ended(observed: Observed) -> float:
+    """How many jobs ended."""
+    values = observed.values()
+    return sum(value for name, value in values.items() if name.startswith("scraperd_jobs_total{"))
+
+
 def test_times_are_those_that_passed(
     observed: Observed, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
@@ -123,6 +130,7 @@ def test_times_are_those_that_passed(
     assert observed.values()["scraperd_fetches_running"] == 1
     hostel.release()
     dispatcher.results(1)
+    until(lambda: _ended(observed) == 1)
     values = observed.values()
     assert values["scraperd_queue_wait_seconds_count"] == 1
     assert 3600 <= values["scraperd_queue_wait_seconds_sum"] < 3700

@@ -10,7 +10,13 @@ import json
 import ssl
 from base64 import b64encode
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
@@ -94,6 +100,9 @@ class Management:
             path = url.raw_path.rstrip("/") + place
             connection.request("GET", path, headers={"Authorization": f"Basic {login}"})
             response: HTTPResponse = connection.getresponse()
-            return response.status, response.read(MAX_ANSWER_BYTES + 1)
+            body = response.read(MAX_ANSWER_BYTES + 1)
+            if response.length and len(body) <= MAX_ANSWER_BYTES:  # http.client says nothing of it
+                raise IncompleteRead(body, response.length)
+            return response.status, body
         finally:
             connection.close()
