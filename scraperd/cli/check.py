@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from scraperd.broker.ports import Lost
-from scraperd.broker.rabbitmq import client
+from scraperd.broker.rabbitmq.inspection.redeclare import compare
 from scraperd.broker.rabbitmq.inspection.start import survey
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, Topology
@@ -115,12 +115,15 @@ async def _check(config: Config) -> int:
     url, connection = next((url, one) for url, one in brokers if not isinstance(one, Exception))
     try:
         found = await survey(connection, topology, config.fetch.connect_timeout, passive=passive)
-    except Lost as error:
+        all_exist = None not in found.counts.values()  # a declare would create a missing one
+        if passive and all_exist and not config.broker.management_api:
+            found.differs += await compare(topology, connection.channel)
+    except (Lost, OSError) as error:
         raise Lost(f"broker {endpoint(url)}: {error}") from error
     finally:
         await _close(brokers)
     say(f"queues at {endpoint(url)}:")
-    _say_queues(config, found)
+    _say_queues(config, topology, found)
     if found.blocked:
         say(f"scraperd: {endpoint(url)} takes no publish now: {found.blocked}", err=True)
     for words in found.differs:
@@ -137,12 +140,7 @@ async def _look(config: Config, topology: Topology) -> None:
     from scraperd.broker.rabbitmq.inspection.policies import survey as look  # noqa: PLC0415
 
     said = await look(config.broker, config.broker_urls[0], topology)
-    differs = said.differences
-    if config.broker.passive_declare and not config.broker.management_api:
-        differs = await client.compare_all(
-            config.broker_urls, config.fetch.connect_timeout, topology
-        )
-    for words in (*said.policies, *said.unread, *differs):
+    for words in (*said.policies, *said.unread, *said.differences):
         say(f"scraperd: {words}", err=True)
     for words in filter(None, (said.bounds, said.unknown)):
         say(words)
@@ -199,9 +197,9 @@ async def _close(brokers: list[tuple[str, Connection | Exception]]) -> None:
     )
 
 
-def _say_queues(config: Config, found: Found) -> None:
+def _say_queues(config: Config, topology: Topology, found: Found) -> None:
     """Say what is in each queue; the delay queues together."""
-    delays = Topology(config.broker.prefix).delays
+    delays = topology.delays
     there = [counts for name in delays if (counts := found.counts.get(name)) is not None]
     for name, counts in found.counts.items():
         if name in delays:

@@ -20,7 +20,6 @@ from yarl import URL
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
-from scraperd.broker.rabbitmq.inspection.redeclare import compare as compare_queues
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire import header_decoding
 from scraperd.broker.rabbitmq.wire.codec.tables import MAX_SHORT_BYTES
@@ -174,21 +173,6 @@ async def count(channel: AbstractChannel, queue: str) -> tuple[int, int]:
         raise TopologyError(f"queue {queue!r} does not exist; start the daemon once") from None
     answer = found.declaration_result
     return answer.message_count or 0, answer.consumer_count or 0
-
-
-async def compare_all(urls: tuple[str, ...], within: float, topology: Topology) -> list[str]:
-    """In what the queues that others made differ, in words; all of them exist. Raises Lost."""
-    faults = []
-    for url in urls:
-        try:
-            connection = await dial(url, "scraperd check", HEARTBEAT, within)
-            try:
-                return await compare_queues(topology, connection.channel)
-            finally:
-                await connection.close(CLOSE_TIMEOUT)
-        except (OSError, BrokerRefused) as error:
-            faults.append(f"no broker at {endpoint(url)}: {error}")
-    raise Lost("\n".join(faults))
 
 
 @asynccontextmanager

@@ -109,6 +109,17 @@ def test_check_finds_nothing_on_an_empty_broker(
     assert node.eval('{rabbit_amqqueue:list(), rabbit_exchange:list(<<"/">>)}') == before
 
 
+def test_check_creates_no_queue_that_others_have_to_create(
+    scraperd: Command, node: Node, env: dict[str, str]
+) -> None:
+    """With broker.passive_declare it names what is missing, and leaves the broker empty."""
+    before = node.eval('{rabbit_amqqueue:list(), rabbit_exchange:list(<<"/">>)}')
+    done = scraperd("check", **env, SCRAPERD_BROKER__PASSIVE_DECLARE="true")
+    assert done.returncode == 1
+    assert "does not exist" in done.stderr
+    assert node.eval('{rabbit_amqqueue:list(), rabbit_exchange:list(<<"/">>)}') == before
+
+
 def test_a_mute_broker_costs_one_connect_timeout(
     scraperd: Command, broker_url: str, prefix: str
 ) -> None:
