@@ -132,18 +132,18 @@ class Collector:
         yield counter("log_lines_lost", "Lines of the log that no reader took.", lost)
 
     def _jobs(self) -> Iterator[Metric]:
-        stats = self._stats
+        stats, tally = self._stats, self._services.observer.tally
         yield counter("jobs", "Jobs that ended here, by outcome and kind of failure.",
                       dict(stats.ended), ["outcome", "kind"])  # fmt: skip
         yield counter("attempts", "Attempts, with those that are retried, by kind of failure.",
                       _by_one(stats.attempts), ["kind"])  # fmt: skip
-        yield counter("retries", "Jobs that were put off to be tried again.", stats.retried)
+        yield counter("retries", "Jobs that were put off to be tried again.", tally.retried)
         yield counter("snoozes", "Moves of jobs to a delay queue, to wait for a turn.",
-                      stats.snoozed)  # fmt: skip
+                      tally.snoozed)  # fmt: skip
         yield counter("moves", "Jobs that were moved to a queue unread, by queue.",
                       _by_one(stats.moved), ["queue"])  # fmt: skip
         yield counter("late_acks", "Outcomes published, but acked too late: a duplicate comes.",
-                      stats.late_acks)  # fmt: skip
+                      tally.lost)  # fmt: skip
         yield counter("responses", "Last responses of pages, by class of status.",
                       _by_one(stats.responses), ["class"])  # fmt: skip
         yield counter("response_bytes", "Bytes of bodies, after decompression.", stats.bytes)
@@ -212,7 +212,7 @@ class Collector:
             yield gauge("demand", "Jobs that could be worked on now or within a minute.", demand)
 
 
-class Pages:
+class Answers:
     """What the listener's paths answer with."""
 
     def __init__(self, collector: Collector, services: Services) -> None:
@@ -249,8 +249,8 @@ async def serving(
     """Count and measure, and serve that; yields the port. Raises CannotListen."""
     services.observer.stats = stats = Stats()
     watch = Watch(services)
-    pages = Pages(Collector(services, stats, watch, reloader, bottleneck), services)
-    async with listening(*address, pages.paths) as found, asyncio.TaskGroup() as group:
+    answers = Answers(Collector(services, stats, watch, reloader, bottleneck), services)
+    async with listening(*address, answers.paths) as found, asyncio.TaskGroup() as group:
         watching = group.create_task(watch.run(), name="watch")
         yield found
         watching.cancel()

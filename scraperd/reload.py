@@ -22,6 +22,7 @@ from scraperd.wiring import configure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scraperd.config.changes import Change
     from scraperd.config.settings import Config
     from scraperd.wiring import Services
 
@@ -60,17 +61,16 @@ class Reloader:
     async def _reload(self) -> None:
         services, now = self._services, datetime.now(UTC).strftime("%H:%M:%SZ")
         try:
-            config, secrets = await asyncio.to_thread(self._read)
+            found, kept, secrets = await asyncio.to_thread(self._read)
         except ConfigError as error:
             self.failed = True
             services.observer.event("reload_failed", error=str(error))
             self.state = f"reload failed at {now}, nothing changed: {error.faults[0]}"
             return
         self.failed, self.read_at = False, time.time()
-        found = changes(services.config, config)
-        held = changes(services.config, kept := merged(services.config, config))
         before = services.config.log.level
         configure(services, kept, secrets)
+        held = [it for it in found if it.reload]
         waiting = [it.name for it in found if not it.reload]
         # By the level of before or by that of now, whichever says more.
         services.observer.set_level(min(before, kept.log.level, key=LEVELS.index))
@@ -79,14 +79,14 @@ class Reloader:
         rest = f", {len(waiting)} need a restart" if waiting else ""
         self.state = f"reloaded at {now}: {len(held)} settings changed{rest}"
 
-    def _read(self) -> tuple[Config, tuple[bytes, ...]]:
-        """Return the configuration as it stands in its files, and the keys. Raises ConfigError."""
+    def _read(self) -> tuple[list[Change], Config, tuple[bytes, ...]]:
+        """Return what differs in the files, what will hold, and the keys. Raises ConfigError."""
         config = self._reread()
         kept = merged(self._services.config, config)
         if faults := [fault for _, fault in impossible(kept)]:
             why = "with those settings as they are that only a restart changes"
             raise ConfigError([f"{fault} ({why})" for fault in faults])
-        return config, secrets_of(kept)
+        return changes(self._services.config, config), kept, secrets_of(kept)
 
 
 def secrets_of(config: Config) -> tuple[bytes, ...]:

@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from scraperd.base.histogram import Histogram
 from scraperd.broker.ports import Into
-from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
+from scraperd.jobs.verdict import Dead, Done, Requeue
 
 if TYPE_CHECKING:
     from scraperd.contract import Result, Timings
@@ -30,18 +30,17 @@ def _phases() -> dict[str, Histogram]:
 
 @dataclass(slots=True)
 class Stats:
-    """Counts and times of all deliveries that came to an end here. Times in seconds."""
+    """Counts and times of all deliveries that came to an end here, beyond those of Tally.
+
+    Times are in seconds.
+    """
 
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Jobs that left us, by outcome (ok, failed, dead) and by kind of failure."""
     attempts: Counter[str] = field(default_factory=Counter)
     """Attempts by kind of failure, those that are retried too."""
-    retried: int = 0
-    snoozed: int = 0
     moved: Counter[str] = field(default_factory=Counter)
     """Jobs that were moved unread, by queue."""
-    late_acks: int = 0
-    """Outcomes that were published though the delivery could not be acked: a duplicate comes."""
     responses: Counter[str] = field(default_factory=Counter)
     """Last responses of pages by class of status, such as 2xx."""
     bytes: int = 0
@@ -62,14 +61,9 @@ class Stats:
         match verdict:
             case Done() | Dead():
                 self._end(result, dead=isinstance(verdict, Dead))
-            case Retry():
-                self.retried += 1
-            case Snooze():
-                self.snoozed += 1
             case Requeue(to):
                 where = to.source.value if isinstance(to, Into) else type(to).__name__.lower()
                 self.moved[where] += 1
-        self.late_acks += not record.settled
         if record.queue_wait is not None:
             self.queue_wait.add(record.queue_wait)
         if record.lateness is not None:
