@@ -38,7 +38,7 @@ Other clients take the same URL, such as pika and amqp-tools:
 
 
 def port_or_other(wanted: int) -> int:
-    """Return this port, or a free one if somebody listens on it."""
+    """Return this port if it is free, else another one that is free."""
     return wanted if ports.is_free(wanted) else ports.free_port()
 
 

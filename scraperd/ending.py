@@ -1,4 +1,4 @@
-"""When a daemon ends that is not to run for ever: its queues are empty, or it has had enough jobs.
+"""Ends a daemon that is not to run for ever: its queues are empty, or it has begun enough jobs.
 
 May touch: the services, to read; the broker's counts; the loop's time.
 Must never: end while a job is in flight here, or while the broker cannot be asked.

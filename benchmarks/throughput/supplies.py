@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.stage import CHECKOUT
-from tests.rig.debs import CACHE, DebsError, debs
+from tests.rig.debs import CACHE, DebsError, debs, go_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,14 +57,7 @@ def go_worker() -> Path:
     if not program.exists():
         print("building benchmarks/peers/worker.go (once)", file=sys.stderr)
         root = _libraries()
-        env = {
-            **os.environ,
-            "GO111MODULE": "off",
-            "GOPATH": f"{root}/usr/share/gocode:/usr/share/gocode",
-            "GOCACHE": str(_HERE / "go-build"),
-            "GOFLAGS": "",
-            "CGO_ENABLED": "0",
-        }
+        env = {**os.environ, **go_environment(root, _HERE / "go-build")}
         _run([str(_go(root)), "build", "-o", str(program), str(_SOURCE)], env)
     return program
 

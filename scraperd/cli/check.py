@@ -147,7 +147,7 @@ async def _look(config: Config, topology: Topology) -> None:
 
 
 async def _reached(config: Config) -> list[tuple[str, Connection | Exception]]:
-    """Each broker's URL and a connection to it, or why there is none. Raises Lost if none answers.
+    """Each broker's URL with a connection, or with the error. Raises Lost if no broker answers.
 
     They are dialled at once, so that several that are silent take no longer than one.
     """

@@ -115,7 +115,7 @@ def _check_source(local: bool, of_url: dict[str, Any], of_file: dict[str, Any]) 
 
 
 def _url_fault(config: Config, url: str) -> str | None:
-    """What is wrong with a URL that is none for a job; with that, all that the guard says of it.
+    """What is wrong with a URL that no job can have, and all that the guard says of it.
 
     None for a URL that a job may have: then the result says what the guard refuses.
     """

@@ -614,7 +614,7 @@ class MetricsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             **fixed(
                 "ADDRESS:PORT, or empty",
-                "Serves /metrics, /healthz and /readyz to whoever reaches it; empty means none.",
+                "Serves /metrics, /healthz and /readyz without a password; empty means nowhere.",
             ),
             pattern=_whole(f"({_LISTEN})?"),
         ),

@@ -87,6 +87,17 @@ def loader(root: Path) -> list[str]:
     return [str(found), "--library-path", libraries(root)]
 
 
+def go_environment(root: Path, cache: Path) -> dict[str, str]:
+    """What Go needs to build with the libraries of Debian in `root`, and with no others."""
+    return {
+        "GO111MODULE": "off",
+        "GOPATH": f"{root}/usr/share/gocode{os.pathsep}/usr/share/gocode",
+        "GOCACHE": str(cache),
+        "GOFLAGS": "",
+        "CGO_ENABLED": "0",
+    }
+
+
 def libraries(root: Path) -> str:
     """Return the LD_LIBRARY_PATH that programs unpacked in `root` need."""
     folders = [*root.glob("usr/lib/*-linux-gnu*"), *root.glob("lib/*-linux-gnu*")]

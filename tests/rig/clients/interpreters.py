@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.rig.debs import CACHE, debs, libraries
+from tests.rig.debs import CACHE, debs, go_environment, libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,13 +89,7 @@ def go() -> Interpreter:
     """Go with amqp091-go of Debian; a program is compiled at each run."""
     root = debs(*_GO_PACKAGES)
     unpacked = [str(path) for path in sorted(root.glob("usr/lib/go-*/bin/go"))]
-    env = {
-        "GO111MODULE": "off",
-        "GOPATH": f"{root}/usr/share/gocode{os.pathsep}/usr/share/gocode",
-        "GOCACHE": str(_HERE / "go-build"),
-        "GOFLAGS": "",
-        "CGO_ENABLED": "0",
-    }
+    env = go_environment(root, _HERE / "go-build")
     return Interpreter([shutil.which("go") or unpacked[0], "run"], ".go", env)
 
 
