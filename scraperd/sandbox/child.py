@@ -41,6 +41,7 @@ _NOT_OURS: Final = (
     *(signal.SIGUSR1, signal.SIGUSR2),
 )
 _BEGUN: Final = 2  # descriptors that come with an order to begin one
+_SLOW: Final = 10  # nice; helpers of this or more have pages that take long
 
 
 class Start(Struct, frozen=True):
@@ -176,6 +177,8 @@ def _say_fault() -> None:
 def live(nice: int, start: Start) -> None:
     """Answer requests until standard input ends."""
     os.nice(nice)
+    if nice >= _SLOW:
+        leave_processors()
     _limit_memory(start.memory)
     source, sink, statm = io.FileIO(0), io.FileIO(1, "w"), io.FileIO("/proc/self/statm")
     sys.stdout = sys.stderr  # what a library prints is not a reply
@@ -184,6 +187,16 @@ def live(nice: int, start: Start) -> None:
     os.close(nothing)
     confine()
     serve(io.BufferedReader(source, 256 * 1024), sink, statm, start)
+
+
+def leave_processors() -> None:
+    """Keep this process to half of the processors that it may use, those with the highest numbers.
+
+    With Linux a process that wakes waits for the end of a time slice, also if what runs is nicer.
+    So the event loop, the broker and others find the rest of the processors free of long pages.
+    """
+    mine = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, mine[len(mine) // 2 :])
 
 
 def _limit_memory(memory: int) -> None:

@@ -26,7 +26,9 @@ from scraperd.extract.compile import CACHE, compile_rules
 from scraperd.extract.compiled import engine
 from scraperd.extract.document import ExtractRequest
 from scraperd.extract.rules import ELSEWHERE, RuleError
+from scraperd.sandbox.child import Start
 from scraperd.sandbox.extractor import (
+    NICE,
     Crowded,
     Extractor,
     Unchecked,
@@ -36,7 +38,7 @@ from scraperd.sandbox.extractor import (
 )
 from scraperd.sandbox.fair_queue import HostFairQueue, TimeSharing, TimeSlice
 from scraperd.sandbox.habits import Habits, TokenBucket
-from scraperd.sandbox.pool import MAX_RETAINED_BYTES
+from scraperd.sandbox.pool import MAX_RETAINED_BYTES, Helpers
 from scraperd.wiring import extract_limits, extractor_of
 from tests.rig.clocks.effort import scaled
 from tests.rig.process import started
@@ -395,6 +397,18 @@ async def test_a_page_that_needs_longer_goes_on_in_the_next_lane() -> None:
         for task in slow:
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_long_pages_leave_half_of_the_processors() -> None:
+    """A helper of the first level may use all that we may, one of a later level the last half."""
+    ours = os.sched_getaffinity(0)
+    helpers = Helpers(Start(Config().sandbox.memory, extract_limits(Config())), len(NICE))
+    for nice in NICE:
+        await helpers.ask(asked({"t": "h1"}), b"<h1>Hi</h1>", 5.0, nice)
+    allowed = {os.getpriority(os.PRIO_PROCESS, it): os.sched_getaffinity(it) for it in children()}
+    await helpers.close()
+    half = set(sorted(ours)[len(ours) // 2 :])
+    assert allowed == {NICE[0]: ours, NICE[1]: half, NICE[2]: half}
 
 
 async def refused(extractor: Extractor, question: ExtractRequest) -> bool:
