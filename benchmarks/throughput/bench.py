@@ -20,8 +20,9 @@ from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.stage import PREFIX, PageFile, Stage
 from benchmarks.throughput.contenders import Run
-from benchmarks.throughput.instruments import Cpu, Workers
+from benchmarks.throughput.instruments import Cpu, Workers, scraped
 from tests.rig import process
+from tests.rig.ports import free_port
 
 if TYPE_CHECKING:
     import subprocess
@@ -93,7 +94,8 @@ class Bench:
     def run(self, index: int, folder: Path) -> Run:
         """What process number `index` of a worker is given; its files are in `folder`."""
         urls, feed = folder / f"urls-{index}", folder / f"feed-{index}.jsonl"
-        return Run(self.workload, self.stage.node.url, PREFIX, urls, feed, self.authority)
+        url, port = self.stage.node.url, free_port()
+        return Run(self.workload, url, PREFIX, urls, feed, self.authority, port)
 
     def measure(self, contender: Contender) -> Figures:
         """One round. Raises RoundError if the worker fails."""
@@ -109,22 +111,29 @@ class Bench:
             ]
             for child, log in zip(children, logs, strict=True):
                 _until_ready(contender, child, log)
-            workers = Workers([child.pid for child in children])
-            done = _lines(runs) if contender.lists else None
+            ports = [run.metrics for run in runs if contender.metrics]
+            faults = [stack.enter_context(scraped(port)) for port in ports]
             try:
-                first, last = self._window(workers, children, done)
-                pages = last.done - first.done
-                rate, spent, peak = (
-                    pages / (last.when - first.when),
-                    last.cpu - first.cpu,
-                    workers.peak(),
-                )
-                results = _items(runs) if contender.lists else self._results()
-                different = sum(not self._is_right(result) for result in results)
-                failed = self.stage.depth(_FAILED)
-                late = None if contender.lists else self._latency(contender, rate)
+                figures = self._figures(contender, runs, children)
+                _check_metrics(faults)
             except RoundError as error:
                 raise RoundError(f"{error}\n{_tail(logs)}") from None
+        return figures
+
+    def _figures(
+        self, contender: Contender, runs: list[Run], children: list[subprocess.Popen[bytes]]
+    ) -> Figures:
+        """Measure a worker that is ready."""
+        workers = Workers([child.pid for child in children])
+        done = _lines(runs) if contender.lists else None
+        first, last = self._window(workers, children, done)
+        pages = last.done - first.done
+        rate, peak = pages / (last.when - first.when), workers.peak()
+        spent = last.cpu - first.cpu
+        results = _items(runs) if contender.lists else self._results()
+        different = sum(not self._is_right(result) for result in results)
+        failed = self.stage.depth(_FAILED)
+        late = None if contender.lists else self._latency(contender, rate)
         cpu = Cpu(spent.user / pages, spent.system / pages)
         latency, missing = late or (None, 0)
         return Figures(rate, cpu, peak, latency, failed, different, missing)
@@ -286,6 +295,11 @@ def _until_ready(contender: Contender, child: subprocess.Popen[bytes], log: Path
         if child.poll() is not None or time.monotonic() > deadline:
             raise RoundError(f"not ready:\n{_tail([log])}")
         time.sleep(_LOOK)
+
+
+def _check_metrics(faults: list[list[OSError]]) -> None:
+    if any(faults):
+        raise RoundError(f"its metrics could not be read: {faults}")
 
 
 def _lines(runs: list[Run]) -> Iterator[int]:

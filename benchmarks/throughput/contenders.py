@@ -37,7 +37,10 @@ SETTINGS: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a worker is given. `urls` and `feed` are files of one that has no queue."""
+    """What a worker is given. `urls` and `feed` are files of one that has no queue.
+
+    `metrics` is a port of loopback, for a worker whose metrics are read.
+    """
 
     workload: Workload
     broker_url: str
@@ -45,6 +48,7 @@ class Run:
     urls: Path
     feed: Path
     authority: Path | None
+    metrics: int
 
 
 Command: TypeAlias = "tuple[list[str], dict[str, str]]"  # arguments and environment
@@ -70,7 +74,8 @@ class Contender:
     """A worker: its name, the command that starts it, the text that it prints when it is ready.
 
     `lists` says that it takes a list of URLs instead of a queue. `most` is how many pages it
-    can have in flight, if the workload's concurrency can be too high for it.
+    can have in flight, if the workload's concurrency can be too high for it. `metrics` says that
+    its metrics are read each second, as a Prometheus would.
     """
 
     name: str
@@ -79,20 +84,33 @@ class Contender:
     message: Callable[[str, Workload], Message] = job
     lists: bool = False
     most: int = sys.maxsize
+    metrics: bool = False
 
 
-def scraperd(run: Run, tree: Path = CHECKOUT) -> Command:
-    """Start the daemon as it is shipped, its log in a file."""
+def scraperd(run: Run, tree: Path = CHECKOUT, *, metrics: bool = True) -> Command:
+    """Start the daemon as it is shipped, its log in a file.
+
+    Another checkout is run by the interpreter of its own .venv, if it has one.
+    """
+    own = tree / ".venv/bin/python"
+    python = str(own) if tree != CHECKOUT and own.exists() else sys.executable
+    listen = {"metrics__listen": f"127.0.0.1:{run.metrics}"} if metrics else {}
     authority = {"fetch__ca_file": str(run.authority)} if run.authority else {}
     values = {
         **SETTINGS,
         **authority,
+        **listen,
         "broker_url": run.broker_url,
         "broker__prefix": run.prefix,
         "concurrency": run.workload.concurrency,
     }
     env = {**environment(values), "PYTHONPATH": str(tree)}
-    return [sys.executable, "-m", "scraperd", "run"], env
+    return [python, "-m", "scraperd", "run"], env
+
+
+def unmeasured(run: Run) -> Command:
+    """Start the daemon without metrics: what they cost is the difference."""
+    return scraperd(run, metrics=False)
 
 
 def _peer(run: Run, *argv: str, **more: str) -> Command:
@@ -142,7 +160,8 @@ def scrapy(run: Run) -> Command:
 
 
 CONTENDERS: Final = (
-    Contender("scraperd", scraperd, '"event":"ready"'),
+    Contender("scraperd", scraperd, '"event":"ready"', metrics=True),
+    Contender("no-metrics", unmeasured, '"event":"ready"'),
     Contender("bare", bare),
     Contender("bare-raw", raw),
     Contender("go", go),
@@ -154,7 +173,8 @@ CONTENDERS: Final = (
 
 def checkout(tree: Path) -> Contender:
     """Return the daemon of another checkout, to compare two versions."""
-    return Contender(f"scraperd of {tree}", lambda run: scraperd(run, tree), CONTENDERS[0].ready)
+    ready = CONTENDERS[0].ready
+    return Contender(tree.name, lambda run: scraperd(run, tree), ready, metrics=True)
 
 
 def chosen(names: str, trees: list[Path]) -> list[Contender]:

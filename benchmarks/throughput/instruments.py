@@ -1,19 +1,26 @@
-"""What the kernel knows of a worker and all its children: processor time and memory.
+"""What is known of a worker and its children: processor time, memory; and a reader of metrics.
 
-May touch: /proc, to read.
+May touch: /proc, to read; the port of a worker's metrics.
 Must never: count a process twice, or lose one that has ended.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from urllib.request import urlopen
 
 from benchmarks.kernel import memory, times
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _KIB: Final = 1024
+_EACH: Final = 1.0  # seconds between two readings of the metrics
+_PATIENCE: Final = 10.0  # seconds for an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +92,25 @@ def _proportional(pid: int) -> float:
     except OSError:
         pass
     return 0.0
+
+
+@contextmanager
+def scraped(port: int) -> Iterator[list[OSError]]:
+    """Read the metrics of a worker each second meanwhile; yield the list of what went wrong."""
+    ended, faults = threading.Event(), list[OSError]()
+
+    def read() -> None:
+        while not ended.wait(_EACH):
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_PATIENCE) as answer:
+                    answer.read()
+            except OSError as fault:
+                faults.append(fault)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield faults
+    finally:
+        ended.set()
+        reader.join()
