@@ -73,6 +73,12 @@ class Bottleneck:
         return next((limit for limit in LIMITS if holds.get(limit)), NOTHING)
 
     @property
+    def shares(self) -> dict[str, float]:
+        """The share of the last minute for which each of LIMITS held, the largest first."""
+        found = Counter(self._recent).most_common()
+        return {limit: round(count / len(self._recent), 3) for limit, count in found}
+
+    @property
     def state(self) -> str:
         """What held it back in the last minute, in words for the status line; perhaps empty."""
         found = Counter(self._recent)

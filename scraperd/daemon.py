@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from scraperd import __version__
+from scraperd.answers import Answers
 from scraperd.base.clocks import SYSTEM
 from scraperd.base.fd_limits import are_left, raise_limit
 from scraperd.bottleneck import Bottleneck
@@ -163,7 +164,10 @@ async def _live(given: _Given) -> None:
         pulse = Pulse(services, given.notifier, lambda: (bottleneck.state, reloader.state))
         reloader.on_begin, reloader.on_end = pulse.reloading, pulse.reloaded
         async with _observed(services, reloader, bottleneck):
-            crew = _Crew(pulse, reloader, bottleneck, Ending(stop, given.until))
+            answers = None
+            if config.broker.answer_status:
+                answers = Answers(services, reloader, bottleneck)
+            crew = _Crew(pulse, reloader, bottleneck, answers, Ending(stop, given.until))
             await _serve(group, services, crew)
 
 
@@ -174,6 +178,7 @@ class _Crew:
     pulse: Pulse
     reloader: Reloader
     bottleneck: Bottleneck
+    answers: Answers | None
     ending: Ending
 
 
@@ -189,6 +194,8 @@ async def _serve(group: asyncio.TaskGroup, services: Services, crew: _Crew) -> N
         group.create_task(crew.pulse.run(), name="pulse"),
         group.create_task(crew.bottleneck.run(), name="bottleneck"),
     ]
+    if crew.answers is not None:
+        others.append(group.create_task(crew.answers.run(), name="answers"))
     why = await crew.ending.wait(services, group)
     for task in first:
         task.cancel()

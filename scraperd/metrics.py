@@ -247,7 +247,7 @@ async def serving(
     services: Services, reloader: Reloader, bottleneck: Bottleneck, address: tuple[str, int]
 ) -> AsyncIterator[int]:
     """Count and measure, and serve that; yields the port. Raises CannotListen."""
-    services.observer.stats = stats = Stats()
+    services.observer.stats = stats = services.observer.stats or Stats()
     watch = Watch(services)
     answers = Answers(Collector(services, stats, watch, reloader, bottleneck), services)
     async with listening(*address, answers.paths) as found, asyncio.TaskGroup() as group:

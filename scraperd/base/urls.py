@@ -182,6 +182,13 @@ def host_of(url: str | UnsetType) -> str | None:
     return host.strip("[]") if host else None
 
 
+def named_host(text: str) -> str | None:
+    """Return the host that an operator names, as a host name, an address or a URL; or None."""
+    plain = f"[{text}]" if text.count(":") > 1 and "[" not in text else text
+    host = host_of(text if "://" in text else f"http://{plain}/")
+    return host.rstrip(".") if host else None
+
+
 def host_name(url: URL) -> str:
     """Return the host of `url` without a final dot: with it, it is the same host."""
     return (url.raw_host or "").rstrip(".")

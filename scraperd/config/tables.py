@@ -87,6 +87,15 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             pattern=_whole(r"(https?://[^\s/?#@]+(/[^\s?#@]*)?)?"),
         ),
     ] = ""
+    answer_status: Annotated[
+        bool,
+        Meta(
+            **fixed(
+                "true or false",
+                "Answer scraperd status, host and top, over a connection and a queue of its own.",
+            )
+        ),
+    ] = True
     jobs_max_length: Annotated[
         int,
         Meta(

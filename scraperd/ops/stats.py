@@ -19,6 +19,7 @@ from scraperd.jobs.verdict import Dead, Done, Requeue
 if TYPE_CHECKING:
     from scraperd.contract import Result, Timings
     from scraperd.jobs.record import Record
+    from scraperd.ops.fleet.faults import Faults
 
 OK: Final = "ok"  # stands for the kind of what did not fail
 PHASES: Final = ("dns", "connect", "tls", "first_byte", "transfer")
@@ -54,6 +55,8 @@ class Stats:
     """From a result's publish to its confirm."""
     total: Histogram = field(default_factory=Histogram)
     """From the begin of a job here to its result."""
+    faults: Faults | None = None
+    """The last failures of each host, if anybody may ask for them."""
 
     def add(self, record: Record) -> None:
         """Count one delivery that came to its end."""
@@ -70,6 +73,8 @@ class Stats:
             self.lateness.add(record.lateness)
         if result is not None:
             self._add_result(result)
+            if result.error and self.faults is not None and record.host is not None:
+                self.faults.add(record.host, result)
             self.publish.add(record.publish_time)
 
     def _end(self, result: Result | None, *, dead: bool) -> None:

@@ -154,6 +154,7 @@ _WARNINGS = frozenset(
         "helpers_unconfined",
         "log_lines_lost",
         "signature_invalid",
+        "status_unanswered",
         "own_addresses_unknown",
         "reply_refused",
         "queue_differs",

@@ -25,6 +25,7 @@ from scraperd.politeness.admission import (
 )
 from scraperd.politeness.host_queue import HostQueue, State, Wait
 from scraperd.politeness.throttle import Throttle
+from scraperd.politeness.view import view, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from scraperd.config.tables import PolitenessSettings
     from scraperd.politeness.addresses import Address
     from scraperd.politeness.host_rules import HostRules, HostTable
+    from scraperd.politeness.view import HostView
 
 T = TypeVar("T")
 Load: TypeAlias = Literal["fine", "hung", "busy"]
@@ -249,6 +251,15 @@ class HostScheduler:
     def priority_waiting(self) -> int:
         """How many priority jobs wait here in places of their own."""
         return self._capacity.priority_waiting
+
+    def seen(self, host: str) -> HostView | None:
+        """Return what is known of a host, for an operator; None if it is not remembered."""
+        queue = self._queues.get(host)
+        return None if queue is None else view(queue, self._clock())
+
+    def waiting_hosts(self, most: int) -> tuple[list[HostView], int]:
+        """Return the hosts that jobs wait for, `most` at most, and how many there are."""
+        return waiting(self._queues.values(), self._clock(), most)
 
     def __len__(self) -> int:
         """How many hosts are remembered."""

@@ -20,9 +20,9 @@ from yarl import URL
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
+from scraperd.broker.rabbitmq.inquiry.names import reply_queue
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire import header_decoding
-from scraperd.broker.rabbitmq.wire.codec.tables import MAX_SHORT_BYTES
 from scraperd.broker.rabbitmq.wire.dial import (
     TLS_OPTIONS,
     BrokerRefused,
@@ -123,19 +123,8 @@ class Session:
         return endpoint(self.url)
 
     def reply_queue(self, topology: Topology) -> str:
-        """Return a name for a queue of our own, under the prefix: `PREFIX.reply.USER.RANDOM`.
-
-        So one permission on `PREFIX.reply.` or `PREFIX.reply.USER.` is enough for all commands.
-        The user is left out who logs in by a certificate, or whose name is too long.
-        """
-        url, end = URL(self.url), secrets.token_hex(8)
-        plain = url.query.get("auth", "plain").lower() == "plain"
-        name = f"{topology.prefix}.reply.{url.user or 'guest'}.{end}"
-        return (
-            name
-            if plain and len(name.encode()) <= MAX_SHORT_BYTES
-            else f"{topology.prefix}.reply.{end}"
-        )
+        """Return a name for a queue of our own, under the prefix."""
+        return reply_queue(self.url, topology.prefix, secrets.token_hex(8))
 
 
 @asynccontextmanager

@@ -198,18 +198,18 @@ class Generation:
         self._check()
         return await self._connections[1].channel(confirms=confirms)
 
-    async def another(self) -> Connection:
+    async def another(self, purpose: str = "trial", gate: Gate | None = None) -> Connection:
         """A further connection to the same broker, for what may end it. Raises as `connect`."""
         settings = self._settings
-        name = f"{settings.name} trial"
-        return await dial(self._url, name, settings.heartbeat, settings.connect_timeout)
+        name = f"{settings.name} {purpose}"
+        return await dial(self._url, name, settings.heartbeat, settings.connect_timeout, gate)
 
-    async def beside(self) -> Connection:
+    async def beside(self, purpose: str = "trial", gate: Gate | None = None) -> Connection:
         """A further connection that may end alone, and is closed with this generation.
 
         Raises as `connect`, and Lost.
         """
-        connection = await self.another()
+        connection = await self.another(purpose, gate)
         if self.lost.done():
             await connection.close(CLOSE_TIMEOUT)
             raise self._gone()

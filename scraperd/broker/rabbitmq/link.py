@@ -11,15 +11,16 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.base.backoff import backoff
-from scraperd.broker.ports import Source
+from scraperd.broker.ports import Lost, Source
 from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.consumers import Consumers, Prefetch
 from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.inspection.redeclare import compare
 from scraperd.broker.rabbitmq.limits import learn
+from scraperd.broker.rabbitmq.modes import CONSUMES
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
-from scraperd.broker.rabbitmq.wire.errors import AccessRefused, ChannelClosed
+from scraperd.broker.rabbitmq.wire.errors import AccessRefused, ChannelClosed, Closed
 from scraperd.broker.rabbitmq.wire.refusals import no_access
 from scraperd.broker.rabbitmq.wire.undeliverable import reject_head, try_head
 from scraperd.broker.rabbitmq.wire.versions import ignores_priority, weakness
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Limits
     from scraperd.broker.rabbitmq.generation import Events, Settings
+    from scraperd.broker.rabbitmq.wire.connection import Connection
     from scraperd.broker.rabbitmq.wire.gate import Gate
     from scraperd.broker.rabbitmq.wire.machine import Delivered
 
@@ -127,6 +129,10 @@ class Link:
         self._blocked_time = 0.0
         self.connections = 0
         """How often it came to consume."""
+        self.taken = 0
+        """Deliveries so far."""
+        self.taken_bytes = 0
+        """Bytes of their bodies."""
         self.consuming = asyncio.Event()
 
     def configure(self, settings: Settings, prefetch: Prefetch) -> None:
@@ -243,6 +249,8 @@ class Link:
             if self._is_news(self._no_priorities):
                 self._events("priority_ignored", broker=self.endpoint, error=self._no_priorities)
             self._no_priorities = ""
+        self.taken += 1
+        self.taken_bytes += len(delivery.body)
         self._on_delivery(delivery)
 
     async def _watch(self, generation: Generation, consumers: Consumers) -> str:
@@ -344,6 +352,29 @@ class Link:
         if consumers.starved:
             return "jobs are ready and there is room, but none comes"
         return "" if consumers.feeds else self.state
+
+    @property
+    def registered(self) -> bool:
+        """Whether the broker counts a consumer of the jobs queue for this process."""
+        consumers = self._consumers
+        return consumers is not None and self.consuming.is_set() and consumers.mode == "consuming"
+
+    @property
+    def consumers(self) -> int:
+        """How many consumers are registered."""
+        return len(CONSUMES[self._consumers.mode]) if self._consumers is not None else 0
+
+    async def beside(self, gate: Gate) -> Connection:
+        """A connection for what must not touch the jobs; it ends with the present generation.
+
+        Raises OSError, BrokerRefused.
+        """
+        if self._generation is None or not self.consuming.is_set():
+            raise Closed("not connected")
+        try:
+            return await self._generation.beside("answer", gate)
+        except Lost as error:
+            raise Closed(str(error)) from error
 
     @property
     def blocked_time(self) -> float:

@@ -142,12 +142,18 @@ class RabbitPublisher:
         self._jitter = partial(clocks.between, 0.5, 1.0)
         self._refusals = Refusals(addresses.topology.prefix, events, clocks, passive=passive)
         self._leaving = asyncio.Event()
+        self.sent = 0
+        """Messages that it was given to publish."""
+        self.sent_bytes = 0
+        """Bytes of their bodies."""
 
     async def publish(
         self, epoch: Epoch, destination: Destination, message: Message, until: float
     ) -> None:
         """Publish `message`; see ports.Publisher."""
         assert isinstance(epoch, Generation), "a delivery of another transport"
+        self.sent += 1
+        self.sent_bytes += len(message.body)
         match destination:
             case Reply(address, key):
                 await self._reply(epoch, message, address, key, until)

@@ -1,0 +1,214 @@
+"""The daemon's side: a queue of its own for questions, and answers, on a connection of its own.
+
+May touch: that connection; the clocks that it is handed.
+Must never: wait for an answer to arrive, take a large question, or end the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from scraperd.broker.rabbitmq.inquiry.names import (
+    MAX_QUESTION_BYTES,
+    exchange_of,
+    is_ident,
+    question_queue,
+    takes_answers,
+)
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
+from scraperd.broker.rabbitmq.wire.codec.properties import Properties
+from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
+from scraperd.broker.rabbitmq.wire.errors import AccessRefused, Closed, NotFound
+from scraperd.broker.rabbitmq.wire.gate import Gate
+from scraperd.broker.rabbitmq.wire.refusals import no_access
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from scraperd.base.clocks import Clocks
+    from scraperd.broker.rabbitmq.generation import Events
+    from scraperd.broker.rabbitmq.wire.channel import Channel
+    from scraperd.broker.rabbitmq.wire.connection import Connection
+    from scraperd.broker.rabbitmq.wire.machine import Delivered
+
+RATE: Final = 10  # questions a second that are answered; the queue drops what is older
+MAX_WAITING: Final = 20  # questions in the queue; the oldest goes
+QUESTION_TTL: Final = 2000  # ms; who asked does not wait longer
+ANSWER_TTL: Final = "10000"  # ms
+MAX_UNCONFIRMED: Final = 20  # answers under way; with more, none is given
+MIN_PAUSE: Final = 1.0  # seconds between two connections
+MAX_PAUSE: Final = 60.0  # seconds; after a refusal at once
+CALM: Final = 30.0  # seconds that a connection lasts, after which the pauses begin anew
+
+
+class SmallOnly(Gate):
+    """Lets questions in and nothing larger: `on_large` is told the size, and must cut the line.
+
+    A queue's length limit does not help: RabbitMQ hands a message to a consumer that waits before
+    it looks at limits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.on_large: Callable[[int], None] = lambda _: None
+
+    def admits(self, size: int) -> bool:
+        """Let a message of `size` bytes in; False if it is too large to be a question."""
+        if size <= MAX_QUESTION_BYTES:
+            return True
+        self.on_large(size)
+        return False
+
+    def let_in(self, size: int) -> None:
+        """Refuse a message that was held for long; the connection has ended."""
+
+
+class Answering:
+    """Answers questions. `run` is a service of the daemon.
+
+    `connect` opens a connection with such a gate, `ready` waits until the daemon consumes, and
+    `answer` returns what a question gets, at once; None for one that is not understood.
+    """
+
+    def __init__(  # noqa: PLR0917 - as the daemon names its parts
+        self,
+        prefix: str,
+        connect: Callable[[Gate], Awaitable[Connection]],
+        ready: Callable[[], Awaitable[object]],
+        answer: Callable[[bytes], bytes | None],
+        events: Events,
+        clocks: Clocks,
+        *,
+        passive: bool,
+    ) -> None:
+        self._prefix = prefix
+        self._connect = connect
+        self._ready = ready
+        self._answer = answer
+        self._events = events
+        self._clocks = clocks
+        self._passive = passive
+        self._told = False
+        self._free_at = 0.0
+        self._unconfirmed = 0
+
+    async def run(self) -> None:
+        """Answer until cancelled. Whatever ends the connection, the daemon goes on."""
+        pause = MIN_PAUSE
+        while True:
+            await self._ready()
+            began = self._clocks.monotonic()
+            try:
+                await self._live()
+            except AccessRefused as error:
+                pause = MAX_PAUSE
+                self._tell(error)
+            except (OSError, BrokerRefused):
+                pass  # the daemon's own connections say what is wrong with the broker
+            if self._clocks.monotonic() - began >= CALM:
+                pause = MIN_PAUSE
+            await asyncio.sleep(self._clocks.between(pause / 2, pause))
+            pause = min(2 * pause, MAX_PAUSE)
+
+    async def _live(self) -> None:
+        """One connection from its begin to its end. Raises OSError, BrokerRefused."""
+        gate = SmallOnly()
+        connection = await self._connect(gate)
+        loop = asyncio.get_running_loop()
+
+        def cut(size: int) -> None:
+            # Not at once: the machine is in the middle of what it received.
+            loop.call_soon(connection.abort, Closed(f"a question of {size} bytes"))
+
+        gate.on_large = cut
+        try:
+            channel = await self._exchange(connection)
+            name = question_queue(self._prefix, secrets.token_hex(8))
+            await channel.call(
+                "queue.declare",
+                "queue.declare-ok",
+                queue=name,
+                exclusive=True,
+                auto_delete=True,
+                arguments={"x-max-length": MAX_WAITING, "x-message-ttl": QUESTION_TTL},
+            )
+            await channel.bind_queue(name, exchange_of(self._prefix), "")
+            await channel.qos(1)
+            await channel.consume(name, lambda message: self._take(channel, message))
+            ends = (channel.closed, connection.closed)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if channel.is_closed:
+                raise channel.closed.result()
+        finally:
+            await connection.close(CLOSE_TIMEOUT)
+
+    async def _exchange(self, connection: Connection) -> Channel:
+        """Return a channel on which the exchange of questions is known to exist.
+
+        The last queue that leaves takes it along, unless an operator made it otherwise.
+        """
+        channel, name = await connection.channel(confirms=True), exchange_of(self._prefix)
+        try:
+            await channel.declare_exchange(name, "fanout", passive=True)
+        except NotFound:
+            if self._passive:
+                raise
+            channel = await connection.channel(confirms=True)
+            await channel.call(
+                "exchange.declare",
+                "exchange.declare-ok",
+                exchange=name,
+                exchange_type="fanout",
+                auto_delete=True,
+            )
+        return channel
+
+    def _take(self, channel: Channel, message: Delivered) -> None:
+        """Answer one question, and take the next one when RATE allows it."""
+        now = self._clocks.monotonic()
+        self._free_at = max(now - 1.0, self._free_at) + 1 / RATE
+        self._reply(channel, message)
+        if (wait := self._free_at - now) <= 0:
+            _ack(channel, message.tag)
+        else:
+            asyncio.get_running_loop().call_later(wait, _ack, channel, message.tag)
+
+    def _reply(self, channel: Channel, message: Delivered) -> None:
+        to, ident = message.properties.reply_to, message.properties.correlation_id
+        if not takes_answers(to, self._prefix) or not is_ident(ident):
+            return
+        if self._unconfirmed >= MAX_UNCONFIRMED:
+            return
+        body = self._answer(message.body)
+        if body is None or to is None:
+            return
+        properties = Properties(
+            content_type="application/json",
+            correlation_id=ident,
+            expiration=ANSWER_TTL,
+            message_id=secrets.token_hex(8),
+        )
+        self._unconfirmed += 1
+        channel.publish("", to, body, properties).add_done_callback(self._published)
+
+    def _published(self, publish: asyncio.Future[None]) -> None:
+        """Forget an answer. If its queue is gone, so is who asked."""
+        self._unconfirmed -= 1
+        if not publish.cancelled():
+            publish.exception()
+
+    def _tell(self, error: AccessRefused) -> None:
+        """Say once that questions cannot be answered, and which permission lacks."""
+        if self._told:
+            return
+        self._told = True
+        lack = f"a permission on {exchange_of(self._prefix)!r} to answer `scraperd status`"
+        words = no_access(error, lack, self._prefix, passive=False)
+        self._events("status_unanswered", error=words)
+
+
+def _ack(channel: Channel, tag: int) -> None:
+    if not channel.is_closed:
+        channel.ack(tag)
