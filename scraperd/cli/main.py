@@ -38,6 +38,11 @@ for _name, _line in {
     "health": "Ask the daemon on this machine whether it is ready.",
 }.items():
     main.add_command(Lazy(_name, f"scraperd.cli.{_name}", _line))
+for _name, _line in {
+    "status": "Show all daemons, the queues, and the hosts that wait.",
+    "host": "Show what each daemon knows of a host.",
+}.items():
+    main.add_command(Lazy(_name, f"scraperd.cli.fleet.{_name}", _line))
 main.add_command(
     Lazy("dead", "scraperd.cli.dead.group", "List dead letters, requeue them, remove them.")
 )

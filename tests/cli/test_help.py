@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NAME = "example.com"
 COMMANDS = [
     *("", "run", "check", "scrape", "batch", "publish", "results", "schema", "health"),
+    *("status", "host"),
     *("dead", "dead list", "dead show", "dead requeue", "dead purge"),
 ]
 FILES = {
@@ -122,5 +123,8 @@ async def test_the_examples_of_a_help_work(  # noqa: PLR0917 - fixtures and a ca
         with Daemon(broker_url, dispatcher.prefix, **to_site) as daemon:
             await asyncio.to_thread(daemon.ready)
             dispatcher.publish({"id": "bad"})
+            if command in ("status", "host"):  # the daemon answers a moment after it is ready
+                while (await asyncio.to_thread(scraperd, "status", **here)).returncode:
+                    pass
             for example in found:
                 await run(example, tmp_path, here, dispatcher)

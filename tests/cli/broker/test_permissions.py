@@ -64,7 +64,7 @@ def test_the_document_lists_each_kind_of_user() -> None:
     """The table is found, with the daemon and those who run one command."""
     kinds = documented("scraperd")
     assert kinds[DAEMON] == [r"^scraperd\.", r"^scraperd\.|^amq\.default$", r"^scraperd\."]
-    assert len(kinds) == 6
+    assert len(kinds) == 7
 
 
 def run_all(scraperd: Command, url: str, env: dict[str, str]) -> None:
@@ -75,7 +75,7 @@ def run_all(scraperd: Command, url: str, env: dict[str, str]) -> None:
     for args in (
         *("results --idle 0.5", "results --consume --idle 0.5", "dead list", "dead show --all"),
         *("dead requeue --all", "dead purge --all --yes", "dead purge --undeliverable --dry-run"),
-        "check",
+        *("check", "status", "status --capacity", "host a.example"),
     ):
         done = scraperd(*args.split(), **env)
         assert (args, done.returncode, done.stderr.count("lacks")) == (args, 0, 0), done.stderr
@@ -89,6 +89,7 @@ def test_with_the_daemon_s_permissions_each_command_works(
     user.permit(*documented(prefix)[DAEMON])
     assert scraperd("check", **env).returncode == 0
     with Daemon(user.url, prefix).ready():
+        until(lambda: scraperd("status", **env).returncode == 0, "it answers")
         dispatcher.publish(b"not a job")
         run_all(scraperd, hostel.url("/page/1"), env)
     user.permit(*documented(prefix)[PASSIVE])
@@ -110,6 +111,7 @@ def test_with_permissions_for_one_command_that_command_works(
         "publish": [["publish", page], ["publish", page, "--wait"]],
         "results": [["results", "--idle", "0.5"]],
         "results --consume": [["results", "--consume", "--idle", "0.5"]],
+        "status": [["status"], ["status", "--capacity"], ["host", "a.example"]],
         "dead": [
             *(["dead", "list"], ["dead", "show", "--all"], ["dead", "requeue", "--all"]),
             *(["dead", "purge", "--all", "--yes"], ["dead", "purge", "--undeliverable", "--yes"]),
@@ -124,6 +126,8 @@ def test_with_permissions_for_one_command_that_command_works(
     with Daemon(user.node.url, prefix).ready():
         dispatcher.publish(b"not a job")
         until(lambda: dispatcher.depth("dead") == 1)
+        own = variables({"broker_url": user.node.url, "broker__prefix": prefix})
+        until(lambda: scraperd("status", **own).returncode == 0, "it answers")
         for name, permissions in rows.items():
             user.permit(*permissions)
             for other, lines in commands.items():
