@@ -36,6 +36,7 @@ for _name, _line in {
     "results": "Print results: copies of new ones, or the queue's own.",
     "schema": "Print a JSON Schema, or an example configuration.",
     "health": "Ask the daemon on this machine whether it is ready.",
+    "completion": "Print the completion for bash, zsh or fish.",
 }.items():
     main.add_command(Lazy(_name, f"scraperd.cli.{_name}", _line))
 for _name, _line in {

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAME = "example.com"
 COMMANDS = [
     *("", "run", "check", "scrape", "batch", "publish", "results", "schema", "health"),
-    *("status", "host"),
+    *("status", "host", "completion"),
     *("dead", "dead list", "dead show", "dead requeue", "dead purge"),
 ]
 FILES = {
