@@ -8,7 +8,7 @@ COMPILED := .venv/.compiled
 WORKERS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel check check-perf format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules conformance faults soak pins clean
+.PHONY: help setup wheel deb check check-perf format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules conformance faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ $(COMPILED): $(READY) hatch_build.py requirements/lexbor.txt $(wildcard scraperd
 
 wheel: setup  ## dist/: a wheel with the compiled extraction, if setup could build that
 	$(BIN)/python -m hatchling build -t wheel
+
+deb: setup  ## dist/: a package for this machine's release of Debian or Ubuntu, with all libraries
+	$(BIN)/python -m debian.build
 
 check: setup  ## lint, format, types, imports, the house rules, spelling and plain English
 	$(BIN)/ruff check .
