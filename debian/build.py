@@ -39,6 +39,13 @@ def main() -> int:
     if lacks := [it for it in (str(PYTHON), "dpkg-deb", "dpkg") if shutil.which(it) is None]:
         print(f"deb: this machine has no {' and no '.join(lacks)}: run this on Debian or Ubuntu")
         return 1
+    if debians() != sys.version_info[:2]:
+        shown = [".".join(map(str, found)) for found in (debians(), sys.version_info[:2])]
+        print(
+            f"deb: {PYTHON} is Python {shown[0]} and .venv/ has {shown[1]}; the compiled extraction"
+            f" has to be for the former: rm -rf .venv && make deb PYTHON={PYTHON}"
+        )
+        return 1
     epoch = _git("log", "-1", "--format=%ct") or str(int(time.time()))
     os.environ["SOURCE_DATE_EPOCH"] = epoch  # dpkg-deb gives no file a later time
     os.umask(0o022)
@@ -54,6 +61,12 @@ def main() -> int:
     newest.symlink_to(built.name)
     print(f"deb: built {built.relative_to(CHECKOUT)}; {newest.relative_to(CHECKOUT)} leads to it")
     return 0
+
+
+def debians() -> tuple[int, ...]:
+    """Return the version of Debian's Python, which the package depends on."""
+    said = "import sys; print(*sys.version_info[:2])"
+    return tuple(map(int, subprocess.check_output([str(PYTHON), "-c", said], text=True).split()))
 
 
 def version(epoch: int) -> str:
@@ -178,11 +191,10 @@ def pack(version: str) -> Path:
 
 def fields(files: list[Path]) -> dict[str, str]:
     """Return the fields of the package that depend on this machine: it is for its release."""
-    said = "import sys; print(*sys.version_info[:2])"
-    major, minor = subprocess.check_output([str(PYTHON), "-c", said], text=True).split()
+    major, minor = debians()
     libc = ".".join(map(str, _installed("libc6")))
     systemd = KNOWS_BACKOFF if _installed("systemd") >= KNOWS_BACKOFF else FLOOR
-    python = f"python3 (>= {major}.{minor}~), python3 (<< {major}.{int(minor) + 1}~)"
+    python = f"python3 (>= {major}.{minor}~), python3 (<< {major}.{minor + 1}~)"
     own = f"libc6 (>= {libc}), libgcc-s1, libstdc++6, {python}"
     return {
         "@ARCHITECTURE@": subprocess.check_output(
@@ -209,7 +221,8 @@ def _installed(package: str) -> tuple[int, ...]:
 
 def _git(*argv: str) -> str:
     """Return what git says of the checkout; nothing where that is no clone."""
-    command = ["git", "-C", str(CHECKOUT), *argv]
+    # Also where another user than the owner of the checkout builds, such as root.
+    command = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT), *argv]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 
