@@ -8,7 +8,7 @@ COMPILED := .venv/.compiled
 WORKERS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel check check-perf format test quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules conformance faults soak pins clean
+.PHONY: help setup wheel deb check check-perf format test test-systemd quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules conformance faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ $(COMPILED): $(READY) hatch_build.py requirements/lexbor.txt $(wildcard scraperd
 wheel: setup  ## dist/: a wheel with the compiled extraction, if setup could build that
 	$(BIN)/python -m hatchling build -t wheel
 
+deb: setup  ## dist/: a package for this machine's release of Debian or Ubuntu, with all libraries
+	$(BIN)/python -m debian.build
+
 check: setup  ## lint, format, types, imports, the house rules, spelling and plain English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +47,9 @@ format: setup  ## format the code and fix what can be fixed by machine
 
 test: setup  ## run all tests, with a RabbitMQ and nginx of their own; T=tests/extract/test_casts.py runs one
 	$(BIN)/python -m pytest $(if $(T),$(T),-n $(WORKERS) --dist worksteal)
+
+test-systemd: setup  ## the package and the units on a Debian 12 that boots (root; a tree in .cache/, made once)
+	$(BIN)/python -m pytest -s --durations=0 --timeout=240 $(if $(T),$(T),tests/booted)
 
 quick: setup  ## in about a minute: the tests that need no broker and no network namespace
 	$(BIN)/python -m pytest -p tests.rig.checks.quick -n 2 --dist load $(T)

@@ -39,7 +39,10 @@ HEARTBEAT: Final = 10  # seconds
 
 @click.command("check", epilog=epilog("scraperd check", "SCRAPERD_CONCURRENCY=500 scraperd check"))
 @with_config
-def command(path: Path | None) -> None:
+@click.option(
+    "--no-broker", is_flag=True, help="Ask no broker: only the configuration and this machine."
+)
+def command(path: Path | None, *, no_broker: bool) -> None:
     """Check all that `scraperd run` needs: configuration, this machine, broker, permissions.
 
     Creates and changes nothing. Exits with the code of `run` where the configuration or this
@@ -53,7 +56,7 @@ def command(path: Path | None) -> None:
     say(f"configuration: good ({path or 'defaults and environment'})")
     _say_extraction()
     _try_machine(config)
-    run_client(_check(config))
+    run_client(_check_offline(config) if no_broker else _check(config))
 
 
 def _try_machine(config: Config) -> None:
@@ -104,12 +107,18 @@ def _say_keys(config: Config) -> None:
         say(f"scraperd: {file} can be read by every user of this machine", err=True)
 
 
-async def _check(config: Config) -> int:
-    topology, passive = Topology.of(config.broker), config.broker.passive_declare
-    for pattern in Addresses.of(topology, config.broker.allow_reply_to).vain:
-        say(f"scraperd: broker.allow_reply_to: no result is ever sent to {pattern}", err=True)
+async def _check_offline(config: Config) -> int:
+    """What can be known without the broker; the daemon ends with 78 over each of it."""
     await _try_parts(config)
     await asyncio.to_thread(check_urls, config.broker_urls)  # files are read
+    return 0
+
+
+async def _check(config: Config) -> int:
+    topology, passive = Topology.of(config.broker), config.broker.passive_declare
+    await _check_offline(config)
+    for pattern in Addresses.of(topology, config.broker.allow_reply_to).vain:
+        say(f"scraperd: broker.allow_reply_to: no result is ever sent to {pattern}", err=True)
     brokers = await _reached(config)
     ends = _say_brokers(config, brokers)
     url, connection = next((url, one) for url, one in brokers if not isinstance(one, Exception))

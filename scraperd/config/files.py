@@ -15,15 +15,32 @@ from scraperd.base.text import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BROKER_URL_CREDENTIAL: Final = "scraperd-broker-url"  # in systemd's $CREDENTIALS_DIRECTORY
+BROKER_URL_CREDENTIAL: Final = "broker-url"
+FOLDER_VARIABLE: Final = "CREDENTIALS_DIRECTORY"  # where systemd put the credentials
 LARGEST: Final = 64 * 1024  # bytes of such a file
 
 
 def credential(name: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the file of a credential that systemd passed on (systemd.exec, LoadCredential)."""
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(folder) / name if folder else None
-    return path if path is not None and path.exists() else None
+    """Return the file of a credential that systemd passed on (systemd.exec, LoadCredential).
+
+    A file that is loaded by itself has the name that its unit gives it: `scraperd-NAME`. The files
+    of a folder that is loaded as `scraperd` become `scraperd_NAME`; the folder has them as `NAME`.
+    """
+    if not (folder := environ.get(FOLDER_VARIABLE)):
+        return None
+    spelled = (Path(folder) / text for text in (name, f"scraperd-{name}", f"scraperd_{name}"))
+    return next(filter(_is_there, spelled), None)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there, or may not be looked for: `read` then says what is wrong."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def read(path: str | Path, most: int = LARGEST) -> bytes:

@@ -17,7 +17,7 @@ from scraperd.config.load import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CREDENTIAL: Final = "scraperd-signing-key"  # in systemd's $CREDENTIALS_DIRECTORY
+CREDENTIAL: Final = "signing-key"
 SHORTEST_KEY: Final = 32  # bytes of text: what `openssl rand -hex 16` prints has 128 random bits
 LARGEST_KEY_FILE: Final = 16 * 1024  # bytes
 _NAME: Final = "jobs.signing_key_file"

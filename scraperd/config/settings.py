@@ -46,7 +46,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             **fixed(
                 "path of a file with a URL a line",
-                "The broker's URLs in place of broker_url; else systemd's scraperd-broker-url.",
+                "The broker's URLs in place of broker_url; else systemd's credential broker-url.",
             )
         ),
     ] = ""

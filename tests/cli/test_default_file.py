@@ -158,3 +158,45 @@ def test_one_that_can_t_be_read_is_not_passed_over(
     done = scraperd(prepare, "check")
     assert done.returncode == 78
     assert done.stderr == f"scraperd: {FILE}: can't be read: {why}\n"
+
+
+FOLDER = "/etc/scraperd/credentials"
+
+
+@pytest.mark.parametrize("command", ["check", "check --config /etc/scraperd/config.toml"])
+def test_the_credentials_beside_it_are_read(scraperd: Command, command: str) -> None:
+    """A command that root starts asks the daemon's broker, whose URL systemd has from there."""
+    url = f"amqp://user:hunter2@127.0.0.1:{free_port()}/"
+    prepare = f"mkdir {FOLDER}; touch {FILE}; printf '%s\\n' '{url}' > {FOLDER}/broker-url"
+    done = scraperd(prepare, *command.split())
+    assert done.returncode == 1
+    assert f"no broker at {url.replace('user:hunter2@', '')}" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_with_another_file_they_are_not_read(scraperd: Command) -> None:
+    """Who names a file of his own does not get the broker of this machine's daemon."""
+    prepare = f"mkdir {FOLDER}; touch {FILE}; echo not-a-url > {FOLDER}/broker-url"
+    broker = f"amqp://127.0.0.1:{free_port()}/"
+    done = scraperd(prepare, "check", "--config", "/dev/null", SCRAPERD_BROKER_URL=broker)
+    assert f"no broker at {broker}" in done.stderr
+    assert (
+        scraperd("rm -r /etc/scraperd; " + "mkdir /etc/scraperd; " + prepare, "check").returncode
+        == 78
+    )
+
+
+def test_credentials_that_may_not_be_read_are_not_passed_over(scraperd: Command) -> None:
+    """Without a word a command would ask another broker than the daemon beside it."""
+    done = scraperd(f"mkdir -m 0 {FOLDER}; touch {FILE}", "check")
+    assert done.returncode == 78
+    assert f"{FOLDER}/broker-url: Permission denied" in done.stderr
+
+
+def test_check_without_the_broker(scraperd: Command) -> None:
+    """--no-broker looks at the configuration and the machine, and dials nobody."""
+    prepare = write(f'broker_url = "amqp://127.0.0.1:{free_port()}/"')
+    done = scraperd(prepare, "check", "--no-broker")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = scraperd(write("broker_url = 'amqp://x/?heartbeet=1'"), "check", "--no-broker")
+    assert done.returncode == 78

@@ -33,8 +33,10 @@ def test_the_broker_s_urls_are_the_lines_of_their_file(
     assert load(None, {"SCRAPERD_BROKER_URL_FILE": path}).broker_urls == urls
     (config := tmp_path / "own.toml").write_text(f'broker_url_file = "{path}"')
     assert load(config, {}).broker_urls == urls
-    (tmp_path / BROKER_URL_CREDENTIAL).write_text(text)
-    assert load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).broker_urls == urls
+    for name in ("scraperd-broker-url", "scraperd_broker-url", "broker-url"):  # as in a unit's
+        (folder := tmp_path / name).mkdir()
+        (folder / name).write_text(text)
+        assert load(None, {"CREDENTIALS_DIRECTORY": str(folder)}).broker_urls == urls
 
 
 def test_which_of_several_counts(write: Callable[[str | bytes], Path], tmp_path: Path) -> None:

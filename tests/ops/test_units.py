@@ -46,7 +46,9 @@ def copies(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["scraperd.service", "scraperd@.service"])
+@pytest.mark.parametrize(
+    "name", ["scraperd.service", "scraperd@.service", "scraperd-until-idle.service"]
+)
 def test_a_unit_is_closed(copies: Path, name: str) -> None:
     """Its exposure is low: what a daemon of ours has no use for is closed to it."""
     shown = analyze("security", "--offline=true", "--no-pager", str(copies / name)).stdout
@@ -54,7 +56,13 @@ def test_a_unit_is_closed(copies: Path, name: str) -> None:
     assert float(level) <= MOST, shown
 
 
-@pytest.mark.parametrize("name", ["scraperd.service", "scraperd@1.service", "scraperd.target"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("scraperd.service", "scraperd@1.service", "scraperd.target"),
+        *("scraperd-until-idle.service", "scraperd-until-idle.timer"),
+    ],
+)
 def test_a_unit_is_valid(copies: Path, name: str) -> None:
     """Systemd has nothing to say of it, nor of what it names."""
     if name == "scraperd@1.service":
@@ -63,11 +71,25 @@ def test_a_unit_is_valid(copies: Path, name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def lines(name: str) -> set[str]:
+    """What a unit says, without comments."""
+    text = (UNITS / name).read_text()
+    return {line for line in text.splitlines() if line and line[0] != "#"}
+
+
 def test_the_template_is_the_unit() -> None:
     """What one says the other says too, but for what makes it a template."""
-    one, many = (
-        [line for line in (UNITS / name).read_text().splitlines() if line and line[0] != "#"]
-        for name in ("scraperd.service", "scraperd@.service")
-    )
-    assert set(many) - set(one) == OWN
-    assert {line.partition("=")[0] for line in set(one) - set(many)} == {"Description", "WantedBy"}
+    one, many = lines("scraperd.service"), lines("scraperd@.service")
+    assert many - one == OWN
+    assert {line.partition("=")[0] for line in one - many} == {"Description", "WantedBy"}
+
+
+def test_the_unit_of_the_timer_is_the_unit() -> None:
+    """It ends by itself, and is started by its timer; all else is the same."""
+    one, idle = lines("scraperd.service"), lines("scraperd-until-idle.service")
+    (ends,) = (line for line in idle if line.startswith("ExecStart="))
+    assert ends.replace("run --until-idle 30 ", "run ") in one
+    assert idle - one == {ends, "Description=scraperd until its queue is empty"}
+    assert {line.partition("=")[0] for line in one - idle} == {
+        *("Description", "ExecStart", "WantedBy", "[Install]")
+    }

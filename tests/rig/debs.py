@@ -170,7 +170,7 @@ def _download(packages: Sequence[str], scratch: Path, suite: str) -> list[Path]:
         text += _OTHER_CONF.format(scratch=scratch, suite=suite)
         (scratch / "status").touch()
         (scratch / "sources.list").write_text(
-            f"deb [signed-by={_KEYRING}] {_mirror()} {suite} main\n"
+            f"deb [signed-by={_KEYRING}] {mirror()} {suite} main\n"
         )
     conf.write_text(text)
     _run(["apt-get", "-q", "-c", str(conf), "update"])
@@ -178,7 +178,7 @@ def _download(packages: Sequence[str], scratch: Path, suite: str) -> list[Path]:
     return sorted(archives.glob("*.deb"))
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Return where this machine has its packages of Debian from."""
     files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     for file in files:

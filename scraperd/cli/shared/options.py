@@ -7,12 +7,14 @@ Must never: know a setting.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from scraperd.cli.console import EXIT_CONFIG, fail
+from scraperd.config.files import FOLDER_VARIABLE
 from scraperd.config.load import ENV_CONFIG_FILE, ConfigError, load
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 
 CONFIG_FILE: Final = Path("/etc/scraperd/config.toml")
+CREDENTIALS: Final = "credentials"  # the folder beside CONFIG_FILE that the units hand to systemd
 
 
 class Number(click.FloatRange):
@@ -54,8 +57,16 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path, readable=False),  # `load` says what is wrong, with 78
         envvar=ENV_CONFIG_FILE,
         default=_the_machines,
+        callback=_with_credentials,
         help=f"TOML file; if not given, {CONFIG_FILE} where it exists. SCRAPERD_... variables win.",
     )(command)
+
+
+def _with_credentials(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Return the path. With the machine's file, a command reads the same secrets as the daemon."""
+    if path == CONFIG_FILE and FOLDER_VARIABLE not in os.environ:
+        os.environ[FOLDER_VARIABLE] = str(path.with_name(CREDENTIALS))
+    return path
 
 
 def _the_machines() -> Path | None:
