@@ -39,8 +39,8 @@ def main() -> int:
     if lacks := [it for it in (str(PYTHON), "dpkg-deb", "dpkg") if shutil.which(it) is None]:
         print(f"deb: this machine has no {' and no '.join(lacks)}: run this on Debian or Ubuntu")
         return 1
-    if debians() != sys.version_info[:2]:
-        shown = [".".join(map(str, found)) for found in (debians(), sys.version_info[:2])]
+    if python_version() != sys.version_info[:2]:
+        shown = [".".join(map(str, found)) for found in (python_version(), sys.version_info[:2])]
         print(
             f"deb: {PYTHON} is Python {shown[0]} and .venv/ has {shown[1]}; the compiled extraction"
             f" has to be for the former: rm -rf .venv && make deb PYTHON={PYTHON}"
@@ -63,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def debians() -> tuple[int, ...]:
+def python_version() -> tuple[int, ...]:
     """Return the version of Debian's Python, which the package depends on."""
     said = "import sys; print(*sys.version_info[:2])"
     return tuple(map(int, subprocess.check_output([str(PYTHON), "-c", said], text=True).split()))
@@ -191,7 +191,7 @@ def pack(version: str) -> Path:
 
 def fields(files: list[Path]) -> dict[str, str]:
     """Return the fields of the package that depend on this machine: it is for its release."""
-    major, minor = debians()
+    major, minor = python_version()
     libc = ".".join(map(str, _installed("libc6")))
     systemd = KNOWS_BACKOFF if _installed("systemd") >= KNOWS_BACKOFF else FLOOR
     python = f"python3 (>= {major}.{minor}~), python3 (<< {major}.{minor + 1}~)"

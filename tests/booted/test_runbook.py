@@ -48,6 +48,24 @@ def running(installed: Machine) -> Iterator[Machine]:
     installed.run("systemctl start rabbitmq-server scraperd")
 
 
+def test_the_first_look(running: Machine) -> None:
+    """Each command at the head of the page works, and the journal has what an operator needs."""
+    scrape(running, PAGE)
+    running.write(CONFIG, f"concurency = 1\n{SETTINGS}")
+    running.run("systemctl reload scraperd", check=False)
+    running.until("systemctl status scraperd | grep 'Status:.*reload failed'")
+    running.write(CONFIG, SETTINGS)
+    running.run("systemctl restart scraperd")
+    status_, journal_, *others = commands("Troubleshooting")
+    assert "consuming" in running.run(status_)
+    said = running.run(journal_)
+    for event in ("start", "ready", "listening", "reload_failed", "drain", "drained", "stop"):
+        assert f'"event":"{event}"' in said
+    for command in others:
+        running.run(command)
+    say(*re.findall('"event":"(?:start|ready|reload_failed|drain|stop)".{0,60}', said)[-5:])
+
+
 def test_not_ready(running: Machine) -> None:
     """Without a broker, `scraperd health` says why, and is good again once the broker is back."""
     running.run("systemctl stop rabbitmq-server")

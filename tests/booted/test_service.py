@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.booted.site import PAGE, SLOW, journal, publish_slow, results, say, scrape
+from tests.rig.checks.house import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,6 +194,21 @@ def test_no_secret_is_shown(running: Machine) -> None:
     denied = running.run(f"runuser -u scraperd -- cat {file}", check=False)
     assert "Permission denied" in denied
     say(denied, running.run(f"stat -c '%A %U %n' /etc/scraperd {file} {CONFIG}"))
+
+
+def test_a_signing_key(running: Machine) -> None:
+    """The documented command makes a key; the daemon and `scraperd check` both take it."""
+    page = (CHECKOUT / "docs/operations/queues.md").read_text()
+    (command,) = re.findall(r"^    (\(umask 077; openssl .*)", page, re.MULTILINE)
+    running.run(command)
+    running.run("systemctl restart scraperd")
+    (start,) = re.findall('.*"event":"start".*', journal(running))[-1:]
+    assert '"signing_key":"/run/credentials/scraperd.service/scraperd_signing-key"' in start
+    checked = running.run("scraperd check")
+    running.run("rm /etc/scraperd/credentials/signing-key; systemctl restart scraperd")
+    (said,) = re.findall("signing key: the first of 1 in .*", checked)
+    assert said.endswith("/etc/scraperd/credentials/signing-key")
+    say(start, said)
 
 
 def test_the_timer(running: Machine) -> None:
