@@ -8,7 +8,7 @@ COMPILED := .venv/.compiled
 WORKERS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheel deb check check-perf format test test-systemd quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules conformance faults soak pins clean
+.PHONY: help setup wheel deb check check-perf format test test-systemd test-containers quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules conformance faults soak pins clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ test: setup  ## run all tests, with a RabbitMQ and nginx of their own; T=tests/e
 
 test-systemd: setup  ## the package and the units on a Debian 12 that boots (root; a tree in .cache/, made once)
 	$(BIN)/python -m pytest -s --durations=0 --timeout=240 $(if $(T),$(T),tests/booted)
+
+test-containers: setup  ## the image, built by podman and run as the Helm chart runs it; needs root, podman, debootstrap
+	$(PIP) --require-hashes -r requirements/containers.txt
+	$(BIN)/python -m pytest tests/containers/images.py
 
 quick: setup  ## in about a minute: the tests that need no broker and no network namespace
 	$(BIN)/python -m pytest -p tests.rig.checks.quick -n 2 --dist load $(T)
@@ -115,6 +119,8 @@ pins: setup  ## write requirements/*.txt again from requirements/*.in
 	    --generate-hashes --upgrade requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --generate-hashes --upgrade requirements/clients.in -o requirements/clients.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    --generate-hashes --upgrade requirements/containers.in -o requirements/containers.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --generate-hashes --upgrade requirements/mutate.in -o requirements/mutate.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
