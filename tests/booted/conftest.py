@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.booted.machine import Machine
 from tests.booted.site import serve_pages
 from tests.rig.checks.house import CHECKOUT
-from tests.rig.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

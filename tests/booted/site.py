@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tests.rig.machine import Machine
+    from tests.booted.machine import Machine
 
 PAGE: Final = "http://127.0.0.1/page.html"
 SLOW: Final = "http://127.0.0.1/slow/page.html"  # 6 s

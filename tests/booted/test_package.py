@@ -16,7 +16,7 @@ from tests.booted.site import PAGE, publish_slow, results, say, scrape
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.machine import Machine
+    from tests.booted.machine import Machine
 
 CONFIG = "/etc/scraperd/config.toml"
 SETTINGS = 'fetch.allow_networks = ["127.0.0.1"]\n'

@@ -17,7 +17,7 @@ from tests.rig.checks.house import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.rig.machine import Machine
+    from tests.booted.machine import Machine
 
 CONFIG = "/etc/scraperd/config.toml"
 SETTINGS = """

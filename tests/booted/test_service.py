@@ -18,7 +18,7 @@ from tests.rig.checks.house import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.rig.machine import Machine
+    from tests.booted.machine import Machine
 
 CONFIG = "/etc/scraperd/config.toml"
 SETTINGS = 'fetch.allow_networks = ["127.0.0.1"]\n'
