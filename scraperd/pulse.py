@@ -39,13 +39,19 @@ class Pulse:
         self._ready = False
 
     async def run(self) -> None:
-        """Tell it now and then: ready once consuming, alive while the loop turns."""
+        """Tell it now and then: ready once consuming, alive while the loop turns and jobs come.
+
+        A consumer that gets no jobs is replaced by the link. If that does not help either, the
+        watchdog ends the process.
+        """
         notifier, consuming = self._notifier, self._services.link.consuming
         interval = min(STATUS_EVERY, notifier.watchdog_interval or STATUS_EVERY)
         told = Counter[type]()
         while True:
             told = self._tell_snoozed(told)
-            if self._ready:
+            if self._ready and self._services.link.starved:
+                notifier.send(STATUS=self.status)
+            elif self._ready:
                 notifier.send(WATCHDOG=1, STATUS=self.status)
             elif consuming.is_set():
                 self._ready = True

@@ -349,9 +349,14 @@ class Link:
         consumers = self._consumers
         if consumers is None or not self.consuming.is_set():
             return self.state
-        if consumers.starved:
+        if self.starved:
             return "jobs are ready and there is room, but none comes"
         return "" if consumers.feeds else self.state
+
+    @property
+    def starved(self) -> bool:
+        """Whether jobs are ready and there is room, but none comes. It should end in seconds."""
+        return self._consumers is not None and self._consumers.starved
 
     @property
     def registered(self) -> bool:
