@@ -176,8 +176,8 @@ def _held(scene: Scene) -> Iterator[str]:
     before, after = scene.before, scene.after
     if before is None or after is None:
         return
-    # Two channels are opened later: one counts the queues, one is for replies.
-    for what, spare in (("fds", SPARE), ("tasks", SPARE), ("channels", 2)):
+    # Three channels are opened later: to count the queues, for replies, and to answer questions.
+    for what, spare in (("fds", SPARE), ("tasks", SPARE), ("channels", 3)):
         was, now = getattr(before, what), getattr(after, what)
         if now > was + spare:
             yield f"the daemon holds {now} {what} at the end, {was} before the load"

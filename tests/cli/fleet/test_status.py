@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from tests.rig.daemon import Daemon, until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Command
     from tests.rig.daemon import Dispatcher
     from tests.rig.sites.hostel import Hostel
@@ -53,15 +55,30 @@ def test_status_shows_the_fleet_and_who_is_silent(
         assert [it["pid"] for it in json.loads(status("--json")[1])["processes"]] == [two.pid]
 
 
-def test_a_failed_reload_is_shown(
-    scraperd: Command, env: dict[str, str], broker_url: str, prefix: str, dispatcher: Dispatcher
+def test_a_reload_is_shown_good_or_bad(  # noqa: PLR0917 - fixtures
+    scraperd: Command,
+    env: dict[str, str],
+    broker_url: str,
+    prefix: str,
+    dispatcher: Dispatcher,
+    tmp_path: Path,
 ) -> None:
-    """A file that is not valid shows with its fault, as long as it holds."""
+    """A file that is not valid shows with its fault, until a good one was read."""
     assert dispatcher.prefix == prefix
-    with Daemon(broker_url, prefix, proxies={"a": "http://127.0.0.1:1"}).ready() as daemon:
+    file = tmp_path / "daemon.toml"
+    file.write_text("")
+    with Daemon(broker_url, prefix, {"SCRAPERD_CONFIG": str(file)}).ready() as daemon:
+        file.write_text("nonsense = 1\n")
+        daemon.send_signal(signal.SIGHUP)
+        daemon.wait_for_line('"event":"reload_failed"')
+        until(lambda: "RELOAD FAILED" in scraperd("status", **env).stdout, "the fault is told")
+        assert "nonsense" in scraperd("status", **env).stdout
+        file.write_text("")
         daemon.send_signal(signal.SIGHUP)
         daemon.wait_for_line('"event":"reloaded"')
-        until(lambda: "reloaded at" in scraperd("status", **env).stdout, "the reload is told")
+        text = scraperd("status", **env).stdout
+        assert "reloaded at" in text
+        assert "RELOAD FAILED" not in text
 
 
 def test_capacity_and_host_answer_for_each_process(
