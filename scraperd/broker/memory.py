@@ -154,6 +154,10 @@ class MemoryBroker:
         """Any wait is possible; see ports.Publisher."""
         return max(0.0, seconds)
 
+    def wait_at_least(self, seconds: float) -> float:
+        """Any wait is possible; see ports.Publisher."""
+        return max(0.0, seconds)
+
     def let_go(self) -> None:
         """Wait no more for a queue; see ports.Publisher."""
         self._letting_go = True

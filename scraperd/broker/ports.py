@@ -200,6 +200,9 @@ class Publisher(Protocol):
         If all are longer, return the shortest.
         """
 
+    def wait_at_least(self, seconds: float) -> float:
+        """Return how long, in seconds, a `Delay` of `seconds` takes on this transport."""
+
     def let_go(self) -> None:
         """Wait no more: a publish that no queue accepts now raises Refused at once.
 

@@ -79,6 +79,12 @@ class Settler:
                 await self._publish(job, Into(Source.DEAD), letter)
         return await job.delivery.ack()
 
+    def carried_out(self, verdict: Verdict) -> Verdict:
+        """Return the verdict with the wait that this transport has for it."""
+        if isinstance(verdict, Retry):
+            return Retry(self.publisher.wait_at_least(verdict.delay))
+        return verdict
+
     def let_go(self) -> None:
         """Wait no more for a queue: see ports.Publisher."""
         self.publisher.let_go()

@@ -308,6 +308,7 @@ class Worker:
         """Publish what the verdict says, then ack, and record it."""
         flight = self._flights[received]
         flight.phase = "settling"
+        verdict = self._settler.carried_out(verdict)
         started = self._clocks.monotonic()
         try:
             try:

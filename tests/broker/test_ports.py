@@ -173,6 +173,15 @@ async def test_a_wait_fits(transport: Transport) -> None:
         assert wait_within(fitting) == fitting
 
 
+async def test_a_delay_is_told_as_long_as_it_is(transport: Transport) -> None:
+    """What a log says of a retry is a wait of this transport, and not shorter than asked for."""
+    wait_at_least = transport.publisher.wait_at_least
+    for seconds in (0.0, 0.5, 1.0, 7.0, 3600.0):
+        told = wait_at_least(seconds)
+        assert told >= seconds
+        assert wait_at_least(told) == told
+
+
 @pytest.mark.parametrize("source", [Source.QUARANTINE, Source.UNDELIVERED])
 async def test_a_job_that_is_moved_comes_from_there(transport: Transport, source: Source) -> None:
     """What is published into a queue is delivered from it, with its headers, uncounted."""

@@ -138,6 +138,9 @@ class Sent:
     def wait_within(self, seconds: float) -> float:
         return seconds
 
+    def wait_at_least(self, seconds: float) -> float:
+        return seconds
+
     def let_go(self) -> None:
         """Nothing waits for a queue here."""
 

@@ -18,7 +18,7 @@ from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Lost, Refused, 
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.replies import Replies, Unconfirmed
-from scraperd.broker.rabbitmq.topology import TopologyError, declare, wait_within
+from scraperd.broker.rabbitmq.topology import TopologyError, declare, wait_at_least, wait_within
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, Nacked, NotFound, NotTaken, Returned
 from scraperd.broker.rabbitmq.wire.refusals import is_about_topic, no_publish
 
@@ -167,6 +167,10 @@ class RabbitPublisher:
     def wait_within(self, seconds: float) -> float:
         """The longest delay tier of at most `seconds`; see ports.Publisher."""
         return wait_within(seconds)
+
+    def wait_at_least(self, seconds: float) -> float:
+        """The wait of the delay tier that is used for `seconds`; see ports.Publisher."""
+        return wait_at_least(seconds)
 
     async def _send(
         self, generation: Generation, to: tuple[str, str], message: Message, until: float

@@ -121,8 +121,7 @@ class Topology:
 
     def delay(self, seconds: float) -> str:
         """The shortest tier that waits at least `seconds`; the longest for anything above it."""
-        tier = min(bisect_left(DELAYS, seconds), len(DELAYS) - 1)
-        return self._tier(DELAYS[tier])
+        return self._tier(wait_at_least(seconds))
 
     @property
     def delays(self) -> tuple[str, ...]:
@@ -179,6 +178,11 @@ class Topology:
 def wait_within(seconds: float) -> int:
     """The longest wait of a delay tier of at most `seconds`; the shortest for anything below it."""
     return DELAYS[max(0, bisect_right(DELAYS, seconds) - 1)]
+
+
+def wait_at_least(seconds: float) -> int:
+    """The wait of the shortest delay tier of at least `seconds`; the longest for any above it."""
+    return DELAYS[min(bisect_left(DELAYS, seconds), len(DELAYS) - 1)]
 
 
 async def declare(
