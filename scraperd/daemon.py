@@ -76,7 +76,7 @@ def run(
         keep_secrets()
     keys = keys_of(config)
     log = configure(config.log)
-    observer = Observer(lines=log)
+    observer = Observer(lines=log, settings=config.log)
     if missing := lacking():
         observer.event("helpers_unconfined", missing=missing)
     if reason := own_addresses.lacking():

@@ -327,7 +327,7 @@ def configure(services: Services, config: Config, secrets: Iterable[bytes]) -> N
     """Hand the settings to all rooms anew, within one turn of the loop. Nothing here can fail."""
     services.config = config
     own = fitted(config, services.limit, services.observer.event)
-    services.observer.set_level(own.log.level)
+    services.observer.configure(own.log)
     configure_pages(services.pages, own)
     services.worker.configure(own.jobs, own.proxies)
     services.keys.configure(secrets)

@@ -25,6 +25,7 @@ from scraperd.extract.rules import Bounds
 from scraperd.fetch import connector, resolver
 from scraperd.fetch.guard import Guard
 from scraperd.jobs.unrun import MAX_SNOOZES
+from scraperd.ops.events import EVENTS, JOB_LEVELS
 from scraperd.politeness import robots, throttle
 from scraperd.sandbox import extractor, pool
 from scraperd.wiring import table_of
@@ -139,7 +140,14 @@ def test_every_event_is_documented() -> None:
     )
     said |= set(re.findall(r'_write\([^"\n]+"([a-z_]+)"', ALL_CODE))  # the level is an expression
     said -= {"error", "info"}  # levels
-    assert first_cells(section(OBSERVE, "What the log says, and what to do")) == said
+    table = section(OBSERVE, "What the log says, and what to do")
+    assert first_cells(table) == said == {*EVENTS, "job"}
+    for names, levels in re.findall(r"^\| (`[^|]*`) \| ([a-z, ]+) \|", table, re.MULTILINE):
+        events, told = re.findall(r"`([^`]+)`", names), levels.split(", ")
+        if events == ["job"]:
+            assert tuple(told) == JOB_LEVELS
+        else:
+            assert [EVENTS[event] for event in events] in (told, told * len(events))
 
 
 def test_settings_named_in_the_documents_exist() -> None:
@@ -171,7 +179,7 @@ def test_settings_named_in_the_documents_exist() -> None:
         "delivery_limit",
     }  # RabbitMQ's
     others |= {"broker_takes", "signing_key", "moved_to"}  # fields of the log
-    others |= {"needs_restart", "max_jobs"}  # the same
+    others |= {"needs_restart", "max_jobs", "retry_in"}  # the same
     others |= first_cells(section(OBSERVE, "What the log says, and what to do"))
     for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A password can hold any character, so this removes too much, not too little.
-_USERINFO_IN_TEXT: Final = re.compile(r"//\S*@")
+_WORD: Final = re.compile(r"\S+")
+# The start of a URL, a path or a query.
+_REFERENCE: Final = re.compile(r"[^\w/?#]*(?:[A-Za-z][A-Za-z0-9+.-]*:|/|[?#][^=]+=)")
+_QUERY: Final = re.compile("[?#]")
+_MARKS: Final = ":,.;'\")]>"  # of the text around a URL
 _MOST_MARKS: Final = 4  # that `printable` leaves on one letter
 
 
@@ -40,4 +43,42 @@ def _seen(text: str) -> Iterator[str]:
 
 def text_without_credentials(text: str) -> str:
     """Return `text` without the userinfo of the URLs in it. Libraries quote URLs in errors."""
-    return _USERINFO_IN_TEXT.sub("//", text)
+    return _WORD.sub(_without_userinfo, text) if "@" in text else text
+
+
+def text_without_queries(text: str, *, only_hosts: bool = False) -> str:
+    """Return `text` without userinfo, queries and fragments of the URLs in it.
+
+    With `only_hosts` also without their paths.
+    """
+    if "/" not in text and "?" not in text and "#" not in text:
+        return text
+    shown = _WORD.sub(_without_query, text_without_credentials(text))
+    return _WORD.sub(_without_path, shown) if only_hosts else shown
+
+
+def _without_userinfo(word: re.Match[str]) -> str:
+    """A password can hold any character, so this removes too much, not too little."""
+    text = word[0]
+    start, end = text.find("//"), text.rfind("@")
+    return text[: start + 2] + text[end + 1 :] if 0 <= start < end else text
+
+
+def _without_query(word: re.Match[str]) -> str:
+    """Return a word that begins as a URL or a path does up to its query, and the marks behind."""
+    text = word[0]
+    if not _REFERENCE.match(text):
+        return text
+    start = _QUERY.search(text)
+    return text[: start.start()] + _marks(text[start.start() :]) if start else text
+
+
+def _without_path(word: re.Match[str]) -> str:
+    before, slashes, after = word[0].partition("://")
+    host, slash, path = after.partition("/")
+    return f"{before}{slashes}{host}{slash}{_marks(path)}"
+
+
+def _marks(text: str) -> str:
+    """Return the punctuation that `text` ends with."""
+    return text[len(text.rstrip(_MARKS)) :]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAX_URL: Final = 8192
+_QUERY_START = re.compile("[?#]")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\\]*")
 _ORDINARY = re.compile(  # nearly every URL, known to be right without a closer look
     r"https?://(?=[^/?#]{1,253}(?:[/?#]|$))(?![^/?#]*xn--)"
     r"(?:[a-z0-9_-]{1,63}\.)*+[a-z_-][a-z0-9_-]{0,62}"
@@ -296,6 +298,18 @@ def resolve(base: URL, location: str) -> URL:
 def _percent(match: re.Match[str]) -> str:
     """The byte behind a character; aiohttp hands odd ones on as surrogates (PEP 383)."""
     return f"%{ord(match[0]) & 0xFF:02X}"
+
+
+def shown(url: str, how: str) -> str:
+    """Return `url` as a log shows it: "full", "no-query" or "host", never with userinfo."""
+    url = without_credentials(url)
+    if how == "full":
+        return url
+    url = _QUERY_START.split(url, maxsplit=1)[0]
+    if how == "no-query":
+        return url
+    match = _ORIGIN.match(url)
+    return match[0] if match else "(not a URL)"
 
 
 def without_credentials(url: str) -> str:

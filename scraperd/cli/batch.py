@@ -99,7 +99,7 @@ async def _run(config: Config, lines: Iterator[Line], total: int | None) -> int:
                 config,
                 lines,
                 lambda raw: show_message(raw, "the results"),
-                Observer(),
+                Observer(job_lines=False, settings=config.log),
                 stop=stop,
                 tell=bar.tell,
             )

@@ -607,8 +607,39 @@ class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(**reloadable("debug, info, warning, error", "`warning` drops the line a job writes.")),
+        Meta(
+            **reloadable("debug, info, warning, error", "`warning` keeps the lines of failed jobs.")
+        ),
     ] = "info"
+    urls: Annotated[
+        Literal["full", "no-query", "host"],
+        Meta(
+            **reloadable("full, no-query, host", "How much of a URL is logged; never a password.")
+        ),
+    ] = "no-query"
+    job_level: Annotated[
+        Literal["debug", "info"],
+        Meta(**reloadable("debug, info", "The level of the line of a job that did not fail.")),
+    ] = "info"
+    job_sample: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            **reloadable("jobs", "Of so many jobs that end well, one has a line."),
+        ),
+    ] = 1
+    failure_lines: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            **reloadable(
+                "lines a minute",
+                "For each host and failure kind; further failures of that minute are one count.",
+            ),
+        ),
+    ] = 10
     format: Annotated[
         Literal["auto", "json", "console"],
         Meta(**fixed("auto, json, console", "auto: colours on a terminal, JSON elsewhere.")),

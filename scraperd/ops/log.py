@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 import structlog
 
 from scraperd.base.jsonline import dumps
-from scraperd.base.text import printable
+from scraperd.base.text import printable, text_without_queries
 from scraperd.base.urls import MAX_URL
 from scraperd.ops.outlets import outlet_of
 from scraperd.ops.sink import MAX_JOBS_BYTES, Sink
@@ -134,7 +134,10 @@ def quiet_libraries() -> None:
 def _bounded(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:
     """No line of the log grows with what an untrusted publisher or site wrote."""
     return {
-        name: _cut(value, name) if type(value) is str else value for name, value in fields.items()
+        name: _cut(text_without_queries(value) if name == "exception" else value, name)
+        if type(value) is str
+        else value
+        for name, value in fields.items()
     }
 
 
@@ -165,7 +168,7 @@ def _plain_traceback(stream: TextIO, exc_info: Any) -> None:
     """
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
-    lines = _cut(text.getvalue(), "exception").split("\n")
+    lines = _cut(text_without_queries(text.getvalue()), "exception").split("\n")
     stream.write("\n".join(f"  {printable(line, _LONGEST)}" for line in lines))
 
 

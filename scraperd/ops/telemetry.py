@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from msgspec import UNSET
 
-from scraperd.base.urls import without_credentials
+from scraperd.base.text import text_without_credentials, text_without_queries
+from scraperd.base.urls import shown
 from scraperd.broker.ports import Into
+from scraperd.config.tables import LogSettings
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
+from scraperd.ops.events import EVENTS
 from scraperd.ops.log import set_level
+from scraperd.ops.repeats import Cause, Repeats
 
 if TYPE_CHECKING:
     from msgspec import UnsetType
@@ -56,14 +60,26 @@ class Tally:
 
 @dataclass(slots=True)
 class Observer:
-    """Where records and events go. `lines` is what `log` writes to, `stats` what /metrics shows."""
+    """Where records and events go. `lines` is what `log` writes to, `stats` what /metrics shows.
+
+    Without `job_lines`, no line is written of a job.
+    """
 
     log: Any = field(default_factory=structlog.get_logger)
     lines: Log | None = None
     tally: Tally = field(default_factory=Tally)
     stats: Stats | None = None
+    settings: LogSettings = field(default_factory=LogSettings)
+    job_lines: bool = True
+    _well: int = 0  # jobs that ended well since the last line of one
+    _repeats: Repeats = field(default_factory=Repeats)
     _unverified: int = 0  # jobs since it was last said
     _next_unverified: float = -math.inf
+
+    def configure(self, settings: LogSettings) -> None:
+        """Write from now on by these settings."""
+        self.settings = settings
+        self.set_level(settings.level)
 
     def set_level(self, level: str) -> None:
         """Write from now on what is at least as grave as this."""
@@ -73,8 +89,13 @@ class Observer:
     def event(self, event: str, **fields: Any) -> None:
         """Something happened to the process: start, ready, lost broker, drain, stop."""
         self.tally.starved += event == "consumer_starved"
-        level = "error" if event in _ERRORS else "warning" if event in _WARNINGS else "info"
-        self._write(level, event, fields)
+        if event == "stop":
+            self._say_repeats(all_of_them=True)
+        self._write(
+            EVENTS.get(event, "info"),
+            event,
+            {name: self._told(value) for name, value in fields.items()},
+        )
 
     def record(self, record: Record) -> None:
         """Count one finished delivery and write its line."""
@@ -94,14 +115,54 @@ class Observer:
             case Dead():
                 self.tally.dead += 1
         self.tally.lost += not record.settled
-        level = logging.DEBUG if isinstance(verdict, Snooze) else logging.INFO
-        if self.log.is_enabled_for(level):
-            name = "info" if level == logging.INFO else "debug"
-            self._write(name, "job", _line(record))
+        if self.job_lines:
+            self._job(record)
+
+    def _job(self, record: Record) -> None:
+        """Write the line of a job, unless there were enough of its cause, or it is not sampled."""
+        level = _level_of(record, self.settings.job_level)
+        if not self.log.is_enabled_for(level) or not self._is_written(record):
+            return
+        fields = _line(record, self._shown(record.url))
+        if "error" in fields:
+            fields["error"] = self._told(fields["error"])
+        self._write(_NAMES[level], "job", fields)
+
+    def _is_written(self, record: Record) -> bool:
+        self._say_repeats()
+        result = record.result
+        if result is not None and result.error:
+            return self._repeats.take(
+                Cause(record.host, result.error.kind), self.settings.failure_lines
+            )
+        if not isinstance(record.verdict, Done) or not record.settled:
+            return True
+        self._well += 1
+        if self._well < self.settings.job_sample:
+            return False
+        self._well = 0
+        return True
+
+    def _say_repeats(self, *, all_of_them: bool = False) -> None:
+        for cause, count in self._repeats.over(all_of_them=all_of_them):
+            self.event("failures_repeated", host=cause.host, kind=cause.kind, jobs=count)
+
+    def _shown(self, url: str | UnsetType) -> str | None:
+        return None if url is UNSET else shown(url, self.settings.urls)
+
+    def _told(self, value: Any) -> Any:
+        """Return a text, or the texts of a list, with the URLs in it as the settings say."""
+        if isinstance(value, list):
+            return [self._told(it) for it in value]
+        if not isinstance(value, str):
+            return value
+        if self.settings.urls == "full":
+            return text_without_credentials(value)
+        return text_without_queries(value, only_hosts=self.settings.urls == "host")
 
     def solo(self, received: Received) -> None:
         """A job begins to run alone. If the process ends now, this is the last that is said."""
-        told = {"id": received.name, "url": _shown(received.url), "host": received.host}
+        told = {"id": received.name, "url": self._shown(received.url), "host": received.host}
         self.event("solo_job", **told, strikes=received.strikes)
 
     def unverified(self) -> None:
@@ -138,34 +199,35 @@ class Observer:
             self.tally.unlogged += 1
 
 
-_ERRORS = frozenset({"config", "reload_failed"})
-_WARNINGS = frozenset(
-    {
-        "broker_unreachable",
-        "broker_refused",
-        "broker_lost",
-        "broker_blocked",
-        "broker_limit",
-        "broker_vulnerable",
-        "consumer_starved",
-        "descriptors_exhausted",
-        "descriptors_few",
-        "helpers_busy",
-        "helpers_unconfined",
-        "log_lines_lost",
-        "signature_invalid",
-        "status_unanswered",
-        "own_addresses_unknown",
-        "reply_refused",
-        "queue_differs",
-        "publish_refused",
-        "priority_ignored",
-        "queue_policy",
-        "undeliverable",
-        "drain_timeout",
-        "second_signal",
-    }
-)
+_NAMES: Final = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
+
+
+def _level_of(record: Record, job_level: str) -> int:
+    """How grave the line of a job is: a job that ended without its page is a warning."""
+    match record.verdict:
+        case Snooze():
+            return logging.DEBUG
+        case Dead():
+            return logging.WARNING
+        case Done() if record.result is not None and record.result.status == "failed":
+            return logging.WARNING
+        case Retry():
+            return logging.INFO
+    return logging.DEBUG if job_level == "debug" else logging.INFO
+
+
+def _next(record: Record) -> dict[str, str]:
+    """Say of a failure what happens next."""
+    if record.result is None or record.result.status != "failed":
+        return {}
+    if not record.settled:
+        return {"next": "the broker delivers the job again"}
+    match record.verdict:
+        case Retry(delay):
+            return {"next": f"attempt {record.attempt + 1} in {delay:g} s"}
+        case Dead(_, tell):
+            return {"next": "the job is in the dead queue" + ("" if tell else ", without a result")}
+    return {"next": "nothing, the failed result is published"}
 
 
 def _of_verdict(verdict: Verdict) -> dict[str, Any]:
@@ -201,14 +263,10 @@ def _place(to: Destination) -> str:
     return to.source.value if isinstance(to, Into) else type(to).__name__.lower()
 
 
-def _shown(url: str | UnsetType) -> str | None:
-    return None if url is UNSET else without_credentials(url)
-
-
-def _line(record: Record) -> dict[str, Any]:
+def _line(record: Record, url: str | None) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "id": record.ident,
-        "url": _shown(record.url),
+        "url": url,
         "host": record.host,
         "status": UNSET if record.result is None else record.result.status,
         "verdict": type(record.verdict).__name__.lower(),
@@ -216,6 +274,7 @@ def _line(record: Record) -> dict[str, Any]:
         "publish": round(record.publish_time, 6),
         **_of_verdict(record.verdict),
         **_of_result(record.result),
+        **_next(record),
     }
     counts = {"strikes": record.strikes, "snoozes": record.snoozes}
     fields |= {name: count for name, count in counts.items() if count}

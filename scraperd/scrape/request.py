@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from msgspec import UNSET
 
-from scraperd.base.text import printable, text_without_credentials
-from scraperd.base.urls import exact, host_name, origin_of, resolve
+from scraperd.base.text import printable, text_without_queries
+from scraperd.base.urls import MAX_URL, exact, host_name, origin_of, resolve
 from scraperd.contract import Failure
 from scraperd.fetch.message import Request
 from scraperd.scrape.cookies.jar import Cookies, given
@@ -95,8 +95,9 @@ def redirect_target(base: URL, location: str) -> URL | Failure:
     try:
         return resolve(base, location)
     except ValueError as fault:
-        shown = printable(text_without_credentials(location))
-        return Failure("protocol", f"redirected to {shown}: {fault}")
+        one_word = printable(location, MAX_URL).replace(" ", "%20")  # a password may hold spaces
+        told = printable(text_without_queries(one_word))
+        return Failure("protocol", f"redirected to {told}: {fault}")
 
 
 def redirect(request: Request, status: int, target: URL) -> None:

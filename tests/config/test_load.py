@@ -122,6 +122,8 @@ def changed(key: str, value: Any) -> Any:
         "broker_url": "amqp://x/",
         "log.level": "debug",
         "log.format": "json",
+        "log.urls": "host",
+        "log.job_level": "debug",
         "metrics.listen": "127.0.0.1:9469",
         "broker.prefetch": 500,
         "fetch.max_connections": 500,

@@ -17,12 +17,14 @@ import structlog
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scraperd.base.urls import check_url, host_of, without_credentials
+from scraperd.base.text import text_without_queries
+from scraperd.base.urls import check_url, host_of, shown, without_credentials
 from scraperd.config.tables import LogSettings
 from scraperd.contract import Failure, Result, Timings
 from scraperd.jobs.record import Record
 from scraperd.jobs.verdict import Dead, Done, Retry, Snooze, Verdict
 from scraperd.ops.log import configure
+from scraperd.ops.repeats import MAX_CAUSES, REPEAT_INTERVAL, Cause, Repeats
 from scraperd.ops.telemetry import Observer, Tally
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Log:
     def open(self, **changes: Any) -> Observer:
         """An observer that writes here, by a configuration with these changes."""
         configure(LogSettings(**changes), self.stream)
-        return Observer()
+        return Observer(settings=LogSettings(**changes))
 
     @property
     def text(self) -> str:
@@ -107,15 +109,34 @@ def test_a_job_is_one_line(log: Log) -> None:
     [
         (
             record(status="failed", error=Failure("dns", "no address for a.b")),
-            {"status": "failed", "kind": "dns", "error": "no address for a.b", "verdict": "done"},
+            {
+                "level": "warning",
+                "status": "failed",
+                "kind": "dns",
+                "error": "no address for a.b",
+                "verdict": "done",
+                "next": "nothing, the failed result is published",
+            },
         ),
         (
             record(Retry(1.23456), status="failed", error=Failure("timeout", "t"), attempt=2),
-            {"verdict": "retry", "retry_in": 1.235, "attempt": 2, "kind": "timeout"},
+            {
+                "level": "info",
+                "verdict": "retry",
+                "retry_in": 1.235,
+                "attempt": 2,
+                "kind": "timeout",
+                "next": "attempt 3 in 1.23456 s",
+            },
         ),
         (
             record(Dead("internal"), status="failed", error=Failure("internal", "x")),
-            {"verdict": "dead", "kind": "internal"},
+            {
+                "level": "warning",
+                "verdict": "dead",
+                "kind": "internal",
+                "next": "the job is in the dead queue",
+            },
         ),
         (record(settled=False), {"settled": False, "verdict": "done"}),
         (record(url=msgspec.UNSET), {"url": None, "host": None}),
@@ -259,7 +280,7 @@ def test_whatever_a_stranger_writes_is_one_json_line(ident: str, url: str, messa
     structlog.reset_defaults()
     assert log.text.count("\n") == 1
     [line] = [json.loads(line) for line in log.text.split("\n") if line]
-    assert (line["id"], line["error"]) == (ident, message)
+    assert (line["id"], line["error"]) == (ident, text_without_queries(message))
     assert log.text.removesuffix("\n").isprintable()
 
 
@@ -298,9 +319,9 @@ def test_a_line_does_not_grow_with_what_it_quotes(log: Log) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "told"),
     [
-        ("http://user:hunter2@h/p?q", "http://h/p?q"),
+        ("http://user:hunter2@h/p?q", "http://h/p"),
         ("http://hunter2@h/", "http://h/"),
         ("http://:hunter2@h/", "http://h/"),
         ("ftp://u:hunter2@h/", "ftp://h/"),
@@ -309,16 +330,16 @@ def test_a_line_does_not_grow_with_what_it_quotes(log: Log) -> None:
         ("http://u:hunter2@[", "(not a URL)"),
         ("http://u:hunter2@h:99999/", "(not a URL)"),
         ("http:\\\\u:hunter2@h", "(not a URL)"),
-        ("http://h/a@b?c=d@e", "http://h/a@b?c=d@e"),
+        ("http://h/a@b?c=d@e", "http://h/a@b"),
         ("http://h/", "http://h/"),
         ("", ""),
     ],
 )
-def test_a_url_is_logged_without_credentials(log: Log, url: str, shown: str) -> None:
+def test_a_url_is_logged_without_credentials(log: Log, url: str, told: str) -> None:
     """Userinfo never reaches the log, in whatever kind of URL it stood."""
-    assert without_credentials(url) == shown
+    assert without_credentials(url).partition("?")[0] == told
     log.open().record(record(url=url))
-    assert log.lines[0]["url"] == shown
+    assert log.lines[0]["url"] == told
     assert SECRET not in log.text
 
 
@@ -352,3 +373,94 @@ def test_the_console_is_for_people(log: Log) -> None:
         assert part in line
     assert "\x1b" not in line
     assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    ("urls", "told", "error"),
+    [
+        ("full", "http://h/p?t=1#f", "to ftp://h/p?t=1: refused (/q?t=1)"),
+        ("no-query", "http://h/p", "to ftp://h/p: refused (/q)"),
+        ("host", "http://h", "to ftp://h/: refused (/q)"),
+    ],
+)
+def test_urls_are_shown_as_the_settings_say(log: Log, urls: str, told: str, error: str) -> None:
+    """In the URL of a job, its error and the text of an event; never with userinfo."""
+    observer = log.open(urls=urls)
+    text = f"to ftp://u:{SECRET}@h/p?t=1: refused (/q?t=1)"
+    url = f"http://u:{SECRET}@h/p?t=1#f"
+    observer.record(record(url=url, status="failed", error=Failure("protocol", text)))
+    observer.event("broker_lost", reason=text, others=[text])
+    job, event = log.lines
+    assert (job["url"], job["error"]) == (told, error)
+    assert (event["reason"], event["others"]) == (error, [error])
+    assert SECRET not in log.text
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_shows_no_query(log: Log, log_format: str) -> None:
+    """Whatever log.urls says: an exception can quote the data of others."""
+    observer = log.open(urls="full", format=log_format)
+    try:
+        int(f"http://u:{SECRET}@h/p?token={SECRET}")
+    except ValueError as error:
+        observer.trouble("internal_error", error)
+    assert "http://h/p" in log.text
+    assert SECRET not in log.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["what? a#b", "pattern 'a?b+' is invalid", "see docs/x.md#y", "line #5", "#", "is it? "],
+)
+def test_other_texts_stay(text: str) -> None:
+    """A question mark or a # that is not in a URL or a path is left alone."""
+    assert text_without_queries(text) == text
+
+
+def test_a_url_without_an_origin_is_not_shown_as_a_host() -> None:
+    """With log.urls = "host" a text that is not a URL tells nothing."""
+    assert shown("token", "host") == "(not a URL)"
+
+
+def test_one_cause_is_told_some_times_and_then_counted(log: Log) -> None:
+    """The first lines of a minute are written, and the others become one count at the end."""
+    observer = log.open(failure_lines=2)
+    for _ in range(5):
+        observer.record(record(status="failed", error=Failure("dns", "x")))
+    observer.record(record(status="failed", error=Failure("timeout", "x")))
+    observer.event("stop")
+    assert [line["event"] for line in log.lines] == [*["job"] * 3, "failures_repeated", "stop"]
+    counted = log.lines[3]
+    assert (counted["host"], counted["kind"], counted["jobs"]) == ("a.b", "dns", 3)
+
+
+def test_causes_are_bounded_and_counted_by_the_minute() -> None:
+    """After a minute a cause is told again; the oldest of too many causes is counted early."""
+    now = [0.0]
+    repeats = Repeats(lambda: now[0])
+    assert [repeats.take(Cause("a", "dns"), 1) for _ in range(3)] == [True, False, False]
+    assert list(repeats.over()) == []
+    now[0] = REPEAT_INTERVAL
+    assert list(repeats.over()) == [(Cause("a", "dns"), 2)]
+    assert repeats.take(Cause("a", "dns"), 1)
+    assert not repeats.take(Cause("a", "dns"), 1)
+    for number in range(MAX_CAUSES):
+        repeats.take(Cause(str(number), "dns"), 1)
+    assert list(repeats.over()) == [(Cause("a", "dns"), 1)]
+
+
+def test_jobs_that_end_well_can_be_sampled_and_failures_are_not(log: Log) -> None:
+    """Of job_sample jobs that end well one has a line; a failure always has one."""
+    observer = log.open(job_sample=3)
+    for _ in range(6):
+        observer.record(record())
+    observer.record(record(status="failed", error=Failure("dns", "x")))
+    assert [line["status"] for line in log.lines] == ["ok", "ok", "failed"]
+
+
+def test_the_lines_of_jobs_that_end_well_can_be_for_debugging(log: Log) -> None:
+    """With job_level = "debug" a log of level info has failures and retries only."""
+    observer = log.open(job_level="debug")
+    observer.record(record())
+    observer.record(record(Retry(1.0), status="failed", error=Failure("dns", "x")))
+    assert [line["verdict"] for line in log.lines] == ["retry"]

@@ -41,6 +41,8 @@ OTHER: dict[str, Any] = {  # another value, where no rule for its type makes a v
     "politeness.shared_networks": ("198.51.100.0/24",),
     "jobs.retry_http_codes": (500,),
     "log.level": "warning",
+    "log.urls": "host",
+    "log.job_level": "debug",
     "hosts": {"slow.example": HostSettings(per_host_delay=3.0)},
     "proxies": {"office": "http://proxy.example:3128", "socks": "socks5://proxy.example:1080"},
 }
@@ -96,7 +98,7 @@ async def _compare(new: Config) -> None:
 def _services(config: Config, fetcher: Any) -> Services:
     keys = Keys((b"k",), "p", SYSTEM.wall)
     pages = pages_of(config, fetcher, SYSTEM)
-    return services_of(config, config, 1_000_000, keys, pages, Observer(), "w")
+    return services_of(config, config, 1_000_000, keys, pages, Observer(settings=config.log), "w")
 
 
 def dump(services: Services, paths: set[str] | None = None) -> dict[str, Any]:

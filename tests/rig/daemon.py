@@ -59,6 +59,7 @@ class Daemon(Process):
             "jobs__retry_backoff_max": 1,
             "broker__reconnect_min": 0.1,
             "log__format": "json",
+            "log__failure_lines": 100_000,  # tests look for the line of each job
         }
         if os.geteuid():  # only root looks into a process of another kind
             quick["sandbox__dumpable"] = True
