@@ -163,7 +163,11 @@ def test_a_narrow_line_keeps_its_heartbeats(
     whatever comes counts as one (AMQP 0-9-1 section 4.2.7).
     """
     with Daemon(
-        line.url, prefix, broker__heartbeat=1, broker__confirm_timeout=60
+        line.url,
+        prefix,
+        broker__heartbeat=1,
+        broker__confirm_timeout=60,
+        broker__answer_status=False,
     ).ready() as daemon:
         line.throttle(8_000)
         dispatcher.publish({"url": hostel.url("/size/60000"), "id": "a"})
