@@ -27,6 +27,7 @@ from scraperd.bottleneck import Bottleneck
 from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
 from scraperd.config.keys import signing_key_file
+from scraperd.config.load import ConfigError
 from scraperd.ending import Ending, Until
 from scraperd.fetch import own as own_addresses
 from scraperd.jobs.signing import Keys
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from scraperd.config.settings import Config
+    from scraperd.jobs.record import Tracer
     from scraperd.ops.sink import Sink
     from scraperd.ops.systemd import Notifier
     from scraperd.wiring import Services
@@ -72,6 +74,8 @@ def run(
     limits leave no room for any work.
     """
     check_limits(config)
+    if config.tracing.endpoint:
+        _check_tracing()
     if not config.sandbox.dumpable:
         keep_secrets()
     keys = keys_of(config)
@@ -156,9 +160,10 @@ async def _live(given: _Given) -> None:
     async with (
         fetcher_of(own) as fetcher,
         opened(pages_of(own, fetcher, SYSTEM)) as pages,
+        _traced(config, name) as tracer,
         asyncio.TaskGroup() as group,
     ):
-        services = services_of(config, own, limit, given.keys, pages, observer, name)
+        services = services_of(config, own, limit, given.keys, pages, observer, name, tracer)
         reloader = Reloader(services, given.reread, hangup)
         bottleneck = Bottleneck(services)
         pulse = Pulse(services, given.notifier, lambda: (bottleneck.state, reloader.state))
@@ -220,6 +225,30 @@ async def _observed(
     async with serving(services, reloader, bottleneck, address) as port:
         services.observer.event("listening", host=address[0], port=port)
         yield
+
+
+def _check_tracing() -> None:
+    """Raise ConfigError if the packages that tracing needs are not installed."""
+    try:
+        import scraperd.ops.tracing  # noqa: F401, PLC0415 - a start without it need not wait
+    except ImportError as error:
+        fault = (
+            f"tracing.endpoint is set, but tracing cannot start: {error}; "
+            "install the extra (pip install 'scraperd[otel]'), or empty tracing.endpoint"
+        )
+        raise ConfigError([fault]) from error
+
+
+@asynccontextmanager
+async def _traced(config: Config, name: str) -> AsyncIterator[Tracer | None]:
+    """Give what traces jobs, if the configuration says where spans are sent."""
+    if not config.tracing.endpoint:
+        yield None
+        return
+    from scraperd.ops.tracing import traced  # noqa: PLC0415 - a start without it need not wait
+
+    async with traced(config.tracing, name, SYSTEM.roll) as tracer:
+        yield tracer
 
 
 def keys_of(config: Config) -> Keys:

@@ -224,9 +224,19 @@ def worker_of(  # noqa: PLR0917 - as the daemon names its parts
     observer: record.Observer,
     name: str,
     clocks: Clocks,
+    tracer: record.Tracer | None = None,
 ) -> Worker:
     """Return what runs the jobs. Shared: the names of `proxies`, which a job may choose from."""
-    return Worker(config.jobs, config.proxies, scraper, settler, observer, name=name, clocks=clocks)
+    return Worker(
+        config.jobs,
+        config.proxies,
+        scraper,
+        settler,
+        observer,
+        name=name,
+        clocks=clocks,
+        tracer=tracer,
+    )
 
 
 def link_settings(config: Config, name: str) -> LinkSettings:
@@ -271,12 +281,13 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
     pages: Pages,
     observer: Observer,
     name: str,
+    tracer: record.Tracer | None = None,
 ) -> Services:
     """Build the house of a daemon: each part gets what it needs and no more."""
     topology, limits = Topology.of(own.broker), broker_limits(own)
     publisher = _publisher_of(own, topology, observer)
     settler = Settler(publisher, limits, keys, SYSTEM)
-    worker = worker_of(own, pages.scraper, settler, observer, name, SYSTEM)
+    worker = worker_of(own, pages.scraper, settler, observer, name, SYSTEM, tracer)
     gates = Gates(own.jobs_budget, pages.scraper.hold)
     link = Link(
         link_settings(own, name),

@@ -23,6 +23,7 @@ from scraperd.config.tables import (
     Name,
     PolitenessSettings,
     SandboxSettings,
+    TracingSettings,
     fixed,
     reloadable,
 )
@@ -93,6 +94,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         MetricsSettings,
         Meta(description="Where Prometheus scrapes the daemon, and probes ask for its health."),
     ] = MetricsSettings()
+    tracing: Annotated[
+        TracingSettings,
+        Meta(description="Where the spans of jobs are sent (OpenTelemetry), and of which jobs."),
+    ] = TracingSettings()
 
     hosts: Annotated[
         dict[HostPattern, HostSettings],

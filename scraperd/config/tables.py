@@ -667,6 +667,44 @@ class MetricsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return (host.strip("[]"), int(port)) if port else None
 
 
+class TracingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `tracing`; `Config` says what it is about."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "http(s)://HOST[:PORT]/PATH, or empty",
+                "Sends spans there by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; "
+                "empty means off. It needs the extra `otel`.",
+            ),
+            pattern=_whole(r"(https?://[^@?#\s/]+/[^?#\s]*)?"),
+        ),
+    ] = ""
+    sample: Annotated[
+        float,
+        Meta(
+            **fixed(
+                "0 to 1",
+                "Share of the jobs without a traceparent that are traced; "
+                "with one, its sampled flag is obeyed.",
+            ),
+            ge=0,
+            le=1,
+        ),
+    ] = 0.01
+    to_sites: Annotated[
+        bool,
+        Meta(
+            **fixed(
+                "true or false",
+                "Sends the headers traceparent and tracestate to sites. "
+                "They show a site which requests belong together.",
+            )
+        ),
+    ] = False
+
+
 class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An entry of the table `hosts`: UNSET where the setting of its own table holds."""
 

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from msgspec import UnsetType
 
     from scraperd.contract import Result
     from scraperd.jobs.received import Received
     from scraperd.jobs.verdict import Verdict
+    from scraperd.scrape.tracing import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +86,13 @@ class Observer(Protocol):
 
     def trouble(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error of ours, with its traceback."""
+
+
+class Tracer(Protocol):
+    """What decides which jobs are traced."""
+
+    def job(self, received: Received) -> AbstractContextManager[Trace | None]:
+        """Return the span of a job, to be entered; entered, it gives None if it is not traced.
+
+        Trace headers that are malformed are removed from the delivery, so they do not travel on.
+        """

@@ -25,6 +25,7 @@ from scraperd.broker.ports import (
 from scraperd.contract import Failure
 from scraperd.jobs.envelope import Envelope, Turn, obituary, told
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
+from scraperd.scrape.tracing import TRACE
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -103,7 +104,12 @@ class Settler:
             headers[UNROUTABLE_REPLY] = job.reply_to
         message = Message(outcome.body, headers, correlation_id=job.delivery.correlation_id)
         to = Reply(address, key) if address and not job.stripped else Results(key)
-        await self._publish(job, to, message)
+        if (trace := TRACE.get()) is None:
+            await self._publish(job, to, message)
+            return
+        with trace.publish() as traced:
+            message.headers.update({} if job.stripped else traced)
+            await self._publish(job, to, message)
 
     async def _snooze(self, job: Received, host: str, delay: float) -> None:
         """Rather back too early than too late: then it is snoozed again, for the rest."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import UNSET
@@ -26,12 +27,13 @@ from scraperd.jobs.flights import Flights
 from scraperd.jobs.outcome import Outcome
 from scraperd.jobs.quarantine import Discounts
 from scraperd.jobs.received import Received
-from scraperd.jobs.record import Observer, Record
+from scraperd.jobs.record import Observer, Record, Tracer
 from scraperd.jobs.verdict import Dead, Ended, Misplaced, Policy, Unrun, Verdict, decide
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.sandbox.extractor import Crowded
 from scraperd.scrape.request import tightest
 from scraperd.scrape.result import Failed, Label, Scraped, result_of
+from scraperd.scrape.tracing import TRACE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -73,6 +75,7 @@ class Worker:
         *,
         name: str,
         clocks: Clocks,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
         self._scraper = scraper
@@ -80,6 +83,7 @@ class Worker:
         self._observer = observer
         self._name = name
         self._clocks = clocks
+        self._work = self.handle if tracer is None else partial(self._traced, tracer)
         self._decoder = Decoder(settings.max_size, proxies, scraper, self._error)
         self._flights = Flights()
         self._discounts = Discounts()
@@ -130,7 +134,7 @@ class Worker:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again where a job's errors are told
             return Received(delivery, Envelope(), stripped=True), _raising(error)
-        return received, self.handle
+        return received, self._work
 
     def _start(self, received: Received, work: Work, *, settling: bool = False) -> None:
         assert self._group is not None, "deliveries come before the worker runs"
@@ -159,6 +163,12 @@ class Worker:
             ended, outcome = await self._outcome(received, job, claim)
             verdict = self._decide(received, ended, job.max_retries)
             await self._settle(received, outcome, verdict)
+
+    async def _traced(self, tracer: Tracer, received: Received) -> None:
+        """Handle a delivery in a span, if it is one that is traced."""
+        with tracer.job(received) as trace:
+            TRACE.set(trace)  # the task's own: it has no other job
+            await self.handle(received)
 
     def _elsewhere(self, received: Received) -> Destination | None:
         """Where the job must be moved to before it is looked at, if anywhere.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from scraperd.base.urls import host_name
 from scraperd.contract import Failure
 from scraperd.fetch.message import Response, retry_after
+from scraperd.scrape.tracing import TRACE
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -75,7 +76,10 @@ class Hops:
         penalty: float | None = None
         request.reach = None if request.proxy else partial(self.scheduler.add_address, permit)
         try:
-            answer = await self._fetcher.fetch(request)
+            if (trace := TRACE.get()) is None:
+                answer = await self._fetcher.fetch(request)
+            else:
+                answer = await trace.hop(request, self._fetcher.fetch)
             failure = answer if isinstance(answer, Failure) else answer.trouble
             if isinstance(answer, Response) and answer.status in _BUSY:
                 load, penalty = "busy", retry_after(answer.headers, self._clocks.now())

@@ -37,6 +37,7 @@ from scraperd.scrape.hops import Hops
 from scraperd.scrape.permission import Permission
 from scraperd.scrape.request import first_request, redirect, redirect_target, tightest
 from scraperd.scrape.result import Facts, Failed, Scraped, final_url
+from scraperd.scrape.tracing import NOTHING, TRACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,9 +266,11 @@ class Scraper:
             largest=tightest(self.settings.download_maxsize, job.max_body_size),
         )
         patience = _patience(trip.target, failure)
-        extracted, seconds = await self._extractor.extract(
-            asked, answer.body, rules, host_name(answer.url), patience=patience
-        )
+        trace = TRACE.get()
+        with NOTHING if trace is None else trace.extraction():
+            extracted, seconds = await self._extractor.extract(
+                asked, answer.body, rules, host_name(answer.url), patience=patience
+            )
         content = content | extracted.fields()  # another dict: the facts keep theirs
         trip.learn(content=content, hits=extracted.hits, extract_time=seconds)
         failure = failure or extracted.failure

@@ -1,0 +1,188 @@
+"""Traces of the real daemon, as a collector of OpenTelemetry receives them.
+
+May touch: a private broker, a site and a collector in threads, the daemon as a subprocess.
+Must never: sleep for luck; each wait is for something that is seen.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.rig.daemon import Daemon, Dispatcher, until
+from tests.rig.ports import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.rig.sites.hostel import Hostel
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+VALID = f"00-{TRACE}-{PARENT}-01"
+MALFORMED: list[Any] = [  # the cases of W3C's test suite for traceparent, and other AMQP types
+    "",
+    "00",
+    f"ff-{TRACE}-{PARENT}-01",
+    f"00-{'0' * 32}-{PARENT}-01",
+    f"00-{TRACE}-{'0' * 16}-01",
+    f"00-{TRACE.upper()}-{PARENT}-01",
+    f"00-{TRACE}-{PARENT}-01-what",
+    f"00-{TRACE}-{PARENT}-01.",
+    f"00-{TRACE[:-1]}-{PARENT}-01",
+    f"00-{TRACE}0-{PARENT}-01",
+    f"00-{TRACE}-{PARENT[:-1]}.-01",
+    f"00-{TRACE}-{PARENT}-0x",
+    f"0-{TRACE}-{PARENT}-01",
+    f"cc-{TRACE}-{PARENT}-01-" + "x" * 300,
+    f"{VALID}, {VALID}",
+    7,
+    {"a": VALID},
+]
+
+
+class Collector:
+    """Decodes what is sent to it by OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.raw = b""
+        self.spans: list[Any] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.raw += body
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    for scope in resource.scope_spans:
+                        collector.spans.extend(scope.spans)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}/v1/traces"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def of(self, trace: str) -> dict[str, list[Any]]:
+        """The spans of a trace by their names."""
+        found: dict[str, list[Any]] = {}
+        for span in self.spans:
+            if span.trace_id.hex() == trace:
+                found.setdefault(span.name, []).append(span)
+        return found
+
+
+def _attributes(span: Any) -> dict[str, Any]:
+    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
+
+
+def _publish(dispatcher: Dispatcher, url: str, given: dict[str, Any], **job: Any) -> Any:
+    """Publish a job with headers; the result's headers."""
+    dispatcher.publish({"url": url, "id": "a", **job}, headers=given)
+    properties, _ = dispatcher.take("results")
+    return properties.headers
+
+
+def test_a_trace_goes_from_the_jobs_headers_to_the_results(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """The job, each hop, the extraction and the publish are spans; no secret is in any of them."""
+    port = hostel.url("/").rsplit(":", 1)[1].strip("/")
+    url = f"http://127.0.0.1:{port}/page/1?token=hunter2#hunter2"
+    with Collector() as collector:
+        settings = {"tracing__endpoint": collector.endpoint, "tracing__sample": 0}
+        with Daemon(broker_url, prefix, **settings).ready() as daemon:
+            given = {"traceparent": VALID, "tracestate": "rojo=1,congo=2"}
+            secret = {"Authorization": "hunter2", "Cookie": "a=hunter2"}
+            told = _publish(dispatcher, url, given, headers=secret, extract={"t": "title"})
+            off = f"00-{TRACE}-{PARENT}-00"
+            assert _publish(dispatcher, url, {"traceparent": off})["traceparent"] == off
+            assert "traceparent" not in _publish(dispatcher, url, {})
+            assert daemon.drain() == 0
+    spans = collector.of(TRACE)
+    assert sorted(spans) == ["GET", "extract", "process jobs", "publish result"]
+    (job,), (sent,) = spans["process jobs"], spans["publish result"]
+    assert job.parent_span_id.hex() == PARENT
+    assert {one.parent_span_id for name in spans for one in spans[name] if one != job} == {
+        job.span_id
+    }
+    assert told["traceparent"] == f"00-{TRACE}-{sent.span_id.hex()}-01"
+    assert told["tracestate"] == "rojo=1,congo=2"
+    pages = [_attributes(one) for one in spans["GET"]]
+    (page,) = [one for one in pages if one["url.full"].endswith("/page/1")]
+    assert page["http.response.status_code"] == 200
+    assert page["server.address"] == "127.0.0.1"
+    assert page["server.port"] == int(port)
+    assert b"hunter2" not in collector.raw
+
+
+def test_a_malformed_context_harms_nothing_and_goes_nowhere(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """Each malformed traceparent begins a new trace; a malformed tracestate is left out."""
+    with Collector() as collector:
+        settings = {"tracing__endpoint": collector.endpoint, "tracing__sample": 1}
+        with Daemon(broker_url, prefix, **settings).ready() as daemon:
+            for bad in MALFORMED:
+                told = _publish(dispatcher, hostel.url("/page/1"), {"traceparent": bad})
+                assert told["x-scraperd-status"] == "ok"
+                assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[13]", told["traceparent"])
+                assert TRACE not in told["traceparent"]
+            for bad in ("a=b,a=c", "=", "a=" + "x" * 600, 7, "é=1"):
+                given = {"traceparent": VALID, "tracestate": bad}
+                told = _publish(dispatcher, hostel.url("/page/1"), given)
+                assert TRACE in told["traceparent"]
+                assert "tracestate" not in told
+            assert daemon.drain() == 0
+        assert daemon.logged("internal_error") == []
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["down", "hangs"])
+def test_a_collector_that_fails_harms_no_job_and_no_drain(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, *, hangs: bool
+) -> None:
+    """Jobs end as without tracing, and the flush at the end keeps to its bound."""
+    port = free_port()
+    with socket.socket() as silent:
+        if hangs:
+            silent.bind(("127.0.0.1", port))
+            silent.listen()
+        endpoint = f"http://127.0.0.1:{port}/v1/traces"
+        with Daemon(broker_url, prefix, tracing__endpoint=endpoint, tracing__sample=1) as daemon:
+            daemon.ready()
+            dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(50)])
+            assert {one["status"] for one in dispatcher.results(50)} == {"ok"}
+            began = time.monotonic()
+            assert daemon.drain() == 0
+            # The bound is 2 s; the exporter alone would wait for 5 s, and the SDK for 30 s.
+            assert time.monotonic() - began < 20
+        until(lambda: bool(daemon.logged("stop")))
+
+
+def test_without_the_extra_the_start_says_what_to_install(
+    broker_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """An endpoint without the packages ends the start with 78 and one line."""
+    (tmp_path / "opentelemetry.py").write_text("raise ModuleNotFoundError('not installed')\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+    with Daemon(broker_url, prefix, env, tracing__endpoint="http://127.0.0.1:1/v1/traces") as it:
+        assert it.wait(30) == 78
+        (line,) = [one.text for one in it.lines]
+        assert "pip install 'scraperd[otel]'" in line
