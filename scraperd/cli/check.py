@@ -66,8 +66,11 @@ def _try_machine(config: Config) -> None:
 
     try:
         daemon.check_limits(config)
+        daemon.check_tracing(config)
     except daemon.Lacking as error:
         fail(str(error), EXIT_LACK)
+    except ConfigError as error:
+        fail(str(error), EXIT_CONFIG)
 
 
 async def _try_parts(config: Config) -> None:
