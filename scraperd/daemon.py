@@ -74,8 +74,7 @@ def run(
     limits leave no room for any work.
     """
     check_limits(config)
-    if config.tracing.endpoint:
-        _check_tracing()
+    check_tracing(config)
     if not config.sandbox.dumpable:
         keep_secrets()
     keys = keys_of(config)
@@ -227,8 +226,10 @@ async def _observed(
         yield
 
 
-def _check_tracing() -> None:
-    """Raise ConfigError if the packages that tracing needs are not installed."""
+def check_tracing(config: Config) -> None:
+    """Raise ConfigError if spans are to be sent and the packages for that are not installed."""
+    if not config.tracing.endpoint:
+        return
     try:
         import scraperd.ops.tracing  # noqa: F401, PLC0415 - a start without it need not wait
     except ImportError as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.rig.daemon import Daemon, Dispatcher, until
+from tests.rig.daemon import Daemon, Dispatcher, environment, until
 from tests.rig.ports import free_port
 
 if TYPE_CHECKING:
@@ -238,10 +240,20 @@ def test_a_collector_that_fails_harms_no_job_and_no_drain(
 def test_without_the_extra_the_start_says_what_to_install(
     broker_url: str, prefix: str, tmp_path: Path
 ) -> None:
-    """An endpoint without the packages ends the start with 78 and one line."""
+    """An endpoint without the packages ends the start with 78 and one line, and check with it."""
     (tmp_path / "opentelemetry.py").write_text("raise ModuleNotFoundError('not installed')\n")
     env = {"PYTHONPATH": str(tmp_path)}
     with Daemon(broker_url, prefix, env, tracing__endpoint="http://127.0.0.1:1/v1/traces") as it:
         assert it.wait(30) == 78
         (line,) = [one.text for one in it.lines]
         assert "pip install 'scraperd[otel]'" in line
+    settings = {"tracing__endpoint": "http://127.0.0.1:1/v1/traces"}
+    check = subprocess.run(
+        [sys.executable, "-m", "scraperd", "check", "--no-broker"],
+        env={**environment(settings), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert check.returncode == 78
+    assert check.stderr == f"{line}\n"
