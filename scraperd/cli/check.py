@@ -60,7 +60,7 @@ def command(path: Path | None, *, no_broker: bool) -> None:
 
 
 def _try_machine(config: Config) -> None:
-    """End with 71 if this machine has too few descriptors or processes for the daemon."""
+    """End with 71 if this machine lacks descriptors or processes, with 78 if it lacks packages."""
     # Here and not above: `check --help` has no use for the daemon, which takes long to load.
     from scraperd import daemon  # noqa: PLC0415
 
