@@ -681,7 +681,7 @@ class TracingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             pattern=_whole(r"(https?://[^@?#\s/]+/[^?#\s]*)?"),
         ),
     ] = ""
-    sample: Annotated[
+    sample_ratio: Annotated[
         float,
         Meta(
             **fixed(

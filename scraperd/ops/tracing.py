@@ -139,7 +139,7 @@ class Tracing:
             span.end()
 
     def _sampled(self) -> bool:
-        return self._roll() < self._settings.sample
+        return self._roll() < self._settings.sample_ratio
 
 
 class JobTrace:

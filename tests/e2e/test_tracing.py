@@ -142,7 +142,7 @@ def test_a_trace_goes_from_the_jobs_headers_to_the_results(
     port = hostel.url("/").rsplit(":", 1)[1].strip("/")
     url = f"http://127.0.0.1:{port}/page/1?token=hunter2#hunter2"
     with Collector() as collector:
-        settings = {"tracing__endpoint": collector.endpoint, "tracing__sample": 0}
+        settings = {"tracing__endpoint": collector.endpoint, "tracing__sample_ratio": 0}
         with Daemon(broker_url, prefix, **settings).ready() as daemon:
             given = {"traceparent": VALID, "tracestate": "rojo=1,congo=2"}
             secret = {"Authorization": "hunter2", "Cookie": "a=hunter2"}
@@ -174,7 +174,7 @@ def test_a_site_gets_the_trace_only_if_it_is_to(
 ) -> None:
     """Attempts and hops are spans of one trace, and with to_sites each request names its hop."""
     with Collector() as collector, Redirecting() as site:
-        settings = {"tracing__endpoint": collector.endpoint, "tracing__sample": 1}
+        settings = {"tracing__endpoint": collector.endpoint, "tracing__sample_ratio": 1}
         settings |= {"tracing__to_sites": to_sites, "politeness__robotstxt_obey": False}
         with Daemon(broker_url, prefix, **settings).ready() as daemon:
             own = {"Traceparent": "the-jobs-own"}
@@ -199,7 +199,7 @@ def test_a_malformed_context_harms_nothing_and_goes_nowhere(
 ) -> None:
     """Each malformed traceparent begins a new trace; a malformed tracestate is left out."""
     with Collector() as collector:
-        settings = {"tracing__endpoint": collector.endpoint, "tracing__sample": 1}
+        settings = {"tracing__endpoint": collector.endpoint, "tracing__sample_ratio": 1}
         with Daemon(broker_url, prefix, **settings).ready() as daemon:
             for bad in MALFORMED:
                 told = _publish(dispatcher, hostel.url("/page/1"), {"traceparent": bad})
@@ -226,7 +226,7 @@ def test_a_collector_that_fails_harms_no_job_and_no_drain(
             silent.bind(("127.0.0.1", port))
             silent.listen()
         endpoint = f"http://127.0.0.1:{port}/v1/traces"
-        with Daemon(broker_url, prefix, tracing__endpoint=endpoint, tracing__sample=1) as daemon:
+        with Daemon(broker_url, prefix, tracing__endpoint=endpoint, tracing__sample_ratio=1) as daemon:
             daemon.ready()
             dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(50)])
             assert {one["status"] for one in dispatcher.results(50)} == {"ok"}
