@@ -135,7 +135,6 @@ def changed(key: str, value: Any) -> Any:
         "jobs.unknown_field_wait": 600,
         "broker.allow_reply_to": ["team.*", "*.answers"],
         "broker.management_api": "http://rabbit.example:15672",
-        "tracing.endpoint": "http://127.0.0.1:4318/v1/traces",
         "hosts": {"*.example.com": {"per_host_delay": 1.5}},
         "fetch.allow_networks": ["10.0.0.0/8", "::1"],
         "fetch.deny_networks": ["192.0.2.0/24"],

@@ -226,7 +226,8 @@ def test_a_collector_that_fails_harms_no_job_and_no_drain(
             silent.bind(("127.0.0.1", port))
             silent.listen()
         endpoint = f"http://127.0.0.1:{port}/v1/traces"
-        with Daemon(broker_url, prefix, tracing__endpoint=endpoint, tracing__sample_ratio=1) as daemon:
+        settings = {"tracing__endpoint": endpoint, "tracing__sample_ratio": 1}
+        with Daemon(broker_url, prefix, **settings) as daemon:
             daemon.ready()
             dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(50)])
             assert {one["status"] for one in dispatcher.results(50)} == {"ok"}
