@@ -29,6 +29,9 @@ QUICK = {
     "broker__reconnect_min": 0.1,
     "broker__reconnect_max": 2,
     "log__format": "json",
+    # The oracle counts the lines of jobs, and a row fills a pipe with long URLs.
+    "log__failure_lines": 100_000,
+    "log__urls": "full",
 }
 BEAT = 0.2  # seconds between two things it tells systemd
 _LOGS = {

@@ -49,6 +49,7 @@ def watched(
         "broker_url": broker_url,
         "broker__prefix": prefix,
         "log__format": "json",
+        "log__urls": "full",  # long lines fill the pipe
     }
     argv = [sys.executable, "-m", "tests.rig.watched", str(file)]
     with os.fdopen(writing, "wb") as log:
