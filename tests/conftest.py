@@ -64,6 +64,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     broker.close()  # its data is thrown away, so nothing is gained by waiting
 
 
+@pytest.fixture(scope="module", params=["3", "4"])
+def node_of_each_release(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Node]:
+    """A private node of each release of RabbitMQ, for folders whose `node` it is."""
+    with Node(tmp_path_factory.mktemp("node"), release=request.param) as found:
+        yield found
+
+
 @pytest.fixture
 def broker_url(node: Node) -> str:
     """The shared node's URL; the node runs, even if the test before this one left it dead."""

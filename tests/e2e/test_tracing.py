@@ -49,7 +49,30 @@ MALFORMED: list[Any] = [  # the cases of W3C's test suite for traceparent, and o
 ]
 
 
-class Collector:
+class Served:
+    """An HTTP server in a thread, while it is entered."""
+
+    def __init__(self, handler: type[Silent]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Silent(BaseHTTPRequestHandler):
+    """A handler that writes no lines."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Collector(Served):
     """Decodes what is sent to it by OTLP over HTTP."""
 
     def __init__(self) -> None:
@@ -57,7 +80,7 @@ class Collector:
         self.spans: list[Any] = []
         collector = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Silent):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 collector.raw += body
@@ -68,19 +91,8 @@ class Collector:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}/v1/traces"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
+        self.endpoint = f"{self.origin}/v1/traces"
 
     def of(self, trace: str) -> dict[str, list[Any]]:
         """The spans of a trace by their names."""
@@ -91,14 +103,14 @@ class Collector:
         return found
 
 
-class Redirecting:
+class Redirecting(Served):
     """A site whose first page is busy once, and then leads to another; it keeps the headers."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, str]]] = []
         site = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Silent):
             def do_GET(self) -> None:
                 busy = not any(path.startswith("/from") for path, _ in site.seen)
                 site.seen.append((self.path, dict(self.headers.items())))
@@ -109,19 +121,8 @@ class Redirecting:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/from?secret=hunter2"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
+        self.url = f"{self.origin}/from?secret=hunter2"
 
 
 def _attributes(span: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the tests of this folder share: a private node of each release of RabbitMQ.
 
-May touch: pytest's temporary folders.
+May touch: the fixtures of all tests.
 Must never: hold a test's logic.
 """
 
@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig.brokers.node import Node
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.rig.brokers.node import Node
 
 
-@pytest.fixture(scope="module", params=["3", "4"])
-def node(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
+@pytest.fixture(scope="module")
+def node(node_of_each_release: Node) -> Node:
     """A node of each release."""
-    with Node(tmp_path_factory.mktemp("node"), release=request.param) as node:
-        yield node
+    return node_of_each_release
