@@ -1,4 +1,4 @@
-"""Ends a daemon that is not to run for ever: its queues are empty, or it has begun enough jobs.
+"""Ends a daemon that was told to end by itself: its queues are empty, or it has begun enough jobs.
 
 May touch: the services, to read; the broker's counts; the loop's time.
 Must never: end while a job is in flight here, or while the broker cannot be asked.

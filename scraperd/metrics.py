@@ -212,7 +212,7 @@ class Collector:
             yield gauge("demand", "Jobs that could be worked on now or within a minute.", demand)
 
 
-class Answers:
+class Paths:
     """What the listener's paths answer with."""
 
     def __init__(self, collector: Collector, services: Services) -> None:
@@ -222,7 +222,7 @@ class Answers:
         ProcessCollector(registry=self._registry)
 
     @property
-    def paths(self) -> dict[str, Any]:
+    def all(self) -> dict[str, Any]:
         """The paths, each with what answers it."""
         return {"/healthz": self.healthz, "/readyz": self.readyz, "/metrics": self.metrics}
 
@@ -249,8 +249,8 @@ async def serving(
     """Count and measure, and serve that; yields the port. Raises CannotListen."""
     services.observer.stats = stats = services.observer.stats or Stats()
     watch = Watch(services)
-    answers = Answers(Collector(services, stats, watch, reloader, bottleneck), services)
-    async with listening(*address, answers.paths) as found, asyncio.TaskGroup() as group:
+    paths = Paths(Collector(services, stats, watch, reloader, bottleneck), services)
+    async with listening(*address, paths.all) as found, asyncio.TaskGroup() as group:
         watching = group.create_task(watch.run(), name="watch")
         yield found
         watching.cancel()

@@ -32,7 +32,7 @@ INTERVAL: Final = 1.0  # seconds from the begin of one question to the next
 @click.command("top", epilog=epilog("scraperd top"))
 @with_config
 def command(path: Path | None) -> None:
-    """Show all daemons, the queues and the hosts that wait, anew each second.
+    """Show all daemons, the queues and the hosts that wait, and draw them again each second.
 
     Keys: s sorts by another column, / filters by process or host, p pauses the display, q quits.
     """
@@ -69,7 +69,7 @@ class Live:
         self._fault = ""
 
     async def ask(self) -> None:
-        """Ask once a second for ever; a broker that is away is tried again. Raises TopologyError.
+        """Ask once a second; a broker that is away is tried again. Raises TopologyError.
 
         While the display is paused, nothing is asked.
         """

@@ -1,7 +1,7 @@
 """Questions and answers of `scraperd status`, as values and as JSON. Pure.
 
 May touch: bytes.
-Must never: raise over bytes of a stranger; what is not understood is None.
+Must never: raise because of bytes that another program wrote; what is not understood is None.
 """
 
 from __future__ import annotations

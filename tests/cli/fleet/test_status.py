@@ -30,7 +30,7 @@ def test_status_shows_the_fleet_and_who_is_silent(
         done = scraperd("status", *args, **env)
         return done.returncode, done.stdout
 
-    assert status()[0] == 1  # nobody
+    assert status()[0] == 1  # no daemon runs
     with Daemon(broker_url, prefix).ready() as one, Daemon(broker_url, prefix).ready() as two:
         until(lambda: status()[0] == 0, "both answer")
         dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(10)])

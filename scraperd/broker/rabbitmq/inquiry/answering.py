@@ -40,7 +40,7 @@ ANSWER_TTL: Final = "10000"  # ms
 MAX_UNCONFIRMED: Final = 20  # answers under way; with more, none is given
 MIN_PAUSE: Final = 1.0  # seconds between two connections
 MAX_PAUSE: Final = 60.0  # seconds; after a refusal at once
-CALM: Final = 30.0  # seconds that a connection lasts, after which the pauses begin anew
+CALM: Final = 30.0  # seconds that a connection lasts, after which the next pause is MIN_PAUSE
 
 
 class SmallOnly(Gate):

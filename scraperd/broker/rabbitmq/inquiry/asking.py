@@ -84,7 +84,7 @@ class Asker:
         self._channel.ack(message.tag)
         asked = self._round
         if message.properties.correlation_id != asked.ident:
-            return  # of an earlier question, or a stranger's
+            return  # of an earlier question, or from another program
         if len(message.body) <= MAX_ANSWER_BYTES and len(asked.answers) < MAX_ANSWERS:
             asked.answers.append(message.body)
             asked.news.set()
