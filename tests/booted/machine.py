@@ -120,23 +120,23 @@ class Machine:
             raise MachineError(self.run("systemctl --failed --no-pager"))
 
 
-def tree() -> Path:
-    """Return the folder of the Debian, made if it is not there yet."""
-    root = CACHE / "trees" / "-".join((SUITE, *sorted(PACKAGES)))
+def tree(packages: tuple[str, ...] = PACKAGES) -> Path:
+    """Return the folder of a Debian with these packages, made if it is not there yet."""
+    root = CACHE / "trees" / "-".join((SUITE, *sorted(packages)))
     root.parent.mkdir(parents=True, exist_ok=True)
     with (CACHE / "trees.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.is_dir():
-            _debootstrap(root)
+            _debootstrap(root, packages)
     return root
 
 
-def _debootstrap(root: Path) -> None:
+def _debootstrap(root: Path, packages: tuple[str, ...]) -> None:
     print(f"making a Debian ({SUITE}) in {root.parent} (once)")
     unfinished = root.with_suffix(".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     program, env = _program("debootstrap", "debootstrap")
-    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    options = ["--variant=minbase", *([f"--include={','.join(packages)}"] if packages else [])]
     command = [program, *options, SUITE, str(unfinished), mirror()]
     done = subprocess.run(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

@@ -64,6 +64,11 @@ def _files(values: dict[str, Any], release: str) -> dict[str, Any]:
     return files
 
 
+def pod(found: dict[str, Any]) -> Any:
+    """Return the Deployment's pod."""
+    return found["Deployment"]["spec"]["template"]["spec"]
+
+
 def kinds(found: dict[str, Any]) -> set[str]:
     """Return the kinds of what was rendered."""
     return set(found)

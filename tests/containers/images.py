@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.containers.charts import CHART, EVERYTHING, render
+from tests.containers.charts import CHART, EVERYTHING, pod, render
 from tests.containers.podman import IMAGE, ROOT, ULIMITS, build, container, logs, podman
 from tests.rig.daemon import LOOPBACK, variables
 
@@ -40,14 +40,15 @@ def image() -> str:
 @pytest.fixture
 def as_in_a_pod(image: str, broker_url: str, prefix: str, tmp_path: Path) -> list[str]:
     """What podman needs to run the image as the chart's pod: arguments up to the image's name."""
-    (pod,) = [render({})["Deployment"]["spec"]["template"]["spec"]]
-    (box,) = pod["containers"]
+    found = render({})
+    spec = pod(found)
+    (box,) = spec["containers"]
     assert image == IMAGE
-    assert pod["securityContext"]["runAsUser"] == 10001
+    assert spec["securityContext"]["runAsUser"] == 10001
     assert box["securityContext"]["readOnlyRootFilesystem"] is True
     assert box["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     (tmp_path / "url").write_text(broker_url)
-    (tmp_path / "config.toml").write_text(render({})["ConfigMap"]["data"]["config.toml"])
+    (tmp_path / "config.toml").write_text(found["ConfigMap"]["data"]["config.toml"])
     given = [f"{one['name']}={one['value']}" for one in box["env"]]
     more = variables({**LOOPBACK, "broker__prefix": prefix})
     settings = [*given, *(f"{name}={value}" for name, value in more.items())]
@@ -62,8 +63,7 @@ def as_in_a_pod(image: str, broker_url: str, prefix: str, tmp_path: Path) -> lis
 
 def arguments() -> list[str]:
     """What the chart's pod runs."""
-    found = render({})["Deployment"]["spec"]["template"]["spec"]["containers"][0]["args"]
-    return [str(one) for one in found]
+    return [str(one) for one in pod(render({}))["containers"][0]["args"]]
 
 
 def until(what: Callable[[], bool], name: str) -> None:

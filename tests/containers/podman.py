@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.booted.machine import tree
 from tests.rig.debs import CACHE
 
 if TYPE_CHECKING:
@@ -86,22 +87,11 @@ def _have_base() -> None:
     """Import a small Debian 12, as an image of that name would be."""
     if _BASE in podman("images", "--format={{.Repository}}:{{.Tag}}").split():
         return
+    _HERE.mkdir(parents=True, exist_ok=True)
     archive = _HERE / "base.tar"
-    if not archive.exists():
-        print("making a Debian 12 root by debootstrap (once)", file=sys.stderr)
-        part = archive.with_suffix(".part")
-        argv = ["debootstrap", "--variant=minbase", "bookworm", str(part), _mirror()]
-        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(["tar", "-C", str(part), "-cf", str(archive), "."], check=True)
-        subprocess.run(["rm", "-rf", "--one-file-system", str(part)], check=True)
+    subprocess.run(["tar", "-C", str(tree(())), "-cf", str(archive), "."], check=True)
     podman("import", str(archive), _BASE, timeout=300)
-
-
-def _mirror() -> str:
-    """Return the server from which this machine's apt gets Debian."""
-    said = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE)"],
-                          capture_output=True, text=True, check=True).stdout  # fmt: skip
-    return next(line for line in said.splitlines() if line.endswith("/debian"))
+    archive.unlink()
 
 
 def _of_pip() -> list[str]:

@@ -16,15 +16,10 @@ import pytest
 
 from scraperd.config.load import load
 from scraperd.config.settings import Config
-from tests.containers.charts import CHART, EVERYTHING, defaults, kinds, render
+from tests.containers.charts import CHART, EVERYTHING, defaults, kinds, pod, render
 
 SCHEMA: Final = json.loads((CHART / "values.schema.json").read_text())
 GRACE: Final = 10.0  # seconds that a stop may take beyond jobs.shutdown_timeout
-
-
-def pod(found: dict[str, Any]) -> Any:
-    """The Deployment's pod."""
-    return found["Deployment"]["spec"]["template"]["spec"]
 
 
 def variables(container: Any) -> dict[str, str]:
