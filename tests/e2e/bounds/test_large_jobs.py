@@ -44,7 +44,7 @@ def test_bodies_of_jobs_do_not_pile_up(node: Node, hostel: Hostel, prefix: str) 
             dispatcher.publish(json.dumps({**job, "id": f"large{n}"}).encode())
             dispatcher.publish({"url": hostel.url(f"/page/small{n}"), "id": f"small{n}"})
         results = dispatcher.results(2 * LARGE, timeout=120)
-        assert {result["status"] for result in results} == {"ok"}
+        assert [result for result in results if result["status"] != "ok"] == []
         assert len({result["id"] for result in results}) == 2 * LARGE
         assert peak(daemon.pid) - before < GROWTH
         assert daemon.drain() == 0
