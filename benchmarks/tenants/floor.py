@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import pika
+from pika.exceptions import AMQPError
 
 from scraperd.base.urls import host_of
 from scraperd.contract import Result
@@ -26,7 +28,14 @@ HONEST: Final = b'{"id": "honest/'
 
 
 def main(url: str, prefix: str) -> None:
-    """Consume until a signal ends the process."""
+    """Consume until a signal ends the process; a lost connection is replaced at once."""
+    while True:
+        with suppress(AMQPError):
+            consume(url, prefix)
+
+
+def consume(url: str, prefix: str) -> None:
+    """Consume until the connection ends. Raises AMQPError."""
     channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
     channel.basic_qos(prefetch_count=PREFETCH)
     channel.confirm_delivery()

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 LOG_INTERVAL: Final = 30.0  # seconds between two log lines about a broker that stays away
 TICK_INTERVAL: Final = 1.0  # seconds between two looks at a generation
 CALM_INTERVAL: Final = 10.0  # seconds without a fault, after which more is taken
+HEALTHY: Final = 10.0  # seconds of a connection, after which the broker is dialled at once
+AT_ONCE: Final = 0.1  # seconds at most before that dial: a broker's end is all its clients' end
 MAX_SET_ASIDE: Final = 100  # undeliverable messages of one queue, before jobs are consumed again
 
 
@@ -143,7 +145,8 @@ class Link:
     async def run(self) -> None:
         """Connect, consume, wait for the end, tear down; again with jittered backoff.
 
-        It ends after `cancel`.
+        A connection that was HEALTHY is replaced at once: it may be the only one that ended. If
+        that fails, or the next one ends early, the backoff begins. It ends after `cancel`.
 
         Raises BrokerRefused and TopologyError if the very first generation meets them: then the
         configuration is wrong, and an operator is looking.
@@ -153,13 +156,14 @@ class Link:
         while not self._stopping:
             generation = Generation(self._settings, self._url, self._clocks, self._gate())
             started = self._clocks.monotonic()
-            wait = True
+            wait, pause = True, None
             self._generation = generation
             try:
                 await self._live(generation)
                 first = False
-                if self._clocks.monotonic() - started >= self._settings.reconnect_max:
+                if self._clocks.monotonic() - started >= HEALTHY:
                     failures, pauses = 0, self._pauses()
+                    pause = AT_ONCE * self._clocks.roll()
                 else:
                     failures += 1  # a generation that ends at once is not a success
             except OSError as error:
@@ -177,7 +181,7 @@ class Link:
                 await generation.close()
             self._dials += 1
             if wait and not self._stopping:
-                await asyncio.sleep(next(pauses))
+                await asyncio.sleep(next(pauses) if pause is None else pause)
 
     async def _live(self, generation: Generation) -> None:
         """One generation from connect to loss. Raises OSError if it is lost before it is ready."""
