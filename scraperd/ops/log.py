@@ -39,12 +39,13 @@ class Log:
     json: bool
 
     def line(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Write a JSON line as structlog would, but later in this turn of the loop.
+        """Write a JSON line as structlog would, but with others, within sink.MAX_DELAY.
 
         For the lines of jobs, of which there are many. `fields` hold no exception.
         """
         head = {"timestamp": _now(), "level": level, "event": event}
-        self.sink.write(_json(head | _bounded(None, "", fields)) + b"\n", MAX_JOBS_BYTES)
+        line = _json(head | _bounded(None, "", fields)) + b"\n"
+        self.sink.write(line, MAX_JOBS_BYTES, can_wait=True)
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> Log:

@@ -1,4 +1,4 @@
-"""The lines of the log on their way to an outlet, once a turn of the loop.
+"""The lines of the log on their way to an outlet, many at a time.
 
 May touch: one outlet, timers of the running loop.
 Must never: block the event loop, write a line twice, or keep more than MAX_BACKLOG_BYTES.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_BACKLOG_BYTES: Final = 1024**2  # of lines that the reader has not taken; a line has 100 kB
 MAX_JOBS_BYTES: Final = MAX_BACKLOG_BYTES * 3 // 4  # of it; the rest is for lines that are rare
+MAX_DELAY: Final = 0.01  # seconds that a line may wait for others: a write for each costs 1 %
 RETRY_INTERVAL: Final = 0.05  # seconds between two tries, while the reader takes nothing
 MAX_WAIT: Final = 1.0  # seconds that a process without a running loop waits for the reader
 
@@ -27,10 +28,11 @@ class Sink:
     """Lines on their way to an outlet. To structlog it is a binary file.
 
     A line is written at the end of the loop's turn, together with the others of that turn; or at
-    once by `flush`. A reader that stalls, such as a full pipe or a stopped journal, holds nobody
-    up: lines are kept up to MAX_BACKLOG_BYTES, and those beyond are dropped and counted. So are
-    lines that the outlet refuses, as a full disk does. Without a running loop (`turns`) a line
-    is written at once, and MAX_WAIT is the longest time that this waits.
+    once by `flush`; or within MAX_DELAY, if it says that it can wait. A reader that stalls, such
+    as a full pipe or a stopped journal, holds nobody up: lines are kept up to MAX_BACKLOG_BYTES,
+    and those beyond are dropped and counted. So are lines that the outlet refuses, as a full disk
+    does. Without a running loop (`turns`) a line is written at once, and MAX_WAIT is the longest
+    time that this waits.
     """
 
     def __init__(self, outlet: Outlet) -> None:
@@ -41,6 +43,7 @@ class Sink:
         self._torn = False  # the outlet has a line without its end
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.Handle | None = None
+        self._unhurried = False  # the timer is for lines that can wait
         self._refused = False  # the last try failed
         self._stalled = False  # the reader was waited for in vain, and has taken nothing since
         self._untold = 0
@@ -50,7 +53,7 @@ class Sink:
 
     @contextmanager
     def turns(self, recovered: Callable[[int], None]) -> Iterator[None]:
-        """Write once a turn of the running loop.
+        """Write at the ends of turns of the running loop.
 
         `recovered` is told how many lines were lost, once the outlet takes lines again. It may
         write one.
@@ -65,10 +68,11 @@ class Sink:
             self._drain()
             self._tell()
 
-    def write(self, line: bytes, most: int = MAX_BACKLOG_BYTES) -> int:
+    def write(self, line: bytes, most: int = MAX_BACKLOG_BYTES, *, can_wait: bool = False) -> int:
         """Write a whole line later in this turn, unless more than `most` bytes would then wait.
 
-        Return its length.
+        One that `can_wait` is written with the next that can't, and within MAX_DELAY. Return its
+        length.
         """
         if self._bytes + len(line) > most:
             self._lose(1)
@@ -77,9 +81,19 @@ class Sink:
         self._bytes += len(line)
         if self._loop is None:
             self._drain()
-        elif self._timer is None:
-            self._timer = self._loop.call_soon(self._on_turn)
+        elif self._timer is None or (self._unhurried and not can_wait):
+            self._schedule(can_wait=can_wait)
         return len(line)
+
+    def _schedule(self, *, can_wait: bool) -> None:
+        assert self._loop is not None
+        if self._timer is not None:
+            self._timer.cancel()
+        if can_wait:
+            self._timer = self._loop.call_later(MAX_DELAY, self._on_turn)
+        else:
+            self._timer = self._loop.call_soon(self._on_turn)
+        self._unhurried = can_wait
 
     def close(self) -> None:
         """Close the outlet. No line can be written afterwards."""
@@ -104,6 +118,7 @@ class Sink:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_later(RETRY_INTERVAL, self._on_turn)
+            self._unhurried = False
             return
         self._tell()
 

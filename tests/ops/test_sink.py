@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from scraperd.config.tables import LogSettings
 from scraperd.ops.log import configure
 from scraperd.ops.outlets import outlet_of, unwaited
-from scraperd.ops.sink import MAX_BACKLOG_BYTES, MAX_JOBS_BYTES, MAX_WAIT, Sink
+from scraperd.ops.sink import MAX_BACKLOG_BYTES, MAX_DELAY, MAX_JOBS_BYTES, MAX_WAIT, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,6 +194,33 @@ async def test_a_line_that_is_rare_finds_room_behind_those_of_jobs() -> None:
     kept = bytes(got).splitlines(keepends=True)
     assert kept[-1] == b"died\n"
     assert kept[:-1] == numbered(len(kept) - 1)
+
+
+async def test_lines_that_can_wait_are_written_together() -> None:
+    """Lines of several turns reach the reader in one piece within MAX_DELAY, or with one that can
+    not wait, in their order; without a loop they are written at once.
+    """
+    ours, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # a piece is a datagram
+    ours.setblocking(False)
+    loop, sink = asyncio.get_running_loop(), Sink(outlet_of(writing.fileno()))
+    with sink.turns(lambda _: None):
+        for line in (b"1\n", b"2\n"):
+            sink.write(line, can_wait=True)
+            await asyncio.sleep(0)
+        began = loop.time()
+        assert await loop.sock_recv(ours, 100) == b"1\n2\n"
+        assert loop.time() - began < MAX_DELAY + 5  # on a machine that is busy
+        sink.write(b"3\n", can_wait=True)
+        sink.write(b"4\n")
+        await asyncio.sleep(0)
+        assert ours.recv(100) == b"3\n4\n"
+        sink.write(b"5\n", can_wait=True)
+    assert ours.recv(100) == b"5\n"
+    sink.write(b"6\n", can_wait=True)
+    assert ours.recv(100) == b"6\n"
+    sink.close()
+    ours.close()
+    writing.close()
 
 
 async def test_what_was_lost_is_said_at_the_end_too() -> None:
