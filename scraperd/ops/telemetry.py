@@ -199,6 +199,8 @@ class Observer:
             self.tally.unlogged += 1
 
 
+_NEVER: Final = 0  # below each level that the log can have
+_JOB_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "off": _NEVER}
 _NAMES: Final = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
 
 
@@ -213,7 +215,7 @@ def _level_of(record: Record, job_level: str) -> int:
             return logging.WARNING
         case Retry():
             return logging.INFO
-    return logging.DEBUG if job_level == "debug" else logging.INFO
+    return _JOB_LEVELS[job_level]
 
 
 def _next(record: Record) -> dict[str, str]:

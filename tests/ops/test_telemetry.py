@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from scraperd.base.text import text_without_queries
 from scraperd.base.urls import check_url, host_of, shown, without_credentials
+from scraperd.broker.ports import Into, Source
 from scraperd.config.tables import LogSettings
 from scraperd.contract import Failure, Result, Timings
 from scraperd.jobs.record import Record
-from scraperd.jobs.verdict import Dead, Done, Retry, Snooze, Verdict
+from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
 from scraperd.ops.log import configure
 from scraperd.ops.repeats import MAX_CAUSES, REPEAT_INTERVAL, Cause, Repeats
 from scraperd.ops.telemetry import Observer, Tally
@@ -464,3 +465,20 @@ def test_the_lines_of_jobs_that_end_well_can_be_for_debugging(log: Log) -> None:
     observer.record(record())
     observer.record(record(Retry(1.0), status="failed", error=Failure("dns", "x")))
     assert [line["verdict"] for line in log.lines] == ["retry"]
+
+
+def test_the_lines_of_jobs_that_end_well_can_be_switched_off(log: Log) -> None:
+    """With job_level = "off" they are not written at any level; failures, retries, snoozes are."""
+    observer = log.open(level="debug", job_level="off")
+    failed: dict[str, Any] = {"status": "failed", "error": Failure("dns", "x")}
+    for entry in (
+        *(record(), record(Requeue(Into(Source.SOLO))), record(**failed)),
+        *(record(Retry(1.0), **failed), record(Dead("dns"), **failed), record(Snooze("a.b", 1.0))),
+    ):
+        observer.record(entry)
+    assert [(line["level"], line["verdict"]) for line in log.lines] == [
+        ("warning", "done"),
+        ("info", "retry"),
+        ("warning", "dead"),
+        ("debug", "snooze"),
+    ]
