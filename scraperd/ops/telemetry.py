@@ -120,6 +120,7 @@ class Observer:
 
     def _job(self, record: Record) -> None:
         """Write the line of a job, unless there were enough of its cause, or it is not sampled."""
+        self._say_repeats()
         level = _level_of(record, self.settings.job_level)
         if not self.log.is_enabled_for(level) or not self._is_written(record):
             return
@@ -129,7 +130,6 @@ class Observer:
         self._write(_NAMES[level], "job", fields)
 
     def _is_written(self, record: Record) -> bool:
-        self._say_repeats()
         result = record.result
         if result is not None and result.error:
             return self._repeats.take(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -482,3 +483,19 @@ def test_the_lines_of_jobs_that_end_well_can_be_switched_off(log: Log) -> None:
         ("warning", "dead"),
         ("debug", "snooze"),
     ]
+
+
+@pytest.mark.parametrize("job_level", ["info", "debug", "off"])
+def test_a_job_without_a_line_lets_the_failures_before_it_be_counted(
+    log: Log, job_level: str
+) -> None:
+    """After the minute of a cause the next job says how many lines it lacked."""
+    now = [0.0]
+    observer = log.open(failure_lines=1, job_level=job_level)
+    observer = replace(observer, _repeats=Repeats(lambda: now[0]))
+    for _ in range(3):
+        observer.record(record(status="failed", error=Failure("dns", "x")))
+    now[0] = REPEAT_INTERVAL
+    observer.record(record())
+    told = [(line["event"], line.get("jobs")) for line in log.lines]
+    assert told[:2] == [("job", None), ("failures_repeated", 2)]
