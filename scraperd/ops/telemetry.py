@@ -91,8 +91,9 @@ class Observer:
         self.tally.starved += event == "consumer_starved"
         if event == "stop":
             self._say_repeats(all_of_them=True)
+        known = EVENTS.get(event)
         self._write(
-            EVENTS.get(event, "info"),
+            known.level if known else "info",
             event,
             {name: self._told(value) for name, value in fields.items()},
         )
@@ -162,8 +163,13 @@ class Observer:
 
     def solo(self, received: Received) -> None:
         """A job begins to run alone. If the process ends now, this is the last that is said."""
-        told = {"id": received.name, "url": self._shown(received.url), "host": received.host}
-        self.event("solo_job", **told, strikes=received.strikes)
+        self.event(
+            "solo_job",
+            id=received.name,
+            url=self._shown(received.url),
+            host=received.host,
+            strikes=received.strikes,
+        )
 
     def unverified(self) -> None:
         """A job came with headers of ours that have no valid signature.
