@@ -411,8 +411,31 @@ def test_a_traceback_shows_no_query(log: Log, log_format: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "told", "host"),
+    [
+        ("<URL('http://u:p@h/p?t=1')>", "<URL('http://h/p')>", "<URL('http://h/')>"),
+        ("to=http://h?t=1", "to=http://h", "to=http://h"),
+        ("GET,http://h/p?t,http://i/q?u", "GET,http://h/p", "GET,http://h/"),
+        ("h.example/p?a&t=1: refused", "h.example/p: refused", "h.example/p: refused"),
+    ],
+)
+def test_a_url_inside_a_word_has_no_query(text: str, told: str, host: str) -> None:
+    """Libraries quote URLs within other text, and messages name hosts without a scheme."""
+    assert text_without_queries(text) == told
+    assert text_without_queries(text, only_hosts=True) == host
+
+
+@pytest.mark.parametrize(
     "text",
-    ["what? a#b", "pattern 'a?b+' is invalid", "see docs/x.md#y", "line #5", "#", "is it? "],
+    [
+        *("a(?<=b)c", "a(?P<n>b)=c", "a(?=b)"),
+        "what? a#b",
+        "pattern 'a?b+' is invalid",
+        "see docs/x.md#y",
+        "line #5",
+        "#",
+        "is it? ",
+    ],
 )
 def test_other_texts_stay(text: str) -> None:
     """A question mark or a # that is not in a URL or a path is left alone."""
