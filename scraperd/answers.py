@@ -17,7 +17,7 @@ from yarl import URL
 
 from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
-from scraperd.base.text import printable, text_without_credentials
+from scraperd.base.text import printable, text_without_queries
 from scraperd.base.urls import named_host
 from scraperd.broker.rabbitmq.inquiry.answering import Answering
 from scraperd.contract import Failure
@@ -231,5 +231,5 @@ class Answers:
 
 
 def _words(text: str) -> str:
-    """What the broker or a file provoked, fit for a terminal, without credentials."""
-    return printable(text_without_credentials(text), MAX_WORDS)
+    """What the broker or a file provoked, fit for a terminal, without credentials and queries."""
+    return printable(text_without_queries(text), MAX_WORDS)
