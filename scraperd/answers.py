@@ -12,11 +12,12 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
 from yarl import URL
 
 from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
-from scraperd.base.text import printable, text_without_credentials
+from scraperd.base.text import printable, text_without_queries
 from scraperd.base.urls import named_host
 from scraperd.broker.rabbitmq.inquiry.answering import Answering
 from scraperd.contract import Failure
@@ -84,11 +85,12 @@ class Answers:
         question = read_question(body)
         if question is None:
             return None
-        now = self._sample()
-        status = self._status(now, brief=question.ask != "status")
+        status = self._status()
         match question.ask:
+            case "status":
+                self._fill(status, self._sample())
             case "capacity":
-                status.capacity = self._capacity(now)
+                status.capacity = self._capacity(self._counted())
             case "host":
                 if (host := named_host(question.host)) is None:
                     return None
@@ -106,7 +108,16 @@ class Answers:
         }
 
     def _sample(self) -> Sample:
-        """Return all counts of this moment."""
+        """Return all counts of this moment, the steps of jobs included."""
+        attempts = self._stats.attempts
+        return replace(
+            self._counted(),
+            kinds={kind: count for kind, count in attempts.items() if kind != OK},
+            histograms={name: one.cumulative for name, one in self._histograms.items()},
+        )
+
+    def _counted(self) -> Sample:
+        """Return the counts of this moment that cost nothing to read."""
         services, tally, stats = self._services, self._services.observer.tally, self._stats
         link, publisher = services.link, services.publisher
         counts = {
@@ -122,20 +133,13 @@ class Answers:
             "sent": publisher.sent,
             "sent_bytes": publisher.sent_bytes,
         }
-        kinds = {kind: count for kind, count in stats.attempts.items() if kind != OK}
-        return Sample(
-            at=time.monotonic(),
-            cpu=time.thread_time(),
-            counts=counts,
-            kinds=kinds,
-            histograms={name: one.cumulative for name, one in self._histograms.items()},
-        )
+        return Sample(at=time.monotonic(), cpu=time.thread_time(), counts=counts)
 
-    def _status(self, now: Sample, *, brief: bool) -> Status:
-        """Return what this process is like; `brief` without hosts and latencies."""
+    def _status(self) -> Status:
+        """Return what this process is like, without what takes longer to be counted."""
         services, pages = self._services, self._services.pages
         link, scheduler = services.link, pages.hops.scheduler
-        status = Status(
+        return Status(
             name=services.name,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -156,9 +160,6 @@ class Answers:
             memory=pages.budget.used,
             memory_limit=pages.budget.limit,
         )
-        if not brief:
-            self._fill(status, now)
-        return status
 
     def _fill(self, status: Status, now: Sample) -> None:
         """Add what takes longer to be counted."""
@@ -230,5 +231,5 @@ class Answers:
 
 
 def _words(text: str) -> str:
-    """What the broker or a file provoked, fit for a terminal, without credentials."""
-    return printable(text_without_credentials(text), MAX_WORDS)
+    """What the broker or a file provoked, fit for a terminal, without credentials and queries."""
+    return printable(text_without_queries(text), MAX_WORDS)

@@ -25,11 +25,12 @@ from scraperd.extract.rules import Bounds
 from scraperd.fetch import connector, resolver
 from scraperd.fetch.guard import Guard
 from scraperd.jobs.unrun import MAX_SNOOZES
-from scraperd.ops.events import EVENTS, JOB_LEVELS
+from scraperd.ops.events import EVENTS, FIELDS
 from scraperd.politeness import robots, throttle
 from scraperd.sandbox import extractor, pool
 from scraperd.wiring import table_of
 from tests.rig.checks import prose, quick
+from tests.rig.checks.events import tables
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()
@@ -133,21 +134,16 @@ def test_the_upgrade_names_the_tiers_that_came_and_went() -> None:
     assert f"{went.replace(', 1800', ' and 1800')} are no longer used" in unwrapped(CHANGELOG)
 
 
-def test_every_event_is_documented() -> None:
-    """What the code may log is what the page on observing explains."""
-    said = set(
-        re.findall(r'(?:event|_events|trouble|_write)[(,](?:"info", )?\s*"([a-z_]+)"', ALL_CODE)
+@pytest.mark.parametrize("heading", tables())
+def test_every_event_is_documented(heading: str) -> None:
+    """The tables of events and fields are those of ops/events.py.
+
+    `python -m tests.rig.checks.events` writes them.
+    """
+    assert (
+        "".join(re.findall(r"^\|.*\n", section(OBSERVE, heading), re.MULTILINE))
+        == tables()[heading]
     )
-    said |= set(re.findall(r'_write\([^"\n]+"([a-z_]+)"', ALL_CODE))  # the level is an expression
-    said -= {"error", "info"}  # levels
-    table = section(OBSERVE, "What the log says, and what to do")
-    assert first_cells(table) == said == {*EVENTS, "job"}
-    for names, levels in re.findall(r"^\| (`[^|]*`) \| ([a-z, ]+) \|", table, re.MULTILINE):
-        events, told = re.findall(r"`([^`]+)`", names), levels.split(", ")
-        if events == ["job"]:
-            assert tuple(told) == JOB_LEVELS
-        else:
-            assert [EVENTS[event] for event in events] in (told, told * len(events))
 
 
 def test_settings_named_in_the_documents_exist() -> None:
@@ -178,9 +174,7 @@ def test_settings_named_in_the_documents_exist() -> None:
         "disk_free_limit",
         "delivery_limit",
     }  # RabbitMQ's
-    others |= {"broker_takes", "signing_key", "moved_to"}  # fields of the log
-    others |= {"needs_restart", "max_jobs", "retry_in"}  # the same
-    others |= first_cells(section(OBSERVE, "What the log says, and what to do"))
+    others |= {*EVENTS, *FIELDS, "max_jobs"}  # of the log; why it drains
     for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)
         assert set(named) <= settings | others

@@ -17,6 +17,8 @@ _WORD: Final = re.compile(r"\S+")
 # The start of a URL, a path or a query.
 _REFERENCE: Final = re.compile(r"[^\w/?#]*(?:[A-Za-z][A-Za-z0-9+.-]*:|/|[?#][^=]+=)")
 _QUERY: Final = re.compile("[?#]")
+# Of a query, also behind a host without a scheme; a group of a pattern, as `(?<=a)`, is not one.
+_PAIR: Final = re.compile(r"""[?#][^=<>()'"?#]+=""")
 _MARKS: Final = ":,.;'\")]>"  # of the text around a URL
 _MOST_MARKS: Final = 4  # that `printable` leaves on one letter
 
@@ -65,12 +67,17 @@ def _without_userinfo(word: re.Match[str]) -> str:
 
 
 def _without_query(word: re.Match[str]) -> str:
-    """Return a word that begins as a URL or a path does up to its query, and the marks behind."""
+    """Return a word up to its query, with the marks behind, if a URL, path or query is in it.
+
+    A URL can begin inside a word: `URL('http://h/?q')` is how libraries quote theirs.
+    """
     text = word[0]
-    if not _REFERENCE.match(text):
-        return text
     start = _QUERY.search(text)
-    return text[: start.start()] + _marks(text[start.start() :]) if start else text
+    if start is None:
+        return text
+    if "://" in text or _REFERENCE.match(text) or _PAIR.match(text, start.start()):
+        return text[: start.start()] + _marks(text[start.start() :])
+    return text
 
 
 def _without_path(word: re.Match[str]) -> str:

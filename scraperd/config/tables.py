@@ -618,8 +618,13 @@ class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ),
     ] = "no-query"
     job_level: Annotated[
-        Literal["debug", "info"],
-        Meta(**reloadable("debug, info", "The level of the line of a job that did not fail.")),
+        Literal["debug", "info", "off"],
+        Meta(
+            **reloadable(
+                "debug, info, off",
+                "The level of the line of a job that did not fail. off: it has no line.",
+            )
+        ),
     ] = "info"
     job_sample: Annotated[
         int,

@@ -91,8 +91,9 @@ class Observer:
         self.tally.starved += event == "consumer_starved"
         if event == "stop":
             self._say_repeats(all_of_them=True)
+        known = EVENTS.get(event)
         self._write(
-            EVENTS.get(event, "info"),
+            known.level if known else "info",
             event,
             {name: self._told(value) for name, value in fields.items()},
         )
@@ -120,6 +121,7 @@ class Observer:
 
     def _job(self, record: Record) -> None:
         """Write the line of a job, unless there were enough of its cause, or it is not sampled."""
+        self._say_repeats()
         level = _level_of(record, self.settings.job_level)
         if not self.log.is_enabled_for(level) or not self._is_written(record):
             return
@@ -129,7 +131,6 @@ class Observer:
         self._write(_NAMES[level], "job", fields)
 
     def _is_written(self, record: Record) -> bool:
-        self._say_repeats()
         result = record.result
         if result is not None and result.error:
             return self._repeats.take(
@@ -162,8 +163,13 @@ class Observer:
 
     def solo(self, received: Received) -> None:
         """A job begins to run alone. If the process ends now, this is the last that is said."""
-        told = {"id": received.name, "url": self._shown(received.url), "host": received.host}
-        self.event("solo_job", **told, strikes=received.strikes)
+        self.event(
+            "solo_job",
+            id=received.name,
+            url=self._shown(received.url),
+            host=received.host,
+            strikes=received.strikes,
+        )
 
     def unverified(self) -> None:
         """A job came with headers of ours that have no valid signature.
@@ -199,6 +205,8 @@ class Observer:
             self.tally.unlogged += 1
 
 
+_NEVER: Final = 0  # below each level that the log can have
+_JOB_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "off": _NEVER}
 _NAMES: Final = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
 
 
@@ -213,7 +221,7 @@ def _level_of(record: Record, job_level: str) -> int:
             return logging.WARNING
         case Retry():
             return logging.INFO
-    return logging.DEBUG if job_level == "debug" else logging.INFO
+    return _JOB_LEVELS[job_level]
 
 
 def _next(record: Record) -> dict[str, str]:

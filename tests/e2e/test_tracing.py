@@ -10,16 +10,14 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.rig.daemon import Daemon, Dispatcher, environment, until
 from tests.rig.ports import free_port
+from tests.rig.sites.collector import Collector, Served, Silent, attributes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,60 +47,6 @@ MALFORMED: list[Any] = [  # the cases of W3C's test suite for traceparent, and o
 ]
 
 
-class Served:
-    """An HTTP server in a thread, while it is entered."""
-
-    def __init__(self, handler: type[Silent]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.origin = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class Silent(BaseHTTPRequestHandler):
-    """A handler that writes no lines."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Collector(Served):
-    """Decodes what is sent to it by OTLP over HTTP."""
-
-    def __init__(self) -> None:
-        self.raw = b""
-        self.spans: list[Any] = []
-        collector = self
-
-        class Handler(Silent):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.raw += body
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    for scope in resource.scope_spans:
-                        collector.spans.extend(scope.spans)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-        super().__init__(Handler)
-        self.endpoint = f"{self.origin}/v1/traces"
-
-    def of(self, trace: str) -> dict[str, list[Any]]:
-        """The spans of a trace by their names."""
-        found: dict[str, list[Any]] = {}
-        for span in self.spans:
-            if span.trace_id.hex() == trace:
-                found.setdefault(span.name, []).append(span)
-        return found
-
-
 class Redirecting(Served):
     """A site whose first page is busy once, and then leads to another; it keeps the headers."""
 
@@ -111,7 +55,7 @@ class Redirecting(Served):
         site = self
 
         class Handler(Silent):
-            def do_GET(self) -> None:
+            def do_GET(self) -> None:  # noqa: N802 - the library's name
                 busy = not any(path.startswith("/from") for path, _ in site.seen)
                 site.seen.append((self.path, dict(self.headers.items())))
                 first = self.path.startswith("/from")
@@ -123,10 +67,6 @@ class Redirecting(Served):
 
         super().__init__(Handler)
         self.url = f"{self.origin}/from?secret=hunter2"
-
-
-def _attributes(span: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
 
 
 def _publish(dispatcher: Dispatcher, url: str, given: dict[str, Any], **job: Any) -> Any:
@@ -161,7 +101,7 @@ def test_a_trace_goes_from_the_jobs_headers_to_the_results(
     }
     assert told["traceparent"] == f"00-{TRACE}-{sent.span_id.hex()}-01"
     assert told["tracestate"] == "rojo=1,congo=2"
-    pages = [_attributes(one) for one in spans["GET"]]
+    pages = [attributes(one) for one in spans["GET"]]
     (page,) = [one for one in pages if one["url.full"].endswith("/page/1")]
     assert page["http.response.status_code"] == 200
     assert page["server.address"] == "127.0.0.1"
@@ -183,9 +123,9 @@ def test_a_site_gets_the_trace_only_if_it_is_to(
             assert daemon.drain() == 0
     spans = collector.of(trace)
     assert len(spans["process jobs"]) == 2
-    assert {_attributes(one)["scraperd.job.attempt"] for one in spans["process jobs"]} == {1, 2}
+    assert {attributes(one)["scraperd.job.attempt"] for one in spans["process jobs"]} == {1, 2}
     hops = spans["GET"]
-    assert [_attributes(one)["http.response.status_code"] for one in hops] == [503, 302, 200]
+    assert [attributes(one)["http.response.status_code"] for one in hops] == [503, 302, 200]
     assert b"hunter2" not in collector.raw
     sent = [
         [value for name, value in headers.items() if name.lower() == "traceparent"]

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.faults.scene import SPARE
+from tests.rig.checks.events import faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,8 @@ def complaints(row: Row, scene: Scene) -> list[str]:
     """Everything that is wrong, in words."""
     found = [*_lost(scene.ledger), *_duplicates(scene), *_outcomes(scene), *_left(scene)]
     found += [*_idle(scene), *_ends(scene), *_events(row, scene), *_statuses(scene), *_lines(scene)]
+    for daemon in scene.daemons:
+        found += faults(line.text for line in daemon.lines if line.stream == "stdout")
     return [*found, *_held(scene)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 
 from scraperd.base.text import text_without_queries
 from scraperd.base.urls import check_url, host_of, shown, without_credentials
+from scraperd.broker.ports import Into, Source
 from scraperd.config.tables import LogSettings
 from scraperd.contract import Failure, Result, Timings
 from scraperd.jobs.record import Record
-from scraperd.jobs.verdict import Dead, Done, Retry, Snooze, Verdict
+from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
 from scraperd.ops.log import configure
 from scraperd.ops.repeats import MAX_CAUSES, REPEAT_INTERVAL, Cause, Repeats
 from scraperd.ops.telemetry import Observer, Tally
@@ -409,8 +411,31 @@ def test_a_traceback_shows_no_query(log: Log, log_format: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "told", "host"),
+    [
+        ("<URL('http://u:p@h/p?t=1')>", "<URL('http://h/p')>", "<URL('http://h/')>"),
+        ("to=http://h?t=1", "to=http://h", "to=http://h"),
+        ("GET,http://h/p?t,http://i/q?u", "GET,http://h/p", "GET,http://h/"),
+        ("h.example/p?a&t=1: refused", "h.example/p: refused", "h.example/p: refused"),
+    ],
+)
+def test_a_url_inside_a_word_has_no_query(text: str, told: str, host: str) -> None:
+    """Libraries quote URLs within other text, and messages name hosts without a scheme."""
+    assert text_without_queries(text) == told
+    assert text_without_queries(text, only_hosts=True) == host
+
+
+@pytest.mark.parametrize(
     "text",
-    ["what? a#b", "pattern 'a?b+' is invalid", "see docs/x.md#y", "line #5", "#", "is it? "],
+    [
+        *("a(?<=b)c", "a(?P<n>b)=c", "a(?=b)"),
+        "what? a#b",
+        "pattern 'a?b+' is invalid",
+        "see docs/x.md#y",
+        "line #5",
+        "#",
+        "is it? ",
+    ],
 )
 def test_other_texts_stay(text: str) -> None:
     """A question mark or a # that is not in a URL or a path is left alone."""
@@ -464,3 +489,36 @@ def test_the_lines_of_jobs_that_end_well_can_be_for_debugging(log: Log) -> None:
     observer.record(record())
     observer.record(record(Retry(1.0), status="failed", error=Failure("dns", "x")))
     assert [line["verdict"] for line in log.lines] == ["retry"]
+
+
+def test_the_lines_of_jobs_that_end_well_can_be_switched_off(log: Log) -> None:
+    """With job_level = "off" they are not written at any level; failures, retries, snoozes are."""
+    observer = log.open(level="debug", job_level="off")
+    failed: dict[str, Any] = {"status": "failed", "error": Failure("dns", "x")}
+    for entry in (
+        *(record(), record(Requeue(Into(Source.SOLO))), record(**failed)),
+        *(record(Retry(1.0), **failed), record(Dead("dns"), **failed), record(Snooze("a.b", 1.0))),
+    ):
+        observer.record(entry)
+    assert [(line["level"], line["verdict"]) for line in log.lines] == [
+        ("warning", "done"),
+        ("info", "retry"),
+        ("warning", "dead"),
+        ("debug", "snooze"),
+    ]
+
+
+@pytest.mark.parametrize("job_level", ["info", "debug", "off"])
+def test_a_job_without_a_line_lets_the_failures_before_it_be_counted(
+    log: Log, job_level: str
+) -> None:
+    """After the minute of a cause the next job says how many lines it lacked."""
+    now = [0.0]
+    observer = log.open(failure_lines=1, job_level=job_level)
+    observer = replace(observer, _repeats=Repeats(lambda: now[0]))
+    for _ in range(3):
+        observer.record(record(status="failed", error=Failure("dns", "x")))
+    now[0] = REPEAT_INTERVAL
+    observer.record(record())
+    told = [(line["event"], line.get("jobs")) for line in log.lines]
+    assert told[:2] == [("job", None), ("failures_repeated", 2)]

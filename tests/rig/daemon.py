@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pika
 
+from tests.rig.checks.events import faults
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def until(wanted: Callable[[], bool], what: str = "", timeout: float = 60) -> No
 
 
 class Daemon(Process):
-    """`scraperd run`, configured by variables only. Quick retries unless told otherwise."""
+    """`scraperd run`, configured by variables only. Quick retries unless told otherwise.
+
+    At the end each line of its log must be an event of ops/events.py, with fields of their types.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,12 @@ class Daemon(Process):
             [sys.executable, "-m", "scraperd", "run", *options],
             env={**variables(values), **(env or {})},
         )
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        if raised[0] is None:  # no other fault is to be hidden
+            wrong = list(faults(line.text for line in self.lines if line.stream == "stdout"))
+            assert not wrong, wrong[:5]
 
     def ready(self) -> Self:
         """Wait until it consumes."""

@@ -6,13 +6,12 @@ Must never: keep a URL, or a query string; grow without bound.
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import UNSET
 
-from scraperd.base.text import printable, text_without_credentials
+from scraperd.base.text import printable, text_without_queries
 from scraperd.ops.fleet.answer import Fault
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 MAX_HOSTS: Final = 1000  # of which failures are kept; the one that failed longest ago goes
 MAX_FAULTS: Final = 5  # of one host
 MAX_WORDS: Final = 160  # characters of what was said
-_LINK: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s/?#]*)[^\s]*")
-_QUERY: Final = re.compile(r"[?#]\S*")
 # A page, a rule or a job of a publisher can stand in the words of these: only the kind is told.
 _QUOTING: Final = frozenset({"invalid_job", "extract", "decode", "internal"})
 
@@ -69,5 +66,4 @@ def _words(one: _Kept) -> str:
     """What was said, without paths, queries and userinfo of URLs."""
     if one.kind in _QUOTING:
         return ""
-    text = _LINK.sub(r"\1/...", text_without_credentials(one.message))
-    return printable(_QUERY.sub("?...", text), MAX_WORDS)
+    return printable(text_without_queries(one.message, only_hosts=True), MAX_WORDS)

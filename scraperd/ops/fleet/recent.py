@@ -21,13 +21,13 @@ MAX_SAMPLES: Final = 31  # a minute
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """All counts at a time, which only rise. `cpu` is the loop's time on the processor."""
+    """Counts at a time, which only rise. `cpu` is the loop's time on the processor."""
 
     at: float
     cpu: float
     counts: dict[str, int]
-    kinds: dict[str, int]
-    histograms: dict[str, Sequence[int]]  # each cumulative
+    kinds: dict[str, int] = {}
+    histograms: dict[str, Sequence[int]] = {}  # each cumulative
 
 
 class Recent:

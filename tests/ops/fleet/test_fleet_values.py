@@ -59,8 +59,8 @@ def test_rates_and_latencies_are_of_the_last_minute() -> None:
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
-        ("http://u:p@h.example/a/b?token=1: refused", "http://h.example/... refused"),
-        ("robots.txt of h does not allow /a?token=1", "robots.txt of h does not allow /a?..."),
+        ("http://u:p@h.example/a/b?token=1: refused", "http://h.example/: refused"),
+        ("robots.txt of h does not allow /a?token=1", "robots.txt of h does not allow /a"),
         ("host \x1b[31m", "host \N{REPLACEMENT CHARACTER}[31m"),
     ],
 )
