@@ -154,7 +154,7 @@ class Collector:
                         "From the publisher's timestamp (whole seconds) to the first delivery.",
                         {(): stats.queue_wait})  # fmt: skip
         yield histogram("return_lateness_seconds",
-                        "From the turn that a snoozed job was promised to its return.",
+                        "From a snoozed job's turn, or a retried job's delay, to its return.",
                         {(): stats.lateness})  # fmt: skip
         yield histogram("fetch_phase_seconds", "Steps of fetches, of all hops of a job together.",
                         _by_one(stats.phases), ["phase"])  # fmt: skip

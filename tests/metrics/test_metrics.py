@@ -10,6 +10,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
@@ -110,6 +111,7 @@ def test_the_counts_are_those_of_the_jobs(
     assert values['scraperd_fetch_phase_seconds_count{phase="first_byte"}'] >= 26
     assert values['scraperd_extract_seconds_count{where="loop"}'] >= 20
     assert values["scraperd_publish_seconds_count"] == 28
+    assert values["scraperd_return_lateness_seconds_count"] == 2
 
 
 def _ended(observed: Observed) -> float:
@@ -122,8 +124,6 @@ def test_times_are_those_that_passed(
     observed: Observed, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job that waited an hour in the queue by its timestamp, and pages that were held."""
-    import time
-
     dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"}, timestamp=int(time.time()) - 3600)
     hostel.wait_for(lambda hits: len(hits) == 1)
     assert observed.values()["scraperd_jobs_in_flight"] == 1
@@ -140,6 +140,28 @@ def test_times_are_those_that_passed(
     phases = ("dns", "connect", "tls", "first_byte", "transfer")
     steps = [values[f'scraperd_fetch_phase_seconds_sum{{phase="{it}"}}'] for it in phases]
     assert 0 < sum(steps) <= total
+
+
+def test_a_retry_that_comes_back_is_as_late_as_its_delay_queue_says(
+    observed: Observed, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """A site asks for 45 s and the queue waits 60 s: the job is due then, by its signed header.
+
+    Taken out and back too early the job is not late; with a forged header it is not counted.
+    """
+    before = time.time()
+    dispatcher.publish({"url": hostel.url("/busy/45/a"), "id": "a"})
+    properties, body = dispatcher.take("delay.60")
+    headers = properties.headers
+    assert before + 60 <= float(headers["x-scraperd-turn"]) + 0.001 < time.time() + 60.001
+    forged = [{**headers, "x-scraperd-turn": turn} for turn in ("1000.000", 7, "9" * 5000)]
+    for each in (headers, *forged):
+        dispatcher.publish(body, headers=each)
+    until(lambda: observed.values()["scraperd_snoozes_total"] == 4)  # the site is paused
+    values = observed.values()
+    assert values["scraperd_return_lateness_seconds_count"] == 1
+    assert values["scraperd_return_lateness_seconds_sum"] == 0
+    assert values["scraperd_retries_total"] == 1
 
 
 def test_the_queues_are_counted_with_the_demand(
