@@ -28,6 +28,8 @@ EVENTS: Final[dict[str, Level]] = {
     "status_unanswered": "warning",
     "reply_refused": "warning",
     "log_lines_lost": "warning",
+    "spans_lost": "warning",
+    "spans_taken": "info",
     "helpers_unconfined": "warning",
     "own_addresses_unknown": "warning",
     "descriptors_few": "warning",

@@ -10,16 +10,15 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+import urllib.request
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.rig.daemon import Daemon, Dispatcher, environment, until
 from tests.rig.ports import free_port
+from tests.rig.sites.collector import Collector, Served, Silent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,60 +48,6 @@ MALFORMED: list[Any] = [  # the cases of W3C's test suite for traceparent, and o
 ]
 
 
-class Served:
-    """An HTTP server in a thread, while it is entered."""
-
-    def __init__(self, handler: type[Silent]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.origin = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class Silent(BaseHTTPRequestHandler):
-    """A handler that writes no lines."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Collector(Served):
-    """Decodes what is sent to it by OTLP over HTTP."""
-
-    def __init__(self) -> None:
-        self.raw = b""
-        self.spans: list[Any] = []
-        collector = self
-
-        class Handler(Silent):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.raw += body
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    for scope in resource.scope_spans:
-                        collector.spans.extend(scope.spans)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-        super().__init__(Handler)
-        self.endpoint = f"{self.origin}/v1/traces"
-
-    def of(self, trace: str) -> dict[str, list[Any]]:
-        """The spans of a trace by their names."""
-        found: dict[str, list[Any]] = {}
-        for span in self.spans:
-            if span.trace_id.hex() == trace:
-                found.setdefault(span.name, []).append(span)
-        return found
-
-
 class Redirecting(Served):
     """A site whose first page is busy once, and then leads to another; it keeps the headers."""
 
@@ -111,7 +56,7 @@ class Redirecting(Served):
         site = self
 
         class Handler(Silent):
-            def do_GET(self) -> None:
+            def do_GET(self) -> None:  # noqa: N802 - as http.server calls it
                 busy = not any(path.startswith("/from") for path, _ in site.seen)
                 site.seen.append((self.path, dict(self.headers.items())))
                 first = self.path.startswith("/from")
@@ -220,23 +165,37 @@ def test_a_malformed_context_harms_nothing_and_goes_nowhere(
 def test_a_collector_that_fails_harms_no_job_and_no_drain(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, *, hangs: bool
 ) -> None:
-    """Jobs end as without tracing, and the flush at the end keeps to its bound."""
-    port = free_port()
+    """Jobs end as without tracing, and the flush at the end keeps to its bound.
+
+    The log says at once what fails, and each span that was lost is in the log and in a metric.
+    """
+    port, listener = free_port(), free_port()
     with socket.socket() as silent:
         if hangs:
             silent.bind(("127.0.0.1", port))
             silent.listen()
         endpoint = f"http://127.0.0.1:{port}/v1/traces"
         settings = {"tracing__endpoint": endpoint, "tracing__sample_ratio": 1}
+        settings["metrics__listen"] = f"127.0.0.1:{listener}"
         with Daemon(broker_url, prefix, **settings) as daemon:
             daemon.ready()
             dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(50)])
             assert {one["status"] for one in dispatcher.results(50)} == {"ok"}
+            daemon.wait_for_line('"event":"spans_lost"')
+            (first,) = daemon.logged("spans_lost")
+            metrics = urllib.request.urlopen(f"http://127.0.0.1:{listener}/metrics").read()
+            (counted,) = re.findall(rb'spans_lost_total{reason="failed"} (.+)', metrics)
             began = time.monotonic()
             assert daemon.drain() == 0
             # The bound is 2 s, and the rest is for a busy machine; the SDK itself waits for 30 s.
             assert time.monotonic() - began < 20
         until(lambda: bool(daemon.logged("stop")))
+        assert (first["level"], first["endpoint"]) == ("warning", endpoint)
+        assert 0 < first["spans"] <= float(counted)
+        fault = "no answer within 5 s" if hangs else "Connection refused"
+        assert first["error"] == f"{fault}: look at the collector, or change tracing.endpoint"
+        # Of each job: its delivery, the hop, the extraction and the publish.
+        assert sum(line["spans"] for line in daemon.logged("spans_lost")) == 4 * 50
 
 
 def test_without_the_extra_the_start_says_what_to_install(

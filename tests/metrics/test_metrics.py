@@ -40,10 +40,14 @@ BOUNDED = {  # each label with the most values that it may have
     "queue": 40,
     "lack": 2,
     "by": 9,
+    "reason": 4,
     "version": 1,
     "python": 1,
     "extraction": 1,
 }
+
+
+TRACING = {"tracing__endpoint": "http://127.0.0.1:1/v1/traces", "tracing__sample_ratio": 0}
 
 
 class Observed:
@@ -75,10 +79,13 @@ class Observed:
 
 
 @pytest.fixture
-def observed(broker_url: str, prefix: str, dispatcher: Dispatcher) -> Iterator[Observed]:
-    """A daemon that serves its metrics; it drains at the end."""
+def observed(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, request: pytest.FixtureRequest
+) -> Iterator[Observed]:
+    """A daemon that serves its metrics; it drains at the end. A test may give it settings."""
     port = free_port()
     settings: dict[str, Any] = {"metrics__listen": f"127.0.0.1:{port}", "jobs__max_retries": 1}
+    settings |= getattr(request, "param", {})
     with Daemon(broker_url, prefix, **settings).ready() as daemon:
         yield Observed(daemon, port)
         assert daemon.drain() == 0
@@ -196,6 +203,7 @@ def test_promtool_finds_nothing_to_complain_of(
     assert {name for name in old if name.startswith("scraperd")} <= new
 
 
+@pytest.mark.parametrize("observed", [TRACING], indirect=True, ids=["tracing"])
 def test_labels_are_bounded(observed: Observed, dispatcher: Dispatcher, hostel: Hostel) -> None:
     """No label names a host, a URL or a process, whatever jobs come."""
     for n in range(30):
@@ -295,6 +303,7 @@ def test_without_the_setting_nothing_listens(broker_url: str, prefix: str) -> No
     assert json.dumps(daemon.logged("ready"))
 
 
+@pytest.mark.parametrize("observed", [TRACING], indirect=True, ids=["tracing"])
 def test_the_document_lists_them_all(observed: Observed) -> None:
     """Each metric has a row in docs/operations/metrics.md with its kind, and no other has."""
     page = (Path(__file__).parents[2] / "docs/operations/metrics.md").read_text()
