@@ -159,7 +159,7 @@ async def _live(given: _Given) -> None:
     async with (
         fetcher_of(own) as fetcher,
         opened(pages_of(own, fetcher, SYSTEM)) as pages,
-        _traced(config, name) as tracer,
+        _traced(config, name, observer) as tracer,
         asyncio.TaskGroup() as group,
     ):
         services = services_of(config, own, limit, given.keys, pages, observer, name, tracer)
@@ -231,7 +231,7 @@ def check_tracing(config: Config) -> None:
     if not config.tracing.endpoint:
         return
     try:
-        import scraperd.ops.tracing  # noqa: F401, PLC0415 - a start without it need not wait
+        import scraperd.ops.tracing.sending  # noqa: F401, PLC0415 - a start without it need not wait
     except ImportError as error:
         fault = (
             f"tracing.endpoint is set, but tracing cannot start: {error}; "
@@ -241,14 +241,14 @@ def check_tracing(config: Config) -> None:
 
 
 @asynccontextmanager
-async def _traced(config: Config, name: str) -> AsyncIterator[Tracer | None]:
+async def _traced(config: Config, name: str, observer: Observer) -> AsyncIterator[Tracer | None]:
     """Give what traces jobs, if the configuration says where spans are sent."""
     if not config.tracing.endpoint:
         yield None
         return
-    from scraperd.ops.tracing import traced  # noqa: PLC0415 - a start without it need not wait
+    from scraperd.ops.tracing.sending import traced  # noqa: PLC0415 - the same
 
-    async with traced(config.tracing, name, SYSTEM.roll) as tracer:
+    async with traced(config.tracing, name, SYSTEM.roll, observer) as tracer:
         yield tracer
 
 

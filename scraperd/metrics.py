@@ -128,8 +128,11 @@ class Collector:
         yield gauge("config_reload_time_seconds",
                     "When the configuration that holds was read, in seconds since 1970.",
                     told.read_at)  # fmt: skip
-        lost = self._services.observer.unlogged
-        yield counter("log_lines_lost", "Lines of the log that no reader took.", lost)
+        observer = self._services.observer
+        yield counter("log_lines_lost", "Lines of the log that no reader took.", observer.unlogged)
+        if observer.spans_lost is not None:
+            yield counter("spans_lost", "Spans that the collector did not take, by reason.",
+                          _by_one(dict(observer.spans_lost)), ["reason"])  # fmt: skip
 
     def _jobs(self) -> Iterator[Metric]:
         stats, tally = self._stats, self._services.observer.tally
@@ -154,7 +157,7 @@ class Collector:
                         "From the publisher's timestamp (whole seconds) to the first delivery.",
                         {(): stats.queue_wait})  # fmt: skip
         yield histogram("return_lateness_seconds",
-                        "From the turn that a snoozed job was promised to its return.",
+                        "From a snoozed job's turn, or a retried job's delay, to its return.",
                         {(): stats.lateness})  # fmt: skip
         yield histogram("fetch_phase_seconds", "Steps of fetches, of all hops of a job together.",
                         _by_one(stats.phases), ["phase"])  # fmt: skip

@@ -47,6 +47,7 @@ _MAX_MESSAGE: Final = 500  # characters of a failure's message
 _MAX_WORKER: Final = 100  # characters of a process's name
 _MAX_STORY: Final = 8192  # characters of the attempts; ours have half of that at most
 _story = msgspec.json.Decoder(list[Attempt])
+_DUE = re.compile(r"[0-9]{1,10}\.[0-9]{3}")
 _TURN = re.compile(
     r"(?P<at>[0-9]{1,10}\.[0-9]{3}) (?P<host>[!-~]{1,255})( (?P<left>[0-9]{1,7}\.[0-9]{3}))?"
 )
@@ -85,7 +86,8 @@ class Envelope:
     `ident` is its id; empty if nobody knew it when the job was moved, so that the message id, which
     is ours then, is not taken for one. `tries` and `waits` are believed from anybody: a forged one
     ends its own job only. So are `run`, `earlier` and `dropped`: they are told in its own result.
-    `signed_at` is in seconds since 1970.
+    `due` is when a retried job was to leave its delay queue; such a job has no turn. `due` and
+    `signed_at` are in seconds since 1970.
     """
 
     run: int = 1
@@ -95,6 +97,7 @@ class Envelope:
     snoozes: int = 0
     strikes: int = 0
     turn: Turn | None = None
+    due: float | None = None
     ident: str | None = None
     reply_to: str | None = None
     tries: int = 0
@@ -126,6 +129,7 @@ class Envelope:
             snoozes=count_of(claims.get(SNOOZES)),
             strikes=count_of(claims.get(STRIKES)),
             turn=Turn.decode(claims.get(TURN)),
+            due=_due(claims.get(TURN)),
             ident=ident if isinstance(ident, str) else None,
             reply_to=_address(headers.get(REPLY_TO)),
             tries=count_of(headers.get(TRIES)),
@@ -140,6 +144,8 @@ class Envelope:
         claims = {ATTEMPT: self.attempt, **_noted({SNOOZES: self.snoozes, STRIKES: self.strikes})}
         if self.turn is not None:
             claims[TURN] = self.turn.encode()
+        elif self.due is not None:
+            claims[TURN] = f"{self.due:.3f}"
         if self.ident is not None:
             claims[JOB_ID] = self.ident
         if self.reply_to is not None:
@@ -157,10 +163,10 @@ class Envelope:
         earlier = msgspec.json.encode(self.earlier).decode() if self.earlier else None
         return {RUN: self.run if self.run > 1 else 0, ATTEMPTS: earlier, DROPPED: self.dropped}
 
-    def retried(self, kind: Kind, worker: str, now: datetime) -> Envelope:
-        """For the next attempt: nothing is held against it, and no turn is promised.
+    def retried(self, kind: Kind, worker: str, now: datetime, wait: float) -> Envelope:
+        """For the next attempt, `wait` seconds from `now`: nothing is held against the job.
 
-        This one failed as `kind` in `worker`, which is noted.
+        No turn is promised. This attempt failed as `kind` in `worker`, which is noted.
         """
         this = Attempt(kind, now.isoformat(timespec="milliseconds"), worker[:_MAX_WORKER])
         return replace(
@@ -170,13 +176,19 @@ class Envelope:
             tries=self.tries + 1,
             strikes=0,
             turn=None,
+            due=now.timestamp() + wait,
             undelivered=None,
         )
 
     def snoozed(self, turn: Turn) -> Envelope:
         """For the time until `turn`: the attempt stays the same."""
         return replace(
-            self, snoozes=self.snoozes + 1, waits=self.waits + 1, turn=turn, undelivered=None
+            self,
+            snoozes=self.snoozes + 1,
+            waits=self.waits + 1,
+            turn=turn,
+            due=None,
+            undelivered=None,
         )
 
 
@@ -289,6 +301,11 @@ def _told_of(value: Any) -> tuple[Attempt, ...]:
         return tuple(_story.decode(value)[-MAX_ATTEMPTS:])
     except msgspec.DecodeError:
         return ()
+
+
+def _due(value: Any) -> float | None:
+    """When a retried job was due, in seconds since 1970; None if it is not as we write it."""
+    return float(value) if isinstance(value, str) and _DUE.fullmatch(value) else None
 
 
 def _reason(headers: Mapping[str, Any]) -> str | None:

@@ -44,7 +44,7 @@ class Received:
     host: str | None = None  # and its host
     anonymous: bool = False  # nothing that a dispatcher would know its result by
     queue_wait: float | None = None  # seconds from the publisher's timestamp to the first delivery
-    lateness: float | None = None  # seconds from the turn that it was promised to its return
+    lateness: float | None = None  # seconds from its turn, or when it was due, to its return
 
     @classmethod
     def of(
@@ -72,12 +72,17 @@ class Received:
         return job
 
     def _time(self, now: float) -> None:
-        """Note how long the job waited, as far as clocks of other machines can tell."""
-        at, turn = self.delivery.own.timestamp, self.envelope.turn
-        first = self.delivery.source is Source.JOBS and not self.delivery.redeliveries
-        if turn is not None:
-            self.lateness = max(0.0, now - turn.at)
-        elif at is not None and first and self.envelope.signed_at is None and at <= now:
+        """Note how long the job waited, as far as clocks of other machines can tell.
+
+        Of its first delivery only: the next ones come when a process has lost it.
+        """
+        if self.delivery.source is not Source.JOBS or self.delivery.redeliveries:
+            return
+        at, envelope = self.delivery.own.timestamp, self.envelope
+        due = envelope.due if envelope.turn is None else envelope.turn.at
+        if due is not None:
+            self.lateness = max(0.0, now - due)
+        elif at is not None and envelope.signed_at is None and at <= now:
             self.queue_wait = now - at
 
     @property

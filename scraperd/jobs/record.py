@@ -25,8 +25,8 @@ class Record:
     """One delivery that came to its end here. Times in seconds.
 
     A job that only moves has no result; `ident` is empty then if nothing named it. `queue_wait` is
-    from its publisher's timestamp to its first delivery, `lateness` from a promised turn to its
-    return; None where that is not known.
+    from its publisher's timestamp to its first delivery, `lateness` from a promised turn, or from
+    when a retry was due, to its return; None where that is not known.
     """
 
     ident: str

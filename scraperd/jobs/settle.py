@@ -64,7 +64,7 @@ class Settler:
                 assert outcome is not None
                 assert outcome.result.error
                 kind, worker = outcome.result.error.kind, outcome.result.worker or ""
-                envelope = job.envelope.retried(kind, worker, self.clocks.now())
+                envelope = job.envelope.retried(kind, worker, self.clocks.now(), delay)
                 envelope = replace(envelope, ident=job.name)
                 await self._move(job, envelope, Delay(delay))
             case Snooze(host, delay):
@@ -131,9 +131,14 @@ def _untouched(job: Received) -> Envelope:
     """For a job that is moved as it came, with what was known of it: nothing has become of it yet.
 
     An empty id travels too: else the next message id, which is ours, would be taken for one.
+    A retried job has come back: it is not due again.
     """
     return replace(
-        job.envelope, ident=job.name, strikes=job.strikes, undelivered=job.undelivered or None
+        job.envelope,
+        ident=job.name,
+        strikes=job.strikes,
+        due=None,
+        undelivered=job.undelivered or None,
     )
 
 

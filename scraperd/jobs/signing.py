@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 ATTEMPT: Final = "x-scraperd-attempt"
 JOB_ID: Final = "x-scraperd-job-id"
 TURN: Final = "x-scraperd-turn"  # seconds since 1970; the host whose turn it is then; the most
-# seconds that can be left of it when the job is back, should a clock have been set meanwhile
+# seconds that can be left of it when the job is back, should a clock have been set meanwhile.
+# Of a retried job only the seconds: when it is due. A further signed header would make each
+# signature invalid for processes of an earlier version; these pass over a turn without a host.
 SNOOZES: Final = "x-scraperd-snoozes"  # how often the job waited for a turn in a delay queue
 STRIKES: Final = "x-scraperd-strikes"  # how often it came back before it was moved to this queue
 REPLY_TO: Final = "x-scraperd-reply-to"  # of a dead job that must not have the property any more

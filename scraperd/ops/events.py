@@ -108,6 +108,8 @@ FIELDS: Final[dict[str, Field]] = {
     "changed": Field("list of texts", "settings with their values of before and of now"),
     "needs_restart": Field("list of texts", "settings that keep their values until a restart"),
     "lines": Field("integer", "how many lines were lost"),
+    "spans": Field("integer", "how many spans were lost"),
+    "endpoint": Field("text", "where spans are sent (`tracing.endpoint`)"),
 }
 
 EVENTS: Final[dict[str, Event]] = {
@@ -214,6 +216,18 @@ EVENTS: Final[dict[str, Event]] = {
         "daemon waits for no reader: it keeps 1 MiB of lines, and drops the others",
         ("lines",),
         todo="free the disk, or look at what reads the log (journald, a pipe)",
+    ),
+    "spans_lost": Event(
+        "warning",
+        "so many `spans` for the collector at `endpoint` were lost, and `error` says why. Jobs go "
+        "on. Logged once a minute at most for each reason",
+        ("spans", "endpoint", "error"),
+        todo="do what `error` says; see [tracing](tracing.md#when-the-collector-fails)",
+    ),
+    "spans_taken": Event(
+        "info",
+        "the collector takes spans again, after so many `seconds`; `spans` were lost meanwhile",
+        ("endpoint", "seconds", "spans"),
     ),
     "helpers_unconfined": Event(
         "warning",

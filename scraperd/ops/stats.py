@@ -49,7 +49,7 @@ class Stats:
     queue_wait: Histogram = field(default_factory=Histogram)
     """From the publisher's timestamp, in whole seconds, to the first delivery."""
     lateness: Histogram = field(default_factory=Histogram)
-    """From the turn that a snoozed job was promised to its return."""
+    """From a snoozed job's turn, or from when a retried job was due, to its return."""
     phases: dict[str, Histogram] = field(default_factory=_phases)
     publish: Histogram = field(default_factory=Histogram)
     """From a result's publish to its confirm."""

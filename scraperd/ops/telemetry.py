@@ -25,6 +25,8 @@ from scraperd.ops.log import set_level
 from scraperd.ops.repeats import Cause, Repeats
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from msgspec import UnsetType
 
     from scraperd.broker.ports import Destination
@@ -62,7 +64,8 @@ class Tally:
 class Observer:
     """Where records and events go. `lines` is what `log` writes to, `stats` what /metrics shows.
 
-    Without `job_lines`, no line is written of a job.
+    Without `job_lines`, no line is written of a job. `spans_lost` has the spans that no collector
+    got, by reason; it is None while tracing is off.
     """
 
     log: Any = field(default_factory=structlog.get_logger)
@@ -71,6 +74,7 @@ class Observer:
     stats: Stats | None = None
     settings: LogSettings = field(default_factory=LogSettings)
     job_lines: bool = True
+    spans_lost: Mapping[str, int] | None = None
     _well: int = 0  # jobs that ended well since the last line of one
     _repeats: Repeats = field(default_factory=Repeats)
     _unverified: int = 0  # jobs since it was last said

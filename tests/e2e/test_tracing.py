@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -160,23 +161,37 @@ def test_a_malformed_context_harms_nothing_and_goes_nowhere(
 def test_a_collector_that_fails_harms_no_job_and_no_drain(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel, *, hangs: bool
 ) -> None:
-    """Jobs end as without tracing, and the flush at the end keeps to its bound."""
-    port = free_port()
+    """Jobs end as without tracing, and the flush at the end keeps to its bound.
+
+    The log says at once what fails, and each span that was lost is in the log and in a metric.
+    """
+    port, listener = free_port(), free_port()
     with socket.socket() as silent:
         if hangs:
             silent.bind(("127.0.0.1", port))
             silent.listen()
         endpoint = f"http://127.0.0.1:{port}/v1/traces"
         settings = {"tracing__endpoint": endpoint, "tracing__sample_ratio": 1}
+        settings["metrics__listen"] = f"127.0.0.1:{listener}"
         with Daemon(broker_url, prefix, **settings) as daemon:
             daemon.ready()
             dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(50)])
             assert {one["status"] for one in dispatcher.results(50)} == {"ok"}
+            daemon.wait_for_line('"event":"spans_lost"')
+            (first,) = daemon.logged("spans_lost")
+            metrics = urllib.request.urlopen(f"http://127.0.0.1:{listener}/metrics").read()
+            (counted,) = re.findall(rb'spans_lost_total{reason="failed"} (.+)', metrics)
             began = time.monotonic()
             assert daemon.drain() == 0
             # The bound is 2 s, and the rest is for a busy machine; the SDK itself waits for 30 s.
             assert time.monotonic() - began < 20
         until(lambda: bool(daemon.logged("stop")))
+        assert (first["level"], first["endpoint"]) == ("warning", endpoint)
+        assert 0 < first["spans"] <= float(counted)
+        fault = "no answer within 5 s" if hangs else "Connection refused"
+        assert first["error"] == f"{fault}: look at the collector, or change tracing.endpoint"
+        # Of each job: its delivery, the hop, the extraction and the publish.
+        assert sum(line["spans"] for line in daemon.logged("spans_lost")) == 4 * 50
 
 
 def test_without_the_extra_the_start_says_what_to_install(

@@ -35,11 +35,13 @@ HOSTS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=
 MILLISECONDS = st.integers(0, 9_999_999_999).map(lambda ms: ms / 1000)
 TURNS = st.builds(Turn, HOSTS, MILLISECONDS, MILLISECONDS | st.just(inf))
 ENVELOPES = st.builds(
-    Envelope,
+    lambda back, **known: Envelope(**known, **back),
     attempt=st.integers(1, 1_000_000),
     snoozes=COUNTS,
     strikes=COUNTS,
-    turn=st.none() | TURNS,
+    back=st.fixed_dictionaries({})
+    | st.fixed_dictionaries({"turn": TURNS})
+    | st.fixed_dictionaries({"due": MILLISECONDS}),
     ident=st.none() | st.text(st.characters(codec="utf-8"), max_size=50),
     reply_to=st.none() | st.text(st.characters(codec="utf-8"), max_size=60),
     tries=COUNTS,
@@ -70,7 +72,7 @@ def test_headers_of_another_key_are_not_read(envelope: Envelope) -> None:
     headers = envelope.headers(Keys([b"x" * 32], "team", time.time), BODY)
     read = Envelope.of(headers, BODY, KEYS)
     assert read.unverified
-    claims = {"attempt": 1, "snoozes": 0, "strikes": 0, "turn": None}
+    claims = {"attempt": 1, "snoozes": 0, "strikes": 0, "turn": None, "due": None}
     assert read == replace(envelope, unverified=True, **claims)
 
 
@@ -136,6 +138,67 @@ def test_a_turn_is_as_we_write_it_or_absent(value: Any, turn: Turn | None) -> No
     assert Turn.decode(value) == turn
 
 
+@pytest.mark.parametrize(
+    ("value", "due"),
+    [("1700000000.125", 1700000000.125), ("0.000", 0.0)]
+    + [
+        (value, None)
+        for value in (
+            "1700000000.125 a.b",
+            "1700000000.125 ",
+            "1700000000.125\n",
+            "1700000000",
+            "17000000000.000",
+            "-1.000",
+            "inf",
+            "nan",
+            "\u0661.000",
+            "",
+            1700000000,
+            1700000000.125,
+            None,
+            ["1700000000.125"],
+        )
+    ],
+)
+def test_a_retry_is_due_as_we_write_it_or_not_known(value: Any, due: float | None) -> None:
+    """A time to the millisecond and nothing else; with a host it is a turn."""
+    assert unsigned("x-scraperd-turn", value).due == due
+
+
+OLDER = {  # what version 0.1.0 wrote before it noted when a retry is due
+    "retry": {
+        "x-scraperd-attempt": 2,
+        "x-scraperd-job-id": "id-1",
+        "x-scraperd-signature": "1 1700000000 "
+        "d01e2763079007ed46bcf8eef5a6ffd62b47d713a3e10a7e6ab096306ecda3f7",
+        "x-scraperd-total-retries": 1,
+    },
+    "snooze": {
+        "x-scraperd-attempt": 3,
+        "x-scraperd-snoozes": 2,
+        "x-scraperd-strikes": 1,
+        "x-scraperd-turn": "1700000060.125 a.b 12.500",
+        "x-scraperd-job-id": "id-1",
+        "x-scraperd-reply-to": "q",
+        "x-scraperd-signature": "1 1700000000 "
+        "2ad7daa547b280f73907ca5f37d572a3096d575c15b0f898e01a13b7b9bf6606",
+        "x-scraperd-total-retries": 2,
+        "x-scraperd-total-snoozes": 2,
+    },
+}
+
+
+def test_what_an_earlier_version_signed_is_believed() -> None:
+    """A job that waited in a delay queue during the upgrade keeps its attempt and its turn."""
+    keys = Keys([b"a" * 32], "team", time.time)
+    found = {kind: Envelope.of(headers, BODY, keys) for kind, headers in OLDER.items()}
+    retry = Envelope(attempt=2, ident="id-1", tries=1, signed_at=1_700_000_000)
+    snoozed = replace(retry, attempt=3, snoozes=2, strikes=1, tries=2, waits=2, reply_to="q")
+    turn = Turn("a.b", 1700000060.125, 12.5)
+    assert found == {"retry": retry, "snooze": replace(snoozed, turn=turn)}
+
+
 def test_a_retry_begins_anew_and_a_snooze_goes_on() -> None:
     """A snooze keeps attempt and strikes; a retry keeps what the job has waited for in all."""
     turn = Turn("a", 5.0)
@@ -143,10 +206,12 @@ def test_a_retry_begins_anew_and_a_snooze_goes_on() -> None:
     now = Envelope(**counts, turn=Turn("b", 1.0), undelivered="expired")
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     first = Attempt("dns", "2026-01-02T03:04:05.000+00:00", "w" * 100)
-    assert now.retried("dns", "w" * 101, at) == Envelope(
-        attempt=4, snoozes=2, tries=5, waits=6, earlier=(first,)
+    retried = Envelope(
+        attempt=4, snoozes=2, tries=5, waits=6, due=at.timestamp() + 6, earlier=(first,)
     )
+    assert now.retried("dns", "w" * 101, at, 6.0) == retried
     assert now.snoozed(turn) == replace(now, snoozes=3, waits=7, turn=turn, undelivered=None)
+    assert retried.snoozed(turn) == replace(retried, snoozes=3, waits=7, turn=turn, due=None)
 
 
 def test_a_header_of_another_type_or_size_is_as_if_absent() -> None:
@@ -228,7 +293,7 @@ def test_the_story_of_a_job_travels_with_it() -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     envelope = Envelope(run=2, dropped=7)
     for number in range(25):
-        envelope = envelope.retried("timeout", f"w{number}", at)
+        envelope = envelope.retried("timeout", f"w{number}", at, 1.0)
     read = Envelope.of(envelope.headers(KEYS, BODY), BODY, KEYS)
     assert (read.run, read.dropped, read.attempt) == (2, 7, 26)
     assert read.earlier == envelope.earlier
@@ -257,7 +322,7 @@ def test_a_dead_letter_that_is_moved_by_hand_begins_its_next_run() -> None:
     """A shovel or the management page keeps the headers; the next result must not look the same."""
     result = Result(id="a", status="failed", attempt=4, run=2, worker="w")
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    old = Envelope(run=2, attempt=4).retried("dns", "w", at)
+    old = Envelope(run=2, attempt=4).retried("dns", "w", at, 1.0)
     headers = obituary(result, "dns", Failure("dns", ""), old, at)
     moved = Envelope.of(headers, BODY, KEYS)
     assert (moved.run, moved.attempt, moved.earlier) == (3, 1, ())

@@ -34,7 +34,7 @@ from scraperd.broker.ports import (
 from scraperd.contract import Failure, Peeked
 from scraperd.fetch.memory import Budget, Claim
 from scraperd.jobs.settle import Settler
-from scraperd.jobs.signing import STRIKES, Keys
+from scraperd.jobs.signing import STRIKES, TURN, Keys
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
 from scraperd.jobs.worker import CROWDED_FOR, REFUSED_FOR, SETTLE_GRACE
 from scraperd.politeness.admission import NotYet, Reservation
@@ -592,17 +592,58 @@ def test_a_result_says_that_its_job_is_a_dead_letter_only_if_it_is(limit: int) -
     ],
 )
 def test_the_wait_before_a_retry(attempt: int, asked: Any, delay: float) -> None:
-    """A share of the backoff up to its bound, or what the site asks for up to its own."""
+    """A share of the backoff up to its bound, or what the site asks for up to its own.
+
+    The job's headers say when that wait ends.
+    """
 
     @in_house(jobs__retry_backoff=2, jobs__retry_backoff_max=5, jobs__retry_after_max=9)
     async def life(house: House) -> None:
         failure = msgspec.structs.replace(FAILURE, retry_after=asked)
-        house.scrapes.ends["a"] = Failed(failure)
+        house.scrapes.ends["a"], began = Failed(failure), house.now()
         house.deliver("a", {ATTEMPT: attempt})
         await house.idle()
         assert house.record.verdict == Retry(delay)
-        [(to, _)] = house.sent.messages
+        [(to, message)] = house.sent.messages
         assert to == Delay(delay)
+        assert float(message.headers[TURN]) - NOW - delay == pytest.approx(began, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("turn", "more", "late"),
+    [
+        (f"{NOW - 7:.3f}", {}, 7.0),
+        (f"{NOW - 7:.3f} x", {}, 7.0),
+        (f"{NOW + 90:.3f}", {}, 0.0),
+        (f"{NOW - 7:.3f}", {"redeliveries": 1}, None),
+        (f"{NOW - 7:.3f}", {"source": Source.QUARANTINE}, None),
+        (f"{NOW - 7:.3f} x", {"source": Source.SOLO}, None),
+        ("soon", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_how_late_a_job_came_back(turn: Any, more: dict[str, Any], late: float | None) -> None:
+    """From its turn, or when its retry was due, to its first delivery; unknown of all others."""
+
+    @in_house()
+    async def life(house: House) -> None:
+        began = house.now()
+        house.deliver("a", {ATTEMPT: 2} | ({TURN: turn} if turn else {}), **more)
+        await house.idle()
+        [found] = {record.lateness for record in house.told.records}
+        assert found == (pytest.approx(began + late, abs=0.001) if late else late)
+
+
+def test_a_retry_that_came_back_is_not_due_again() -> None:
+    """Sent on to a delay queue as it came, it is not late when it returns from there."""
+
+    @in_house()
+    async def life(house: House) -> None:
+        for turn in (f"{NOW:.3f}", f"{NOW:.3f} x"):
+            house.deliver("a", {ATTEMPT: 2, TURN: turn}, crowded=True)
+        await house.idle()
+        turns = [message.headers.get(TURN) for _, message in house.sent.messages]
+        assert turns == [None, f"{NOW:.3f} x"]
 
 
 # --- a job that is not run any more

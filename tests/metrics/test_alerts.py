@@ -62,7 +62,7 @@ def lags(late: int) -> list[tuple[str, str, str]]:
 
 
 def returns(late: int) -> list[tuple[str, str, str]]:
-    """Snoozed jobs that come back, of 100 a minute so many late."""
+    """Snoozed or retried jobs that come back, of 100 a minute so many late."""
     bounds = ("60.0", 100 - late), ("300.0", 100), ("+Inf", 100)
     return buckets("scraperd_return_lateness_seconds", *bounds)
 
@@ -95,7 +95,7 @@ CASES: Final = {
         [queue("quarantine.solo", "1+0x200")], [queue("quarantine.solo", "0+0x200")], 0,
         {**ALL, "queue": "quarantine.solo"},
     ),
-    "ScraperdSnoozedJobsLate": Case(returns(20), returns(5), 1, ALL),
+    "ScraperdDelayedJobsLate": Case(returns(20), returns(5), 1, ALL),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
@@ -39,10 +40,14 @@ BOUNDED = {  # each label with the most values that it may have
     "queue": 40,
     "lack": 2,
     "by": 9,
+    "reason": 4,
     "version": 1,
     "python": 1,
     "extraction": 1,
 }
+
+
+TRACING = {"tracing__endpoint": "http://127.0.0.1:1/v1/traces", "tracing__sample_ratio": 0}
 
 
 class Observed:
@@ -74,10 +79,13 @@ class Observed:
 
 
 @pytest.fixture
-def observed(broker_url: str, prefix: str, dispatcher: Dispatcher) -> Iterator[Observed]:
-    """A daemon that serves its metrics; it drains at the end."""
+def observed(
+    broker_url: str, prefix: str, dispatcher: Dispatcher, request: pytest.FixtureRequest
+) -> Iterator[Observed]:
+    """A daemon that serves its metrics; it drains at the end. A test may give it settings."""
     port = free_port()
     settings: dict[str, Any] = {"metrics__listen": f"127.0.0.1:{port}", "jobs__max_retries": 1}
+    settings |= getattr(request, "param", {})
     with Daemon(broker_url, prefix, **settings).ready() as daemon:
         yield Observed(daemon, port)
         assert daemon.drain() == 0
@@ -110,6 +118,7 @@ def test_the_counts_are_those_of_the_jobs(
     assert values['scraperd_fetch_phase_seconds_count{phase="first_byte"}'] >= 26
     assert values['scraperd_extract_seconds_count{where="loop"}'] >= 20
     assert values["scraperd_publish_seconds_count"] == 28
+    assert values["scraperd_return_lateness_seconds_count"] == 2
 
 
 def _ended(observed: Observed) -> float:
@@ -122,8 +131,6 @@ def test_times_are_those_that_passed(
     observed: Observed, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """A job that waited an hour in the queue by its timestamp, and pages that were held."""
-    import time
-
     dispatcher.publish({"url": hostel.url("/hold/1"), "id": "a"}, timestamp=int(time.time()) - 3600)
     hostel.wait_for(lambda hits: len(hits) == 1)
     assert observed.values()["scraperd_jobs_in_flight"] == 1
@@ -140,6 +147,28 @@ def test_times_are_those_that_passed(
     phases = ("dns", "connect", "tls", "first_byte", "transfer")
     steps = [values[f'scraperd_fetch_phase_seconds_sum{{phase="{it}"}}'] for it in phases]
     assert 0 < sum(steps) <= total
+
+
+def test_a_retry_that_comes_back_is_as_late_as_its_delay_queue_says(
+    observed: Observed, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """A site asks for 45 s and the queue waits 60 s: the job is due then, by its signed header.
+
+    Taken out and back too early the job is not late; with a forged header it is not counted.
+    """
+    before = time.time()
+    dispatcher.publish({"url": hostel.url("/busy/45/a"), "id": "a"})
+    properties, body = dispatcher.take("delay.60")
+    headers = properties.headers
+    assert before + 60 <= float(headers["x-scraperd-turn"]) + 0.001 < time.time() + 60.001
+    forged = [{**headers, "x-scraperd-turn": turn} for turn in ("1000.000", 7, "9" * 5000)]
+    for each in (headers, *forged):
+        dispatcher.publish(body, headers=each)
+    until(lambda: observed.values()["scraperd_snoozes_total"] == 4)  # the site is paused
+    values = observed.values()
+    assert values["scraperd_return_lateness_seconds_count"] == 1
+    assert values["scraperd_return_lateness_seconds_sum"] == 0
+    assert values["scraperd_retries_total"] == 1
 
 
 def test_the_queues_are_counted_with_the_demand(
@@ -174,6 +203,7 @@ def test_promtool_finds_nothing_to_complain_of(
     assert {name for name in old if name.startswith("scraperd")} <= new
 
 
+@pytest.mark.parametrize("observed", [TRACING], indirect=True, ids=["tracing"])
 def test_labels_are_bounded(observed: Observed, dispatcher: Dispatcher, hostel: Hostel) -> None:
     """No label names a host, a URL or a process, whatever jobs come."""
     for n in range(30):
@@ -273,6 +303,7 @@ def test_without_the_setting_nothing_listens(broker_url: str, prefix: str) -> No
     assert json.dumps(daemon.logged("ready"))
 
 
+@pytest.mark.parametrize("observed", [TRACING], indirect=True, ids=["tracing"])
 def test_the_document_lists_them_all(observed: Observed) -> None:
     """Each metric has a row in docs/operations/metrics.md with its kind, and no other has."""
     page = (Path(__file__).parents[2] / "docs/operations/metrics.md").read_text()

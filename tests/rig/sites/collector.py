@@ -1,7 +1,7 @@
-"""A collector of OpenTelemetry in a thread: it keeps the spans that are sent by OTLP over HTTP.
+"""A collector of OpenTelemetry in a thread, and what any HTTP server in a thread needs.
 
-May touch: a loopback port, a thread of its own.
-Must never: refuse or change what is sent.
+May touch: loopback, a thread for each server.
+Must never: be asked for anything but what the real program sent it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-
-class Silent(BaseHTTPRequestHandler):
-    """A handler that writes no lines."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 class Served:
@@ -36,10 +29,19 @@ class Served:
         self._server.server_close()
 
 
+class Silent(BaseHTTPRequestHandler):
+    """A handler that writes no lines."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 class Collector(Served):
-    """Decodes what is sent to it by OTLP over HTTP."""
+    """Decodes what is sent to it by OTLP over HTTP, and answers as it is told to."""
 
     def __init__(self) -> None:
+        self.status, self.answer = 200, b""
+        self.headers: dict[str, str] = {}
         self.raw = b""
         self.spans: list[Any] = []
         collector = self
@@ -51,9 +53,12 @@ class Collector(Served):
                 for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
                     for scope in resource.scope_spans:
                         collector.spans.extend(scope.spans)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
+                self.send_response(collector.status)
+                for name, value in collector.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(collector.answer)))
                 self.end_headers()
+                self.wfile.write(collector.answer)
 
         super().__init__(Handler)
         self.endpoint = f"{self.origin}/v1/traces"

@@ -1,31 +1,22 @@
-"""The spans of jobs: made by OpenTelemetry's SDK, sent by its exporter from a thread of its own.
+"""The spans of jobs: which jobs are traced, and what each span says.
 
-May touch: opentelemetry, which only this file imports; a thread that flushes at the end.
-Must never: let the loop wait for a collector, or put a query, user info or a header into a span.
+May touch: opentelemetry; the headers of a delivery, and of a request.
+Must never: put a query, user info or a header into a span.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace as api
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from scraperd import __version__
 from scraperd.contract import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
@@ -36,66 +27,10 @@ if TYPE_CHECKING:
 
 MAX_TRACEPARENT: Final = 256  # characters; version 00 has 55
 MAX_TRACESTATE: Final = 512  # characters, W3C Trace Context section 3.3.1.5
-MAX_QUEUE: Final = 2048  # spans that wait for the collector; beyond that the oldest are dropped
-_BATCH: Final = 512  # spans in one request
-SEND_INTERVAL: Final = 1.0  # seconds between two requests, unless a batch is full before
-SEND_TIMEOUT: Final = 5.0  # seconds for one batch, with all trials
-MAX_FLUSH: Final = 2.0  # seconds that the end of the process waits for the collector
 _HEADERS: Final = ("traceparent", "tracestate")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FAULTY: Final = 400  # the first status that is an error for a client
 _w3c = TraceContextTextMapPropagator()
-
-
-@asynccontextmanager
-async def traced(
-    settings: TracingSettings, name: str, roll: Callable[[], float]
-) -> AsyncIterator[Tracing]:
-    """Give what traces jobs, and send what is left at the end, within MAX_FLUSH seconds."""
-    # It would quote trace headers, and write lines at each outage that are not JSON.
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
-    exporter = OTLPSpanExporter(endpoint=settings.endpoint, timeout=SEND_TIMEOUT)
-    provider = TracerProvider(
-        sampler=ALWAYS_ON,
-        resource=Resource(
-            {
-                "service.name": "scraperd",
-                "service.version": __version__,
-                "service.instance.id": name,
-            }
-        ),
-        shutdown_on_exit=False,
-    )
-    provider.add_span_processor(
-        BatchSpanProcessor(
-            exporter,
-            max_queue_size=MAX_QUEUE,
-            schedule_delay_millis=SEND_INTERVAL * 1000,
-            max_export_batch_size=_BATCH,
-        )
-    )
-    try:
-        yield Tracing(provider.get_tracer("scraperd", __version__), settings, roll)
-    finally:
-        await _ended(provider.shutdown)
-
-
-async def _ended(shutdown: Callable[[], None]) -> None:
-    """Call `shutdown` in a thread that the process does not wait for beyond MAX_FLUSH."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def work() -> None:
-        try:
-            shutdown()
-        finally:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(done.set)
-
-    threading.Thread(target=work, name="traces", daemon=True).start()
-    try:
-        await asyncio.wait_for(done.wait(), MAX_FLUSH)
-    except TimeoutError:
-        return
 
 
 class Tracing:
