@@ -24,6 +24,7 @@ from scraperd.cli.console import EXIT_CONFIG, EXIT_FAILED, epilog, fail, say
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.lacks import EXIT_LACK
 from scraperd.cli.shared.options import config_of, with_config
+from scraperd.cli.shared.report import Report
 from scraperd.config.keys import signing_key_file, signing_keys
 from scraperd.config.load import ConfigError
 
@@ -37,26 +38,45 @@ if TYPE_CHECKING:
 HEARTBEAT: Final = 10  # seconds
 
 
-@click.command("check", epilog=epilog("scraperd check", "SCRAPERD_CONCURRENCY=500 scraperd check"))
+@click.command(
+    "check",
+    epilog=epilog(
+        "scraperd check", "SCRAPERD_CONCURRENCY=500 scraperd check", "scraperd check --json"
+    ),
+)
 @with_config
 @click.option(
     "--no-broker", is_flag=True, help="Ask no broker: only the configuration and this machine."
 )
-def command(path: Path | None, *, no_broker: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def command(path: Path | None, *, no_broker: bool, as_json: bool) -> None:
     """Check all that `scraperd run` needs: configuration, this machine, broker, permissions.
 
     Creates and changes nothing. Exits with the code of `run` where the configuration or this
     machine is to blame, and with 1 where the daemon could not start at the broker.
     """
-    config = config_of(path)
+    config, report = config_of(path), Report(as_json)
     try:
-        _say_keys(config)
+        _say_keys(config, report)
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
-    say(f"configuration: good ({path or 'defaults and environment'})")
-    _say_extraction()
+    shown = None if path is None else str(path)
+    report.tell(f"configuration: good ({shown or 'defaults and environment'})", configuration=shown)
+    _say_extraction(report)
     _try_machine(config)
-    run_client(_check_offline(config) if no_broker else _check(config))
+    run_client(_checked(config, report, no_broker=no_broker))
+
+
+async def _checked(config: Config, report: Report, *, no_broker: bool) -> int:
+    """Return the exit code. The report ends also if no broker answers. Raises Lost over that."""
+    try:
+        code = await (_check_offline(config) if no_broker else _check(config, report))
+    except Lost as error:
+        report.faults += str(error).split("\n")
+        report.end()
+        raise
+    report.end()
+    return code
 
 
 def _try_machine(config: Config) -> None:
@@ -82,7 +102,7 @@ async def _try_parts(config: Config) -> None:
         pass
 
 
-def _say_extraction() -> None:
+def _say_extraction(report: Report) -> None:
     """Say whether pages are parsed by compiled code, and up to which size on the event loop."""
     # Here and not above: `check --help` has no use for a parser, which takes long to load.
     from scraperd.extract.compiled import engine  # noqa: PLC0415
@@ -92,22 +112,26 @@ def _say_extraction() -> None:
         which, most = "compiled", BOUNDED_PAGE
     else:
         which, most = "not compiled (make setup builds it, with a C compiler)", LIGHT_PAGE
-    say(f"extraction: {which}; pages of up to {most // 1024} KiB are searched on the event loop")
+    report.tell(
+        f"extraction: {which}; pages of up to {most // 1024} KiB are searched on the event loop",
+        extraction={"compiled": engine.AVAILABLE, "loop_bytes": most},
+    )
 
 
-def _say_keys(config: Config) -> None:
+def _say_keys(config: Config, report: Report) -> None:
     """Say where the signing keys come from, and who could have them. Raises ConfigError."""
     setting = config.jobs.signing_key_file
     keys, file = signing_keys(setting), signing_key_file(setting)
     if file is None:
-        say(
+        report.tell(
             "signing key: made from user and password of the first broker_url; all "
-            "processes need the same, and publishers another user. Else set jobs.signing_key_file"
+            "processes need the same, and publishers another user. Else set jobs.signing_key_file",
+            signing_key="broker_url",
         )
         return
-    say(f"signing key: the first of {len(keys)} in {file}")
+    report.tell(f"signing key: the first of {len(keys)} in {file}", signing_key=str(file))
     if file.stat().st_mode & stat.S_IROTH:
-        say(f"scraperd: {file} can be read by every user of this machine", err=True)
+        report.warn(f"{file} can be read by every user of this machine")
 
 
 async def _check_offline(config: Config) -> int:
@@ -117,16 +141,22 @@ async def _check_offline(config: Config) -> int:
     return 0
 
 
-async def _check(config: Config) -> int:
+async def _check(config: Config, report: Report) -> int:
     topology, passive = Topology.of(config.broker), config.broker.passive_declare
     await _check_offline(config)
     for pattern in Addresses.of(topology, config.broker.allow_reply_to).vain:
-        say(f"scraperd: broker.allow_reply_to: no result is ever sent to {pattern}", err=True)
+        report.warn(f"broker.allow_reply_to: no result is ever sent to {pattern}")
     brokers = await _reached(config)
-    ends = _say_brokers(config, brokers)
+    _say_brokers(config, brokers, report)
     url, connection = next((url, one) for url, one in brokers if not isinstance(one, Exception))
     try:
-        found = await survey(connection, topology, config.fetch.connect_timeout, passive=passive)
+        found = await survey(
+            connection,
+            topology,
+            config.fetch.connect_timeout,
+            passive=passive,
+            answers=config.broker.answer_status,
+        )
         all_exist = None not in found.counts.values()  # a declare would create a missing one
         if passive and all_exist and not config.broker.management_api:
             found.differs += await compare(topology, connection.channel)
@@ -134,28 +164,38 @@ async def _check(config: Config) -> int:
         raise Lost(f"broker {endpoint(url)}: {error}") from error
     finally:
         await _close(brokers)
-    say(f"queues at {endpoint(url)}:")
-    _say_queues(config, topology, found)
+    _say_found(config, topology, found, endpoint(url), report)
+    await _look(config, topology, report)
+    return EXIT_FAILED if report.faults else 0
+
+
+def _say_found(
+    config: Config, topology: Topology, found: Found, broker: str, report: Report
+) -> None:
+    """Say what the broker has, and what fails or may need an action."""
+    report.tell(f"queues at {broker}:", broker=broker, queues=_counted(topology, found))
+    if not report.as_json:
+        _say_queues(config, topology, found)
     if found.blocked:
-        say(f"scraperd: {endpoint(url)} takes no publish now: {found.blocked}", err=True)
+        report.warn(f"{broker} takes no publish now: {found.blocked}")
     for words in found.differs:
-        say(f"scraperd: {words}", err=True)
+        report.warn(words)
+    if found.unanswered:
+        report.warn(f"{broker}: {found.unanswered}")
     for words in found.faults:
-        say(f"scraperd: {endpoint(url)}: {words}", err=True)
-    await _look(config, topology)
-    return EXIT_FAILED if ends or found.faults else 0
+        report.fault(f"{broker}: {words}")
 
 
-async def _look(config: Config, topology: Topology) -> None:
+async def _look(config: Config, topology: Topology, report: Report) -> None:
     """Say what policies do to the queues, and how queues that others made differ."""
     # Here and not above: `check --help` has no use for what reads the patterns of policies.
     from scraperd.broker.rabbitmq.inspection.policies import survey as look  # noqa: PLC0415
 
     said = await look(config.broker, config.broker_urls[0], topology)
     for words in (*said.policies, *said.unread, *said.differences):
-        say(f"scraperd: {words}", err=True)
+        report.warn(words)
     for words in filter(None, (said.bounds, said.unknown)):
-        say(words)
+        report.remark(words)
 
 
 async def _reached(config: Config) -> list[tuple[str, Connection | Exception]]:
@@ -178,29 +218,31 @@ async def _reached(config: Config) -> list[tuple[str, Connection | Exception]]:
     return found
 
 
-def _say_brokers(config: Config, brokers: list[tuple[str, Connection | Exception]]) -> bool:
-    """Say of each broker whether it answers. Return whether a daemon would end over one.
+def _say_brokers(
+    config: Config, brokers: list[tuple[str, Connection | Exception]], report: Report
+) -> None:
+    """Say of each broker whether it answers; a fault is one over which a daemon would end.
 
     One that answers is enough, as it is for the daemon. One before it that refuses the user ends
     the daemon; one that does not answer is passed over.
     """
-    ends, reached = False, False
+    reached = False
     for url, outcome in brokers:
         if isinstance(outcome, Exception):
-            refused = isinstance(outcome, BrokerRefused) and not reached
-            ends = ends or refused
-            more = "; `scraperd run` ends over that" if refused else ""
-            say(f"scraperd: no broker at {endpoint(url)}: {outcome}{more}", err=True)
+            words = f"no broker at {endpoint(url)}: {outcome}"
+            if isinstance(outcome, BrokerRefused) and not reached:
+                report.fault(f"{words}; `scraperd run` ends over that")
+            else:
+                report.warn(words)
             continue
         reached = True
-        say(f"broker: reached {endpoint(url)}")
+        report.tell(f"broker: reached {endpoint(url)}")
         server = outcome.opened.result()
         server = server if isinstance(server, dict) else {}
         if words := weakness(server, config.broker.prefix):
-            say(f"scraperd: {words}", err=True)
+            report.warn(words)
         if words := ignores_priority(server):
-            say(f"priorities: {words}")
-    return ends
+            report.remark(f"priorities: {words}")
 
 
 async def _close(brokers: list[tuple[str, Connection | Exception]]) -> None:
@@ -225,3 +267,18 @@ def _say_queues(config: Config, topology: Topology, found: Found) -> None:
     if there:
         waiting = sum(counts[0] for counts in there)
         say(f"queues {config.broker.prefix}.delay.*: {waiting} messages wait for a turn or a retry")
+
+
+def _counted(topology: Topology, found: Found) -> dict[str, dict[str, int] | None]:
+    """What is in each queue, by its name without the prefix, as `scraperd status` has it.
+
+    None for a queue that does not exist; `delay` stands for all delay queues together.
+    """
+    start, delays = len(topology.prefix) + 1, topology.delays
+    there = [counts for name in delays if (counts := found.counts.get(name)) is not None]
+    queues = {name[start:]: it for name, it in found.counts.items() if name not in delays}
+    queues["delay"] = (sum(ready for ready, _ in there), 0) if there else None
+    return {
+        name: None if it is None else {"ready": it[0], "consumers": it[1]}
+        for name, it in queues.items()
+    }

@@ -370,8 +370,9 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "status_unanswered": Event(
         "warning",
-        "the broker does not let the daemon declare or read its queue of questions; `error` names "
-        "the permission. Jobs go on. `scraperd status` lists the process as silent. Logged once",
+        "the broker does not let the daemon declare or read its queue of questions, or with "
+        "`broker.passive_declare` the exchange of questions is missing; `error` names what lacks. "
+        "Jobs go on. `scraperd status` lists the process as silent. Logged once",
         ("error",),
         todo="grant what `error` says, or set `broker.answer_status = false`",
     ),

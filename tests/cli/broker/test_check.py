@@ -20,10 +20,13 @@ from tests.rig.ports import HOST, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.conftest import Command
     from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
+
+DELAY = {"x-queue-type": "quorum"}  # and not what a delay queue must have
 
 
 @contextmanager
@@ -170,3 +173,52 @@ def test_an_alarm_is_told_and_is_no_fault(
         node.clear_alarms()
     assert done.returncode == 0, done.stderr
     assert "takes no publish now" in done.stderr
+
+
+def test_json_is_one_line_with_all_that_the_lines_say(
+    scraperd: Command, broker_url: str, dispatcher: Dispatcher
+) -> None:
+    """Queues as `scraperd status` has them, and what fails or was passed over; no password.
+
+    The exit code is that of the lines, and nothing is printed beside the JSON.
+    """
+    prefix, (host, _, where) = dispatcher.prefix, broker_url.partition("@")
+    dispatcher.channel.queue_declare(f"{prefix}.delay.1", durable=True, arguments=DELAY)
+    dispatcher.publish({"url": "http://a.example/"}, queue="delay.1")
+    assert host
+    urls = [f"amqp://guest:hunter2@{HOST}:{free_port()}/", broker_url]
+    env = variables({"broker_url": urls, "broker__prefix": prefix})
+    lines, done = scraperd("check", **env), scraperd("check", "--json", **env)
+    assert (lines.returncode, done.returncode, done.stderr) == (1, 1, "")
+    assert done.stdout.count("\n") == 1
+    found = json.loads(done.stdout)
+    assert found["broker"] == f"amqp://{where.rstrip('/')}/"
+    assert (found["configuration"], found["signing_key"]) == ("/dev/null", "broker_url")
+    assert set(found["extraction"]) == {"compiled", "loop_bytes"}
+    assert found["queues"]["jobs"] is None
+    assert found["queues"]["delay"] == {"ready": 1, "consumers": 0}
+    assert f"queue '{prefix}.delay.1' exists with " in found["faults"][0]
+    assert found["warnings"][0].startswith(f"no broker at {urls[0].replace('guest:hunter2@', '')}:")
+    told = [f"scraperd: {words}" for words in found["warnings"] + found["faults"]]
+    assert sorted(told) == sorted(lines.stderr.splitlines())
+    assert set(found["remarks"]) <= set(lines.stdout.splitlines())
+    assert "hunter2" not in done.stdout
+
+
+def test_json_without_a_broker(scraperd: Command, tmp_path: Path) -> None:
+    """With --no-broker there are no queues; where no broker answers, both streams say so.
+
+    Where the configuration is wrong there is no JSON, as with each command.
+    """
+    env = variables({"broker_url": f"amqp://guest:hunter2@{HOST}:{free_port()}/"})
+    done = scraperd("check", "--json", "--no-broker", **env)
+    found = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, found["faults"]) == (0, "", [])
+    assert "queues" not in found
+    done = scraperd("check", "--json", **env)
+    (fault,) = json.loads(done.stdout)["faults"]
+    assert (done.returncode, done.stderr) == (1, f"scraperd: {fault}\n")
+    assert "hunter2" not in done.stdout + done.stderr
+    (tmp_path / "bad.toml").write_text("concurrency = 0\n")
+    done = scraperd("check", "--json", "--config", str(tmp_path / "bad.toml"))
+    assert (done.returncode, done.stdout) == (78, "")

@@ -7,6 +7,7 @@ Must never: repeat the table of the document; it is read from there.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +184,81 @@ def test_check_names_each_permission_that_lacks(  # noqa: PLR0917 - fixtures and
     assert user.node.eval("length(rabbit_amqqueue:list())") == before
     if there:
         assert_untouched(dispatcher)
+
+
+@pytest.mark.parametrize(
+    ("place", "pattern", "lack"),
+    [
+        (0, r"^PREFIX\.(?!ask$)", "configure on 'PREFIX.ask'"),
+        (0, r"^PREFIX\.(?!ask\.)", "configure on 'PREFIX.ask.RANDOM'"),
+        (1, r"^PREFIX\.(?!ask)|^amq\.default$",
+         "write and read (to bind) on 'PREFIX.ask.RANDOM'"),
+        (2, r"^PREFIX\.(?!ask$)", "write and read (to bind) on 'PREFIX.ask.RANDOM'"),
+        (2, r"^PREFIX\.(?!ask\.)", "read on 'PREFIX.ask.RANDOM'"),
+    ],
+    ids=["exchange", "queue", "write", "bind", "read"],
+)  # fmt: skip
+def test_check_warns_of_what_answers_lack(  # noqa: PLR0917 - fixtures and cases
+    scraperd: Command, user: User, prefix: str, place: int, pattern: str, lack: str
+) -> None:
+    """As the daemon does: both work on, and name the command that grants what lacks.
+
+    Check creates nothing, and with broker.answer_status = false it asks for none of that.
+    """
+    permissions = documented(prefix)[DAEMON]
+    permissions[place] = pattern.replace("PREFIX", prefix)
+    user.permit(*permissions)
+    before = user.node.eval("{length(rabbit_amqqueue:list()), length(rabbit_exchange:list())}")
+    done = scraperd("check", **env_of(user, prefix))
+    after = user.node.eval("{length(rabbit_amqqueue:list()), length(rabbit_exchange:list())}")
+    assert (done.returncode, after) == (0, before), done.stderr
+    (line,) = unanswered(done.stderr)
+    assert f"the user '{user.name}' lacks {lack.replace('PREFIX', prefix)} in the vhost" in line
+    with Daemon(user.url, prefix).ready() as daemon:
+        daemon.wait_for_line('"event":"status_unanswered"')
+        assert granted(daemon.logged("status_unanswered")[0]["error"]) == granted(line)
+    silent = scraperd("check", **env_of(user, prefix, broker__answer_status=False))
+    assert (silent.returncode, unanswered(silent.stderr)) == (0, []), silent.stderr
+    user.permit(*granted(line))
+    assert unanswered(scraperd("check", **env_of(user, prefix)).stderr) == []
+
+
+def test_a_daemon_that_declares_nothing_is_told_what_answers_take(
+    scraperd: Command, user: User, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """First a permission for its own queue and for no other, then an exchange to be made."""
+    with Daemon(user.node.url, prefix, broker__answer_status=False).ready():
+        pass
+    user.permit(*documented(prefix)[PASSIVE])
+    env = env_of(user, prefix, broker__passive_declare=True)
+    (line,) = unanswered(scraperd("check", **env).stderr)
+    assert f"lacks configure on '{prefix}.ask.RANDOM' in the vhost" in line
+    configure, *others = granted(line)
+    assert [configure, *others] == [rf"^{prefix}\.ask", *documented(prefix)[PASSIVE][1:]]
+    user.permit(configure, *others)
+    done = scraperd("check", **env)
+    (line,) = unanswered(done.stderr)
+    assert done.returncode == 0
+    assert f"exchange '{prefix}.ask' does not exist, and broker.passive_declare is set" in line
+    with Daemon(user.url, prefix, broker__passive_declare=True).ready() as daemon:
+        told = daemon.wait_for_line('"event":"status_unanswered"')
+        assert f"exchange '{prefix}.ask' does not exist" in told
+    dispatcher.channel.exchange_declare(f"{prefix}.ask", "fanout", durable=True)
+    assert unanswered(scraperd("check", **env).stderr) == []
+    with Daemon(user.url, prefix, broker__passive_declare=True).ready():
+        own = env_of(User(user.node, "guest"), prefix)
+        until(lambda: scraperd("status", **own).returncode == 0, "it answers")
+
+
+def unanswered(stderr: str) -> list[str]:
+    """The lines that say that a daemon would not answer."""
+    return [line for line in stderr.splitlines() if "`scraperd status` gets no answer" in line]
+
+
+def granted(line: str) -> list[str]:
+    """The three patterns of the command in a line."""
+    command = line.partition("To grant it: ")[2].partition(" (the broker: ")[0]
+    return shlex.split(command)[5:]
 
 
 def assert_untouched(dispatcher: Dispatcher) -> None:

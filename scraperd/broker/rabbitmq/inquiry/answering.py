@@ -14,15 +14,16 @@ from scraperd.broker.rabbitmq.inquiry.names import (
     MAX_QUESTION_BYTES,
     exchange_of,
     is_ident,
+    no_exchange,
     question_queue,
     takes_answers,
 )
-from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire.codec.properties import Properties
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, Closed, NotFound
 from scraperd.broker.rabbitmq.wire.gate import Gate
-from scraperd.broker.rabbitmq.wire.refusals import no_access
+from scraperd.broker.rabbitmq.wire.refusals import no_answers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -102,7 +103,7 @@ class Answering:
             began = self._clocks.monotonic()
             try:
                 await self._live()
-            except AccessRefused as error:
+            except (AccessRefused, TopologyError) as error:
                 pause = MAX_PAUSE
                 self._tell(error)
             except (OSError, BrokerRefused):
@@ -113,7 +114,7 @@ class Answering:
             pause = min(2 * pause, MAX_PAUSE)
 
     async def _live(self) -> None:
-        """One connection from its begin to its end. Raises OSError, BrokerRefused."""
+        """One connection from begin to end. Raises OSError, BrokerRefused, TopologyError."""
         gate = SmallOnly()
         connection = await self._connect(gate)
         loop = asyncio.get_running_loop()
@@ -148,13 +149,14 @@ class Answering:
         """Return a channel on which the exchange of questions is known to exist.
 
         The last queue that leaves takes it along, unless an operator made it otherwise.
+        Raises TopologyError if an operator has to make it.
         """
         channel, name = await connection.channel(confirms=True), exchange_of(self._prefix)
         try:
             await channel.declare_exchange(name, "fanout", passive=True)
         except NotFound:
             if self._passive:
-                raise
+                raise TopologyError(no_exchange(self._prefix)) from None
             channel = await connection.channel(confirms=True)
             await channel.call(
                 "exchange.declare",
@@ -199,13 +201,15 @@ class Answering:
         if not publish.cancelled():
             publish.exception()
 
-    def _tell(self, error: AccessRefused) -> None:
-        """Say once that questions cannot be answered, and which permission lacks."""
+    def _tell(self, error: AccessRefused | TopologyError) -> None:
+        """Say once that questions cannot be answered, and what lacks."""
         if self._told:
             return
         self._told = True
-        lack = f"a permission on {exchange_of(self._prefix)!r} to answer `scraperd status`"
-        words = no_access(error, lack, self._prefix, passive=False)
+        words = str(error)
+        if isinstance(error, AccessRefused):
+            lack = f"a permission on {exchange_of(self._prefix)!r} or on a queue of that name"
+            words = no_answers(error, lack, self._prefix, passive=self._passive)
         self._events("status_unanswered", error=words)
 
 

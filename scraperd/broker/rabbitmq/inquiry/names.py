@@ -12,6 +12,7 @@ from typing import Final
 from yarl import URL
 
 from scraperd.broker.rabbitmq.wire.codec.tables import MAX_SHORT_BYTES
+from scraperd.broker.rabbitmq.wire.refusals import UNANSWERED
 
 MAX_QUESTION_BYTES: Final = 1024  # bytes of a question; the longest host has 253 characters
 ANSWERS: Final = "status-"  # begins the last part of a reply queue for answers
@@ -22,6 +23,14 @@ _IDENT: Final = re.compile(r"[0-9a-f]{16}")
 def exchange_of(prefix: str) -> str:
     """Return the name of the exchange by which questions reach all daemons of a prefix."""
     return f"{prefix}.ask"
+
+
+def no_exchange(prefix: str) -> str:
+    """Say that an operator has to make the exchange of questions."""
+    return (
+        f"{UNANSWERED}: exchange {exchange_of(prefix)!r} does not exist, and "
+        "broker.passive_declare is set. Create it as docs/operations/queues.md lists."
+    )
 
 
 def question_queue(prefix: str, end: str) -> str:

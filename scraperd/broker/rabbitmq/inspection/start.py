@@ -6,10 +6,12 @@ Must never: create or change anything at the broker.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from scraperd.broker.ports import Source
+from scraperd.broker.rabbitmq.inquiry.names import exchange_of, no_exchange, question_queue
 from scraperd.broker.rabbitmq.inspection.probes import Asker
 from scraperd.broker.rabbitmq.modes import CONSUMES
 from scraperd.broker.rabbitmq.topology import TopologyError, conflict, settle_on
@@ -19,7 +21,7 @@ from scraperd.broker.rabbitmq.wire.errors import (
     NotFound,
     PreconditionFailed,
 )
-from scraperd.broker.rabbitmq.wire.refusals import no_access
+from scraperd.broker.rabbitmq.wire.refusals import no_access, no_answers
 
 if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.topology import Queue, Topology
@@ -34,30 +36,53 @@ _CREATE: Final = "Create it as docs/operations/queues.md lists."
 class Found:
     """What a broker has. `counts` are ready messages and consumers; None of a missing queue.
 
-    A daemon ends at its start over each of the `faults`, or could not work with it.
+    A daemon ends at its start over each of the `faults`, or could not work with it. With
+    `unanswered` the daemon works, and does not answer `scraperd status`.
     """
 
     counts: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     differs: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    unanswered: str = ""
     blocked: str = ""
 
 
 async def survey(
-    connection: Connection, topology: Topology, within: float, *, passive: bool
+    connection: Connection, topology: Topology, within: float, *, passive: bool, answers: bool
 ) -> Found:
     """Look at all exchanges, queues and permissions; each answer has `within` seconds.
 
-    Raises Lost.
+    With `answers` also at what answering `scraperd status` takes. Raises Lost.
     """
     look = _Look(Asker(connection, within), topology, passive=passive)
     for name, kind in topology.exchanges:
         await look.exchange(name, kind)
     for queue in topology.queues:
         await look.queue(queue)
+    if answers:
+        await look.answers()
     await look.permissions()
     look.found.blocked = connection.blocked
     return look.found
+
+
+@dataclass(slots=True)
+class _Lacks:
+    """Permissions that the user lacks, each with its names; `refusal` is the first one."""
+
+    names: dict[str, list[str]] = field(default_factory=dict)
+    refusal: AccessRefused | None = None
+
+    def note(self, permission: str, name: str, refusal: AccessRefused | None) -> None:
+        """Keep how the broker refused a permission on `name`, if it did."""
+        if refusal is not None:
+            self.refusal = self.refusal or refusal
+            self.names.setdefault(permission, []).append(name)
+
+    @property
+    def words(self) -> str:
+        """All of them in one line."""
+        return "; ".join(f"{what} on {_listed(names)}" for what, names in self.names.items())
 
 
 class _Look:
@@ -67,8 +92,6 @@ class _Look:
         self._asker = asker
         self._topology = topology
         self._passive = passive
-        self._lacks: dict[str, list[str]] = {}
-        self._refusal: AccessRefused | None = None
         self.found = Found()
 
     async def exchange(self, name: str, kind: str) -> None:
@@ -139,23 +162,50 @@ class _Look:
 
         Publishing comes last: under an alarm the broker reads nothing behind a publish.
         """
-        topology, asker = self._topology, self._asker
+        topology, asker, lacks = self._topology, self._asker, _Lacks()
         if not self._passive:
             for name, kind in topology.exchanges:
-                self._note("configure", name, await asker.configure_exchange(name, kind))
+                lacks.note("configure", name, await asker.configure_exchange(name, kind))
             for queue in topology.queues:
-                self._note("configure", queue.name, await asker.configure_queue(queue.name))
+                lacks.note("configure", queue.name, await asker.configure_queue(queue.name))
                 if queue.binding:
                     refusal = await asker.bind(queue.name, queue.binding[0])
-                    self._note("write and read (to bind)", queue.name, refusal)
+                    lacks.note("write and read (to bind)", queue.name, refusal)
         for name in self._read:
-            self._note("read", name, await asker.read_queue(name))
+            lacks.note("read", name, await asker.read_queue(name))
         for name in self._written:
-            self._note("write", name or _DEFAULT, await asker.write_exchange(name))
-        if self._refusal is not None:
-            shown = "; ".join(f"{what} on {_listed(names)}" for what, names in self._lacks.items())
+            lacks.note("write", name or _DEFAULT, await asker.write_exchange(name))
+        if lacks.refusal is not None:
             prefix, passive = topology.prefix, self._passive
-            self._fault(no_access(self._refusal, shown, prefix, passive=passive))
+            self._fault(no_access(lacks.refusal, lacks.words, prefix, passive=passive))
+
+    async def answers(self) -> None:
+        """Ask for what a daemon's queue of questions takes (inquiry/answering.py)."""
+        prefix, passive, asker, lacks = self._topology.prefix, self._passive, self._asker, _Lacks()
+        exchange, queue = exchange_of(prefix), question_queue(prefix, secrets.token_hex(8))
+        shown = question_queue(prefix, "RANDOM")
+        if not passive:
+            refusal = await asker.configure_exchange(exchange, "fanout")
+            lacks.note("configure", exchange, refusal)
+        lacks.note("configure", shown, await asker.configure_queue(queue))
+        lacks.note("write and read (to bind)", shown, await asker.bind(queue, exchange))
+        lacks.note("read", shown, await asker.read_queue(queue))
+        if lacks.refusal is not None:
+            said = no_answers(lacks.refusal, lacks.words, prefix, passive=passive)
+            self.found.unanswered = said
+        elif passive and not await self._exists(exchange):
+            self.found.unanswered = no_exchange(prefix)
+
+    async def _exists(self, exchange: str) -> bool:
+        try:
+            await self._asker.ask(
+                lambda channel: channel.declare_exchange(exchange, "fanout", passive=True)
+            )
+        except NotFound:
+            return False
+        except ChannelClosed:
+            pass  # the daemon does not look at its type
+        return True
 
     @property
     def _read(self) -> list[str]:
@@ -178,11 +228,6 @@ class _Look:
         """The exchanges that the daemon publishes to, or that its queues dead-letter to."""
         names = ["", self._topology.results]
         return names if self._passive else [*names, self._topology.jobs]
-
-    def _note(self, permission: str, name: str, refusal: AccessRefused | None) -> None:
-        if refusal is not None:
-            self._refusal = self._refusal or refusal
-            self._lacks.setdefault(permission, []).append(name)
 
     def _fault(self, words: str) -> None:
         self.found.faults.append(words)

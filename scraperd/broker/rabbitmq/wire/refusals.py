@@ -16,6 +16,7 @@ from scraperd.broker.rabbitmq.wire.errors import AccessRefused
 if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.wire.errors import ChannelClosed
 
+UNANSWERED: Final = "`scraperd status` gets no answer from this user's daemons"
 _MAX_NAME: Final = 255  # characters
 _MAX_WORDS: Final = 500  # characters of the broker's own text
 # RabbitMQ 4 begins with the permission ("write access to"), 3.10 does not. Measured
@@ -60,10 +61,21 @@ def no_access(error: AccessRefused, lack: str, prefix: str, *, passive: bool) ->
     return _lack(vhost, user, lack, grant(vhost, user, prefix, passive=passive), error)
 
 
-def grant(vhost: str, user: str, prefix: str, *, passive: bool) -> str:
-    """The command that gives the daemon's user all it needs; docs/operations/queues.md has it."""
+def no_answers(error: AccessRefused, lack: str, prefix: str, *, passive: bool) -> str:
+    """Words for a refusal that keeps a daemon from answering `scraperd status`."""
+    vhost, user = _who(error)
+    command = grant(vhost, user, prefix, passive=passive, answers=True)
+    return f"{UNANSWERED}: {_lack(vhost, user, lack, command, error)}"
+
+
+def grant(vhost: str, user: str, prefix: str, *, passive: bool, answers: bool = False) -> str:
+    """The command that gives the daemon's user all it needs; docs/operations/queues.md has it.
+
+    To give answers, a daemon has a queue of its own also where it declares nothing else.
+    """
     ours = rf"^{re.escape(prefix)}\."
-    configure, write = "^$" if passive else ours, rf"{ours}|^amq\.default$"
+    created = rf"{ours}ask" if answers else "^$"
+    configure, write = created if passive else ours, rf"{ours}|^amq\.default$"
     return shlex.join(["rabbitmqctl", "set_permissions", "-p", vhost, user, configure, write, ours])
 
 
