@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(__file__).parents[2] / "scraperd"
-LOGS = {"event", "_events", "trouble"}  # what logs is called so in each room
+LOGS = {"event", "_event", "_events", "trouble"}  # what logs is called so in each room
 TELEMETRY = PACKAGE / "ops/telemetry.py"  # it defines them, and logs the lines of jobs
 HEAD = '{"timestamp":"2026-01-01T00:00:00.0Z","level":"warning",'
 
