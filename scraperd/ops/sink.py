@@ -29,7 +29,7 @@ class Sink:
 
     A line is written at the end of the loop's turn, together with the others of that turn; or at
     once by `flush`; or within MAX_DELAY, if it says that it can wait. A reader that stalls, such
-    as a full pipe or a stopped journal, holds nobody up: lines are kept up to MAX_BACKLOG_BYTES,
+    as a full pipe or a stopped journal, delays nobody: lines are kept up to MAX_BACKLOG_BYTES,
     and those beyond are dropped and counted. So are lines that the outlet refuses, as a full disk
     does. Without a running loop (`turns`) a line is written at once, and MAX_WAIT is the longest
     time that this waits.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.base.backoff import backoff
@@ -156,14 +157,14 @@ class Link:
         while not self._stopping:
             generation = Generation(self._settings, self._url, self._clocks, self._gate())
             started = self._clocks.monotonic()
-            wait, pause = True, None
+            wait = True
             self._generation = generation
             try:
                 await self._live(generation)
                 first = False
                 if self._clocks.monotonic() - started >= HEALTHY:
-                    failures, pauses = 0, self._pauses()
-                    pause = AT_ONCE * self._clocks.roll()
+                    failures = 0
+                    pauses = chain((AT_ONCE * self._clocks.roll(),), self._pauses())
                 else:
                     failures += 1  # a generation that ends at once is not a success
             except OSError as error:
@@ -181,7 +182,7 @@ class Link:
                 await generation.close()
             self._dials += 1
             if wait and not self._stopping:
-                await asyncio.sleep(next(pauses) if pause is None else pause)
+                await asyncio.sleep(next(pauses))
 
     async def _live(self, generation: Generation) -> None:
         """One generation from connect to loss. Raises OSError if it is lost before it is ready."""

@@ -12,7 +12,7 @@ from typing import Final
 from yarl import URL
 
 from scraperd.broker.rabbitmq.wire.codec.tables import MAX_SHORT_BYTES
-from scraperd.broker.rabbitmq.wire.refusals import UNANSWERED
+from scraperd.broker.rabbitmq.wire.refusals import CREATE, UNANSWERED
 
 MAX_QUESTION_BYTES: Final = 1024  # bytes of a question; the longest host has 253 characters
 ANSWERS: Final = "status-"  # begins the last part of a reply queue for answers
@@ -29,7 +29,7 @@ def no_exchange(prefix: str) -> str:
     """Say that an operator has to make the exchange of questions."""
     return (
         f"{UNANSWERED}: exchange {exchange_of(prefix)!r} does not exist, and "
-        "broker.passive_declare is set. Create it as docs/operations/queues.md lists."
+        f"broker.passive_declare is set. {CREATE}"
     )
 
 

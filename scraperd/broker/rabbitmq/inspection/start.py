@@ -21,7 +21,7 @@ from scraperd.broker.rabbitmq.wire.errors import (
     NotFound,
     PreconditionFailed,
 )
-from scraperd.broker.rabbitmq.wire.refusals import no_access, no_answers
+from scraperd.broker.rabbitmq.wire.refusals import CREATE, no_access, no_answers
 
 if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.topology import Queue, Topology
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MAX_NAMED: Final = 3  # names of one lack that are told; the others are counted
 _DEFAULT: Final = "amq.default"  # how RabbitMQ names the default exchange in permissions
-_CREATE: Final = "Create it as docs/operations/queues.md lists."
 
 
 @dataclass(slots=True)
@@ -102,7 +101,7 @@ class _Look:
             )
         except NotFound:
             if self._passive:
-                self._fault(f"exchange {name!r} does not exist. {_CREATE}")
+                self._fault(f"exchange {name!r} does not exist. {CREATE}")
             return
         except ChannelClosed as error:
             self._fault(f"exchange {name!r} cannot be used: {error}")
@@ -133,7 +132,7 @@ class _Look:
             )
         except NotFound:
             if self._passive:
-                self._fault(f"queue {queue.name!r} does not exist. {_CREATE}")
+                self._fault(f"queue {queue.name!r} does not exist. {CREATE}")
             return
         except ChannelClosed as error:
             self._fault(f"queue {queue.name!r} cannot be used: {error}")

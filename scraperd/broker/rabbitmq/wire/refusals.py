@@ -16,6 +16,7 @@ from scraperd.broker.rabbitmq.wire.errors import AccessRefused
 if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.wire.errors import ChannelClosed
 
+CREATE: Final = "Create it as docs/operations/queues.md lists."
 UNANSWERED: Final = "`scraperd status` gets no answer from this user's daemons"
 _MAX_NAME: Final = 255  # characters
 _MAX_WORDS: Final = 500  # characters of the broker's own text
@@ -39,9 +40,7 @@ def no_publish(
     """
     shown = printable(exchange or "amq.default", _MAX_NAME)
     if not isinstance(error, AccessRefused):
-        remedy = (
-            "Create it as docs/operations/queues.md lists." if passive else "It is declared again."
-        )
+        remedy = CREATE if passive else "It is declared again."
         return "no exchange", f"exchange {shown!r} does not exist. {remedy} {_said(error)}"
     vhost, user = _who(error)
     if is_about_topic(error):
