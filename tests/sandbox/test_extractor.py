@@ -408,7 +408,9 @@ async def test_long_pages_leave_half_of_the_processors() -> None:
     allowed = {os.getpriority(os.PRIO_PROCESS, it): os.sched_getaffinity(it) for it in children()}
     await helpers.close()
     half = set(sorted(ours)[len(ours) // 2 :])
-    assert allowed == {NICE[0]: ours, NICE[1]: half, NICE[2]: half}
+    mine, lowest = os.getpriority(os.PRIO_PROCESS, 0), 19  # the tests themselves may run as nice
+    places = zip(NICE, (ours, half, half), strict=True)
+    assert allowed == {min(mine + nice, lowest): place for nice, place in places}
 
 
 async def refused(extractor: Extractor, question: ExtractRequest) -> bool:
