@@ -13,7 +13,10 @@ WORKERS := 4
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# The bytecode is written here, also where PYTHONDONTWRITEBYTECODE is set: the tests start over a
+# thousand processes, and an eighth of a second of each start would go into compiling.
 setup: $(READY) $(COMPILED)  ## make .venv/ with everything pinned, and the daemon in it
+	$(BIN)/python -m compileall -q scraperd tests benchmarks
 
 $(READY): requirements/run.txt requirements/dev.txt pyproject.toml
 	sh tests/rig/venv.sh "$(PYTHON)" .venv
