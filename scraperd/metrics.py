@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 LAG_INTERVAL: Final = 0.25  # seconds between two looks at how late the loop is
 COUNT_INTERVAL: Final = 10.0  # seconds between two counts of all queues
+AGAIN_INTERVAL: Final = 0.5  # seconds until the next try, if no queue was counted
 SOON: Final = 60  # seconds: what comes back within them is demand of now
 LAGS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
@@ -77,7 +78,7 @@ class Watch:
                 if (count := await self.services.link.count(queue.name)) is not None:
                     found[queue.name[start:]] = count
             self.queues = found
-            await asyncio.sleep(COUNT_INTERVAL)
+            await asyncio.sleep(COUNT_INTERVAL if found else AGAIN_INTERVAL)
 
     @property
     def demand(self) -> int | None:
