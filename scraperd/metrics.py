@@ -185,6 +185,8 @@ class Collector:
         yield gauge("hosts_known", "Hosts that are remembered.", len(scheduler))
         yield gauge("memory_budget_used_bytes", "Bodies and results in flight.", budget.used)
         yield gauge("memory_budget_limit_bytes", "Bytes that they may take now.", budget.limit)
+        yield gauge("memory_budget_waiting", "Bodies and fetches that wait for memory.",
+                    budget.waiting)  # fmt: skip
         lacks = {(kind.__name__.lower(),): n for kind, n in pages.scraper.snoozed_for.items()}
         seconds = {(limit,): self._bottleneck.seconds[limit] for limit in LIMITS}
         yield counter("limited_seconds", "Seconds for which this held the daemon back.",
@@ -197,6 +199,8 @@ class Collector:
         yield gauge("broker_consuming", "1 while it is fed: it consumes and is not blocked.",
                     int(not link.not_ready))  # fmt: skip
         yield counter("broker_connections", "How often it came to consume.", link.connections)
+        yield counter("broker_deliveries", "Deliveries from all queues, redeliveries too.",
+                      link.taken)  # fmt: skip
         yield counter("broker_blocked_seconds", "Seconds for which the broker blocked publishes.",
                       link.blocked_time)  # fmt: skip
         yield gauge("broker_unacked", "Deliveries of this process that are not acked.",
