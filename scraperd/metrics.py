@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 LAG_INTERVAL: Final = 0.25  # seconds between two looks at how late the loop is
 COUNT_INTERVAL: Final = 10.0  # seconds between two counts of all queues
+AGAIN_INTERVAL: Final = 0.5  # seconds until the next try, if no queue was counted
 SOON: Final = 60  # seconds: what comes back within them is demand of now
 LAGS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
@@ -77,7 +78,7 @@ class Watch:
                 if (count := await self.services.link.count(queue.name)) is not None:
                     found[queue.name[start:]] = count
             self.queues = found
-            await asyncio.sleep(COUNT_INTERVAL)
+            await asyncio.sleep(COUNT_INTERVAL if found else AGAIN_INTERVAL)
 
     @property
     def demand(self) -> int | None:
@@ -184,6 +185,8 @@ class Collector:
         yield gauge("hosts_known", "Hosts that are remembered.", len(scheduler))
         yield gauge("memory_budget_used_bytes", "Bodies and results in flight.", budget.used)
         yield gauge("memory_budget_limit_bytes", "Bytes that they may take now.", budget.limit)
+        yield gauge("memory_budget_waiting", "Bodies and fetches that wait for memory.",
+                    budget.waiting)  # fmt: skip
         lacks = {(kind.__name__.lower(),): n for kind, n in pages.scraper.snoozed_for.items()}
         seconds = {(limit,): self._bottleneck.seconds[limit] for limit in LIMITS}
         yield counter("limited_seconds", "Seconds for which this held the daemon back.",
@@ -196,6 +199,8 @@ class Collector:
         yield gauge("broker_consuming", "1 while it is fed: it consumes and is not blocked.",
                     int(not link.not_ready))  # fmt: skip
         yield counter("broker_connections", "How often it came to consume.", link.connections)
+        yield counter("broker_deliveries", "Deliveries from all queues, redeliveries too.",
+                      link.taken)  # fmt: skip
         yield counter("broker_blocked_seconds", "Seconds for which the broker blocked publishes.",
                       link.blocked_time)  # fmt: skip
         yield gauge("broker_unacked", "Deliveries of this process that are not acked.",

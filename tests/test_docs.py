@@ -41,6 +41,7 @@ OPERATORS_PAGES = ("run", "observe", "queues", "politeness", "network", "tuning"
 OPERATIONS = "\n".join(
     (CHECKOUT / f"docs/operations/{page}.md").read_text() for page in OPERATORS_PAGES
 )
+METRICS = (CHECKOUT / "docs/operations/metrics.md").read_text()
 SECURITY = (CHECKOUT / "docs/security.md").read_text()
 DEAD_LETTERS = (CHECKOUT / "docs/operations/dead-letters.md").read_text()
 ARCHITECTURE = (CHECKOUT / "docs/architecture.md").read_text()
@@ -175,6 +176,7 @@ def test_settings_named_in_the_documents_exist() -> None:
         "delivery_limit",
     }  # RabbitMQ's
     others |= {*EVENTS, *FIELDS, "max_jobs"}  # of the log; why it drains
+    others |= first_cells(METRICS)  # which tests/metrics compares with what the daemon serves
     for document in (README, CONTRACT, OPERATIONS, SECURITY, DEAD_LETTERS, CHANGELOG):
         named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", document)
         assert set(named) <= settings | others

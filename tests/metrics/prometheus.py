@@ -24,6 +24,7 @@ DASHBOARD: Final = CHECKOUT / "docs/grafana/scraperd.json"
 _KEY: Final = re.compile(
     r"^ +(?:- )?(alert|expr|for|severity|summary|runbook): (.+)$", re.MULTILINE
 )
+PAUSE: Final = 0.1  # seconds between two looks at the alerts, which change twice a second
 _CONF: Final = """
 global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}
 rule_files: ["{rules}"]
@@ -68,8 +69,13 @@ def _program(name: str) -> tuple[list[str], dict[str, str]]:
     return [str(root / "usr/bin" / name)], {"LD_LIBRARY_PATH": libraries(root), "GOMAXPROCS": "1"}
 
 
+def hurried(text: str) -> str:
+    """Return rules with a second for each minute that they look back over, and without waits."""
+    return re.sub(r"\[(\d+)m\]", r"[\1s]", re.sub(r"\bfor: \w+", "for: 0s", text))
+
+
 class Prometheus(process.Server):
-    """A Prometheus that scrapes `target` twice a second, with our alerts that do not wait."""
+    """A Prometheus that scrapes `target` twice a second, with our alerts `hurried`."""
 
     def __init__(self, directory: Path, target: str) -> None:
         self._directory = directory
@@ -78,10 +84,10 @@ class Prometheus(process.Server):
 
     def start(self) -> Self:
         """Start it; it is there once it answers."""
-        at_once = self._directory / "alerts.yml"
-        at_once.write_text(re.sub(r"\bfor: \w+", "for: 0s", RULES.read_text()))
+        alerts = self._directory / "alerts.yml"
+        alerts.write_text(hurried(RULES.read_text()))
         config = self._directory / "prometheus.yml"
-        config.write_text(_CONF.format(rules=at_once, target=self._target))
+        config.write_text(_CONF.format(rules=alerts, target=self._target))
         argv, env = _program("prometheus")
         argv += [f"--config.file={config}", f"--storage.tsdb.path={self._directory / 'data'}"]
         argv += [f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"]
@@ -113,9 +119,18 @@ class Prometheus(process.Server):
         return {it["labels"]["alertname"] for it in alerts if it["state"] == "firing"}
 
     def wait_for(self, *alerts: str) -> None:
-        """Wait until all of these fire."""
-        until(lambda: {*alerts} <= self.firing, f"{alerts} do not all fire")
+        """Wait until each of these has fired from now on, also if at another time than others."""
+        seen: set[str] = set()
+
+        def all_seen() -> bool:
+            seen.update(self.firing)
+            return {*alerts} <= seen
+
+        try:
+            until(all_seen, pause=PAUSE)
+        except AssertionError as error:
+            raise AssertionError(f"{sorted({*alerts} - seen)} did not fire") from error
 
     def wait_for_end(self, *alerts: str) -> None:
         """Wait until no alert of these fires."""
-        until(lambda: not {*alerts} & self.firing, f"{alerts} do not end")
+        until(lambda: not {*alerts} & self.firing, f"{alerts} do not end", pause=PAUSE)

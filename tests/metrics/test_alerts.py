@@ -68,14 +68,16 @@ def returns(late: int) -> list[tuple[str, str, str]]:
 
 
 USED, LIMIT = "memory_budget_used_bytes", "memory_budget_limit_bytes"
+WAITING = "memory_budget_waiting"
 BLOCKED = "scraperd_broker_blocked_seconds_total"
 LOST = "scraperd_log_lines_lost_total"
-NONE_THERE, THERE = (queue("jobs", f"{n}+0x200", "consumers") for n in (0, 3))
+DELIVERED = "scraperd_broker_deliveries_total"
 CASES: Final = {
     "ScraperdDown": Case([("up", "", "0+0x200")], [UP]),
     "ScraperdNotReady": Case([gauge("broker_consuming", 0)], [gauge("broker_consuming", 1)]),
     "ScraperdNothingConsumes": Case(
-        [queue("jobs", "7+0x200"), NONE_THERE], [queue("jobs", "7+0x200"), THERE], 0, ALL
+        [queue("jobs", "7+0x200"), (DELIVERED, "", "9+0x200")],
+        [queue("jobs", "7+0x200"), (DELIVERED, "", "9+1x200")], 1, ALL,
     ),
     "ScraperdQueueGrows": Case(
         [queue("jobs", "2000+10x200")], [queue("jobs", "9000-10x200")], 1, ALL
@@ -83,7 +85,8 @@ CASES: Final = {
     "ScraperdDeadLetters": Case([queue("dead", "5+1x200")], [queue("dead", "5+0x200")], 1, ALL),
     "ScraperdJobsFail": Case(ended(10, 5), ended(5, 10), 2, ALL),
     "ScraperdMemoryBudgetUsed": Case(
-        [gauge(USED, 95), gauge(LIMIT, 100)], [gauge(USED, 85), gauge(LIMIT, 100)]
+        [gauge(USED, 95), gauge(LIMIT, 100), gauge(WAITING, 0)],
+        [gauge(USED, 85), gauge(LIMIT, 100), gauge(WAITING, 0)],
     ),
     "ScraperdBrokerBlocked": Case([(BLOCKED, "", "0+30x200")], [(BLOCKED, "", "90+0x200")], 1),
     "ScraperdReloadFailed": Case(
@@ -129,6 +132,14 @@ def test_a_process_that_is_unknown_is_down(tmp_path: Path) -> None:
     expected = [alert(down, ALL)]
     asked = {"eval_time": down.wait, "alertname": down.alert, "exp_alerts": expected}
     assert run(tmp_path, [{"interval": "1m", "alert_rule_test": [asked]}])[0] == 0
+
+
+def test_bodies_that_wait_for_memory_are_an_alert(tmp_path: Path) -> None:
+    """Large bodies get half of the budget: they wait for memory while less than 90 % is used."""
+    [rule] = [rule for rule in rules() if rule.alert == "ScraperdMemoryBudgetUsed"]
+    bad = [gauge(USED, 70), gauge(LIMIT, 100), gauge(WAITING, 3)]
+    code, said = run(tmp_path, list(unit_tests(rule, CASES[rule.alert]._replace(bad=bad))))
+    assert code == 0, said
 
 
 def unit_tests(rule: Rule, case: Case) -> list[dict[str, Any]]:

@@ -185,6 +185,16 @@ def test_the_queues_are_counted_with_the_demand(
     assert values["scraperd_demand"] == 1
 
 
+def test_the_queues_are_counted_soon_after_the_start(observed: Observed) -> None:
+    """The demand is known within 20 timers of the loop, which are five seconds; counts are ten
+    seconds apart.
+    """
+    timers = "scraperd_loop_lag_seconds_count"
+    before = observed.values()[timers]
+    until(lambda: "scraperd_demand" in observed.values())
+    assert observed.values()[timers] - before < 20
+
+
 def test_promtool_finds_nothing_to_complain_of(
     observed: Observed, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:

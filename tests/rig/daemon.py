@@ -35,12 +35,17 @@ LOOPBACK = {  # what lets the daemon reach the tests' sites, and hurry
 }
 
 
-def until(wanted: Callable[[], bool], what: str = "", timeout: float = 60) -> None:
-    """Ask until it is so, of what sends no news; after `timeout` seconds `what` was not so."""
+def until(
+    wanted: Callable[[], bool], what: str = "", timeout: float = 60, pause: float = 0.02
+) -> None:
+    """Ask until it is so, of what sends no news; after `timeout` seconds `what` was not so.
+
+    `pause` is the time between two questions, in seconds.
+    """
     deadline = time.monotonic() + timeout
     while not wanted():
         assert time.monotonic() < deadline, what or f"not so within {timeout} s"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 class Daemon(Process):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # Runs between us and the command: asks the kernel for SIGKILL when the parent dies (prctl's
 # PR_SET_PDEATHSIG, 1), checks that it has not died already, and becomes the command. A preexec_fn
@@ -130,6 +130,7 @@ class Process:
         self._lines: list[Line] = []
         self._open = 2
         self._news = threading.Condition()
+        self._reading = threading.Lock()
         merged = None if env is None else {**os.environ, **env}
         self._child = spawn(
             argv, env=merged, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -147,12 +148,18 @@ class Process:
         with pipe:
             for raw in pipe:
                 line = Line(stream, raw.decode(errors="replace").rstrip("\r\n"))
-                with self._news:
+                with self._reading, self._news:
                     self._lines.append(line)
                     self._news.notify_all()
         with self._news:
             self._open -= 1
             self._news.notify_all()
+
+    @contextlib.contextmanager
+    def unread(self) -> Iterator[None]:
+        """Within this nobody reads its output, and the pipes fill up."""
+        with self._reading:
+            yield
 
     @property
     def pid(self) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 class Hostel:
     """Paths: /page/N is a page; /status/CODE answers so; /hold/N waits for `release`;
+    /drip/BYTES/N is a page that large whose last byte waits for `release`;
     /flaky/K/N answers 503 K times, then as /page; /size/BYTES is a page that large;
     /deep/TAGS is one of so many <b> in each other;
     /busy/SECONDS/N answers 429 with that Retry-After once, then as /page;
@@ -89,9 +90,9 @@ class Hostel:
             self._hits.append((time.monotonic(), path))
             self._counts[path] += 1
             self._news.notify_all()
-            if kind == "hold":
-                self._news.wait_for(lambda: self._open, 120)
             seen = self._counts[path]
+        if kind == "hold":
+            self.hold()
         if target := self._redirect(kind, path):
             return (307 if kind == "keep" else 302), {"Location": target}, b""
         if kind == "robots.txt":
@@ -102,7 +103,7 @@ class Hostel:
             return 503, {}, b"<title>busy</title>"
         if kind == "busy" and seen == 1:
             return 429, {"Retry-After": value}, b"<title>busy</title>"
-        piece = {"size": b"x", "deep": b"<b>"}.get(kind)
+        piece = {"size": b"x", "drip": b"x", "deep": b"<b>"}.get(kind)
         filler = piece * int(value) if piece else b""
         return 200, {}, b"<title>%s</title><h1>A page</h1><p>%s</p>" % (path.encode(), filler)
 
@@ -111,6 +112,11 @@ class Hostel:
         if kind == "robots.txt" and robots.startswith("http:"):
             return robots
         return path.removeprefix(f"/{kind}/") if kind in ("to", "keep") else ""
+
+    def hold(self) -> None:
+        """Wait for `release`."""
+        with self._news:
+            self._news.wait_for(lambda: self._open, 120)
 
     def here(self, change: int) -> None:
         """Note a request that comes, or whose answer leaves next."""
@@ -150,7 +156,11 @@ def _handler(site: Hostel) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            drips = self.path.startswith("/drip/")
+            self.wfile.write(body[:-1] if drips else body)
+            if drips:
+                site.hold()
+                self.wfile.write(body[-1:])
 
         def do_POST(self) -> None:
             # Unread, a body would pass for the next request: its 414 and a reset may be faster
