@@ -783,7 +783,10 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_results: Annotated[
         int,
         Meta(
-            **fixed("results", "Results that are waited for or kept; with more, `?wait` is 503."),
+            **fixed(
+                "results",
+                "Waited for or kept; past it one that came is dropped, or `?wait` is 503.",
+            ),
             ge=1,
             le=1_000_000,
         ),
@@ -791,7 +794,10 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_results_size: Annotated[
         int,
         Meta(
-            **fixed("bytes", "Of the kept results together. Past it the oldest are dropped."),
+            **fixed(
+                "bytes",
+                "Of the kept results together; past it results are dropped, read ones first.",
+            ),
             ge=1024 * 1024,
         ),
     ] = 128 * 1024 * 1024

@@ -31,6 +31,7 @@ WINDOW: Final = 100  # jobs that are being published at a time, of all requests
 RESULTS: Final = 10  # results that are not acked at a time; each may have jobs.max_result_size
 REFUSAL_INTERVAL: Final = 10.0  # seconds between two lines of the log about refused jobs
 AWAY: Final = "the broker is away; send the request again later"
+BUSY: Final = "the broker is slow to confirm earlier jobs; send the request again later"
 UNCONFIRMED: Final = (
     "the broker did not confirm the job, which may have arrived all the same; send it again later"
 )
@@ -77,8 +78,7 @@ class Door:
         self._clocks = clocks
         self._session: Session | None = None
         self._next_refusal = 0.0
-        self.slots = asyncio.Semaphore(WINDOW)
-        """Whoever publishes takes one first, so that requests wait for the broker, not memory."""
+        self._slots = asyncio.Semaphore(WINDOW)
 
     async def run(self) -> None:
         """Keep a session until cancelled; again with jittered backoff when it ends.
@@ -123,6 +123,21 @@ class Door:
         """Whether jobs can be published now."""
         return self._session is not None
 
+    async def enter(self) -> None:
+        """Wait for a place among the jobs that are being published; `leave` gives it back.
+
+        So what waits for the broker is bounded. Raises Problem after broker.confirm_timeout.
+        """
+        try:
+            async with asyncio.timeout(self._settings.confirm_timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _not_sent(BUSY) from None
+
+    def leave(self) -> None:
+        """Give back what `enter` gave."""
+        self._slots.release()
+
     async def publish(self, body: bytes, correlation: str, *, replied: bool = False) -> None:
         """Publish a job, and return once the broker has confirmed it.
 
@@ -131,7 +146,7 @@ class Door:
         """
         session = self._session
         if session is None:
-            raise NotSent(HTTPStatus.SERVICE_UNAVAILABLE, AWAY, headers={"Retry-After": str(AGAIN)})
+            raise _not_sent(AWAY)
         reply_to = session.replies if replied else None
         try:
             with client.lost_in_words(session.url):
@@ -148,6 +163,11 @@ class Door:
         if (now := self._clocks.monotonic()) >= self._next_refusal:
             self._next_refusal = now + REFUSAL_INTERVAL
             self._event("gateway_refused", error=str(error))
+
+
+def _not_sent(detail: str) -> NotSent:
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    return NotSent(status, detail, headers={"Retry-After": str(AGAIN)})
 
 
 def reply_fault(settings: BrokerSettings) -> str | None:

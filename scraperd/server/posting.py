@@ -172,18 +172,23 @@ class Poster:
         checked = await self.checker.check(raw, _ident(seed, 1, raw))
         if isinstance(checked, Rejected):
             raise Problem(HTTPStatus.BAD_REQUEST, checked.message, **checked.members)
-        handle = self._expected(checked) if held else None
+        await self.door.enter()
+        handle = ""
         try:
-            async with self.door.slots:
-                await self.door.publish(checked.body, handle or checked.id, replied=held)
+            handle = self._expected(checked) if held else ""
+            await self.door.publish(checked.body, handle or checked.id, replied=held)
         except BaseException:
-            self.held.drop(handle or "")
+            self.held.drop(handle)
             raise
-        return Outcome(HTTPStatus.ACCEPTED, msgspec.json.encode({"id": checked.id}), 1, handle)
+        finally:
+            self.door.leave()
+        return Outcome(
+            HTTPStatus.ACCEPTED, msgspec.json.encode({"id": checked.id}), 1, handle or None
+        )
 
     def _expected(self, job: Accepted) -> str:
         if (handle := self.held.expect(job.id)) is None:
-            most = "as many results are waited for or kept as may be (http.max_results)"
+            most = "as many results are waited for as may be (http.max_results)"
             raise unavailable(most, AGAIN)
         return handle
 
@@ -240,7 +245,7 @@ class Poster:
         if isinstance(checked, Rejected):
             report.rejected.append({"line": number, **checked.members})
             return
-        await self.door.slots.acquire()
+        await self.door.enter()
         task = asyncio.create_task(self._publish(checked, number, report))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -263,7 +268,7 @@ class Poster:
         else:
             report.accepted.append(told)
         finally:
-            self.door.slots.release()
+            self.door.leave()
 
 
 def _ident(seed: str, line: int, raw: bytes) -> str:
@@ -287,6 +292,7 @@ async def result_of(
     if entry is not None and entry.pending and wait is not None:
         await held.wait(entry, wait)
     if entry is not None and entry.body is not None:
+        held.note_read(handle)
         return Answer(HTTPStatus.OK, entry.body, jobs=jobs)
     if entry is not None and entry.pending:
         where = RESULTS + handle

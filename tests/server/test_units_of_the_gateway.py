@@ -86,25 +86,44 @@ async def test_lines_are_the_same_however_the_body_comes_in() -> None:
         assert shown == ["one", "", "x" * 11, "two", "long", "1234567890", "last"]
 
 
+def body_of(held: Held, handle: str) -> bytes | None:
+    """The result under a handle."""
+    entry = held.get(handle)
+    return entry and entry.body
+
+
 async def test_kept_results_have_bounds() -> None:
-    """Of number, of bytes (the oldest go first) and of time; a late result is dropped."""
+    """Of number, of bytes and of time. Results that were read go first, then the oldest."""
     clock = Clock()
     held = Held(3, 10, 60, clock)
     a, b, c = (held.expect(name) or "" for name in "abc")
-    assert held.expect("d") is None
+    assert held.expect("d") is None  # all are pending
     held.take(a, b"123456")
     held.take(a, b"a second one")
     held.take(b, b"7890")
-    entry = held.get(a)
-    assert entry is not None
-    assert entry.body == b"123456"
+    assert [body_of(held, it) for it in (b, a, c)] == [b"7890", b"123456", None]
+    held.note_read(b)
+    held.note_read(a)
     held.take(c, b"x")
-    assert held.get(a) is None
+    assert [body_of(held, it) for it in (a, b, c)] == [b"123456", None, b"x"]
     assert held.expect("d")
+    assert held.expect("e")
+    assert [held.get(it) for it in (a, b)] == [None] * 2
     clock.now += 60
-    held.take(b, b"late")
-    assert [held.get(it) for it in (a, b, c)] == [None] * 3
+    held.take(c, b"late")
+    assert held.get(c) is None
+    assert all(held.expect(name) for name in "fgh")
     held.take("unknown", b"x")
+
+
+async def test_a_result_that_is_too_large_by_itself_is_kept_until_the_next() -> None:
+    """Who waits for it gets it."""
+    held = Held(3, 10, 60, Clock())
+    a, b = held.expect("a") or "", held.expect("b") or ""
+    held.take(a, b"x" * 11)
+    assert body_of(held, a) == b"x" * 11
+    held.take(b, b"y")
+    assert (body_of(held, a), body_of(held, b)) == (None, b"y")
 
 
 async def test_who_waits_is_told_that_a_result_is_lost() -> None:
@@ -115,8 +134,9 @@ async def test_who_waits_is_told_that_a_result_is_lost() -> None:
     waiting = asyncio.ensure_future(held.wait(entry, 3600))
     await asyncio.sleep(0)
     held.lose()
-    assert await waiting is None
-    assert not entry.pending
+    await waiting
+    assert (entry.pending, entry.body) == (False, None)
+    assert len([held.expect(name) for name in "bcd"]) == 3  # it takes no place
 
 
 def test_keys_are_kept_for_their_window() -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from tests.rig.brokers.balancer import Balancer
 from tests.rig.brokers.users import User
+from tests.rig.brokers.wire import Wire
 from tests.rig.daemon import Daemon, Dispatcher, until
 from tests.rig.sites.hostel import Hostel
-from tests.server.running import Gateway, declare_jobs
+from tests.server.running import LINES, Gateway, declare_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,3 +158,25 @@ def test_a_full_queue_is_503(broker_url: str, dispatcher: Dispatcher) -> None:
         assert "the jobs queue is full" in got[-1].json["detail"]
         assert sum(it.status == 202 for it in got) == dispatcher.depth("jobs")
         gateway.wait_for_line('"event":"gateway_refused"')
+
+
+def test_a_broker_that_does_not_confirm_is_not_waited_for(
+    node: Node, dispatcher: Dispatcher
+) -> None:
+    """503 after broker.confirm_timeout, and what may have arrived is listed; then all goes on."""
+    declare_jobs(dispatcher.channel, dispatcher.prefix)
+    many = b'{"url": "https://example.com/"}\n' * 150
+    with (
+        Wire(node.port) as wire,
+        Gateway(wire.url, dispatcher.prefix, broker__confirm_timeout=1) as gateway,
+    ):
+        gateway.ready()
+        wire.hold_confirms()
+        one = gateway.ask("POST", "/v1/jobs", {"url": "https://example.com/"})
+        assert (one.status, "may have arrived" in one.json["detail"]) == (503, True)
+        got = gateway.ask("POST", "/v1/jobs", many, LINES)
+        assert (got.status, got.json["accepted"]) == (503, [])
+        assert 1 <= len(got.json["unconfirmed"]) <= 100
+        wire.release()
+        until(lambda: gateway.ask("POST", "/v1/jobs", many, LINES).status == 202)
+    assert dispatcher.depth("jobs") >= 151 + len(got.json["unconfirmed"])
