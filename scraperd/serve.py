@@ -31,6 +31,7 @@ from scraperd.server.held import Held
 from scraperd.server.hosts import is_loopback
 from scraperd.server.idempotency import Keys
 from scraperd.server.listener import Listener
+from scraperd.server.metrics import Counts, Metrics
 from scraperd.server.openapi import document
 from scraperd.server.posting import Poster
 from scraperd.server.submission import Checker
@@ -129,19 +130,21 @@ class _Life:
         held = Held(http.max_results, http.max_results_size, http.result_hold, SYSTEM.monotonic)
         async with extractor_of(self.config) as extractor, asyncio.TaskGroup() as group:
             door = self._door(held)
-            gateway = self._gateway(door, held, extractor)
+            counts = Counts()
+            gateway = self._gateway(door, held, extractor, counts)
             listener = Listener(
                 gateway,
                 most=max(1, min(http.max_connections, raise_limit() - OTHER_DESCRIPTORS)),
                 head_timeout=http.request_timeout,
                 on_unreadable=gateway.unreadable,
             )
+            gateway.metrics = Metrics(counts, held, door, lambda: len(listener.connections))
             server = await self._listen(listener)
-            tasks = [group.create_task(door.run()), group.create_task(self._pulse(door, gateway))]
+            tasks = [group.create_task(door.run()), group.create_task(self._pulse(door, counts))]
             why = await stop
             server.close()
             listener.close_idle()
-            await self._drain(gateway, held, why)
+            await self._drain(gateway, held, counts, why)
             await listener.shutdown(1)
             for task in tasks:
                 task.cancel()
@@ -158,14 +161,14 @@ class _Life:
             clocks=SYSTEM,
         )
 
-    def _gateway(self, door: Door, held: Held, extractor: Extractor) -> Gateway:
+    def _gateway(self, door: Door, held: Held, extractor: Extractor, counts: Counts) -> Gateway:
         """Return what answers requests. Shared: `jobs.max_size` and the names of `proxies`."""
         config, http = self.config, self.config.http
         checker = Checker(config.jobs.max_size, config.proxies, extractor)
         keys = Keys(http.max_idempotency_keys, http.idempotency_window, SYSTEM.monotonic)
         poster = Poster(http, checker, door, held, keys)
         return Gateway(
-            Parts(http, self.tokens, door, held, poster, document(http.max_wait)),
+            Parts(http, self.tokens, door, held, poster, document(http.max_wait), counts),
             event=self.observer.event,
             trouble=self.observer.trouble,
             clocks=SYSTEM,
@@ -189,26 +192,26 @@ class _Life:
         self.notifier.send(READY=1, STATUS="the broker is not reached yet")
         return server
 
-    async def _pulse(self, door: Door, gateway: Gateway) -> None:
+    async def _pulse(self, door: Door, counts: Counts) -> None:
         """Tell systemd now and then that the loop turns, and how it goes."""
         interval = min(STATUS_INTERVAL, self.notifier.watchdog_interval or STATUS_INTERVAL)
         while True:
             broker = "reached" if door.ready else "away, jobs get 503"
-            status = f"broker {broker}; {gateway.in_flight} requests in flight"
+            status = f"broker {broker}; {counts.in_flight} requests in flight"
             self.notifier.send(WATCHDOG=1, STATUS=status)
             await asyncio.sleep(interval)
 
-    async def _drain(self, gateway: Gateway, held: Held, why: str) -> None:
+    async def _drain(self, gateway: Gateway, held: Held, counts: Counts, why: str) -> None:
         """Answer what has begun. Who still waits for a result at the end is told so."""
         began, most = time.monotonic(), self.config.jobs.shutdown_timeout
         usec = int((most + 2 * STOP_MARGIN) * 1_000_000)
         self.notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=usec)
-        self.observer.event("gateway_drain", signal=why, in_flight=gateway.in_flight)
+        self.observer.event("gateway_drain", signal=why, in_flight=counts.in_flight)
         if not await gateway.drain(most):
             held.lose()
             await gateway.drain(STOP_MARGIN)
         seconds = round(time.monotonic() - began, 3)
-        self.observer.event("gateway_stop", left=gateway.in_flight, seconds=seconds)
+        self.observer.event("gateway_stop", left=counts.in_flight, seconds=seconds)
 
 
 def _on_signals(observer: Observer) -> asyncio.Future[str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scraperd.config.tables import HttpSettings
     from scraperd.server.door import Door
     from scraperd.server.held import Held
+    from scraperd.server.metrics import Counts, Metrics
     from scraperd.server.posting import Poster
     from scraperd.server.tokens import Holder, Role, Tokens
 
@@ -56,6 +57,7 @@ class Parts:
     held: Held
     poster: Poster
     openapi: bytes
+    counts: Counts
 
 
 class Gateway:
@@ -76,10 +78,12 @@ class Gateway:
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self.in_flight = 0
+        self.metrics: Metrics | None = None
+        """Set once it is known who counts the connections."""
         self._routes = {
             "/v1/jobs": Route("POST", "submit", self._post),
             RESULTS: Route("GET", "read", self._result),
+            "/metrics": Route("GET", "read", self._metrics),
             "/v1/openapi.json": Route("GET", None, self._openapi),
             "/health/live": Route("GET", None, self._live),
             "/health/ready": Route("GET", None, self._ready),
@@ -89,7 +93,7 @@ class Gateway:
         """Answer a request, and log it. Raises ConnectionError if its client has gone."""
         began = self._clocks.monotonic()
         asked = _Asked()
-        self.in_flight += 1
+        self._parts.counts.in_flight += 1
         self._idle.clear()
         try:
             answer = await self._answered(request, asked)
@@ -100,8 +104,8 @@ class Gateway:
             asked.status = GONE
             raise
         finally:
-            self.in_flight -= 1
-            if not self.in_flight:
+            self._parts.counts.in_flight -= 1
+            if not self._parts.counts.in_flight:
                 self._idle.set()
             self._log(request, asked, self._clocks.monotonic() - began)
 
@@ -187,6 +191,11 @@ class Gateway:
     async def _openapi(self, _: web.BaseRequest, __: Holder) -> Answer:
         return Answer(HTTPStatus.OK, self._parts.openapi)
 
+    async def _metrics(self, request: web.BaseRequest, _: Holder) -> Answer:
+        assert self.metrics is not None
+        body, content_type = self.metrics.told(request.headers.get("Accept", ""))
+        return Answer(HTTPStatus.OK, body, content_type)
+
     async def _live(self, _: web.BaseRequest, __: Holder) -> Answer:
         return Answer(HTTPStatus.OK, b"ok\n", "text/plain; charset=utf-8")
 
@@ -196,7 +205,9 @@ class Gateway:
         return Answer(HTTPStatus.OK, b"ready\n", "text/plain; charset=utf-8")
 
     def _log(self, request: web.BaseRequest, asked: _Asked, seconds: float) -> None:
-        path = request.rel_url.raw_path
+        path, counts = request.rel_url.raw_path, self._parts.counts
+        counts.requests[int(asked.status)] += 1
+        counts.jobs += asked.jobs
         if path.startswith(PROBES) and asked.status == HTTPStatus.OK:
             return
         self._event(
@@ -210,7 +221,8 @@ class Gateway:
         )
 
     def unreadable(self, status: int) -> None:
-        """Log what was not a request of HTTP."""
+        """Count and log what was not a request of HTTP."""
+        self._parts.counts.requests[status] += 1
         self._event(
             "request", method="", path="", http_status=status, seconds=0.0, holder="", jobs=0
         )

@@ -104,6 +104,13 @@ class Held:
                 entry.came.set_result(None)
                 self.drop(handle)
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many are pending, how many came, and the bytes of the latter."""
+        self._expire()
+        kept = len(self._read) + len(self._unread)
+        return len(self._entries) - kept, kept, self._size
+
     def get(self, handle: str) -> Entry | None:
         """Return what is known of a handle; None if it is nothing, or is over."""
         self._expire()

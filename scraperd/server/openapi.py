@@ -46,6 +46,10 @@ _PROBLEMS: Final[dict[str, tuple[str, dict[str, Any]]]] = {  # status: words, he
     "431": ("a header or the request line is too long, or there are too many headers", {}),
     "503": ("the broker is away or takes no jobs, or too many results are waited for", _RETRY),
 }
+_EXAMPLES: Final[tuple[dict[str, Any], ...]] = (
+    {"url": "https://example.com/", "extract": {"title": "h1"}, "meta": {"page": 1}},
+    {"url": "https://example.com/two", "id": "two", "include": ["links", "metadata"]},
+)
 _ENTRY: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["line", "id"],
@@ -117,6 +121,7 @@ def _document(max_wait: float) -> dict[str, Any]:
         "paths": {
             "/v1/jobs": {"post": _post(max_wait)},
             "/v1/results/{handle}": {"get": _result(max_wait)},
+            "/metrics": {"get": _metrics()},
             "/v1/openapi.json": {"get": _open("this document", _JSON, {"type": "object"})},
             "/health/live": {"get": _open("the process lives", "text/plain", {"type": "string"})},
             "/health/ready": {"get": _ready()},
@@ -167,7 +172,11 @@ def _wait(words: str, most: float) -> dict[str, Any]:
 
 
 def _post(max_wait: float) -> dict[str, Any]:
-    line = {"type": "string", "description": "a Job a line"}
+    lines = {
+        "schema": {"type": "string", "description": "a Job a line"},
+        "example": "".join(json.dumps(job) + "\n" for job in _EXAMPLES),
+    }
+    one = {"schema": {"$ref": _SCHEMAS + "Job"}, "example": _EXAMPLES[0]}
     key = {
         "name": "Idempotency-Key",
         "in": "header",
@@ -185,9 +194,9 @@ def _post(max_wait: float) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                **_body("Job"),
-                "application/x-ndjson": {"schema": line},
-                "application/jsonl": {"schema": line},
+                _JSON: one,
+                "application/x-ndjson": lines,
+                "application/jsonl": lines,
             },
         },
         "responses": {
@@ -239,3 +248,17 @@ def _ready() -> dict[str, Any]:
     operation = _open("jobs can be published", "text/plain", {"type": "string"})
     operation["responses"] |= _problems("503")
     return operation
+
+
+def _metrics() -> dict[str, Any]:
+    text = {"schema": {"type": "string"}}
+    return {
+        "summary": "metrics for Prometheus",
+        "responses": {
+            "200": {
+                "description": "in Prometheus's text format, or in OpenMetrics",
+                "content": {"text/plain": text, "application/openmetrics-text": text},
+            },
+            **_problems("401", "403", "405", "429", "431"),
+        },
+    }

@@ -7,10 +7,14 @@ Must never: take a job for published that the queue does not have.
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from tests.rig.daemon import until
 from tests.server.conftest import OTHER, READ, SLOW, SUBMIT
 from tests.server.running import JSON, LINES, answer_on
 
@@ -176,14 +180,13 @@ def test_what_is_not_http_is_a_problem_too(gateway: Gateway, raw: bytes, status:
 
 def test_a_body_that_breaks_off_publishes_no_half_job(gateway: Gateway, desk: Dispatcher) -> None:
     """The lines that were whole are published; the client that closed gets a line in the log."""
-    start = len(gateway.logged("request"))
+    start = len(gateway.lines)
     with gateway.connect() as connection:
         head = FIRST + b"Content-Type: application/jsonl\r\nContent-Length: 999\r\n"
         connection.sendall(head + f"Authorization: Bearer {SUBMIT}\r\n\r\n".encode())
         connection.sendall(b'{"url": "https://example.com/", "id": "whole"}\n{"url": "https://e')
         assert [job["id"] for _, job in taken(desk, 1)] == ["whole"]
-    gateway.wait_for_line('"http_status":499')
-    assert len(gateway.logged("request")) == start + 1
+    gateway.wait_for_line('"http_status":499', start=start)
     assert desk.depth("jobs") == 0
 
 
@@ -295,12 +298,40 @@ def test_each_request_has_one_line_in_the_log(gateway: Gateway, desk: Dispatcher
     gateway.ask("POST", "/v1/jobs", {"url": URL}, token=OTHER)
     gateway.ask("GET", "/v1/results/some-handle", token=READ)
     taken(desk, 1)
-    shown = [
-        (it["method"], it["path"], it["http_status"], it["holder"], it["jobs"])
-        for it in gateway.logged("request")[-3:]
-    ]
-    assert shown == [
+    expected = [
         ("POST", "/v1/jobs", 400, "shop", 0),
         ("POST", "/v1/jobs", 202, "other", 1),
         ("GET", "/v1/results/HANDLE", 404, "eyes", 0),
     ]
+    keys = ("method", "path", "http_status", "holder", "jobs")
+    until(lambda: [tuple(it[k] for k in keys) for it in gateway.logged("request")[-3:]] == expected)
+
+
+def test_metrics_are_those_of_the_page(gateway: Gateway, desk: Dispatcher) -> None:
+    """Each family of the page is there with its type, and no other; counts rise with requests."""
+    page = (Path(__file__).parents[2] / "docs/http.md").read_text()
+    listed = dict(re.findall(r"^\| `(scraperd_gateway_\w+)` \| (\w+) \|", page, re.MULTILINE))
+    before = values(gateway)
+    gateway.ask("POST", "/v1/jobs", b'{"url": "https://e.org/"}\n' * 3, LINES, SUBMIT)
+    gateway.ask("POST", "/v1/jobs", b"{}", JSON)
+    taken(desk, 3)
+    got = gateway.ask("GET", "/metrics", token=READ)
+    families = list(text_string_to_metric_families(got.body.decode()))
+    there = {it.name + ("_total" if it.type == "counter" else ""): it.type for it in families}
+    assert there == listed
+    after = values(gateway)
+    assert after["scraperd_gateway_jobs_total"] == before["scraperd_gateway_jobs_total"] + 3
+    assert after["scraperd_gateway_broker_up"] == 1
+    refused = "scraperd_gateway_requests_total", "401"
+    assert after[refused] == before.get(refused, 0) + 1
+    assert gateway.ask("GET", "/metrics").status == 401
+
+
+def values(gateway: Gateway) -> dict[Any, float]:
+    """The samples, by name, and by status where they have one."""
+    text = gateway.ask("GET", "/metrics", token=READ).body.decode()
+    return {
+        (it.name, it.labels["status"]) if "status" in it.labels else it.name: it.value
+        for family in text_string_to_metric_families(text)
+        for it in family.samples
+    }
