@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.rig.brokers.node import Node
 
-SUBMIT, OTHER, READ, SLOW = (f"{name}-{secrets.token_hex(16)}" for name in "wxyz")
+SUBMIT, OTHER, READ, SLOW = (f"{name}-0123456789abcdef" for name in ("s", "o", "r", "w"))
 
 
 @pytest.fixture(scope="module")

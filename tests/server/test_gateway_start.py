@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from scraperd.config.http_tokens import tokens_file
 from scraperd.config.load import ConfigError
-from scraperd.serve import tokens_of
+from scraperd.ops.systemd import Notifier
+from scraperd.serve import run, tokens_of
 from tests.rig.daemon import variables
 from tests.rig.ports import HOST, free_port
 from tests.rig.settings import configured
 from tests.server.running import Gateway
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Command
 
 NOWHERE = f"amqp://{HOST}:1/"
@@ -59,11 +60,21 @@ def test_a_wrong_file_of_tokens_is_named(tmp_path: Path, text: str | None, words
     assert TOKEN not in str(error.value)
 
 
-def test_results_must_be_allowed_to_come_back(scraperd: Command) -> None:
-    """A start that could not answer `?wait` ends with 78 and one line."""
-    done = scraperd("serve", **variables({"broker_url": NOWHERE, "broker__allow_reply_to": []}))
-    assert (done.returncode, done.stderr.count("\n")) == (78, 1)
-    assert "broker.allow_reply_to: must have {prefix}.reply.*" in done.stderr
+def test_results_must_be_allowed_to_come_back() -> None:
+    """A start that could not answer `?wait` ends, and names the setting to change."""
+    with pytest.raises(ConfigError) as error:
+        run(configured(broker__allow_reply_to=("amq.gen-*",)), Notifier())
+    assert "broker.allow_reply_to: must have {prefix}.reply.*" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["http-tokens", "scraperd-http-tokens", "scraperd_http-tokens"])
+def test_the_tokens_may_be_a_credential_of_systemd(tmp_path: Path, name: str) -> None:
+    """By each name that systemd gives it; the setting counts before it."""
+    (tmp_path / name).write_text(f"shop submit {TOKEN}\n")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert tokens_file("", environ) == tmp_path / name
+    assert tokens_file("/other", environ) == Path("/other")
+    assert tokens_file("", {}) is None
 
 
 def test_a_port_that_is_taken_ends_the_start(scraperd: Command) -> None:
@@ -76,21 +87,18 @@ def test_a_port_that_is_taken_ends_the_start(scraperd: Command) -> None:
     assert f"http.listen: {HOST}:{port} can't be listened on: Address already in use" in done.stdout
 
 
-@pytest.mark.parametrize("folder", ["setting", "credential"])
-def test_tokens_open_it_to_other_machines(tmp_path: Path, folder: str) -> None:
-    """From a setting's file, or from systemd's credential; then systemd is told, and it stops."""
+def test_tokens_open_it_to_other_machines(tmp_path: Path) -> None:
+    """By systemd's credential; systemd is told when it is ready, and when it stops."""
     (tmp_path / "http-tokens").write_text(f"shop submit {TOKEN}\n")
     port = free_port()
-    given: dict[str, Any] = {"http__listen": f"0.0.0.0:{port}"}
-    if folder == "setting":
-        given["http__tokens_file"] = str(tmp_path / "http-tokens")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(60)
-        env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
-        if folder == "credential":
-            env["CREDENTIALS_DIRECTORY"] = str(tmp_path)
-        with Gateway(NOWHERE, "t", env, **given) as gateway:
+        env = {
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "CREDENTIALS_DIRECTORY": str(tmp_path),
+        }
+        with Gateway(NOWHERE, "t", env, http__listen=f"0.0.0.0:{port}") as gateway:
             assert systemd.recv(1000).startswith(b"READY=1\n")
             gateway.port = port
             assert gateway.ask("POST", "/v1/jobs", {}).status == 401

@@ -7,6 +7,7 @@ Must never: sleep; what takes time is waited for by its end.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.rig.daemon import until
 from tests.rig.debs import debs, libraries
 from tests.rig.ports import HOST, free_port
 from tests.rig.process import end, spawn
@@ -39,8 +41,8 @@ def gateway() -> Iterator[Gateway]:
 
 
 def is_served(gateway: Gateway, *request: Any, status: int = 200) -> bool:
-    """Whether another client gets its answer, at the third try if its connection is reset."""
-    for _ in range(3):
+    """Whether another client gets its answer, at a further try if its connection is reset."""
+    for _ in range(5):
         with suppress(ConnectionError):
             return gateway.ask(*(request or ("GET", "/health/live"))).status == status
     return False
@@ -141,19 +143,19 @@ ATTACKS = {  # of slowhttptest: heads, bodies and reading that take for ever
 
 
 def test_slowhttptest_does_not_hold_up_others(tmp_path: Path) -> None:
-    """Its three attacks at once, each with twice the connections allowed: others are all served.
+    """Its three attacks at once, with more connections than are allowed: others are all served.
 
     The attacker has no token; the other client asks for health and submits, which needs one.
     """
     (tmp_path / "tokens").write_text(f"shop submit {TOKEN}\n")
     settings = {
         "http__request_timeout": 10,
-        "http__max_connections": 100,
+        "http__max_connections": 150,
         "http__tokens_file": str(tmp_path / "tokens"),
     }
     root = debs("slowhttptest")
     env = {**os.environ, "LD_LIBRARY_PATH": libraries(root)}
-    many = ["-c", "200", "-r", "100", "-l", "4", "-p", "3"]
+    many = ["-c", "300", "-r", "40", "-l", "5", "-p", "3"]
     known = {**JSON, "Authorization": f"Bearer {TOKEN}"}
     with Gateway(f"amqp://{HOST}:{free_port()}/", "t", **settings) as gateway, ExitStack() as stack:
         gateway.listening()
@@ -173,6 +175,7 @@ def test_slowhttptest_does_not_hold_up_others(tmp_path: Path) -> None:
             served += 1
             with suppress(subprocess.TimeoutExpired):
                 attacks[0].wait(0.1)
-        assert served > 10
-        tried = {it["path"] for it in gateway.logged("request") if it["http_status"] != 400}
-    assert tried >= {"/v1/jobs", "/v1/openapi.json"}
+        assert served > 3
+        attacked = {("/v1/jobs", 401), ("/v1/openapi.json", 200)}
+        seen = operator.itemgetter("path", "http_status")
+        until(lambda: attacked <= {*map(seen, gateway.logged("request"))})
