@@ -85,6 +85,21 @@ def test_a_result_comes_in_the_answer_or_later(
     assert dispatcher.depth("results") == 0
 
 
+def test_a_gateway_that_is_killed_loses_no_result(
+    broker_url: str, dispatcher: Dispatcher, daemon: Daemon, hostel: Hostel
+) -> None:
+    """After kill -9 the result of a job that was waited for goes to the results queue."""
+    assert daemon
+    with Gateway(broker_url, dispatcher.prefix) as gateway:
+        gateway.ready()
+        job = {"url": hostel.url("/hold/1"), "id": "k"}
+        assert gateway.ask("POST", "/v1/jobs?wait=0.01", job).status == 202
+        hostel.wait_for(lambda hits: hits["/hold/1"] > 0)
+        gateway.kill()
+    hostel.release()
+    assert dispatcher.results(1)[0]["id"] == "k"
+
+
 def test_a_stop_answers_who_waits(
     broker_url: str, dispatcher: Dispatcher, daemon: Daemon, hostel: Hostel
 ) -> None:
