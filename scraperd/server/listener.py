@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 
 from scraperd.server.problems import CONTENT_TYPE, Problem, unavailable
@@ -204,7 +204,8 @@ async def pieces(
     length = request.content_length
     if length is not None and length > most:
         raise _too_large(most, limit)
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    expects = request.headers.get("Expect", "").lower() == "100-continue"
+    if expects and request.version >= HttpVersion11:  # RFC 9110 section 10.1.1
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # as aiohttp's own handler: no answer has begun
     loop, size = asyncio.get_running_loop(), 0
