@@ -30,6 +30,7 @@ def main() -> None:
 for _name, _line in {
     "run": "Run the daemon.",
     "check": "Check the configuration, the broker and its queues.",
+    "serve": "Run the gateway, which takes jobs over HTTP.",
     "batch": "Scrape the URLs or jobs in a file, without a broker.",
     "scrape": "Scrape one page without a broker, from a URL or a file.",
     "publish": "Publish jobs, and with --wait print their results.",

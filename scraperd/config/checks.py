@@ -54,16 +54,21 @@ def impossible(config: Config) -> Iterator[tuple[set[str], str]]:
 
 
 def _listen_faults(config: Config) -> Iterator[tuple[set[str], str]]:
-    if (address := config.metrics.address) is None:
-        return
-    host, port = address
-    names = {"metrics.listen"}
+    for name, address in (
+        ("metrics.listen", config.metrics.address),
+        ("http.listen", config.http.address),
+    ):
+        if address is not None:
+            yield from (({name}, f"{name}: {fault}") for fault in _address_faults(*address))
+
+
+def _address_faults(host: str, port: int) -> Iterator[str]:
     if not 1 <= port <= MAX_PORT:
-        yield names, f"metrics.listen: {port} is not a port (1 to {MAX_PORT})"
+        yield f"{port} is not a port (1 to {MAX_PORT})"
     try:
         ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        yield names, f"metrics.listen: {printable(host)} is not an IP address"
+        yield f"{printable(host)} is not an IP address"
 
 
 def _broker_fault(url: str) -> str | None:
@@ -85,6 +90,7 @@ def _out_of_order(config: Config) -> Iterator[tuple[set[str], str]]:
         ("fetch.connect_timeout", "fetch.download_timeout"),
         ("fetch.download_timeout", "jobs.timeout"),
         ("jobs.retry_backoff", "jobs.retry_backoff_max"),
+        ("http.max_wait", "http.result_hold"),
     ]
     for small, large in ordered:
         low, high = value_of(config, small), value_of(config, large)

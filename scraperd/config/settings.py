@@ -17,6 +17,7 @@ from scraperd.config.tables import (
     FetchSettings,
     HostPattern,
     HostSettings,
+    HttpSettings,
     JobsSettings,
     LogSettings,
     MetricsSettings,
@@ -98,6 +99,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         TracingSettings,
         Meta(description="Where the spans of jobs are sent (OpenTelemetry), and of which jobs."),
     ] = TracingSettings()
+    http: Annotated[
+        HttpSettings,
+        Meta(description="The gateway `scraperd serve`, which takes jobs over HTTP; else unused."),
+    ] = HttpSettings()
 
     hosts: Annotated[
         dict[HostPattern, HostSettings],

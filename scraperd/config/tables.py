@@ -710,6 +710,121 @@ class TracingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = False
 
 
+class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `http`; `Config` says what it is about."""
+
+    listen: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "ADDRESS:PORT",
+                "Where `scraperd serve` takes jobs. Without tokens only a loopback address is "
+                "allowed.",
+            ),
+            pattern=_whole(_LISTEN),
+        ),
+    ] = "127.0.0.1:8080"
+    tokens_file: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "path of a file with a token a line",
+                "Who may do what: NAME ROLE TOKEN [REQUESTS-A-SECOND] a line; else systemd's "
+                "credential http-tokens.",
+            )
+        ),
+    ] = ""
+    request_timeout: Annotated[
+        Annotated[float, Meta(gt=0, le=3600)],
+        Meta(
+            **fixed(
+                "seconds",
+                "How long a client may take for the head of a request, for its body, and to read "
+                "the answer.",
+            )
+        ),
+    ] = 30.0
+    max_connections: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "connections",
+                "Of clients. Past it an idle one is closed, or the new one gets 503.",
+            ),
+            ge=1,
+            le=100_000,
+        ),
+    ] = 500
+    max_body: Annotated[
+        int,
+        Meta(
+            **fixed("bytes", "Largest body of a request with a job a line; more is 413."),
+            ge=1024,
+            le=1024 * 1024 * 1024,
+        ),
+    ] = 16 * 1024 * 1024
+    max_jobs: Annotated[
+        int,
+        Meta(**fixed("lines", "Most lines of a request; more is 413."), ge=1, le=1_000_000),
+    ] = 10_000
+    max_wait: Annotated[
+        Annotated[float, Meta(gt=0, le=3600)],
+        Meta(**fixed("seconds", "Longest `?wait` for a result; more is 400.")),
+    ] = 60.0
+    result_hold: Annotated[
+        _Seconds,
+        Meta(
+            **fixed(
+                "seconds from the submission",
+                "How long the result of a job with `?wait` is kept here to be asked for.",
+            )
+        ),
+    ] = 3600.0
+    max_results: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "results",
+                "Waited for or kept; past it one that came is dropped, or `?wait` is 503.",
+            ),
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 1000
+    max_results_size: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "bytes",
+                "Of the kept results together; past it results are dropped, read ones first.",
+            ),
+            ge=1024 * 1024,
+        ),
+    ] = 128 * 1024 * 1024
+    idempotency_window: Annotated[
+        _Seconds,
+        Meta(
+            **fixed(
+                "seconds", "How long the answer to an Idempotency-Key is kept, in this process."
+            )
+        ),
+    ] = 3600.0
+    max_idempotency_keys: Annotated[
+        int,
+        Meta(
+            **fixed("keys", "Keys that are kept; past it those used longest ago are forgotten."),
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 10_000
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An entry of the table `hosts`: UNSET where the setting of its own table holds."""
 

@@ -49,11 +49,16 @@ FIELDS: Final[dict[str, Field]] = {
     # Of a job.
     "id": Field("text or null", "the id of the job, as far as it is known"),
     "url": Field("text or null", "the URL of the job, as `log.urls` says; null if it is missing"),
-    "host": Field("text or null", "the host of the job's URL; of `listening`, the address"),
+    "host": Field(
+        "text or null",
+        "the host of the job's URL; of `listening` and `gateway_start`, the address",
+    ),
     "status": Field("text", "`ok` or `failed`, as in the result"),
     "verdict": Field("text", "what happened to the job; see [verdicts](#verdicts)"),
     "attempt": Field("integer", "which attempt this was, from 1"),
-    "http_status": Field("integer", "the status code of the last response"),
+    "http_status": Field(
+        "integer", "the status code of the last response; of `request`, of the answer"
+    ),
     "bytes": Field("integer", "the size of the body, decompressed"),
     "kind": Field(
         "text", "the [failure kind](../contract.md#failure-kinds) of a job that did not end well"
@@ -80,7 +85,7 @@ FIELDS: Final[dict[str, Field]] = {
     "broker": Field("text", "the address of the broker, without the password"),
     "queue": Field("text", "the queue; in a `job`, without the prefix"),
     "exchange": Field("text", "the exchange; empty for the default exchange"),
-    "jobs": Field("integer", "how many jobs"),
+    "jobs": Field("integer", "how many jobs; of `request`, how many were published"),
     "seconds": Field("number", "how long it took or lasted"),
     "ready": Field("integer", "how many messages of the queue wait"),
     "signal": Field("text", "the name of the signal"),
@@ -110,6 +115,12 @@ FIELDS: Final[dict[str, Field]] = {
     "lines": Field("integer", "how many lines were lost"),
     "spans": Field("integer", "how many spans were lost"),
     "endpoint": Field("text", "where spans are sent (`tracing.endpoint`)"),
+    "tokens": Field("integer", "how many tokens the gateway knows; 0 means that none is needed"),
+    "method": Field("text", "the method of an HTTP request; empty if it could not be read"),
+    "path": Field(
+        "text", "the path of an HTTP request, without query; a handle is shown as HANDLE"
+    ),
+    "holder": Field("text", "the name of the token, or empty without a known token"),
 }
 
 EVENTS: Final[dict[str, Event]] = {
@@ -375,6 +386,51 @@ EVENTS: Final[dict[str, Event]] = {
         "Jobs go on. `scraperd status` lists the process as silent. Logged once",
         ("error",),
         todo="grant what `error` says, or set `broker.answer_status = false`",
+    ),
+    "gateway_start": Event(
+        "info",
+        "`scraperd serve` takes requests at this `host` and `port`",
+        ("version", "host", "port", "tokens"),
+    ),
+    "gateway_ready": Event(
+        "info", "the gateway has reached the broker and publishes jobs", ("broker", "queue")
+    ),
+    "gateway_waits": Event(
+        "warning",
+        "the gateway has no connection to the broker, or the jobs queue does not exist. Requests "
+        "with jobs get 503. The gateway tries again with jittered backoff, and logs this each time",
+        ("error",),
+        todo="do what `error` says: start the broker, start a daemon once, check the URL",
+    ),
+    "gateway_refused": Event(
+        "warning",
+        "the broker did not take or did not confirm a job, and the request got 503. Logged every "
+        "10 s at most",
+        ("error",),
+        todo="do what `error` says; see [queues](queues.md)",
+    ),
+    "request": Event(
+        "info",
+        "an HTTP request to the gateway has ended. `http_status` 499: the client closed the "
+        "connection before the answer. A probe that got 200 has no line",
+        ("method", "path", "http_status", "seconds", "holder", "jobs"),
+    ),
+    "gateway_error": Event(
+        "error",
+        "a mistake in scraperd ended one HTTP request with 500",
+        ("exception",),
+        todo="report it",
+    ),
+    "gateway_drain": Event(
+        "info",
+        "the gateway begins to stop: it takes no new connection, and answers the requests that it "
+        "has read",
+        ("signal", "in_flight"),
+    ),
+    "gateway_stop": Event(
+        "info",
+        "the gateway has stopped. `left` requests were not answered in time",
+        ("left", "seconds"),
     ),
     "signal_ignored": Event(
         "info",

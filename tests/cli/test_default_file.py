@@ -38,6 +38,7 @@ exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"
 """
 COMMANDS = [
     "run",
+    "serve",
     "check",
     "health",
     "scrape http://x/",

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 NAME = "example.com"
 COMMANDS = [
-    *("", "run", "check", "scrape", "batch", "publish", "results", "schema", "health"),
+    *("", "run", "serve", "check", "scrape", "batch", "publish", "results", "schema", "health"),
     *("status", "host", "completion"),
     *("dead", "dead list", "dead show", "dead requeue", "dead purge"),
 ]
+BEGUN = {"run": b'"event":"ready"', "serve": b'"event":"gateway_ready"'}
 FILES = {
     "page.html": "<h1>A file</h1>",
     "rules.json": '{"title": "h1"}',
@@ -66,8 +67,8 @@ async def stand_in(
 async def run(example: str, folder: Path, env: dict[str, str], dispatcher: Dispatcher) -> None:
     """Run an example by bash: it ends with 0.
 
-    A daemon ends by SIGTERM once it is ready. Jobs fail meanwhile, for the example that waits for a
-    failed result.
+    A daemon or a gateway ends by SIGTERM once it is ready. Jobs fail meanwhile, for the example
+    that waits for a failed result.
     """
     child = await asyncio.create_subprocess_exec(
         *("bash", "-c", example),
@@ -78,8 +79,8 @@ async def run(example: str, folder: Path, env: dict[str, str], dispatcher: Dispa
         start_new_session=True,
     )
     assert child.stdout is not None
-    if example.endswith("scraperd run"):
-        while b'"event":"ready"' not in (line := await child.stdout.readline()):
+    if begun := BEGUN.get(example.rpartition(" ")[2]):
+        while begun not in (line := await child.stdout.readline()):
             assert line, await child.communicate()
         os.killpg(child.pid, signal.SIGTERM)
     ended = asyncio.ensure_future(child.communicate())
@@ -118,6 +119,7 @@ async def test_the_examples_of_a_help_work(  # noqa: PLR0917 - fixtures and a ca
         }
         if command == "health":
             to_site["metrics__listen"] = f"127.0.0.1:{free_port()}"
+        to_site["http__listen"] = f"127.0.0.1:{free_port()}"
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         here = {**environment({**LOOPBACK, **to_site, "log__format": "json"}), **env, "PATH": path}
         with Daemon(broker_url, dispatcher.prefix, **to_site) as daemon:

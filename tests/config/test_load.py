@@ -125,6 +125,7 @@ def changed(key: str, value: Any) -> Any:
         "log.urls": "host",
         "log.job_level": "debug",
         "metrics.listen": "127.0.0.1:9469",
+        "http.listen": "127.0.0.1:8081",
         "tracing.endpoint": "http://127.0.0.1:4318/v1/traces",
         "broker.prefetch": 500,
         "fetch.max_connections": 500,
@@ -418,6 +419,7 @@ BAD_VALUES: list[tuple[str, str, str]] = [
     ("log.format", "7", "log.format: Expected `str`, got `int` (auto, json, console)"),
     ("metrics.listen", '"9469"', "metrics.listen: must be: ADDRESS:PORT, or empty"),
     ("metrics.listen", '"h.example:80"', "metrics.listen: must be: ADDRESS:PORT, or empty"),
+    ("http.listen", '""', "http.listen: must be: ADDRESS:PORT"),
     (
         "tracing.endpoint",
         '"http://u:p@h.example/v1"',

@@ -47,7 +47,11 @@ def copies(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["scraperd.service", "scraperd@.service", "scraperd-until-idle.service"]
+    "name",
+    [
+        *("scraperd.service", "scraperd@.service"),
+        *("scraperd-until-idle.service", "scraperd-gateway.service"),
+    ],
 )
 def test_a_unit_is_closed(copies: Path, name: str) -> None:
     """Its exposure is low: what a daemon of ours has no use for is closed to it."""
@@ -60,7 +64,7 @@ def test_a_unit_is_closed(copies: Path, name: str) -> None:
     "name",
     [
         *("scraperd.service", "scraperd@1.service", "scraperd.target"),
-        *("scraperd-until-idle.service", "scraperd-until-idle.timer"),
+        *("scraperd-until-idle.service", "scraperd-until-idle.timer", "scraperd-gateway.service"),
     ],
 )
 def test_a_unit_is_valid(copies: Path, name: str) -> None:
@@ -92,4 +96,15 @@ def test_the_unit_of_the_timer_is_the_unit() -> None:
     assert idle - one == {ends, "Description=scraperd until its queue is empty"}
     assert {line.partition("=")[0] for line in one - idle} == {
         *("Description", "ExecStart", "WantedBy", "[Install]")
+    }
+
+
+def test_the_unit_of_the_gateway_is_the_unit() -> None:
+    """It starts another command, which has no reload; all else is the same."""
+    one, gateway = lines("scraperd.service"), lines("scraperd-gateway.service")
+    (begins,) = (line for line in gateway if line.startswith("ExecStart="))
+    assert begins.replace(" serve ", " run ") in one
+    assert gateway - one == {begins, "Description=scraperd serve, takes jobs over HTTP"}
+    assert {line.partition("=")[0] for line in one - gateway} == {
+        *("Description", "ExecStart", "ExecReload")
     }

@@ -134,10 +134,20 @@ async def connected(urls: tuple[str, ...], within: float) -> AsyncIterator[Sessi
     Raises Lost, WrongUrl, or TopologyError for what this user may not do.
     """
     url, connection = await _dial(urls, within)
-    try:
+    with lost_in_words(url):
         async with connection:
-            with _translated():
-                yield Session(await connection.channel(on_return_raises=True), url)
+            yield Session(await connection.channel(on_return_raises=True), url)
+
+
+@contextmanager
+def lost_in_words(url: str) -> Iterator[None]:
+    """Around all that is done in a session with the broker at `url`.
+
+    Raises Lost for its end, TopologyError for what this user may not do.
+    """
+    try:
+        with _translated():
+            yield
     except (Lost, BrokenPipeError):
         raise  # the second is about our own output
     except AccessRefused as error:
@@ -263,6 +273,12 @@ class Received:
     def body(self) -> bytes:
         """The bytes as they came."""
         return bytes(self.message.body)
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The correlation id of a job, which its result has too."""
+        found = self.message.correlation_id
+        return found if isinstance(found, str) else None
 
     async def ack(self) -> None:
         """Remove it from its queue. A cancellation comes when the ack is on its way."""

@@ -1,0 +1,233 @@
+"""The life of the gateway: start, take requests, drain, stop. A composition root.
+
+May touch: everything below it; signals; the process's exit code, as a value.
+Must never: hold logic that a request passes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import uvloop
+
+from scraperd import __version__
+from scraperd.base.clocks import SYSTEM
+from scraperd.base.fd_limits import raise_limit
+from scraperd.broker.rabbitmq.wire.dial import WrongUrl
+from scraperd.config.http_tokens import NAME as TOKENS
+from scraperd.config.http_tokens import tokens_file, tokens_text
+from scraperd.config.load import ConfigError
+from scraperd.ops.log import configure
+from scraperd.ops.stopping import STOPPING, Stop
+from scraperd.ops.telemetry import Observer
+from scraperd.sandbox.confine import keep_secrets
+from scraperd.server.door import Door, reply_fault
+from scraperd.server.gateway import Gateway, Parts
+from scraperd.server.held import Held
+from scraperd.server.hosts import is_loopback
+from scraperd.server.idempotency import Keys
+from scraperd.server.listener import Listener
+from scraperd.server.metrics import Counts, Metrics
+from scraperd.server.openapi import document
+from scraperd.server.posting import Poster
+from scraperd.server.submission import Checker
+from scraperd.server.tokens import Tokens, TokensError, read_tokens
+from scraperd.wiring import extractor_of
+
+if TYPE_CHECKING:
+    import signal
+
+    from scraperd.config.settings import Config
+    from scraperd.ops.sink import Sink
+    from scraperd.ops.systemd import Notifier
+    from scraperd.sandbox.extractor import Extractor
+
+EXIT_OK: Final = 0
+EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
+EXIT_CONFIG: Final = 78  # sysexits.h EX_CONFIG: systemd must not restart us into it
+OTHER_DESCRIPTORS: Final = 64  # of the process, besides those of clients
+STOP_MARGIN: Final = 5.0  # seconds past jobs.shutdown_timeout: answers to those that still wait
+STATUS_INTERVAL: Final = 5.0  # seconds
+BACKLOG: Final = 128  # connections that the kernel holds
+
+
+class CannotListen(Exception):  # noqa: N818 - a state of this machine
+    """The address can't be listened on; the message says which, and why."""
+
+
+def run(config: Config, notifier: Notifier) -> int:
+    """Run the gateway until a signal ends it; returns the exit code. Raises ConfigError."""
+    tokens = tokens_of(config)
+    if fault := reply_fault(config.broker):
+        raise ConfigError([fault])
+    if not config.sandbox.dumpable:
+        keep_secrets()
+    log = configure(config.log)
+    life = _Life(config, tokens, notifier, Observer(lines=log, settings=config.log))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_logged(log.sink, life))
+
+
+async def _logged(sink: Sink, life: _Life) -> int:
+    """Run with a log that nothing waits for, and turn what ended it into an exit code."""
+    observer = life.observer
+    with sink.turns(observer.lost_lines):
+        try:
+            await life.run()
+        except BaseExceptionGroup as group:
+            refused, others = group.split((WrongUrl, CannotListen))
+            if refused is None or others is not None:
+                observer.trouble("died", group)
+                return EXIT_INTERNAL
+            observer.event("config", error=_first(refused))
+            return EXIT_CONFIG
+        return EXIT_OK
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    """Return the words of the first leaf of an exception group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+def tokens_of(config: Config) -> Tokens | None:
+    """Return the tokens; None if there are none. Raises ConfigError."""
+    path = tokens_file(config.http.tokens_file)
+    if path is not None:
+        try:
+            return read_tokens(tokens_text(path), SYSTEM.monotonic)
+        except TokensError as error:
+            raise ConfigError([f"{TOKENS}: {path}: {error}"]) from error
+    host, _ = config.http.address
+    if not is_loopback(host):
+        fault = (
+            f"http.listen: other machines can reach {host}, and no token is set; set {TOKENS} "
+            "(docs/http.md), or listen on 127.0.0.1"
+        )
+        raise ConfigError([fault])
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """What `run` was given or made, for what runs on the loop."""
+
+    config: Config
+    tokens: Tokens | None
+    notifier: Notifier
+    observer: Observer
+
+    async def run(self) -> None:
+        """Take requests until a signal comes, then drain. Raises a group of what failed."""
+        stop = _on_signals(self.observer)
+        http = self.config.http
+        held = Held(http.max_results, http.max_results_size, http.result_hold, SYSTEM.monotonic)
+        async with extractor_of(self.config) as extractor, asyncio.TaskGroup() as group:
+            door = self._door(held)
+            counts = Counts()
+            gateway = self._gateway(door, held, extractor, counts)
+            listener = Listener(
+                gateway,
+                most=max(1, min(http.max_connections, raise_limit() - OTHER_DESCRIPTORS)),
+                head_timeout=http.request_timeout,
+                on_unreadable=gateway.unreadable,
+            )
+            gateway.metrics = Metrics(counts, held, door, lambda: len(listener.connections))
+            server = await self._listen(listener)
+            tasks = [group.create_task(door.run()), group.create_task(self._pulse(door, counts))]
+            why = await stop
+            server.close()
+            listener.close_idle()
+            await self._drain(gateway, held, counts, why)
+            await listener.shutdown(1)
+            for task in tasks:
+                task.cancel()
+
+    def _door(self, held: Held) -> Door:
+        """Return the session with the broker. Shared: `fetch.connect_timeout`, as sites are."""
+        return Door(
+            self.config.broker,
+            self.config.broker_urls,
+            self.config.fetch.connect_timeout,
+            on_result=held.take,
+            on_lost=held.lose,
+            event=self.observer.event,
+            clocks=SYSTEM,
+        )
+
+    def _gateway(self, door: Door, held: Held, extractor: Extractor, counts: Counts) -> Gateway:
+        """Return what answers requests. Shared: `jobs.max_size` and the names of `proxies`."""
+        config, http = self.config, self.config.http
+        checker = Checker(config.jobs.max_size, config.proxies, extractor)
+        keys = Keys(http.max_idempotency_keys, http.idempotency_window, SYSTEM.monotonic)
+        poster = Poster(http, checker, door, held, keys)
+        return Gateway(
+            Parts(http, self.tokens, door, held, poster, document(http.max_wait), counts),
+            event=self.observer.event,
+            trouble=self.observer.trouble,
+            clocks=SYSTEM,
+        )
+
+    async def _listen(self, listener: Listener) -> asyncio.AbstractServer:
+        """Listen, and say so. Raises CannotListen."""
+        host, port = self.config.http.address
+        try:
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(listener, host, port, backlog=BACKLOG)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise CannotListen(
+                f"http.listen: {host}:{port} can't be listened on: {reason}"
+            ) from error
+        tokens = 0 if self.tokens is None else len(self.tokens)
+        self.observer.event(
+            "gateway_start", version=__version__, host=host, port=port, tokens=tokens
+        )
+        self.notifier.send(READY=1, STATUS="the broker is not reached yet")
+        return server
+
+    async def _pulse(self, door: Door, counts: Counts) -> None:
+        """Tell systemd now and then that the loop turns, and how it goes."""
+        interval = min(STATUS_INTERVAL, self.notifier.watchdog_interval or STATUS_INTERVAL)
+        while True:
+            broker = "reached" if door.ready else "away, jobs get 503"
+            status = f"broker {broker}; {counts.in_flight} requests in flight"
+            self.notifier.send(WATCHDOG=1, STATUS=status)
+            await asyncio.sleep(interval)
+
+    async def _drain(self, gateway: Gateway, held: Held, counts: Counts, why: str) -> None:
+        """Answer what has begun. Who still waits for a result at the end is told so."""
+        began, most = time.monotonic(), self.config.jobs.shutdown_timeout
+        usec = int((most + 2 * STOP_MARGIN) * 1_000_000)
+        self.notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=usec)
+        self.observer.event("gateway_drain", signal=why, in_flight=counts.in_flight)
+        if not await gateway.drain(most):
+            held.lose()
+            await gateway.drain(STOP_MARGIN)
+        seconds = round(time.monotonic() - began, 3)
+        self.observer.event("gateway_stop", left=counts.in_flight, seconds=seconds)
+
+
+def _on_signals(observer: Observer) -> asyncio.Future[str]:
+    """Return a future for the first SIGTERM or SIGINT. The second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[str] = loop.create_future()
+    stop = Stop()
+
+    def on_signal(number: signal.Signals) -> None:
+        match stop.take(number, loop.time()):
+            case "first" if not first.done():
+                first.set_result(number.name)
+            case "second":
+                observer.event("second_signal", signal=number.name)
+                os._exit(128 + number)
+
+    for number in STOPPING:
+        loop.add_signal_handler(number, on_signal, number)
+    return first

@@ -1,0 +1,250 @@
+"""The gateway: who may ask for what, and one line of the log for each request.
+
+May touch: requests and answers of aiohttp's server, the rooms' own parts, clocks.
+Must never: log a token, a body, a query or a handle, or answer an error without a problem body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from scraperd.base.text import printable
+from scraperd.server.hosts import is_own_host
+from scraperd.server.listener import Answer, send
+from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
+from scraperd.server.problems import Problem, unavailable
+from scraperd.server.tokens import ANYBODY
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+
+    from scraperd.base.clocks import Clocks
+    from scraperd.config.tables import HttpSettings
+    from scraperd.server.door import Door
+    from scraperd.server.held import Held
+    from scraperd.server.metrics import Counts, Metrics
+    from scraperd.server.posting import Poster
+    from scraperd.server.tokens import Holder, Role, Tokens
+
+GONE: Final = 499  # for the log: the client has gone before its answer
+MAX_SHOWN: Final = 200  # characters of a path in the log
+PROBES: Final = "/health/"
+
+Handler: TypeAlias = "Callable[[web.BaseRequest, Holder], Awaitable[Answer]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who may use a path by this method, and what answers. Without a role, it is for anybody."""
+
+    method: str
+    role: Role | None
+    handler: Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the gateway is made of."""
+
+    settings: HttpSettings
+    tokens: Tokens | None
+    door: Door
+    held: Held
+    poster: Poster
+    openapi: bytes
+    counts: Counts
+
+
+class Gateway:
+    """Answers requests. `event` and `trouble` write to the log."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        event: Callable[..., None],
+        trouble: Callable[[str, BaseException], None],
+        clocks: Clocks,
+    ) -> None:
+        self._parts = parts
+        self._event = event
+        self.trouble = trouble
+        self._clocks = clocks
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.metrics: Metrics | None = None
+        """Set once it is known who counts the connections."""
+        self._routes = {
+            "/v1/jobs": Route("POST", "submit", self._post),
+            RESULTS: Route("GET", "read", self._result),
+            "/metrics": Route("GET", "read", self._metrics),
+            "/v1/openapi.json": Route("GET", None, self._openapi),
+            "/health/live": Route("GET", None, self._live),
+            "/health/ready": Route("GET", None, self._ready),
+        }
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request, and log it. Raises ConnectionError if its client has gone."""
+        began = self._clocks.monotonic()
+        asked = _Asked()
+        self._parts.counts.in_flight += 1
+        self._idle.clear()
+        try:
+            answer = await self._answered(request, asked)
+            asked.status, asked.jobs = answer.status, answer.jobs
+            seconds = self._parts.settings.request_timeout
+            return await send(request, answer, seconds, last=self._stopping)
+        except ConnectionError:
+            asked.status = GONE
+            raise
+        finally:
+            self._parts.counts.in_flight -= 1
+            if not self._parts.counts.in_flight:
+                self._idle.set()
+            self._log(request, asked, self._clocks.monotonic() - began)
+
+    async def _answered(self, request: web.BaseRequest, asked: _Asked) -> Answer:
+        try:
+            return await self._routed(request, asked)
+        except Problem as problem:
+            return Answer.of(problem, problem.jobs)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one request ends by it, and no other
+            self.trouble("gateway_error", error)
+            return Answer.of(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake in scraperd"))
+
+    async def _routed(self, request: web.BaseRequest, asked: _Asked) -> Answer:
+        """Look who asks for what. Raises Problem."""
+        self._check_host(request)
+        path = request.rel_url.raw_path
+        is_result = path.startswith(RESULTS) and path != RESULTS
+        route = self._routes.get(RESULTS if is_result else path)
+        if route is None or path == RESULTS:
+            raise Problem(HTTPStatus.NOT_FOUND, "nothing is at this path; see /v1/openapi.json")
+        allowed = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        if request.method not in allowed:
+            raise Problem(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"this path is for {' and '.join(allowed)}",
+                headers={"Allow": ", ".join(allowed)},
+            )
+        holder = ANYBODY if route.role is None else self._holder(request, route.role, asked)
+        return await route.handler(request, holder)
+
+    def _check_host(self, request: web.BaseRequest) -> None:
+        """Without tokens, take only requests that mean this machine.
+
+        Else a page in a browser here could have its own name resolve to this address (DNS
+        rebinding). Raises Problem.
+        """
+        if self._parts.tokens is None and not is_own_host(request.headers.get("Host", "")):
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                "without tokens (http.tokens_file) the Host header must be localhost or a "
+                "loopback address",
+            )
+
+    def _holder(self, request: web.BaseRequest, role: Role, asked: _Asked) -> Holder:
+        """Return who asks. Raises Problem if that is nobody we know, or it is too often."""
+        tokens = self._parts.tokens
+        if tokens is None:
+            return ANYBODY
+        given = request.headers.getall("Authorization", [])
+        holder = tokens.holder(given[0]) if len(given) == 1 else None
+        if holder is None:
+            error = ', error="invalid_token"' if given else ""
+            raise Problem(
+                HTTPStatus.UNAUTHORIZED,
+                "the header Authorization: Bearer TOKEN is missing, or the token is not known",
+                headers={"WWW-Authenticate": f'Bearer realm="scraperd"{error}'},
+            )
+        asked.holder = holder.name
+        if (seconds := tokens.wait(holder)) > 0:
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"this token is for {holder.rate:g} requests a second",
+                headers={"Retry-After": seconds_up(seconds)},
+            )
+        if not holder.may(role):
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"this token has the role {holder.role}, and this needs {role}",
+                headers={"WWW-Authenticate": 'Bearer realm="scraperd", error="insufficient_scope"'},
+            )
+        return holder
+
+    async def _post(self, request: web.BaseRequest, holder: Holder) -> Answer:
+        return await self._parts.poster.post(request, holder.name)
+
+    async def _result(self, request: web.BaseRequest, _: Holder) -> Answer:
+        wait = wait_of(request, self._parts.settings.max_wait)
+        handle = request.rel_url.raw_path.removeprefix(RESULTS)
+        return await result_of(self._parts.held, handle, wait)
+
+    async def _openapi(self, _: web.BaseRequest, __: Holder) -> Answer:
+        return Answer(HTTPStatus.OK, self._parts.openapi)
+
+    async def _metrics(self, request: web.BaseRequest, _: Holder) -> Answer:
+        assert self.metrics is not None
+        body, content_type = self.metrics.told(request.headers.get("Accept", ""))
+        return Answer(HTTPStatus.OK, body, content_type)
+
+    async def _live(self, _: web.BaseRequest, __: Holder) -> Answer:
+        return Answer(HTTPStatus.OK, b"ok\n", "text/plain; charset=utf-8")
+
+    async def _ready(self, _: web.BaseRequest, __: Holder) -> Answer:
+        if not self._parts.door.ready:
+            raise unavailable("the broker is away, so jobs can't be published now", 5)
+        return Answer(HTTPStatus.OK, b"ready\n", "text/plain; charset=utf-8")
+
+    def _log(self, request: web.BaseRequest, asked: _Asked, seconds: float) -> None:
+        path, counts = request.rel_url.raw_path, self._parts.counts
+        counts.requests[int(asked.status)] += 1
+        counts.jobs += asked.jobs
+        if path.startswith(PROBES) and asked.status == HTTPStatus.OK:
+            return
+        self._event(
+            "request",
+            method=request.method,
+            path=f"{RESULTS}HANDLE" if path.startswith(RESULTS) else printable(path, MAX_SHOWN),
+            http_status=int(asked.status),
+            seconds=round(seconds, 6),
+            holder=asked.holder,
+            jobs=asked.jobs,
+        )
+
+    def unreadable(self, status: int) -> None:
+        """Count and log what was not a request of HTTP."""
+        self._parts.counts.requests[status] += 1
+        self._event(
+            "request", method="", path="", http_status=status, seconds=0.0, holder="", jobs=0
+        )
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until all requests are answered; False if that takes longer than `seconds`.
+
+        From now on each connection ends with its answer.
+        """
+        self._stopping = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What the log says of a request."""
+
+    holder: str = ""
+    status: int = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+    jobs: int = 0

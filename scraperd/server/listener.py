@@ -1,0 +1,261 @@
+"""The listening side of the gateway: connections in bounds, bodies in pieces, answers in time.
+
+May touch: aiohttp's server, and these internals of it (3.14): `_request_in_progress`,
+`_waiter`, `_request_count` and `_force_close` of a connection; `_connections`, `_loop` and
+`_kwargs` of the server.
+Must never: let a slow client hold up another one, or answer an error without a problem body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import LineTooLong
+
+from scraperd.server.problems import CONTENT_TYPE, Problem, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+MAX_LINE: Final = 8190  # bytes of a request's line, and of each header
+MAX_HEADERS: Final = 64
+PIECE_BYTES: Final = 64 * 1024  # of a body that are read ahead
+LINGER: Final = 2.0  # seconds that a body is read and dropped, so that its client sees the answer
+REFUSED_TTL: Final = 1.0  # seconds that a connection is kept which was one too many
+UNREAD: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
+_MANY: Final = "Too many headers"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered with. `jobs` and `holder` are for the log."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+    jobs: int = 0
+
+    @classmethod
+    def of(cls, problem: Problem, jobs: int = 0) -> Answer:
+        """Return the answer that tells of a problem."""
+        return cls(problem.status, problem.body, CONTENT_TYPE, problem.headers, jobs)
+
+
+def response_of(answer: Answer) -> web.Response:
+    """Return the response that aiohttp sends."""
+    headers = {
+        "Content-Type": answer.content_type,
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Server": "scraperd",
+        **answer.headers,
+    }
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+def unreadable(error: BaseException | None) -> Problem:
+    """Return the problem of bytes that aiohttp can't read as a request."""
+    if isinstance(error, LineTooLong):
+        many = f"a line of the request's head has more than {MAX_LINE} bytes"
+        return Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, many)
+    if _MANY in str(error):
+        many = f"the request has more than {MAX_HEADERS} headers"
+        return Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, many)
+    return Problem(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.1 (RFC 9112)")
+
+
+class Connection(web.RequestHandler):
+    """A connection. aiohttp asks it for the answer to what is not HTTP."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's words
+    ) -> web.StreamResponse:
+        """Return the answer, after which the connection ends."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun; no other can be sent")
+        server = self._manager
+        if status != HTTPStatus.BAD_REQUEST or not isinstance(server, Listener):
+            problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake in scraperd")
+        else:
+            problem = unreadable(exc)
+            server.on_unreadable(problem.status)
+        response = response_of(Answer.of(problem))
+        response.force_close()
+        return response
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is worked on: a head is waited for, or a body is read and dropped."""
+        return not self._request_in_progress
+
+    @property
+    def answered(self) -> bool:
+        """Whether it has its answer, and the rest of its body is read and dropped."""
+        return self.idle and self._waiter is None and self._request_count > 0
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end."""
+        return self._force_close
+
+
+class Refusal(asyncio.Protocol):
+    """A connection that is one too many: it is answered 503 without a look at its request."""
+
+    _end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Answer, and leave the client some time to read that."""
+        transport = cast("asyncio.Transport", transport)  # uvloop's has another base
+        body = unavailable("as many connections are open as may be (http.max_connections)", 1).body
+        transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+            b"Server: scraperd\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
+            % (CONTENT_TYPE.encode(), len(body), body)
+        )
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._end = asyncio.get_running_loop().call_later(REFUSED_TTL, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's
+        """The client has gone, or its time is over."""
+        if self._end is not None:
+            self._end.cancel()
+
+
+class Listener(web.Server):
+    """Makes a connection of each client: at most `most` of them.
+
+    One more takes the place of a connection on which no request is worked on: first of one that
+    has its answer and still sends, then of the oldest. So clients that send nothing hold up nobody.
+    `on_unreadable` is told the status of what was not HTTP.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        most: int,
+        head_timeout: float,
+        on_unreadable: Callable[[int], None],
+    ) -> None:
+        silent = logging.getLogger("scraperd.server")  # aiohttp's words quote what was sent
+        silent.disabled = True
+        super().__init__(
+            handle,
+            logger=silent,
+            access_log=None,
+            keepalive_timeout=head_timeout,  # also counts from the start of a connection
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
+            lingering_time=LINGER,
+            read_bufsize=PIECE_BYTES,
+            auto_decompress=False,
+        )
+        self._most = most
+        self.on_unreadable = on_unreadable
+
+    def __call__(self) -> Any:
+        """Return what speaks with a new client."""
+        if len(self._connections) >= self._most and not self._make_room():
+            return Refusal()
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def close_idle(self) -> None:
+        """End each connection on which no request has begun."""
+        for it in list(self._connections):
+            if isinstance(it, Connection) and it.idle:
+                it.force_close()
+
+    def _make_room(self) -> bool:
+        """End an idle connection, if need be. Return whether there is room now."""
+        alive = [it for it in self._connections if isinstance(it, Connection) and not it.ending]
+        if len(alive) < self._most:
+            return True
+        idle = [it for it in alive if it.idle]
+        if not idle:
+            return False
+        # Of equals the oldest, as they are in order: a new one is about to send its request.
+        min(idle, key=lambda it: not it.answered).force_close()
+        return True
+
+
+async def pieces(
+    request: web.BaseRequest, most: int, limit: str, seconds: float
+) -> AsyncGenerator[bytes]:
+    """Yield the body in pieces.
+
+    Raises Problem for more than `most` bytes (the setting `limit`), or if the client takes more
+    than `seconds` for all of it: what we do between two pieces does not count.
+    """
+    length = request.content_length
+    if length is not None and length > most:
+        raise _too_large(most, limit)
+    expects = request.headers.get("Expect", "").lower() == "100-continue"
+    if expects and request.version >= HttpVersion11:  # RFC 9110 section 10.1.1
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # as aiohttp's own handler: no answer has begun
+    loop, size = asyncio.get_running_loop(), 0
+    while not request.content.at_eof():
+        began = loop.time()
+        piece = await _piece(request, seconds)
+        seconds -= loop.time() - began
+        if (size := size + len(piece)) > most:
+            raise _too_large(most, limit)
+        yield piece
+
+
+async def _piece(request: web.BaseRequest, seconds: float) -> bytes:
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.content.readany()
+    except TimeoutError:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "the body did not come within the time for it (http.request_timeout)",
+        ) from None
+    except web.RequestPayloadError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body's framing is broken (RFC 9112)") from error
+
+
+def _too_large(most: int, limit: str) -> Problem:
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {most} bytes ({limit})"
+    )
+
+
+async def send(
+    request: web.BaseRequest, answer: Answer, seconds: float, *, last: bool
+) -> web.Response:
+    """Send the answer. A client that does not read all of it within `seconds` is cut off.
+
+    With `last` the connection ends after it. Raises ConnectionError if the client has gone.
+    """
+    response = response_of(answer)
+    if last or answer.status in UNREAD:
+        response.force_close()
+    if (transport := request.transport) is None:
+        raise ConnectionResetError("the client has gone")
+    transport.set_write_buffer_limits(0)  # so that `drain` waits for all of it
+    try:
+        async with asyncio.timeout(seconds):
+            await response.prepare(request)
+            await response.write_eof()
+            await request.writer.drain()
+    except TimeoutError:
+        transport.abort()
+        raise ConnectionResetError("the client did not read the answer in time") from None
+    return response
