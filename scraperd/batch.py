@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from scraperd.base.clocks import SYSTEM
 from scraperd.base.text import printable
@@ -36,8 +37,7 @@ class ResumeError(Exception):
     """The results to resume from belong to another input; the message says where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A job of the input: the number of its line, from 1, and its JSON."""
 
     number: int

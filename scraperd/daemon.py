@@ -13,11 +13,11 @@ import signal
 import socket
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
+from msgspec import Struct
 
 from scraperd import __version__
 from scraperd.answers import Answers
@@ -112,8 +112,7 @@ async def _logged(sink: Sink, main: Coroutine[Any, Any, int], observer: Observer
         return await main
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(Struct, frozen=True):
     """What `run` was given or made, for what runs on the loop."""
 
     config: Config
@@ -175,8 +174,7 @@ async def _live(given: _Given) -> None:
             await _serve(group, services, crew)
 
 
-@dataclass(frozen=True, slots=True)
-class _Crew:
+class _Crew(Struct, frozen=True):
     """What runs beside the services, and looks at them."""
 
     pulse: Pulse

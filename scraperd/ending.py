@@ -7,9 +7,10 @@ Must never: end while a job is in flight here, or while the broker cannot be ask
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from scraperd.wiring import Services
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 LOOK_INTERVAL: Final = 1.0  # seconds between two looks at the queues, at most
 
 
-@dataclass(frozen=True, slots=True)
-class Until:
+class Until(Struct, frozen=True):
     """What ends the daemon besides a signal; None is never.
 
     `idle`: seconds for which no job is here and none is ready. `jobs`: how many are begun.
@@ -28,8 +28,7 @@ class Until:
     jobs: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """Waits for what ends the daemon: `stop`, which a signal sets with its name, or `until`."""
 
     stop: asyncio.Future[str]

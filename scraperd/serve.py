@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import uvloop
+from msgspec import Struct
 
 from scraperd import __version__
 from scraperd.base.clocks import SYSTEM
@@ -114,8 +114,7 @@ def tokens_of(config: Config) -> Tokens | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Life:
+class _Life(Struct, frozen=True):
     """What `run` was given or made, for what runs on the loop."""
 
     config: Config

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import Limits
 from scraperd.broker.rabbitmq.consumers import Prefetch
@@ -118,8 +120,7 @@ def robots_of(config: Config, table: HostTable, get: Get, clock: Callable[[], fl
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Pages:
+class Pages(Struct, frozen=True):
     """The rooms that a page goes through; `scraper` is their door."""
 
     fetcher: Fetcher

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from scraperd.broker.ports import (
     UNROUTABLE_REPLY,

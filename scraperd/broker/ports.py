@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
+import msgspec
+from msgspec import Struct
+
 from scraperd.config.tables import JOB_SHARE
 
 if TYPE_CHECKING:
@@ -73,8 +76,7 @@ class Own(NamedTuple):
 NOTHING: Final = Own()
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
+class GivenUp(Struct, frozen=True):
     """Why the broker itself gave a job up, as it says, and when.
 
     `times` is how often it gives a job out at most, if that is the reason.
@@ -134,12 +136,11 @@ class Delivery:
         return await self.on_ack(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """What is published. Every publish is persistent and confirmed."""
 
     body: bytes
-    headers: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, Any] = msgspec.field(default_factory=dict)
     correlation_id: str | None = None
     reply_to: str | None = None
     priority: int | None = None
@@ -147,15 +148,13 @@ class Message:
     own: Own = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(Struct, frozen=True):
     """To the readers of results; `key` is the routing key that they select by (words and dots)."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """To the address that the job named; where that cannot be, like `Results(key)`.
 
     Then the message has the address in the header UNROUTABLE_REPLY.
@@ -165,15 +164,13 @@ class Reply:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Delay:
+class Delay(Struct, frozen=True):
     """Back to the jobs queue after at least `seconds`, or after the longest delay there is."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Into:
+class Into(Struct, frozen=True):
     """Into one of the queues that deliveries come from."""
 
     source: Source

@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
+from msgspec import Struct
+
 from scraperd.base.jsonline import dumps
 from scraperd.broker.rabbitmq.dead_queue import MAX_WINDOW, DeadQueue
 from scraperd.broker.rabbitmq.topology import TopologyError
@@ -35,8 +37,7 @@ class SaveError(Exception):
     """The file that letters are saved to can't be written; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """Which letters are selected, and at most how many of them."""
 
     filters: Filters

@@ -9,11 +9,10 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from scraperd.base.hosts import HostSet
 from scraperd.base.inflate import Undecodable, unpacked
@@ -38,8 +37,7 @@ MAX_UNPACKED: Final = 16 * 1024 * 1024  # bytes; a job that is larger shows no U
 _NAME = re.compile(r"[^\s/:?#@\\\[\]*%]+")  # what may be a host's name; yarl looks closer
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(Struct, frozen=True):
     """A dead letter, read. Its texts are as they came; None where nothing is known.
 
     `ident` is the job's id as the daemon would find it. `url` is without credentials.
@@ -173,13 +171,12 @@ def host_pattern(text: str) -> str:
     return star + host
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(Struct, frozen=True):
     """Which letters match: of each filter that is given, one of its values must fit."""
 
     reasons: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset()
-    hosts: HostSet = HostSet(())  # noqa: RUF009 - immutable
+    hosts: HostSet = HostSet(())
     idents: frozenset[str] = frozenset()
     before: datetime | None = None
     after: datetime | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from jmespath.exceptions import JMESPathError
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from scraperd.extract.compiled import engine
 from scraperd.extract.cost import Cost, cost_of_selector, shape_of
@@ -138,8 +138,7 @@ class Allowance:
             raise Overrun(path, "milliseconds", "on the loop", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Extract:
+class Extract(Struct, frozen=True):
     """What was found; a part that was not asked for is UNSET."""
 
     data: dict[str, Any] | msgspec.UnsetType = UNSET

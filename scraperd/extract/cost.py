@@ -7,13 +7,14 @@ Must never: underrate a page or a rule; what it overrates only runs in another p
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from functools import reduce
 from itertools import islice
 from math import prod
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import re2
+from msgspec import Struct
 
 from scraperd.extract.selectors import ESCAPE, tags_of
 
@@ -160,15 +161,14 @@ class Work(NamedTuple):
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """The most that rules take: `work` for each element by each way, and `once` whatever it is.
 
     `found` is how often the rule that finds most can find each element; more than that is not
     found before all matches are counted. `values` counts for each value of a JSON document.
     """
 
-    work: dict[Walk, Work] = field(default_factory=dict)
+    work: dict[Walk, Work] = msgspec.field(default_factory=dict)
     once: float = 0.0
     found: int = 0
     values: float = 0.0

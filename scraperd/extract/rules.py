@@ -6,8 +6,9 @@ Must never: see a page, or hold a rule that can't be applied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from scraperd.extract.cost import Cost
 
@@ -35,23 +36,20 @@ class Bounds(NamedTuple):
     selectors: int = 50_000  # characters of all selectors together
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(Struct, frozen=True):
     """An `@name` output. The value of one that `is_url` comes back absolute."""
 
     name: str
     is_url: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """A `table` output: rows of texts, or with `header` objects by the header row."""
 
     header: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Refine:
+class Refine(Struct, frozen=True):
     """What is made of a text: a part of it by a regular expression, then a typed value."""
 
     regex: Any = None
@@ -62,8 +60,7 @@ class Refine:
     program: int = 0  # instructions of the regex: each character can meet each of them
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One compiled rule; `path` names it.
 
     Without `selectors` it is about the scope itself. With an `expression`, what is
@@ -82,8 +79,7 @@ class Rule:
     required: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """Compiled rules by name; immutable, so that jobs with the same rules share them.
 
     `reads` tells which kinds of document the outermost rules are for; `paths` are those of
@@ -95,8 +91,8 @@ class Rules:
     names: int = 0  # characters of all names
     reads: frozenset[Literal["html", "json"]] = frozenset()
     paths: tuple[str, ...] = ()
-    cost: Cost = Cost()  # noqa: RUF009 - a frozen value
-    compiled_cost: Cost = Cost()  # noqa: RUF009 - the same
+    cost: Cost = Cost()
+    compiled_cost: Cost = Cost()
 
 
 ELSEWHERE: Final = Rules(())

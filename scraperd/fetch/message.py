@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -93,8 +95,7 @@ class Request:
         self.head = None
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """The answer with any status, and its whole body. A redirect's is kept if it is `final`.
 
     `trouble` is why the body could not be read; it is empty then. `cut` is why the body is only

@@ -11,13 +11,13 @@ import re
 import socket
 import time
 import weakref
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import aiodns
 import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
+from msgspec import Struct
 
 from scraperd.base.cache import Cache
 from scraperd.base.fd_limits import OutOfDescriptors, none_left
@@ -84,8 +84,7 @@ class LookupFailed(OSError):  # noqa: N818 - an outcome, not an error of ours
         self.retryable = retryable
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(Struct, frozen=True):
     """What a lookup came to, kept for `ttl` seconds; `error` makes what is to be raised.
 
     `whole` says that all its addresses were looked at, and admitted.

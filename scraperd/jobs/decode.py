@@ -7,10 +7,9 @@ Must never: fetch a page, or raise for what a publisher sent.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.inflate import Undecodable, unpacked
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from scraperd.scrape.pipeline import Scraper
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """A job with its rules, or with why they could not be had."""
 
     target: Target
@@ -53,8 +51,7 @@ class Prepared:
         return self.target.job.max_retries
 
 
-@dataclass(frozen=True, slots=True)
-class Undecoded:
+class Undecoded(Struct, frozen=True):
     """A body that is no job; `seen` is what could be read of it."""
 
     seen: Invalid

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from scraperd.base.text import printable
 from scraperd.broker.ports import DROPPED, count_of, reason_of
@@ -53,8 +53,7 @@ _TURN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """The turn that a host promised to a snoozed job.
 
     `at` is in seconds since 1970. `left` is the most that can be left of the wait when the job is
@@ -79,8 +78,7 @@ class Turn:
         return cls(match["host"], float(match["at"]), float(match["left"] or "inf"))
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True):
     """What our headers say of a job, as far as their signature is valid.
 
     `ident` is its id; empty if nobody knew it when the job was moved, so that the message id, which
@@ -206,8 +204,7 @@ def reason_for(kind: str, undelivered: str | None, strikes: int) -> str:
     return "poisonous" if strikes else "internal"
 
 
-@dataclass(frozen=True, slots=True)
-class Obituary:
+class Obituary(Struct, frozen=True):
     """What a dead letter says of its job's end; None where that is unknown."""
 
     kind: str | None = None

@@ -6,18 +6,16 @@ Must never: publish anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-from msgspec import UNSET, UnsetType, structs
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from scraperd.contract import Failure, Redirect, Result, encode
 
 LARGE: Final = 16 * 1024  # bytes of a result whose parts are not kept beside its JSON
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """A result and its JSON: what is decided on, logged and published is one and the same."""
 
     result: Result

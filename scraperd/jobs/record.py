@@ -6,8 +6,9 @@ Must never: know how it is told.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from scraperd.scrape.tracing import Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One delivery that came to its end here. Times in seconds.
 
     A job that only moves has no result; `ident` is empty then if nothing named it. `queue_wait` is

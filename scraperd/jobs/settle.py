@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from scraperd.broker.ports import (
     NOTHING,
@@ -40,8 +42,7 @@ if TYPE_CHECKING:
 _MAX_KEY: Final = 255  # bytes of an AMQP short string
 
 
-@dataclass(frozen=True, slots=True)
-class Settler:
+class Settler(Struct, frozen=True):
     """Carries a verdict out."""
 
     publisher: Publisher

@@ -6,10 +6,9 @@ Must never: read a clock, draw a random number, or do anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from scraperd.base.backoff import pause_after
 from scraperd.contract import Failure
@@ -19,35 +18,30 @@ if TYPE_CHECKING:
     from scraperd.broker.ports import Destination
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """Publish the result. Also for what the site itself decided, like a 404."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """Publish the job to the delay tier that waits at least `delay` seconds, attempt + 1."""
 
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Snooze:
+class Snooze(Struct, frozen=True):
     """Publish the job to a delay tier, same attempt: `host` has its turn in `delay` seconds."""
 
     host: str
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Requeue:
+class Requeue(Struct, frozen=True):
     """Publish the job as it came, same attempt: it can't be worked on from here."""
 
     to: Destination
 
 
-@dataclass(frozen=True, slots=True)
-class Dead:
+class Dead(Struct, frozen=True):
     """Publish the failed result, if there is anyone to `tell`, and the job to the dead queue."""
 
     reason: str
@@ -57,15 +51,13 @@ class Dead:
 Verdict: TypeAlias = Done | Retry | Snooze | Requeue | Dead
 
 
-@dataclass(frozen=True, slots=True)
-class Misplaced:
+class Misplaced(Struct, frozen=True):
     """The job was not looked at, or its outcome could not be published: it belongs elsewhere."""
 
     to: Destination
 
 
-@dataclass(frozen=True, slots=True)
-class Unrun:
+class Unrun(Struct, frozen=True):
     """The job is not run any more, and `failure` says why. There is someone to `tell`, or not."""
 
     failure: Failure
@@ -76,8 +68,7 @@ Ended: TypeAlias = Failure | NotYet | Misplaced | Unrun | None
 """How the work on a delivery ended: with a failure, in one of these ways, or (None) well."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """How failures are retried. Times in seconds."""
 
     max_retries: int

@@ -7,8 +7,9 @@ tests compare them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 Type: TypeAlias = Literal[
@@ -16,16 +17,14 @@ Type: TypeAlias = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """What a field holds. A name has one type and one meaning in all events."""
 
     type: Type
     meaning: str
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One kind of line. Texts are Markdown; their links start from docs/operations/.
 
     A line has all of `fields`, and can have those of `at_times`. `more_levels`: see `_level_of` in

@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 
 import structlog
+from msgspec import Struct
 
 from scraperd.base.jsonline import dumps
 from scraperd.base.text import printable, text_without_queries
@@ -31,8 +31,7 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 LEVELS: Final = tuple(_LEVELS)  # from the one that says most
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(Struct, frozen=True):
     """The log as it was set up: where its lines go, and whether they are JSON."""
 
     sink: Sink

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from scraperd.politeness.host_queue import MAX_JITTER, NO_EXPIRY
 
 if TYPE_CHECKING:
@@ -65,13 +67,11 @@ class Capacity:
             self.ordinary_waiting += change
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """The fetch may start now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(Struct, frozen=True):
     """The job waits in its host's queue, ordered by `due_at`, until `expires_at` at most.
 
     `priority`: it goes before the ordinary jobs. `counted`: it takes one of the places for
@@ -86,24 +86,21 @@ class Queue:
     reserves: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Postpone:
+class Postpone(Struct, frozen=True):
     """The job has to come back in `seconds`. `reserves`: that is the host's next reservation."""
 
     seconds: float
     reserves: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NotYet:
+class NotYet(Struct, frozen=True):
     """What a job is answered that can't go on now: it has to come back in `seconds` for `host`."""
 
     host: str
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True):
     """The turn of `host` that a job was promised by an earlier NotYet, `seconds` from now."""
 
     host: str

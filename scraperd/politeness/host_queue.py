@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
+
 from scraperd.politeness.addresses import EARLY_RETURN
 from scraperd.politeness.throttle import Throttle
 
@@ -48,8 +50,7 @@ class State(Enum):
     READY = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """What one fetch asks of its host's queue.
 
     `urgent`: the job had a permit of this host before. `never_expires`: the job must not

@@ -6,11 +6,10 @@ Must never: resolve a name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from scraperd.base.hosts import canonical, names_of
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 MAX_CACHED_HOSTS: Final = 4096  # hosts whose rules are remembered
 
 
-@dataclass(frozen=True, slots=True)
-class HostRules:
+class HostRules(Struct, frozen=True):
     """What holds for one host. `delay` is in seconds; `proxy` is a name, empty without a proxy."""
 
     concurrency: int

@@ -7,12 +7,11 @@ Must never: know AMQP, log, or raise for what a site does.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from scraperd.base.fd_limits import OutOfDescriptors
@@ -91,15 +90,14 @@ class _Trip:
         if facts.http_status is UNSET:
             return ended
         told = facts.content | {"cookies": self.cookies.told()}
-        return dataclasses.replace(ended, facts=replace(facts, content=told))
+        return replace(ended, facts=replace(facts, content=told))
 
     def learn(self, **news: Any) -> None:
         """Put what is known by now into the facts."""
         self.facts = replace(self.facts, **news)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What the settings of several tables say of a page's way (scraperd/wiring.py). In seconds."""
 
     download_timeout: float

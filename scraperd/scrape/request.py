@@ -6,10 +6,9 @@ Must never: fetch anything, or let a job's secrets reach another origin.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from scraperd.base.text import printable, text_without_queries
 from scraperd.base.urls import MAX_URL, exact, host_name, origin_of, resolve
@@ -31,8 +30,7 @@ _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A job with its URL parsed: once a job, and here."""
 
     job: Job

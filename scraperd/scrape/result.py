@@ -6,9 +6,9 @@ Must never: read a clock, or look into a body.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from scraperd.base.urls import MAX_URL
@@ -58,23 +58,20 @@ def _seconds(steps: Steps) -> dict[str, float]:
     return {name: round(took, 6) for name in _STEPS if (took := getattr(steps, name))}
 
 
-@dataclass(frozen=True, slots=True)
-class Scraped:
+class Scraped(Struct, frozen=True):
     """The page was fetched, and what was asked for was taken from it."""
 
     facts: Facts
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The job failed; `facts` are what was known of its page by then."""
 
     failure: Failure
-    facts: Facts = field(default_factory=Facts)
+    facts: Facts = msgspec.field(default_factory=Facts)
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(Struct, frozen=True):
     """Whose result it is, as far as anything names the job, and who made it.
 
     `earlier` are the attempts before this one. `limited` is what counted in place of limits of the

@@ -11,10 +11,10 @@ import math
 import mimetypes
 import uuid
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from scraperd.contract import Timings
 from scraperd.politeness.admission import NotYet, Reservation

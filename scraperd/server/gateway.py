@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from msgspec import Struct
+
 from scraperd.base.text import printable
 from scraperd.server.hosts import is_own_host
 from scraperd.server.listener import Answer, send
@@ -38,8 +40,7 @@ PROBES: Final = "/health/"
 Handler: TypeAlias = "Callable[[web.BaseRequest, Holder], Awaitable[Answer]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """Who may use a path by this method, and what answers. Without a role, it is for anybody."""
 
     method: str
@@ -47,8 +48,7 @@ class Route:
     handler: Handler
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """What the gateway is made of."""
 
     settings: HttpSettings

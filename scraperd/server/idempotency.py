@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from msgspec import Struct
 
 from scraperd.base.cache import Cache
 from scraperd.server.problems import Problem
@@ -29,8 +30,7 @@ _BARE: Final = re.compile(r"[!#-+\--\[\]-~]+")  # without quotes, as many client
 Key: TypeAlias = tuple[str, str]  # of the holder of a token, and what the holder sent
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of a request: its answer, how many jobs it published, the handle of a result."""
 
     status: int
@@ -39,8 +39,7 @@ class Outcome:
     handle: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """The outcome of an earlier request, and the digest of what that was."""
 
     digest: bytes

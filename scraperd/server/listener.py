@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
+from msgspec import Struct
 
 from scraperd.server.problems import CONTENT_TYPE, Problem, unavailable
 
@@ -31,14 +32,13 @@ UNREAD: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY
 _MANY: Final = "Too many headers"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a request is answered with. `jobs` and `holder` are for the log."""
 
     status: int
     body: bytes
     content_type: str = "application/json"
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
     jobs: int = 0
 
     @classmethod

@@ -10,12 +10,14 @@ import asyncio
 import math
 import re
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from scraperd.server.idempotency import HEADER, Kept, Outcome, key_of
 from scraperd.server.listener import Answer, pieces
@@ -40,8 +42,7 @@ RESULTS: Final = "/v1/results/"
 _NUMBER: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What the head of a request says: one job or many, how long to wait, the idempotency key."""
 
     many: bool
@@ -106,8 +107,7 @@ class Report:
         return {name: sorted(them, key=lambda it: it["line"]) for name, them in lists.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Poster:
+class Poster(Struct, frozen=True):
     """Takes the requests with jobs. One for the process."""
 
     settings: HttpSettings

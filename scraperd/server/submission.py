@@ -7,10 +7,9 @@ Must never: hold more of a body than one line, or let one bad line end the other
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from scraperd.base.fd_limits import OutOfDescriptors
@@ -29,16 +28,14 @@ if TYPE_CHECKING:
 MAX_REASON: Final = 300  # characters
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """A job that can be published: its id, and the JSON that goes to the queue."""
 
     id: str
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """What is not a job: the field, empty if all of it is meant, and the reason."""
 
     field: str

@@ -7,7 +7,6 @@ Must never: need a broker.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from math import inf
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from scraperd.contract import Attempt, Failure, Result
 from scraperd.jobs.envelope import (

@@ -11,12 +11,13 @@ import bisect
 import itertools
 import random
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from scraperd.broker.rabbitmq.topology import DELAYS
 from scraperd.config.settings import Config

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aio_pika
 from aio_pika.abc import DeliveryMode
 from aiormq import exceptions as amqp
+from msgspec import Struct
 from yarl import URL
 
 from scraperd.base.tasks import reraise_own_cancel
@@ -202,8 +203,7 @@ async def delivering(queue: str, within: float) -> AsyncGenerator[None]:
         ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Publisher:
+class Publisher(Struct, frozen=True):
     """Publishes jobs, confirmed `within` seconds, and mandatory."""
 
     channel: AbstractChannel
@@ -263,8 +263,7 @@ async def messages(queue: AbstractQueue, *, prefetch: int = 100) -> AsyncGenerat
             await queue.cancel(tag)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Struct, frozen=True):
     """A message that was read."""
 
     message: Any

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from scraperd.broker.ports import Source
 from scraperd.broker.rabbitmq.modes import CONSUMES, NEXT, PAUSED
@@ -33,8 +34,7 @@ MAX_IDLE: Final = 60.0  # seconds without any delivery, however many jobs are re
 MAX_SOLO: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Prefetch:
+class Prefetch(Struct, frozen=True):
     """How many unacked deliveries a process holds of the jobs queue, and of the quarantine."""
 
     jobs: int

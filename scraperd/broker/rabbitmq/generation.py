@@ -23,6 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
+from msgspec import Struct
+
 from scraperd.broker.ports import Delivery, Lost, Source
 from scraperd.broker.rabbitmq.codec import delivery_of
 from scraperd.broker.rabbitmq.limits import blames_a_publish
@@ -57,8 +59,7 @@ class Events(Protocol):
         """Something happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """How to reach the broker: one of `urls`, tried in turn. Times in seconds."""
 
     urls: tuple[str, ...]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from scraperd.broker.rabbitmq.topology import Topology
 
@@ -31,8 +32,7 @@ _KEY_BYTES: Final = 16
 _TIER = re.compile(r"delay\.[0-9]{1,9}")  # also those that earlier versions had
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
+class Addresses(Struct, frozen=True):
     """The queues that a `reply_to` may name: those of the patterns, but for queues of ours.
 
     Otherwise a publisher of jobs could write to any queue of the vhost, with our rights.

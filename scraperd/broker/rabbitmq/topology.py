@@ -10,8 +10,11 @@ import json
 import re
 import shlex
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from scraperd.broker.ports import Source
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, NotFound, PreconditionFailed
@@ -54,8 +57,7 @@ class TopologyError(Exception):
     """The broker's queues are not what they must be; the message says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(Struct, frozen=True):
     """A durable quorum queue and the one binding it may have, as (exchange, key).
 
     `earlier` are arguments that an earlier version gave it: it may have them still. `free` are
@@ -63,9 +65,9 @@ class Queue:
     """
 
     name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     binding: tuple[str, str] | None = None
-    earlier: dict[str, str] = field(default_factory=dict)
+    earlier: dict[str, str] = msgspec.field(default_factory=dict)
     free: frozenset[str] = frozenset()
 
     def may_have(self, argument: str, value: str) -> bool:
@@ -73,8 +75,7 @@ class Queue:
         return argument == _NET or argument in self.free or self.earlier.get(argument) == value
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Struct, frozen=True):
     """Every name under one prefix.
 
     The jobs queue takes `max_length` messages and `max_length_bytes` bytes; 0 is no limit.

@@ -7,10 +7,10 @@ Must never: do I/O, read behind the end of its response, or hold more than its l
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from scraperd.contract import TOKEN
@@ -54,16 +54,14 @@ class BrokenOff(Exception):  # noqa: N818
     """The connection ended in the body; the cause tells how."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeadLimits:
+class HeadLimits(Struct, frozen=True):
     """How many headers there may be, and how many bytes each and the status line may have."""
 
     headers: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """What comes before the body. `codings` are those of Transfer-Encoding except `chunked`.
 
     `until_close` says that only the end of the connection ends the body, so that nobody can tell

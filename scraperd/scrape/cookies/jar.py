@@ -7,10 +7,9 @@ Must never: outlive its job, or send a job's cookie that names no domain to anot
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from scraperd.base.urls import domain_of, origin_of, path_of
@@ -29,8 +28,7 @@ _SECURE_NAME: Final = "__secure-"
 _HOST_NAME: Final = "__host-"
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     """A cookie as section 5.3 stores it, and what is sent of it.
 
     `own` says that the job gave it without a domain: it goes to the job's first origin only.

@@ -7,10 +7,10 @@ Must never: raise over an answer, or take a pattern that cannot be read for one 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import re2
+from msgspec import Struct
 
 from scraperd.base.text import printable
 
@@ -29,8 +29,7 @@ _MINIMA: Final = frozenset(  # keys of which the smaller value of both policies 
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """A policy as the management API tells it."""
 
     name: str

@@ -45,6 +45,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from msgspec import Struct
+
 from scraperd.broker.rabbitmq.wire.codec import frames, methods
 from scraperd.broker.rabbitmq.wire.codec.properties import Properties, read_properties
 from scraperd.broker.rabbitmq.wire.codec.tables import MAX_SHORT_BYTES
@@ -104,8 +106,7 @@ _EXPECTED: Final[dict[State, tuple[str, ...]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """What a connection tells the broker of itself. Its `repr` has no secret."""
 
     mechanism: str
