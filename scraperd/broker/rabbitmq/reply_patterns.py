@@ -72,6 +72,11 @@ class Addresses:
         return _is_ours(queue)
 
     @property
+    def has_topics(self) -> bool:
+        """Whether any pattern is for topics."""
+        return any(text.startswith(TOPIC) for text in self.patterns)
+
+    @property
     def vain(self) -> list[str]:
         """Patterns that allow nothing, because the one queue they name is never allowed."""
         return [text for text in self.patterns if "*" not in text and self.never(text)]
