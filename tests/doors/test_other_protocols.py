@@ -116,14 +116,22 @@ def test_what_a_body_and_its_properties_become(doors: Doors, hostel: Hostel) -> 
 
 
 def test_several_sections_of_data(doors: Doors, hostel: Hostel) -> None:
-    """RabbitMQ 4 joins them. RabbitMQ 3 hands them out in another order: the job is refused."""
+    """RabbitMQ 4 joins them. RabbitMQ 3 hands them out in another order: the job is refused.
+
+    The application properties come back as headers, from both.
+    """
     job = json.dumps({"url": hostel.url("/page/several"), "id": "several"}).encode()
     body = amqp10.data(job[:9]) + amqp10.data(job[9:])
     ident = amqp10.text("several")
     jobs = f"{doors.prefix}.jobs"
-    amqp10.publish(doors.node.port, jobs, body, message_id=ident, framed=True)
-    found = (json.loads(body) for _, body in doors.dispatcher.stream("results", 20))
-    result = next(result for result in found if result["id"] == "several")
+    own = amqp10.application_properties("own", amqp10.text("text"))
+    amqp10.publish(
+        doors.node.port, jobs, body, message_id=ident, application_properties=own, framed=True
+    )
+    found = ((told, json.loads(body)) for told, body in doors.dispatcher.stream("results", 20))
+    told, result = next((told, result) for told, result in found if result["id"] == "several")
+    assert told.headers["own"] == "text"
+    assert "x-scraperd-dropped-headers" not in told.headers
     if doors.node.release == "3":
         assert "RabbitMQ 3 does not keep their order" in result["error"]["message"]
     else:

@@ -32,6 +32,10 @@ from scraperd.broker.rabbitmq.protocols.addresses import (
 )
 from scraperd.broker.rabbitmq.protocols.amqp10 import TYPE as FRAMED
 from scraperd.broker.rabbitmq.protocols.amqp10 import UnreadableError, content_of
+from scraperd.broker.rabbitmq.protocols.application_properties import (
+    HEADER as APPLICATION_PROPERTIES,
+)
+from scraperd.broker.rabbitmq.protocols.application_properties import properties_in
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
 from scraperd.broker.rabbitmq.wire.codec.frames import room
 from scraperd.broker.rabbitmq.wire.codec.properties import Properties, write_properties
@@ -143,7 +147,7 @@ def delivery_of(
 ) -> Delivery:
     """The delivery of `wire`, from the queue that is `source`, as that of the ports."""
     properties = message.properties
-    headers, dropped = _sound(properties.headers)
+    headers, dropped = _sound(_theirs(properties.headers))
     if dropped:
         headers[DROPPED] = count_of(headers.get(DROPPED)) + dropped
     if not message.redelivered:  # RabbitMQ counts from the second delivery on; this is from
@@ -225,6 +229,14 @@ def _own(properties: Properties) -> Own:
     encoding, kind = _text(properties.content_encoding), _text(properties.message_type)
     app, at = _text(properties.app_id), properties.timestamp
     return Own(encoding, kind, app, at) if encoding or kind or app or at is not None else NOTHING
+
+
+def _theirs(headers: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The headers of a message, with those that its publisher wrote by AMQP 1.0 among them."""
+    if not headers or APPLICATION_PROPERTIES not in headers:
+        return headers
+    written = properties_in(headers[APPLICATION_PROPERTIES])
+    return {**travelling(written), **headers}
 
 
 def _sound(headers: Any) -> tuple[dict[str, Any], int]:

@@ -197,6 +197,16 @@ def test_where_a_client_of_another_protocol_wants_its_result(
     assert arrived(spec.Basic.Properties(reply_to=delivery.reply_to)).reply_to == address
 
 
+def test_application_properties_are_headers() -> None:
+    """Those of AMQP 1.0, which RabbitMQ 3 leaves in one header; not those that are the broker's."""
+    section = b"\0\x53\x74\xc1\x1e\4\xa1\3own\xa1\1a\xa1\x10x-delivery-count\x41\xa1\5other\x41"
+    headers = {"x-amqp-1.0-app-properties": section, "other": 1}
+    read = Properties(headers=headers)
+    delivery = delivery_of(Delivered(1, "c", 5, True, read, b""), EPOCH, Source.JOBS, never)
+    assert travelling(delivery.headers) == {"own": "a", "other": 1}
+    assert delivery.redeliveries == 0
+
+
 def test_headers_too_large_for_a_frame_keep_ours() -> None:
     """A snoozed job with a stranger's large headers keeps its turn, and its count of snoozes."""
     ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-snoozes": 2}
