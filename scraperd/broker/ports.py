@@ -119,6 +119,7 @@ class Delivery:
     redeliveries: int = 0
     given_up: GivenUp | None = None
     overfull: int = 0  # how many headers the transport takes, if the publisher gave it more
+    unreadable: str = ""  # why the body can't be read, in words to go on after "the body"
     crowded: bool = False  # a large message that arrived when there was no room for it
     tag: Any = None  # the transport's own
     arrived: float = field(default_factory=time.monotonic)

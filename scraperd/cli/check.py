@@ -144,7 +144,8 @@ async def _check_offline(config: Config) -> int:
 async def _check(config: Config, report: Report) -> int:
     topology, passive = Topology.of(config.broker), config.broker.passive_declare
     await _check_offline(config)
-    for pattern in Addresses.of(topology, config.broker.allow_reply_to).vain:
+    addresses = Addresses.of(topology, config.broker.allow_reply_to)
+    for pattern in addresses.vain:
         report.warn(f"broker.allow_reply_to: no result is ever sent to {pattern}")
     brokers = await _reached(config)
     _say_brokers(config, brokers, report)
@@ -156,6 +157,7 @@ async def _check(config: Config, report: Report) -> int:
             config.fetch.connect_timeout,
             passive=passive,
             answers=config.broker.answer_status,
+            topics=addresses.has_topics,
         )
         all_exist = None not in found.counts.values()  # a declare would create a missing one
         if passive and all_exist and not config.broker.management_api:
@@ -180,8 +182,9 @@ def _say_found(
         report.warn(f"{broker} takes no publish now: {found.blocked}")
     for words in found.differs:
         report.warn(words)
-    if found.unanswered:
-        report.warn(f"{broker}: {found.unanswered}")
+    for words in (found.unanswered, found.untold):
+        if words:
+            report.warn(f"{broker}: {words}")
     for words in found.faults:
         report.fault(f"{broker}: {words}")
 

@@ -64,7 +64,8 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         tuple[_Queues, ...],
         Meta(
             **reloadable(
-                "queue names; * stands for any text, {prefix} for prefix; 255 characters at most",
+                "queue names; * stands for any text, {prefix} for prefix; /topic/KEY for keys of "
+                "amq.topic, where MQTT and STOMP clients read; 255 characters at most",
                 "Where results may go if a job's reply_to says so; none means the results only.",
             )
         ),

@@ -119,10 +119,13 @@ class Decoder:
     def body_of(self, delivery: Delivery) -> bytes:
         """Return a job's JSON: unpacked, if the publisher's content_encoding says so.
 
-        Raises Undecodable, also for more than jobs.max_size bytes when unpacked. What is larger as
-        it came is left alone. So is any other content_encoding, as some clients say `utf-8` there,
-        and an object of JSON that is not packed after all.
+        Raises Undecodable, also for more than jobs.max_size bytes when unpacked, and for what the
+        transport could not read. What is larger as it came is left alone. So is any other
+        content_encoding, as some clients say `utf-8` there, and an object of JSON that is not
+        packed after all.
         """
+        if delivery.unreadable:
+            raise Undecodable(delivery.unreadable, "the body")
         body, coding = delivery.body, delivery.own.content_encoding
         if coding is None or len(body) > self._max_size:
             return body

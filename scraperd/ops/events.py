@@ -341,10 +341,11 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "undeliverable": Event(
         "warning",
-        "RabbitMQ 3 fails over a message of `queue` each time it delivers it, and the daemon had "
+        "RabbitMQ fails over a message of `queue` each time it delivers it, and the daemon had "
         "RabbitMQ move that message, unread, to `moved_to`",
         ("queue", "ready", "moved_to"),
-        todo="find who publishes by AMQP 1.0 with a number as message id or correlation id. "
+        todo="find who publishes by AMQP 1.0 with [an id or a property that RabbitMQ cannot "
+        "deliver](../publishing.md#amqp-10). "
         "[Remove the letter](dead-letters.md#no-command-can-read-the-dead-queue)",
     ),
     "listening": Event(

@@ -179,6 +179,12 @@ def test_a_message_with_too_many_headers_is_refused() -> None:
     assert seen == Invalid("", "the message has more than 100 headers", "7", "http://x/")
 
 
+def test_a_body_that_the_transport_could_not_read_is_refused() -> None:
+    """In the transport's words, and without a look at the body."""
+    seen = refused({"url": "http://x/", "id": "7"}, unreadable="is a map: send JSON")
+    assert seen == Invalid("", "the body is a map: send JSON")
+
+
 def test_a_proxy_must_be_configured() -> None:
     """A name that is known is taken; another is refused, in letters that a terminal bears."""
     assert prepared({"url": "http://x/", "proxy": "p"}).target.job.proxy == "p"

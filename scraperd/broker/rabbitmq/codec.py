@@ -1,7 +1,8 @@
 """AMQP deliveries and properties as the values of the ports, and back.
 
-May touch: the values of `wire`, the clock for the time of a publish.
-Must never: look into a body, or trust a header.
+May touch: the values of `wire`, what other protocols leave of theirs, the clock for the time of a
+publish.
+Must never: look into a body but through `protocols`, or trust a header.
 """
 
 from __future__ import annotations
@@ -24,6 +25,17 @@ from scraperd.broker.ports import (
     count_of,
     reason_of,
 )
+from scraperd.broker.rabbitmq.protocols.addresses import (
+    RESPONSE_TOPIC,
+    address_of,
+    topic_address,
+)
+from scraperd.broker.rabbitmq.protocols.amqp10 import TYPE as FRAMED
+from scraperd.broker.rabbitmq.protocols.amqp10 import UnreadableError, content_of
+from scraperd.broker.rabbitmq.protocols.application_properties import (
+    HEADER as APPLICATION_PROPERTIES,
+)
+from scraperd.broker.rabbitmq.protocols.application_properties import properties_in
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
 from scraperd.broker.rabbitmq.wire.codec.frames import room
 from scraperd.broker.rabbitmq.wire.codec.properties import Properties, write_properties
@@ -38,11 +50,14 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.wire.machine import Delivered
 
 _COUNT: Final = "x-delivery-count"
-# Of dead letters, federation and shovels. A result with `x-received-from` would not be federated
-# back: https://www.rabbitmq.com/docs/federation-reference says that such a message has arrived.
+# Of dead letters, federation, shovels and other protocols. A result with `x-received-from` would
+# not be federated back: https://www.rabbitmq.com/docs/federation-reference says that such a message
+# has arrived. With `x-amqp-1.0-properties` RabbitMQ 3 gives a reader of AMQP 1.0 those of the job.
+# Over `x-mqtt-publish-qos` of a type that is not its own it ends the connection of an MQTT client.
 _BROKERS_OWN: Final = (
     *("x-death", "x-first-death-", "x-last-death-", _COUNT, "x-acquired-count"),
     *("x-received-from", "x-shovelled"),
+    *("x-amqp-1.0-", "x-mqtt-", RESPONSE_TOPIC),
 )
 _ROUTING: Final = frozenset({"cc", "bcc"})  # RabbitMQ would send copies wherever they say
 # A publish with it ends in 406 on a channel without a consumer of it. No job has it that came by
@@ -132,29 +147,56 @@ def delivery_of(
 ) -> Delivery:
     """The delivery of `wire`, from the queue that is `source`, as that of the ports."""
     properties = message.properties
-    headers, dropped = _sound(properties.headers)
+    headers, dropped = _sound(_theirs(properties.headers))
     if dropped:
         headers[DROPPED] = count_of(headers.get(DROPPED)) + dropped
     if not message.redelivered:  # RabbitMQ counts from the second delivery on; this is from
         headers.pop(_COUNT, None)  # the publisher, or from before someone moved the message
     cut = isinstance(properties.headers, Cut)
+    own, body, unreadable = _own(properties), message.body, ""
+    if properties.message_type == FRAMED:
+        own, body, unreadable = _unframed(own, body)
     return Delivery(
-        body=message.body,
+        body=body,
         headers=headers,
         source=source,
         epoch=epoch,
         on_ack=on_ack,
         message_id=_text(properties.message_id),
         correlation_id=_text(properties.correlation_id),
-        reply_to=_text(properties.reply_to),
+        reply_to=_reply_to(properties, headers),
         priority=properties.priority,
         content_type=_text(properties.content_type),
-        own=_own(properties),
+        own=own,
         redeliveries=count_of(headers.get(_COUNT)),
         given_up=given_up(headers),
         overfull=MAX_HEADERS if cut or _is_overfull(headers) else 0,
+        unreadable=unreadable,
         tag=message.tag,
     )
+
+
+def _unframed(own: Own, body: bytes) -> tuple[Own, bytes, str]:
+    """A body of AMQP 1.0 as its publisher wrote it, and its properties, without the mark of that.
+
+    Or all as it came, and why the body cannot be read.
+    """
+    try:
+        content = content_of(body)
+    except UnreadableError as error:
+        return own, body, str(error)
+    if content is body:
+        return own, body, ""
+    unmarked = own._replace(type=None)
+    return NOTHING if unmarked == NOTHING else unmarked, content, ""
+
+
+def _reply_to(properties: Properties, headers: Mapping[str, Any]) -> str | None:
+    """Where the result is wanted: the publisher's reply_to, or a response topic of MQTT 5."""
+    said = _text(properties.reply_to)
+    if said is not None:
+        return address_of(said)
+    return topic_address(headers.get(RESPONSE_TOPIC)) if headers else None
 
 
 def given_up(headers: Mapping[str, Any]) -> GivenUp | None:
@@ -189,6 +231,14 @@ def _own(properties: Properties) -> Own:
     return Own(encoding, kind, app, at) if encoding or kind or app or at is not None else NOTHING
 
 
+def _theirs(headers: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The headers of a message, with those that its publisher wrote by AMQP 1.0 among them."""
+    if not headers or APPLICATION_PROPERTIES not in headers:
+        return headers
+    written = properties_in(headers[APPLICATION_PROPERTIES])
+    return {**travelling(written), **headers}
+
+
 def _sound(headers: Any) -> tuple[dict[str, Any], int]:
     """Headers that can be sent again, and how many were left behind, of a strange type or size.
 
@@ -198,7 +248,8 @@ def _sound(headers: Any) -> tuple[dict[str, Any], int]:
     if not headers:
         return {}, 0
     sound = _sendable(headers)
-    return sound, len(headers) - len(sound)
+    lost = headers.keys() - sound.keys() if len(sound) < len(headers) else ()
+    return sound, sum(not name.lower().startswith(_BROKERS_OWN) for name in lost)
 
 
 def _sendable(headers: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def _undeliverable(queue: str) -> str:
     return (
         f"RabbitMQ fails (541) when it delivers a letter of {queue!r}, so no command can read on. "
         "RabbitMQ 3 does so over a message that was published by AMQP 1.0 with a number as its "
-        "message id or correlation id. `scraperd dead purge --undeliverable` removes it, unread."
+        "message id or correlation id, RabbitMQ 4.0 over one with a UUID as an application "
+        "property. `scraperd dead purge --undeliverable` removes it, unread."
     )
 
 
@@ -151,7 +152,7 @@ class DeadQueue:
         self._wanted = True  # what still comes
         self._topology = topology
         self._confirm_timeout = confirm_timeout
-        self._arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
+        self._arrived: asyncio.Queue[Delivered | None] = asyncio.Queue()
         self._window = Window(0)
         self._tag = ""  # the consumer's
         self._last = 0  # the delivery tag that was given out last
@@ -205,15 +206,16 @@ class DeadQueue:
         """
         if self.total:
             await self._open(Window(min(MIN_WINDOW, most)))
-        while self.seen < self.total and (letter := await self._next(most)) is not None:
+        generation = self._generation
+        while self.seen < self.total and (message := await self._next(most)) is not None:
             self.seen += 1
             self._window.kept += 1
-            self._window.largest = max(self._window.largest, len(letter.body))
-            self._last = letter.tag
-            yield letter
-            self._gate.leave(len(letter.body))
+            self._window.largest = max(self._window.largest, len(message.body))
+            self._last = message.tag
+            yield delivery_of(message, generation, Source.DEAD, generation.ack)
+            self._gate.leave(len(message.body))
 
-    async def _next(self, most: int) -> Delivery | None:
+    async def _next(self, most: int) -> Delivered | None:
         """Return the next letter; None if the queue is empty or others get its letters."""
         silent = 0
         while not self._generation.lost.done():
@@ -222,14 +224,14 @@ class DeadQueue:
                 await self._open(Window(self._window.next_size(most), self._last + 1))
             try:
                 async with asyncio.timeout(SILENCE_INTERVAL):
-                    letter = await self._arrived.get()
+                    message = await self._arrived.get()
             except TimeoutError:
                 silent += 1
                 if silent > MAX_SILENCES or not (await self._count())[0]:
                     return None
             else:
-                if letter is not None:
-                    return letter
+                if message is not None:
+                    return message
         raise self._gone()
 
     def _gone(self) -> Lost:
@@ -243,11 +245,8 @@ class DeadQueue:
         def arrived(message: Delivered) -> None:
             self._held.append(1)  # tags count from 1, without gaps (AMQP 0-9-1, delivery-tag)
             self._gate.arrived(len(message.body))
-            if not self._wanted:
-                return
-            generation = self._generation
-            letter = delivery_of(message, generation, Source.DEAD, generation.ack)
-            self._arrived.put_nowait(letter)
+            if self._wanted:
+                self._arrived.put_nowait(message)
 
         with _lost():
             await self._channel.qos(window.size)

@@ -242,8 +242,9 @@ class Generation:
                 delivery = delivery_of(message, self, source, self.ack)
                 consumer.delivered += 1
                 consumer.unacked += 1
-                self._held[delivery.tag] = consumer, len(delivery.body)
-                delivery.crowded = self._gate.arrived(len(delivery.body))
+                size = len(message.body)  # as the gate saw it on the wire
+                self._held[delivery.tag] = consumer, size
+                delivery.crowded = self._gate.arrived(size)
                 on_delivery(delivery)
             except Exception as error:  # noqa: BLE001 - whatever it is, the delivery is unacked
                 self.end(f"taking a delivery over failed: {error!r}")

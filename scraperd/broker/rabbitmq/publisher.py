@@ -19,6 +19,7 @@ from scraperd.base.text import printable
 from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Lost, Refused, Reply, Results
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.generation import Generation
+from scraperd.broker.rabbitmq.protocols.addresses import route_of
 from scraperd.broker.rabbitmq.replies import Replies, Unconfirmed
 from scraperd.broker.rabbitmq.topology import TopologyError, declare, wait_at_least, wait_within
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, Nacked, NotFound, NotTaken, Returned
@@ -67,7 +68,7 @@ class Refusals:
         self._clocks = clocks
         self._held: dict[tuple[str, str | None], Held] = {}
         self._told = 0
-        self._told_reply = False
+        self._told_replies: set[str] = set()  # exchanges
 
     def of(self, to: tuple[str, str]) -> Held | None:
         """What holds a publish to this exchange and routing key up, if anything does."""
@@ -105,12 +106,13 @@ class Refusals:
                 "publish_refused", problem=problem, exchange=to[0], routing_key=shown, error=words
             )
 
-    def tell_reply(self, queue: str, error: AccessRefused) -> None:
-        """Say once that no reply queue gets results. They go to the results queue."""
-        if not self._told_reply:
-            self._told_reply = True
-            problem, words = no_publish(error, "", queue, self._prefix, passive=self._passive)
-            self._tell(problem, ("", queue), words, whole=True)
+    def tell_reply(self, address: str, error: AccessRefused) -> None:
+        """Say once that no reply queue gets results, or no topic. They go to the results queue."""
+        to = route_of(address)
+        if to[0] not in self._told_replies:
+            self._told_replies.add(to[0])
+            problem, words = no_publish(error, *to, self._prefix, passive=self._passive)
+            self._tell(problem, to, words, whole=True)
 
     def lift(self, to: tuple[str, str], generation: Generation) -> None:
         """Note that the broker takes this."""
@@ -269,7 +271,7 @@ class RabbitPublisher:
     async def _reply(
         self, generation: Generation, message: Message, address: str, key: str, until: float
     ) -> None:
-        """Publish a result to the queue `address`.
+        """Publish a result to a queue or a topic, which `address` names.
 
         One that is not confirmed there, or may not go there, goes to the results queue, with a
         header that says so.

@@ -1,6 +1,6 @@
-"""Publishes to queues that are not ours, on a channel that nothing else needs.
+"""Publishes to queues and topics that are not ours, on channels that nothing else needs.
 
-May touch: a channel of its generation.
+May touch: channels of its generation.
 Must never: end the generation, or hold up a publish to our own queues.
 """
 
@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from scraperd.broker.ports import Lost
+from scraperd.broker.rabbitmq.protocols.addresses import route_of
 from scraperd.broker.rabbitmq.reply_patterns import is_direct
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
@@ -31,7 +32,7 @@ class Unconfirmed(Exception):  # noqa: N818 - a state of the world, not a mistak
 
 
 class Replies:
-    """Publishes to reply queues, on a channel of their own.
+    """Publishes to reply queues and topics, on channels of their own.
 
     The sender of a job names the queue, and the queue may never answer. RabbitMQ then holds back
     all confirms behind it on the same channel.
@@ -41,25 +42,27 @@ class Replies:
         self.generation: Final = generation
         self._within = within
         self._direct = DirectReplies(generation.beside, min(within, MAX_DIRECT_TIMEOUT))
-        self._channel: Channel | None = None
+        # By exchange, as a refusal closes the channel: the broker may refuse a topic and no queue.
+        self._channels: dict[str, Channel] = {}
         self._opening = asyncio.Lock()
 
-    async def publish(self, queue: str, body: bytes, properties: Properties) -> None:
+    async def publish(self, address: str, body: bytes, properties: Properties) -> None:
         """Publish, mandatory, and wait for the confirm `within` seconds.
 
-        If there is an alarm then, wait as long again.
+        If there is an alarm then, wait as long again. `address` is a queue or a topic.
 
         Raises NotTaken (returned, rejected), Unconfirmed, or Lost.
         """
         try:
-            if is_direct(queue):
-                await self._directly(queue, body, properties)
+            if is_direct(address):
+                await self._directly(address, body, properties)
                 return
-            channel = await self._open()
+            exchange, key = route_of(address)
+            channel = await self._open(exchange)
             try:
-                await self._confirmed(channel.publish("", queue, body, properties))
+                await self._confirmed(channel.publish(exchange, key, body, properties))
             except (Closed, Unconfirmed):
-                await self._leave(channel)
+                await self._leave(exchange, channel)
                 raise
         except Closed as error:
             if self.generation.lost.done():
@@ -75,11 +78,13 @@ class Replies:
                 raise Lost from error
             raise Unconfirmed from error
 
-    async def _open(self) -> Channel:
+    async def _open(self, exchange: str) -> Channel:
         async with self._opening:
-            if self._channel is None or self._channel.is_closed:
-                self._channel = await self.generation.channel(confirms=True)
-            return self._channel
+            channel = self._channels.get(exchange)
+            if channel is None or channel.is_closed:
+                channel = await self.generation.channel(confirms=True)
+                self._channels[exchange] = channel
+            return channel
 
     async def _confirmed(self, publish: asyncio.Future[None]) -> None:
         try:
@@ -90,10 +95,10 @@ class Replies:
         finally:
             publish.cancel()
 
-    async def _leave(self, channel: Channel) -> None:
+    async def _leave(self, exchange: str, channel: Channel) -> None:
         """Use a new channel from now on; the other publishes on this one are unconfirmed too."""
-        if self._channel is not channel:
+        if self._channels.get(exchange) is not channel:
             return
-        self._channel = None
+        del self._channels[exchange]
         with suppress(OSError):
             await channel.close(CLOSE_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Which queues a publisher may have a result sent to. Pure.
+"""Which queues and topics a publisher may have a result sent to. Pure.
 
 May touch: names and patterns.
 Must never: let a pattern open a queue of ours, of this prefix or of another.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from scraperd.broker.rabbitmq.protocols.addresses import TOPIC, route_of
 from scraperd.broker.rabbitmq.topology import Topology
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ _TIER = re.compile(r"delay\.[0-9]{1,9}")  # also those that earlier versions had
 
 
 class Addresses(Struct, frozen=True):
-    """The queues that a `reply_to` may name: those of the patterns, but for queues of ours.
+    """Where a `reply_to` may lead: to the queues and topics of the patterns, but to none of ours.
 
     Otherwise a publisher of jobs could write to any queue of the vhost, with our rights.
+    A pattern that begins with TOPIC is for topics, and each other one for queues.
     """
 
     topology: Topology
@@ -47,23 +49,32 @@ class Addresses(Struct, frozen=True):
         filled = tuple(pattern.replace(PREFIX, topology.prefix) for pattern in patterns)
         return cls(topology, filled)
 
-    def refuses(self, queue: str) -> bool:
-        """Whether no result may be sent to this queue."""
-        if queue == self.topology.results:
+    def refuses(self, address: str) -> bool:
+        """Whether no result may be sent to this queue or topic."""
+        if address == self.topology.results:
             return False
-        return self.never(queue) or not any(fits(pattern, queue) for pattern in self.patterns)
+        is_topic = address.startswith(TOPIC)
+        patterns = [text for text in self.patterns if text.startswith(TOPIC) == is_topic]
+        return self.never(address) or not any(fits(pattern, address) for pattern in patterns)
 
-    def never(self, queue: str) -> bool:
+    def never(self, address: str) -> bool:
         """Whether no pattern can allow it: a queue of ours, or RabbitMQ's own that no client has.
 
-        Queues of another prefix are told by their names.
+        Queues of another prefix are told by their names. A topic with the name of such a queue may
+        be bound to it.
         """
+        _, queue = route_of(address)
         prefix = f"{self.topology.prefix}."
         if queue.startswith(prefix) and not queue.startswith(f"{prefix}reply."):
             return True
         if queue.startswith("amq.rabbitmq."):
             return not is_direct(queue)
         return _is_ours(queue)
+
+    @property
+    def has_topics(self) -> bool:
+        """Whether any pattern is for topics."""
+        return any(text.startswith(TOPIC) for text in self.patterns)
 
     @property
     def vain(self) -> list[str]:

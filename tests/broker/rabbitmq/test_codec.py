@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pamqp import commands as spec
-from pamqp import decode, encode, frame
+from pamqp import decode, frame
 from pamqp.header import ContentHeader
 
 from scraperd.broker.ports import NOTHING, Delivery, Epoch, GivenUp, Message, Own, Source
@@ -29,7 +29,11 @@ from scraperd.broker.rabbitmq.codec import (
 )
 from scraperd.broker.rabbitmq.topology import MAX_REDELIVERIES
 from scraperd.broker.rabbitmq.wire.codec.frames import content
-from scraperd.broker.rabbitmq.wire.codec.properties import read_properties, write_properties
+from scraperd.broker.rabbitmq.wire.codec.properties import (
+    Properties,
+    read_properties,
+    write_properties,
+)
 from scraperd.broker.rabbitmq.wire.codec.tables import read_table, write_table
 from scraperd.broker.rabbitmq.wire.machine import Delivered
 
@@ -137,6 +141,72 @@ def test_empty_properties_are_as_if_absent() -> None:
     assert (delivery.reply_to, delivery.content_type) == (None, None)
 
 
+SECTION = b"\0\x53\x77\xa1\4body"  # AMQP 1.0: a value that is a string
+
+
+def framed(body: bytes, **properties: Any) -> Delivery:
+    """A delivery of a body that RabbitMQ marked as one of AMQP 1.0."""
+    read = Properties(message_type="amqp-1.0", **properties)
+    return delivery_of(Delivered(1, "c", 5, False, read, body), EPOCH, Source.JOBS, never)
+
+
+def test_a_body_of_amqp_1_0_is_unwrapped_once() -> None:
+    """Its mark goes with its framing, as the job may be published again; the rest stays."""
+    delivery = framed(SECTION, app_id="shop")
+    assert (delivery.body, delivery.own, delivery.unreadable) == (b"body", Own(app_id="shop"), "")
+    assert framed(SECTION).own is NOTHING
+    assert framed(SECTION, app_id="scraperd").body == b"body"
+    assert sent(Message(b"", own=delivery.own)).message_type is None
+
+
+def test_a_body_of_amqp_1_0_that_is_no_text_stays_as_it_came() -> None:
+    """Its dead letter is read by the same rule again."""
+    delivery = framed(b"\0\x53\x77\x40")
+    assert (delivery.body, delivery.own.type) == (b"\0\x53\x77\x40", "amqp-1.0")
+    assert delivery.unreadable.startswith("is null of AMQP 1.0: send the job as JSON")
+
+
+def test_a_type_that_a_publisher_set_does_no_harm() -> None:
+    """JSON that only says that it is of AMQP 1.0 is JSON, and goes on with the same type."""
+    delivery = framed(b'{"url": "http://x/"}')
+    assert (delivery.body, delivery.unreadable) == (b'{"url": "http://x/"}', "")
+    assert delivery.own.type == "amqp-1.0"
+    read = Properties(message_type="other")
+    other = delivery_of(Delivered(1, "c", 5, False, read, SECTION), EPOCH, Source.JOBS, never)
+    assert other.body == SECTION
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "header", "address"),
+    [
+        ("/reply-queue/amq.gen-x", None, "amq.gen-x"),
+        ("/queues/a%2Eb", None, "a.b"),
+        (None, "a.b", "/topic/a.b"),
+        ("mine", "a.b", "mine"),
+        (None, 5, None),
+        (None, None, None),
+    ],
+)
+def test_where_a_client_of_another_protocol_wants_its_result(
+    reply_to: str | None, header: Any, address: str | None
+) -> None:
+    """By reply_to in the forms of AMQP 1.0 and STOMP, or by the response topic of MQTT 5."""
+    headers = {} if header is None else {"x-reply-to-topic": header}
+    delivery = arrived(spec.Basic.Properties(reply_to=reply_to, headers=headers))
+    assert delivery.reply_to == address
+    assert arrived(spec.Basic.Properties(reply_to=delivery.reply_to)).reply_to == address
+
+
+def test_application_properties_are_headers() -> None:
+    """Those of AMQP 1.0, which RabbitMQ 3 leaves in one header; not those that are the broker's."""
+    section = b"\0\x53\x74\xc1\x1e\4\xa1\3own\xa1\1a\xa1\x10x-delivery-count\x41\xa1\5other\x41"
+    headers = {"x-amqp-1.0-app-properties": section, "other": 1}
+    read = Properties(headers=headers)
+    delivery = delivery_of(Delivered(1, "c", 5, True, read, b""), EPOCH, Source.JOBS, never)
+    assert travelling(delivery.headers) == {"own": "a", "other": 1}
+    assert delivery.redeliveries == 0
+
+
 def test_headers_too_large_for_a_frame_keep_ours() -> None:
     """A snoozed job with a stranger's large headers keeps its turn, and its count of snoozes."""
     ours = {"x-scraperd-turn": "1700000000.125 a.b", "x-scraperd-snoozes": 2}
@@ -208,6 +278,17 @@ def test_the_publishers_own_properties_travel_with_a_job() -> None:
 def test_headers_of_federation_and_shovels_stay_behind(name: str) -> None:
     """A result that has them would not be federated back to where its job came from."""
     assert travelling({name: "a", "own": 1}) == {"own": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["x-amqp-1.0-properties", "x-mqtt-publish-qos", "x-reply-to-topic"]
+)
+def test_what_another_protocol_said_of_the_job_is_not_said_of_its_result(name: str) -> None:
+    """RabbitMQ would give a reader of AMQP 1.0 or MQTT 5 the properties of the job, and end the
+    connection of an MQTT client over a value that it did not write. None of them counts as lost.
+    """
+    assert travelling({name: "a", "own": 1}) == {"own": 1}
+    assert _sound({name: 2**80, "own": 1, "other": 2**80}) == ({"own": 1}, 1)
 
 
 def test_how_many_headers_are_too_many() -> None:
@@ -292,6 +373,7 @@ TYPES: dict[str, tuple[bytes, Any]] = {
     "double": (b"d" + struct.pack(">d", 1.5), 1.5),
     "decimal": (b"D\2" + struct.pack(">i", -12345), Decimal("-123.45")),
     "text": (b"S" + struct.pack(">I", 3) + "aé".encode(), "aé"),
+    "text that is not UTF-8": (b"S" + struct.pack(">I", 2) + b"\xff\xfe", b"\xff\xfe"),
     "bytes": (b"x" + struct.pack(">I", 2) + b"\xff\0", bytearray(b"\xff\0")),
     "array": (b"A" + struct.pack(">I", 4) + b"t\1t\0", [True, False]),
     "timestamp": (
@@ -316,7 +398,6 @@ def test_a_header_of_every_type_can_travel_on(kind: str) -> None:
 # Bytes that decode and can't be encoded, or not to the same.
 ODD = {
     "a double beyond a float": b"d" + struct.pack(">d", 1e300),
-    "text that is not UTF-8": b"S" + struct.pack(">I", 2) + b"\xff\xfe",
     "an array of such": b"A" + struct.pack(">I", 9) + b"d" + struct.pack(">d", 1e300),
     "a table of such": b"F" + table((b"a", b"d" + struct.pack(">d", -1e300))),
 }
@@ -331,7 +412,7 @@ def test_a_header_that_can_t_be_sent_is_left_behind(raw: bytes) -> None:
     assert "odd" in headers
     sound = _sound(headers)[0]
     assert sound == {kind: value for kind, (_, value) in TYPES.items()}
-    assert encode.field_table(sound)
+    assert write_table(sound)
 
 
 def test_not_a_number_is_a_header_too() -> None:

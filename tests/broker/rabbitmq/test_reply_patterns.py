@@ -50,6 +50,30 @@ def test_queues_of_a_scraperd_are_never_allowed(prefix: str) -> None:
         assert literal.vain == [queue]
 
 
+TOPICS = Addresses.of(TEAM, ["/topic/{prefix}.reply.*", "/topic/other"])
+
+
+def test_a_topic_needs_a_pattern_of_its_own() -> None:
+    """A pattern of queues opens no topic, and a pattern of topics no queue."""
+    allowed = ("/topic/team.reply.a", "/topic/other")
+    assert not any(TOPICS.refuses(topic) for topic in allowed)
+    assert TOPICS.refuses("/topic/others")
+    assert TOPICS.refuses("team.reply.a")
+    assert TOPICS.refuses("other")
+    for topic in allowed:
+        assert OPEN.refuses(topic)
+        assert DEFAULT.refuses(topic)
+
+
+def test_a_topic_that_is_named_like_a_queue_of_ours_is_never_allowed() -> None:
+    """MQTT clients publish jobs by a binding with such a key: results would come back as jobs."""
+    wide = Addresses.of(TEAM, ["/topic/*"])
+    assert not wide.refuses("/topic/any")
+    for name in ("team.jobs", "team.results", "other.jobs", "team.delay.5"):
+        assert wide.refuses(f"/topic/{name}")
+        assert Addresses.of(TEAM, [f"/topic/{name}"]).vain == [f"/topic/{name}"]
+
+
 CLIENT = "amq.rabbitmq.reply-to.g1h2AA1yZXBseUA5MjQ4ODg0AAACXQAAAABrCmBU.+ly9U2vwZ6O5X2Bqng3VUQ=="
 
 

@@ -58,6 +58,17 @@ def described(code: int, *fields: bytes) -> bytes:
     return b"\x00\x53" + bytes([code]) + b"\xd0" + count + content
 
 
+def data(content: bytes) -> bytes:
+    """A section of data."""
+    return b"\x00\x53" + bytes([_DATA]) + binary(content)
+
+
+def application_properties(name: str, value: bytes) -> bytes:
+    """A section with one application property."""
+    content = text(name) + value
+    return b"\x00\x53\x74\xd1" + struct.pack(">II", len(content) + 4, 2) + content
+
+
 def publish(
     port: int,
     queue: str,
@@ -65,9 +76,14 @@ def publish(
     *,
     message_id: bytes = NULL,
     correlation_id: bytes = NULL,
+    application_properties: bytes = b"",
+    framed: bool = False,
     user: str = "guest",
 ) -> None:
-    """Send one durable message to a queue of RabbitMQ and wait until the broker has accepted it."""
+    """Send one durable message to a queue of RabbitMQ and wait until the broker has accepted it.
+
+    A body that is `framed` is made of sections; else it becomes one section of data.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         wire = connection.makefile("rwb")
         _greet(wire, _SASL)
@@ -86,9 +102,9 @@ def publish(
             _PROPERTIES, message_id, *[NULL] * 4, correlation_id, symbol("application/json")
         )
         header = described(0x70, _TRUE)
-        data = b"\x00\x53" + bytes([_DATA]) + binary(body)
+        sections = body if framed else data(body)
         transfer = described(_TRANSFER, uint(0), uint(0), binary(b"1"), uint(0), _FALSE, _FALSE)
-        _send(wire, transfer + header + properties + data)
+        _send(wire, transfer + header + properties + application_properties + sections)
         assert _ACCEPTED in _until(wire, _DISPOSITION)
         _send(wire, described(_CLOSE))
 

@@ -49,6 +49,10 @@ class User:
         texts = [self.name, "/", exchange, write, read, "tests"]
         self.node.eval(f"{_MODULE}:set_topic_permissions({', '.join(map(_text, texts))})")
 
+    def tag(self, *tags: str) -> None:
+        """Let the user do what these tags say: `management` opens the HTTP API."""
+        self.node.eval(f"{_MODULE}:set_tags({_text(self.name)}, [{', '.join(tags)}], <<>>)")
+
     def delete(self) -> None:
         """Take the user away, and cut the user's connections."""
         self.node.eval(f"{_MODULE}:delete_user({_text(self.name)}, {_text('tests')})")

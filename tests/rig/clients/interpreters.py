@@ -1,4 +1,4 @@
-"""How a program that uses an AMQP client is run: its language and the client, in the checkout.
+"""How a program that uses a client of RabbitMQ is run: its language, and the client, in .cache/.
 
 May touch: the checkout's .cache/; the packages of Debian, PyPI and npm that it unpacks there.
 Must never: install anything on this machine, or take one of PyPI or npm without a pinned hash.
@@ -57,6 +57,21 @@ class Interpreter:
 def python() -> Interpreter:
     """This Python, which has pika and aio-pika."""
     return Interpreter([sys.executable], ".py")
+
+
+def proton() -> Interpreter:
+    """Debian's Python with its Qpid Proton, which PyPI has as source only."""
+    root = debs("python3-qpid-proton")
+    env = {
+        "LD_LIBRARY_PATH": libraries(root),
+        "PYTHONPATH": f"{root}/usr/lib/python3/dist-packages",
+    }
+    system = Path("/usr/bin/python3")
+    return Interpreter(
+        [str(system) if system.exists() else _program(root, "python3", "python3.[0-9]*")],
+        ".py",
+        env,
+    )
 
 
 def javascript() -> Interpreter:

@@ -14,6 +14,7 @@ from scraperd.broker.ports import Source
 from scraperd.broker.rabbitmq.inquiry.names import exchange_of, no_exchange, question_queue
 from scraperd.broker.rabbitmq.inspection.probes import Asker
 from scraperd.broker.rabbitmq.modes import CONSUMES
+from scraperd.broker.rabbitmq.protocols.addresses import TOPIC_EXCHANGE
 from scraperd.broker.rabbitmq.topology import TopologyError, conflict, settle_on
 from scraperd.broker.rabbitmq.wire.errors import (
     AccessRefused,
@@ -21,7 +22,7 @@ from scraperd.broker.rabbitmq.wire.errors import (
     NotFound,
     PreconditionFailed,
 )
-from scraperd.broker.rabbitmq.wire.refusals import CREATE, no_access, no_answers
+from scraperd.broker.rabbitmq.wire.refusals import CREATE, no_access, no_answers, no_publish
 
 if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.topology import Queue, Topology
@@ -36,22 +37,31 @@ class Found:
     """What a broker has. `counts` are ready messages and consumers; None of a missing queue.
 
     A daemon ends at its start over each of the `faults`, or could not work with it. With
-    `unanswered` the daemon works, and does not answer `scraperd status`.
+    `unanswered` the daemon works, and does not answer `scraperd status`. With `untold` it works,
+    and no topic gets a result.
     """
 
     counts: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     differs: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     unanswered: str = ""
+    untold: str = ""
     blocked: str = ""
 
 
 async def survey(
-    connection: Connection, topology: Topology, within: float, *, passive: bool, answers: bool
+    connection: Connection,
+    topology: Topology,
+    within: float,
+    *,
+    passive: bool,
+    answers: bool,
+    topics: bool,
 ) -> Found:
     """Look at all exchanges, queues and permissions; each answer has `within` seconds.
 
-    With `answers` also at what answering `scraperd status` takes. Raises Lost.
+    With `answers` also at what answering `scraperd status` takes, and with `topics` at what results
+    to topics take. Raises Lost.
     """
     look = _Look(Asker(connection, within), topology, passive=passive)
     for name, kind in topology.exchanges:
@@ -60,6 +70,8 @@ async def survey(
         await look.queue(queue)
     if answers:
         await look.answers()
+    if topics:
+        await look.topics()
     await look.permissions()
     look.found.blocked = connection.blocked
     return look.found
@@ -194,6 +206,14 @@ class _Look:
             self.found.unanswered = said
         elif passive and not await self._exists(exchange):
             self.found.unanswered = no_exchange(prefix)
+
+    async def topics(self) -> None:
+        """Ask for what results to topics take: such a pattern is in broker.allow_reply_to."""
+        refusal = await self._asker.write_exchange(TOPIC_EXCHANGE)
+        if refusal is not None:
+            prefix, passive = self._topology.prefix, self._passive
+            _, words = no_publish(refusal, TOPIC_EXCHANGE, "", prefix, passive=passive)
+            self.found.untold = f"no topic gets a result (broker.allow_reply_to): {words}"
 
     async def _exists(self, exchange: str) -> bool:
         try:

@@ -11,6 +11,7 @@ import shlex
 from typing import TYPE_CHECKING, Final
 
 from scraperd.base.text import printable
+from scraperd.broker.rabbitmq.protocols.addresses import TOPIC_EXCHANGE
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def no_publish(
         )
         lack = f"write on the topic {printable(key, _MAX_NAME)!r} of the exchange {shown!r}"
     else:
-        command = grant(vhost, user, prefix, passive=passive)
+        topics = exchange == TOPIC_EXCHANGE
+        command = grant(vhost, user, prefix, passive=passive, topics=topics)
         lack = f"write on the exchange {shown!r}"
     return "forbidden", _lack(vhost, user, lack, command, error)
 
@@ -67,14 +69,25 @@ def no_answers(error: AccessRefused, lack: str, prefix: str, *, passive: bool) -
     return f"{UNANSWERED}: {_lack(vhost, user, lack, command, error)}"
 
 
-def grant(vhost: str, user: str, prefix: str, *, passive: bool, answers: bool = False) -> str:
+def grant(
+    vhost: str,
+    user: str,
+    prefix: str,
+    *,
+    passive: bool,
+    answers: bool = False,
+    topics: bool = False,
+) -> str:
     """The command that gives the daemon's user all it needs; docs/operations/queues.md has it.
 
-    To give answers, a daemon has a queue of its own also where it declares nothing else.
+    To give answers, a daemon has a queue of its own also where it declares nothing else. With
+    `topics` it may send results to MQTT and STOMP clients.
     """
     ours = rf"^{re.escape(prefix)}\."
     created = rf"{ours}ask" if answers else "^$"
     configure, write = created if passive else ours, rf"{ours}|^amq\.default$"
+    if topics:
+        write += rf"|^{re.escape(TOPIC_EXCHANGE)}$"
     return shlex.join(["rabbitmqctl", "set_permissions", "-p", vhost, user, configure, write, ours])
 
 

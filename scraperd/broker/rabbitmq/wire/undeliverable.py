@@ -4,8 +4,9 @@ May touch: connections of its own, one for each trial, as the trial may end the 
 Must never: guess; a message is named only if the broker failed over it when nothing else was asked.
 
 RabbitMQ 3 fails over a message that came by AMQP 1.0 with a number as its message id or correlation
-id: 0-9-1 has no form for that. It ends the connection with 541 each time the message is delivered
-(measured with 3.10.8; 4.0.5 delivers it).
+id, or with a text of more than 255 bytes there: 0-9-1 has no form for that. RabbitMQ 4.0 fails over
+a UUID as an application property. It ends the connection with 541 each time the message is
+delivered (measured with 3.10.8 and 4.0.5).
 """
 
 from __future__ import annotations

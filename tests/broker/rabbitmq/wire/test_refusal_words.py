@@ -52,6 +52,14 @@ def test_a_forbidden_topic_is_told_from_an_exchange(text: str) -> None:
     assert "rabbitmqctl set_topic_permissions -p / u p.results '.*' '.*'" in said
 
 
+def test_who_may_not_reply_to_topics_gets_that_permission_too() -> None:
+    """The command has the exchange of MQTT and STOMP clients beside what all daemons need."""
+    text = "ACCESS_REFUSED - access to exchange 'amq.topic' in vhost '/' refused for user 'u'"
+    error = channel_closed(text, ACCESS_REFUSED)
+    _, said = no_publish(error, "amq.topic", "p.reply.x", "p", passive=False)
+    assert r"'^p\.|^amq\.default$|^amq\.topic$' '^p\.' " in said
+
+
 def test_names_of_a_topic_do_not_make_one() -> None:
     """An exchange, a vhost or a user that is named like a topic is none."""
     text = "ACCESS_REFUSED - access to exchange 'access to topic ' in vhost 'a topic '' refused"

@@ -272,5 +272,6 @@ _WRITERS: Final[dict[type, Callable[[Any], bytes]]] = {
     Cut: lambda value: b"F" + _table(value),
     list: lambda value: b"A" + long(b"".join([_encoded(item) for item in value])),
     bytearray: lambda value: b"x" + long(value),
+    bytes: lambda value: b"S" + long(value),  # a text that is not UTF-8: it is written as it came
     Decimal: _scaled,
 }
