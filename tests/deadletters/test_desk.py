@@ -27,6 +27,7 @@ from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.deadletters.letter import host_pattern
 from tests.rig.brokers.wire import Seen, Wire
 from tests.rig.daemon import Daemon
+from tests.rig.pipe import Pipe
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
@@ -612,6 +613,19 @@ def test_large_letters_are_left_on_the_wire(letters: Dispatcher, env: dict[str, 
     assert peak(env, "requeue", "--all") - usual < 150
     assert (letters.depth("dead"), letters.depth("jobs")) == (0, 30)
     letters.channel.queue_purge(f"{letters.prefix}.jobs")
+
+
+def test_letters_on_a_slow_line_are_waited_for(
+    letters: Dispatcher, env: dict[str, str], node: Node
+) -> None:
+    """The broker has sent all, none is ready, and the first takes seconds: it is not the end."""
+    for _ in range(2):
+        letters.publish(b"x" * 600_000, queue="dead")
+    with Pipe(node.port) as line:
+        line.throttle(300_000, "down")
+        away = {**env, "SCRAPERD_BROKER_URL": line.url}
+        assert peak(away, "requeue", "--all") > 0
+    assert (letters.depth("dead"), letters.depth("jobs")) == (0, 2)
 
 
 def peak(env: dict[str, str], *args: str) -> int:

@@ -216,10 +216,15 @@ class DeadQueue:
             self._gate.leave(len(message.body))
 
     async def _next(self, most: int) -> Delivered | None:
-        """Return the next letter; None if the queue is empty or others get its letters."""
+        """Return the next letter; None if the queue is empty or others get its letters.
+
+        On a slow line none may come for a while though the broker has sent them: then none is ready
+        either. The answer to the end of a consumer comes behind all that was sent to it.
+        """
         silent = 0
         while not self._generation.lost.done():
-            if self._window.kept >= self._window.size and self._arrived.empty():
+            full = self._window.kept >= self._window.size
+            if self._arrived.empty() and (full or not self._tag):
                 await self._end()
                 await self._open(Window(self._window.next_size(most), self._last + 1))
             try:
@@ -228,7 +233,9 @@ class DeadQueue:
             except TimeoutError:
                 silent += 1
                 if silent > MAX_SILENCES or not (await self._count())[0]:
-                    return None
+                    await self._end()
+                    if self._arrived.empty():
+                        return None
             else:
                 if message is not None:
                     return message
