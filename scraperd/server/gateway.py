@@ -154,7 +154,7 @@ class Gateway:
             )
 
     def _holder(self, request: web.BaseRequest, role: Role, asked: _Asked) -> Holder:
-        """Return who asks. Raises Problem if that is nobody we know, or it is too often."""
+        """Return who asks. Raises Problem for an unknown token, or for too many requests."""
         tokens = self._parts.tokens
         if tokens is None:
             return ANYBODY
