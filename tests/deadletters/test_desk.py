@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -26,7 +27,7 @@ import pytest
 from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.deadletters.letter import host_pattern
 from tests.rig.brokers.wire import Seen, Wire
-from tests.rig.daemon import Daemon
+from tests.rig.daemon import Daemon, until
 from tests.rig.pipe import Pipe
 from tests.rig.process import Process
 
@@ -626,6 +627,29 @@ def test_letters_on_a_slow_line_are_waited_for(
         away = {**env, "SCRAPERD_BROKER_URL": line.url}
         assert peak(away, "requeue", "--all") > 0
     assert (letters.depth("dead"), letters.depth("jobs")) == (0, 2)
+
+
+def test_large_letters_behind_a_slow_one_are_taken_as_they_come(
+    letters: Dispatcher, env: dict[str, str], node: Node
+) -> None:
+    """The first letter takes seconds, so the command asks whether there are more. While it waits
+    for the answer, which comes behind all letters, none of them waits for room, or is piled up.
+    """
+    large = b'{"url": "http://127.0.0.1:9/", "pad": "%s"}' % (b"x" * 8 * 1024 * 1024)
+    letters.publish(large, queue="dead")
+    usual = peak(env, "list", "--limit", "1")
+    for _ in range(19):
+        letters.publish(large, queue="dead")
+    with Pipe(node.port) as line:
+        line.throttle(3_000_000, "down")
+        away = {**env, "SCRAPERD_BROKER_URL": line.url}
+        with ThreadPoolExecutor(1) as pool:
+            most = pool.submit(peak, away, "requeue", "--all")
+            until(lambda: line.passed("down") > len(large))  # 3 s: it has asked by then
+            line.heal()
+            assert most.result(60) - usual < 150
+    assert (letters.depth("dead"), letters.depth("jobs")) == (0, 20)
+    letters.channel.queue_purge(f"{letters.prefix}.jobs")
 
 
 def peak(env: dict[str, str], *args: str) -> int:
