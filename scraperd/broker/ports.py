@@ -177,7 +177,21 @@ class Into(Struct, frozen=True):
     source: Source
 
 
-Destination: TypeAlias = Results | Reply | Delay | Into
+class Callbacks(Struct, frozen=True):
+    """To the queue of callbacks."""
+
+
+class Move(Struct, frozen=True):
+    """Where a callback goes when its delivery is acked.
+
+    It comes back after `seconds`, or some of them; without them it is dead.
+    """
+
+    message: Message
+    seconds: float | None = None
+
+
+Destination: TypeAlias = Results | Reply | Delay | Into | Callbacks
 
 
 class Publisher(Protocol):

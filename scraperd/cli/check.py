@@ -87,6 +87,7 @@ def _try_machine(config: Config) -> None:
     try:
         daemon.check_limits(config)
         daemon.check_tracing(config)
+        daemon.signers_of(config)
     except daemon.Lacking as error:
         fail(str(error), EXIT_LACK)
     except ConfigError as error:
@@ -142,7 +143,8 @@ async def _check_offline(config: Config) -> int:
 
 
 async def _check(config: Config, report: Report) -> int:
-    topology, passive = Topology.of(config.broker), config.broker.passive_declare
+    topology = Topology.of(config.broker, calls_back=config.calls_back)
+    passive = config.broker.passive_declare
     await _check_offline(config)
     addresses = Addresses.of(topology, config.broker.allow_reply_to)
     for pattern in addresses.vain:
