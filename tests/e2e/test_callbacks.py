@@ -7,6 +7,7 @@ Must never: wait for a time of the ladder beyond its first step.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from base64 import b64encode
@@ -22,6 +23,7 @@ from scraperd.broker.rabbitmq.topology import Topology
 from tests.rig.brokers.wire import Wire, settling
 from tests.rig.clients.interpreters import javascript
 from tests.rig.daemon import Daemon, until
+from tests.rig.ports import free_port
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
@@ -137,19 +139,22 @@ def test_each_result_is_called_back_signed_and_as_it_is_published(  # noqa: PLR0
         dispatcher.publish({"url": page, "id": "d", "callback": "billing", "extract": {"x": "h1["}})
         dispatcher.publish({"url": page, "id": "e", "callback": "others"})
         dispatcher.publish({"url": page, "id": "f"})
-        results = {result["id"]: result for result in dispatcher.results(6)}
-        taken = {one.data["id"]: one for one in receiver.until(4)}
+        away = f"http://127.0.0.1:{free_port()}/"
+        dispatcher.publish({"url": away, "id": "g", "callback": "billing", "max_retries": 1})
+        results = {result["id"]: result for result in dispatcher.results(7)}
+        taken = {one.data["id"]: one for one in receiver.until(5)}
         assert daemon.drain() == 0
-    assert taken.keys() == {"a", "b", "c", "d"}
+    assert taken.keys() == {"a", "b", "c", "d", "g"}
     assert all(one.data == results[ident] for ident, one in taken.items())
     assert {ident: one.path for ident, one in taken.items()} == {
-        **dict.fromkeys("acd", "/billing"),
+        **dict.fromkeys("acdg", "/billing"),
         "b": "/own",
     }
     assert results["d"]["error"]["kind"] == "invalid_job"
     assert "no endpoint is named others here" in results["e"]["error"]["message"]
     Webhook(OTHER).verify(taken["a"].body, taken["a"].headers)
-    assert len(receiver.taken) == 4
+    assert results["g"]["attempt"] == 2
+    assert len(receiver.taken) == 5  # none for the attempt that was tried again
     assert dispatcher.depth("callbacks") == dispatcher.depth("callbacks.dead") == 0
 
 
@@ -222,6 +227,32 @@ def test_a_failed_callback_comes_again_after_the_first_step(  # noqa: PLR0917 - 
     assert (one.ident, one.body) == (two.ident, two.body)
     assert int(two.headers["webhook-timestamp"]) - int(one.headers["webhook-timestamp"]) >= 5
     assert two.data["id"] == "a"
+
+
+def test_a_reload_closes_an_address_for_callbacks_too(  # noqa: PLR0917 - fixtures
+    broker_url: str,
+    prefix: str,
+    dispatcher: Dispatcher,
+    hostel: Hostel,
+    receiver: Receiver,
+    settings: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """The guard of callbacks has the settings of now, though it is not that of pages."""
+    file = tmp_path / "config.toml"
+    file.write_text("[fetch]\ndeny_networks = []\n")
+    options = ("--config", str(file))
+    with Daemon(broker_url, prefix, options=options, **settings).ready() as daemon:
+        dispatcher.publish({"url": hostel.url("/page/1"), "id": "a", "callback": "billing"})
+        receiver.until(1)
+        file.write_text('[fetch]\ndeny_networks = ["127.0.0.0/8"]\n')
+        daemon.send_signal(signal.SIGHUP)
+        daemon.wait_for_line('"event":"reloaded"')
+        dispatcher.publish({"url": hostel.url("/page/2"), "id": "b", "callback": "billing"})
+        line = json.loads(daemon.wait_for_line('"event":"callback_dead"'))
+        assert (line["id"], line["reason"]) == ("b", "blocked")
+        assert daemon.drain() == 0
+    assert len(receiver.taken) == 1
 
 
 def test_dead_callbacks_are_listed_replayed_and_purged(  # noqa: PLR0917 - fixtures
