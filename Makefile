@@ -6,6 +6,8 @@ READY := .venv/.ready
 COMPILED := .venv/.compiled
 # Of `make test`: for half of the time a worker waits, for a broker or for a delay.
 WORKERS := 4
+# A file runs in one worker: what its tests share, such as a node of RabbitMQ, is started once.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup wheel deb check check-perf format test test-systemd test-containers quick mutate demo run corpus bench bench-fairness bench-hostile bench-tenants bench-extract bench-underrated corpus-rules conformance faults soak pins clean
@@ -49,7 +51,7 @@ format: setup  ## format the code and fix what can be fixed by machine
 	$(BIN)/ruff check --fix .
 
 test: setup  ## run all tests, with a RabbitMQ and nginx of their own; T=tests/extract/test_casts.py runs one
-	$(BIN)/python -m pytest $(if $(T),$(T),-n $(WORKERS) --dist worksteal)
+	$(BIN)/python -m pytest $(if $(T),$(T),-n $(WORKERS) $(BY_FILE))
 
 test-systemd: setup  ## the package and the units on a Debian 12 that boots (root; a tree in .cache/, made once)
 	$(BIN)/python -m pytest -s --durations=0 --timeout=240 $(if $(T),$(T),tests/booted)

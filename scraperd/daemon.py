@@ -34,9 +34,10 @@ from scraperd.ending import Ending, Until
 from scraperd.fetch import own as own_addresses
 from scraperd.jobs.signing import Keys
 from scraperd.ops.capacity import MIN_DESCRIPTORS, fitted
+from scraperd.ops.life import EXIT_OK, exit_code_of, first_stop
 from scraperd.ops.listener import CannotListen
 from scraperd.ops.log import configure
-from scraperd.ops.stopping import IGNORED, STOPPING, Stop
+from scraperd.ops.stopping import IGNORED, STOPPING
 from scraperd.ops.telemetry import Observer
 from scraperd.pulse import Pulse
 from scraperd.reload import Reloader, secrets_of
@@ -55,9 +56,6 @@ if TYPE_CHECKING:
     from scraperd.ops.systemd import Notifier
     from scraperd.wiring import Services
 
-EXIT_OK: Final = 0
-EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
-EXIT_CONFIG: Final = 78  # sysexits.h EX_CONFIG: systemd must not restart us into it
 STOP_MARGIN: Final = 30.0  # seconds past shutdown_timeout: settling, and a broker that is silent
 
 
@@ -132,18 +130,14 @@ async def _main(given: _Given) -> int:
     """Run, and turn what ended it into an exit code."""
     observer = given.observer
     try:
-        await _live(given)
-    except BaseExceptionGroup as group:
-        refused, others = group.split((BrokerRefused, TopologyError, CannotListen))
-        if refused is None or others is not None:
-            observer.trouble("died", group)  # a service died: say so, exit, let systemd restart us
-            return EXIT_INTERNAL
-        observer.event("config", error=_first(refused))
-        return EXIT_CONFIG
+        code = await exit_code_of(
+            _live(given), observer, BrokerRefused, TopologyError, CannotListen
+        )
     finally:
         _ignore_signals()
-    observer.event("stop", done=observer.tally.done, dead=observer.tally.dead)
-    return EXIT_OK
+    if code == EXIT_OK:
+        observer.event("stop", done=observer.tally.done, dead=observer.tally.dead)
+    return code
 
 
 async def _live(given: _Given) -> None:
@@ -296,25 +290,8 @@ def signers_of(config: Config) -> dict[str, Signer]:
 
 
 def _on_signals(observer: Observer) -> tuple[asyncio.Future[str], asyncio.Event]:
-    """A future for the first SIGTERM or SIGINT, and an event for SIGHUP, which asks for a reload.
-
-    The second SIGTERM or SIGINT ends the process where it stands. Nothing is lost by that: what is
-    not acked, the broker delivers again.
-    """
-    loop = asyncio.get_running_loop()
-    first: asyncio.Future[str] = loop.create_future()
-    stop = Stop()
-
-    def on_signal(number: signal.Signals) -> None:
-        match stop.take(number, loop.time()):
-            case "first" if not first.done():
-                first.set_result(number.name)
-            case "second":
-                observer.event("second_signal", signal=number.name)
-                os._exit(128 + number)
-
-    for number in STOPPING:
-        loop.add_signal_handler(number, on_signal, number)
+    """A future for the first SIGTERM or SIGINT, and an event for SIGHUP, which asks to reload."""
+    loop, first = asyncio.get_running_loop(), first_stop(observer)
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     # Their default would end the process undrained.
@@ -345,11 +322,3 @@ async def _drain(services: Services, why: str) -> None:
         observer.event("drain_timeout", left=left, seconds=seconds)
     else:
         observer.event("drained", seconds=seconds)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> str:
-    """The first leaf of an exception group, in its own words."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)

@@ -7,7 +7,6 @@ Must never: hold logic that a request passes through.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -21,8 +20,9 @@ from scraperd.broker.rabbitmq.wire.dial import WrongUrl
 from scraperd.config.http_tokens import NAME as TOKENS
 from scraperd.config.http_tokens import tokens_file, tokens_text
 from scraperd.config.load import ConfigError
+from scraperd.ops.life import exit_code_of, first_stop
+from scraperd.ops.listener import CannotListen, cannot_listen
 from scraperd.ops.log import configure
-from scraperd.ops.stopping import STOPPING, Stop
 from scraperd.ops.telemetry import Observer
 from scraperd.sandbox.confine import keep_secrets
 from scraperd.server.door import Door, reply_fault
@@ -39,24 +39,15 @@ from scraperd.server.tokens import Tokens, TokensError, read_tokens
 from scraperd.wiring import callbacks_of, extractor_of
 
 if TYPE_CHECKING:
-    import signal
-
     from scraperd.config.settings import Config
     from scraperd.ops.sink import Sink
     from scraperd.ops.systemd import Notifier
     from scraperd.sandbox.extractor import Extractor
 
-EXIT_OK: Final = 0
-EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
-EXIT_CONFIG: Final = 78  # sysexits.h EX_CONFIG: systemd must not restart us into it
 OTHER_DESCRIPTORS: Final = 64  # of the process, besides those of clients
 STOP_MARGIN: Final = 5.0  # seconds past jobs.shutdown_timeout: answers to those that still wait
 STATUS_INTERVAL: Final = 5.0  # seconds
 BACKLOG: Final = 128  # connections that the kernel holds
-
-
-class CannotListen(Exception):  # noqa: N818 - a state of this machine
-    """The address can't be listened on; the message says which, and why."""
 
 
 def run(config: Config, notifier: Notifier) -> int:
@@ -73,27 +64,9 @@ def run(config: Config, notifier: Notifier) -> int:
 
 
 async def _logged(sink: Sink, life: _Life) -> int:
-    """Run with a log that nothing waits for, and turn what ended it into an exit code."""
-    observer = life.observer
-    with sink.turns(observer.lost_lines):
-        try:
-            await life.run()
-        except BaseExceptionGroup as group:
-            refused, others = group.split((WrongUrl, CannotListen))
-            if refused is None or others is not None:
-                observer.trouble("died", group)
-                return EXIT_INTERNAL
-            observer.event("config", error=_first(refused))
-            return EXIT_CONFIG
-        return EXIT_OK
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> str:
-    """Return the words of the first leaf of an exception group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)
+    """Run with a log that nothing waits for; return the exit code."""
+    with sink.turns(life.observer.lost_lines):
+        return await exit_code_of(life.run(), life.observer, WrongUrl, CannotListen)
 
 
 def tokens_of(config: Config) -> Tokens | None:
@@ -124,7 +97,7 @@ class _Life(Struct, frozen=True):
 
     async def run(self) -> None:
         """Take requests until a signal comes, then drain. Raises a group of what failed."""
-        stop = _on_signals(self.observer)
+        stop = first_stop(self.observer)
         http = self.config.http
         held = Held(http.max_results, http.max_results_size, http.result_hold, SYSTEM.monotonic)
         async with extractor_of(self.config) as extractor, asyncio.TaskGroup() as group:
@@ -180,10 +153,7 @@ class _Life(Struct, frozen=True):
             loop = asyncio.get_running_loop()
             server = await loop.create_server(listener, host, port, backlog=BACKLOG)
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise CannotListen(
-                f"http.listen: {host}:{port} can't be listened on: {reason}"
-            ) from error
+            raise cannot_listen("http.listen", host, port, error) from error
         tokens = 0 if self.tokens is None else len(self.tokens)
         self.observer.event(
             "gateway_start", version=__version__, host=host, port=port, tokens=tokens
@@ -211,22 +181,3 @@ class _Life(Struct, frozen=True):
             await gateway.drain(STOP_MARGIN)
         seconds = round(time.monotonic() - began, 3)
         self.observer.event("gateway_stop", left=counts.in_flight, seconds=seconds)
-
-
-def _on_signals(observer: Observer) -> asyncio.Future[str]:
-    """Return a future for the first SIGTERM or SIGINT. The second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-    first: asyncio.Future[str] = loop.create_future()
-    stop = Stop()
-
-    def on_signal(number: signal.Signals) -> None:
-        match stop.take(number, loop.time()):
-            case "first" if not first.done():
-                first.set_result(number.name)
-            case "second":
-                observer.event("second_signal", signal=number.name)
-                os._exit(128 + number)
-
-    for number in STOPPING:
-        loop.add_signal_handler(number, on_signal, number)
-    return first

@@ -11,6 +11,8 @@ import secrets
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -64,13 +66,26 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     broker.close()  # its data is thrown away, so nothing is gained by waiting
 
 
+@pytest.fixture(scope="session")
+def node_by_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Node]]:
+    """The private nodes of one session by their release, each started when it is first needed."""
+    with ExitStack() as stack:
+
+        @cache
+        def started(release: str) -> Node:
+            node = Node(tmp_path_factory.mktemp("node"), release=release).start()
+            stack.callback(node.close)  # its data is thrown away, so nothing is gained by waiting
+            return node
+
+        yield started
+
+
 @pytest.fixture(scope="module", params=["3", "4"])
 def node_of_each_release(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
-    """A private node of each release of RabbitMQ, for folders whose `node` it is."""
-    with Node(tmp_path_factory.mktemp("node"), release=request.param) as found:
-        yield found
+    request: pytest.FixtureRequest, node_by_release: Callable[[str], Node]
+) -> Node:
+    """The node of each release of RabbitMQ, for folders whose `node` it is."""
+    return node_by_release(request.param)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Must never: hold logic of its own.
 
 from __future__ import annotations
 
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,23 +13,18 @@ from typing import TYPE_CHECKING
 import click
 
 from scraperd import daemon
-from scraperd.cli.console import EXIT_CONFIG, EXIT_INTERNAL, epilog, fail
-from scraperd.cli.shared.ending import in_words
+from scraperd.cli.console import EXIT_CONFIG, epilog, fail
 from scraperd.cli.shared.lacks import (
     EXIT_LACK,
     MIN_MEMORY_BYTES,
-    lack,
     memory_is_left,
     too_little_memory,
 )
 from scraperd.cli.shared.options import Number, config_of, with_config
+from scraperd.cli.shared.service import begin, die
 from scraperd.config.load import ConfigError, load, notify_socket
 from scraperd.ending import Until
-from scraperd.ops.log import configure
-from scraperd.ops.outlets import unwaited
-from scraperd.ops.stopping import IGNORED
 from scraperd.ops.systemd import Notifier
-from scraperd.ops.telemetry import Observer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,10 +53,7 @@ if TYPE_CHECKING:
 )
 def command(path: Path | None, *, until_idle: float | None, max_jobs: int | None) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
-    for number in IGNORED:
-        signal.signal(number, signal.SIG_IGN)
-    if sys.stderr is not None:  # Python's word for one that was closed before the start
-        sys.stderr = unwaited(sys.stderr)  # libraries write to it on the event loop
+    begin()
     config = config_of(path)
     if not memory_is_left(MIN_MEMORY_BYTES):
         fail(too_little_memory(), EXIT_LACK)
@@ -73,9 +64,5 @@ def command(path: Path | None, *, until_idle: float | None, max_jobs: int | None
         fail(str(error), EXIT_CONFIG)
     except daemon.Lacking as error:
         fail(str(error), EXIT_LACK)
-    except Exception as error:  # noqa: BLE001 - nobody can run it again to see the traceback
-        if (words := lack(error)) is not None:
-            fail(words, EXIT_LACK)
-        configure(config.log)  # the error may have come before the daemon did
-        Observer().trouble("died", error)
-        fail(f"internal error: {in_words(error)}; its traceback is in the log", EXIT_INTERNAL)
+    except Exception as error:  # noqa: BLE001 - its traceback is in the log
+        die(error, config)

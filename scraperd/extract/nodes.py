@@ -143,8 +143,8 @@ class Base:
         """
         reference = reference.strip(_AROUND_A_URL)
         target, mark, fragment = reference.partition("#")
-        if not target or not _FRAGMENT.fullmatch(fragment):
-            return self._joined(reference)
+        if not target or target[-1] in _AROUND_A_URL or not _FRAGMENT.fullmatch(fragment):
+            return self._joined(reference)  # a space before "#" is not around a URL
         url = self._known.get(target)
         if url is None:
             below = self._folder and _BELOW.fullmatch(target)

@@ -52,17 +52,16 @@ async def listening(
         try:
             await site.start()
         except OSError as error:
-            raise CannotListen(
-                f"metrics.listen: {host}:{port} can't be listened on: {_reason(error)}"
-            ) from error
+            raise cannot_listen("metrics.listen", host, port, error) from error
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
 
 
-def _reason(error: OSError) -> str:
-    """The system's words; asyncio puts its own before them."""
-    return os.strerror(error.errno) if error.errno else str(error)
+def cannot_listen(setting: str, host: str, port: int, error: OSError) -> CannotListen:
+    """The error in the system's words; asyncio puts its own before them."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return CannotListen(f"{setting}: {host}:{port} can't be listened on: {reason}")
 
 
 def _handler(

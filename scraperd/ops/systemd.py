@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from dataclasses import dataclass
 
-from msgspec import Struct
 
-
-class Notifier(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Notifier:
     """Speaks the sd_notify(3) protocol; silent where there is no socket to speak to."""
 
     address: str = ""

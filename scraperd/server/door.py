@@ -141,7 +141,7 @@ class Door:
     async def publish(self, body: bytes, correlation: str, *, replied: bool = False) -> None:
         """Publish a job, and return once the broker has confirmed it.
 
-        With `replied` its result comes to the gateway and to nobody else. Raises Problem: then the
+        With `replied` its result comes to the gateway only. Raises Problem: then the
         job may have arrived all the same, if its confirm was lost.
         """
         session = self._session

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from scraperd.base.text import printable
 from scraperd.server.hosts import is_own_host
-from scraperd.server.listener import Answer, send
+from scraperd.server.listener import Answer, Gone, send
 from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
 from scraperd.server.problems import Problem, unavailable
 from scraperd.server.tokens import ANYBODY
@@ -100,8 +100,10 @@ class Gateway:
             asked.status, asked.jobs = answer.status, answer.jobs
             seconds = self._parts.settings.request_timeout
             return await send(request, answer, seconds, last=self._stopping)
-        except ConnectionError:
+        except ConnectionError as error:
             asked.status = GONE
+            if isinstance(error, Gone):
+                asked.jobs = error.jobs
             raise
         finally:
             self._parts.counts.in_flight -= 1
@@ -152,7 +154,7 @@ class Gateway:
             )
 
     def _holder(self, request: web.BaseRequest, role: Role, asked: _Asked) -> Holder:
-        """Return who asks. Raises Problem if that is nobody we know, or it is too often."""
+        """Return who asks. Raises Problem for an unknown token, or for too many requests."""
         tokens = self._parts.tokens
         if tokens is None:
             return ANYBODY

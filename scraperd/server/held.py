@@ -69,7 +69,7 @@ class Held:
         return handle
 
     def take(self, handle: str | None, body: bytes) -> None:
-        """Note a result. One that nobody knows is dropped, and so is a second one."""
+        """Note a result. One with an unknown handle is dropped, and so is a second one."""
         entry = self._entries.get(handle or "")
         if handle is None or entry is None or not entry.pending:
             return

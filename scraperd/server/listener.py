@@ -32,6 +32,14 @@ UNREAD: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY
 _MANY: Final = "Too many headers"
 
 
+class Gone(ConnectionError):  # noqa: N818 - it is what a client did
+    """The client has gone while its body came, of which so many jobs were published before."""
+
+    def __init__(self, jobs: int) -> None:
+        super().__init__("the client has gone")
+        self.jobs = jobs
+
+
 class Answer(Struct, frozen=True):
     """What a request is answered with. `jobs` and `holder` are for the log."""
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from scraperd.server.idempotency import HEADER, Kept, Outcome, key_of
-from scraperd.server.listener import Answer, pieces
+from scraperd.server.listener import Answer, Gone, pieces
 from scraperd.server.problems import NotSent, Problem, unavailable
 from scraperd.server.submission import Overlong, Rejected, lines
 
@@ -198,16 +198,21 @@ class Poster(Struct, frozen=True):
         return await result_of(self.held, outcome.handle, wanted.wait, outcome)
 
     async def _many(self, body: AsyncGenerator[bytes], seed: str) -> Outcome:
-        """Publish the job of each line, several at a time. Raises Problem, or OSError."""
+        """Publish the job of each line, several at a time. Raises Problem, or Gone."""
         report, tasks = Report(), set[asyncio.Task[None]]()
+        left: ConnectionError | None = None
         try:
             await self._lines(body, seed, report, tasks)
         except Problem as broken:
             report.problem = broken
+        except ConnectionError as error:
+            left = error
         finally:
             if tasks:
                 await asyncio.wait(tasks)
         members, jobs = report.members, len(report.accepted)
+        if left is not None:
+            raise Gone(jobs) from left
         if (problem := report.problem) is not None:
             raise problem.with_members(members)
         if not jobs:
@@ -244,6 +249,7 @@ class Poster(Struct, frozen=True):
         checked = await self._checked(line, seed, number)
         if isinstance(checked, Rejected):
             report.rejected.append({"line": number, **checked.members})
+            await asyncio.sleep(0)  # a body of bad lines waits for nothing else: others have a turn
             return
         await self.door.enter()
         task = asyncio.create_task(self._publish(checked, number, report))

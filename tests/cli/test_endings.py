@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scraperd import daemon
 from scraperd.cli import console
+from scraperd.ops import life
 from tests.rig.daemon import environment
 from tests.rig.process import spawn
 
@@ -226,7 +226,7 @@ def test_what_was_a_traceback_is_wrong_usage(command: str, said: str) -> None:
 def test_the_codes_are_the_daemons() -> None:
     """The two that the daemon ends with as well mean the same from each command."""
     assert (console.EXIT_INTERNAL, console.EXIT_CONFIG) == (70, 78)
-    assert (daemon.EXIT_INTERNAL, daemon.EXIT_CONFIG) == (70, 78)
+    assert (life.EXIT_INTERNAL, life.EXIT_CONFIG) == (70, 78)
 
 
 @pytest.mark.parametrize(

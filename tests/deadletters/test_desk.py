@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -26,7 +27,8 @@ import pytest
 from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.deadletters.letter import host_pattern
 from tests.rig.brokers.wire import Seen, Wire
-from tests.rig.daemon import Daemon
+from tests.rig.daemon import Daemon, until
+from tests.rig.pipe import Pipe
 from tests.rig.process import Process
 
 if TYPE_CHECKING:
@@ -611,6 +613,42 @@ def test_large_letters_are_left_on_the_wire(letters: Dispatcher, env: dict[str, 
     assert letters.depth("dead") == 30
     assert peak(env, "requeue", "--all") - usual < 150
     assert (letters.depth("dead"), letters.depth("jobs")) == (0, 30)
+    letters.channel.queue_purge(f"{letters.prefix}.jobs")
+
+
+def test_letters_on_a_slow_line_are_waited_for(
+    letters: Dispatcher, env: dict[str, str], node: Node
+) -> None:
+    """The broker has sent all, none is ready, and the first takes seconds: it is not the end."""
+    for _ in range(2):
+        letters.publish(b"x" * 600_000, queue="dead")
+    with Pipe(node.port) as line:
+        line.throttle(300_000, "down")
+        away = {**env, "SCRAPERD_BROKER_URL": line.url}
+        assert peak(away, "requeue", "--all") > 0
+    assert (letters.depth("dead"), letters.depth("jobs")) == (0, 2)
+
+
+def test_large_letters_behind_a_slow_one_are_taken_as_they_come(
+    letters: Dispatcher, env: dict[str, str], node: Node
+) -> None:
+    """The first letter takes seconds, so the command asks whether there are more. While it waits
+    for the answer, which comes behind all letters, none of them waits for room, or is piled up.
+    """
+    first, large = b"x" * 600_000, b"x" * (8 * 1024 * 1024)
+    letters.publish(first, queue="dead")
+    usual = peak(env, "list", "--limit", "1")
+    for _ in range(19):
+        letters.publish(large, queue="dead")
+    with Pipe(node.port) as line:
+        line.throttle(300_000, "down")
+        away = {**env, "SCRAPERD_BROKER_URL": line.url}
+        with ThreadPoolExecutor(1) as pool:
+            most = pool.submit(peak, away, "requeue", "--all")
+            until(lambda: line.passed("down") > len(first))  # 2 s: it has asked by then
+            line.heal()
+            assert most.result(60) - usual < 150
+    assert (letters.depth("dead"), letters.depth("jobs")) == (0, 20)
     letters.channel.queue_purge(f"{letters.prefix}.jobs")
 
 

@@ -208,7 +208,7 @@ def test_a_topic_that_is_not_allowed_gets_no_result(
         if json.loads(body)["id"] == topic:
             assert properties.headers["x-scraperd-unroutable-reply-to"] == address
             break
-    assert [line for line in doors.daemon.logged("reply_refused") if line["queue"] == address]
+    doors.daemon.wait_for_line(lambda line: '"reply_refused"' in line and address in line)
 
 
 def test_a_topic_that_the_broker_refuses_costs_only_its_own_result(
@@ -222,6 +222,7 @@ def test_a_topic_that_the_broker_refuses_costs_only_its_own_result(
     found = doors.dispatcher.stream("results", 20)
     headers = next(told.headers for told, body in found if json.loads(body)["id"] == "forbidden")
     assert headers["x-scraperd-unroutable-reply-to"] == f"/topic/{topic}"
+    doors.daemon.wait_for_line(lambda line: '"publish_refused"' in line)  # the log may come later
     [said] = doors.daemon.logged("publish_refused")
     assert said["exchange"] == "amq.topic"
     assert f"lacks write on the topic '{topic}' of the exchange 'amq.topic'" in said["error"]
@@ -256,4 +257,4 @@ def test_a_job_that_rabbitmq_cannot_hand_out_is_set_aside(doors: Doors, hostel: 
         odd = amqp10.application_properties("odd", amqp10.uuid(bytes(16)))
         amqp10.publish(doors.node.port, jobs, job, application_properties=odd)
     until(lambda: doors.dispatcher.depth("dead") == before + 1, "it is not set aside")
-    assert doors.daemon.logged("undeliverable")
+    doors.daemon.wait_for_line(lambda line: '"undeliverable"' in line)

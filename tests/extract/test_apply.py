@@ -766,6 +766,7 @@ def test_the_comparison_can_see_a_difference() -> None:
     assert len(read(PAGE, URL).links) == 2
 
 
+@example(base="http://h", references=["2 #", "2 #b", "2 ", "2"])
 @given(
     base=st.sampled_from(
         ["http://h", "http://h/", "http://h/a/b.html", "http://h/a/?q#f", "https://h:8443/x//y"]

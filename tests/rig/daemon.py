@@ -48,11 +48,31 @@ def until(
         time.sleep(pause)
 
 
-class Daemon(Process):
-    """`scraperd run`, configured by variables only. Quick retries unless told otherwise.
+class Logging(Process):
+    """A process of scraperd that runs until SIGTERM, and logs JSON.
 
     At the end each line of its log must be an event of ops/events.py, with fields of their types.
     """
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        if raised[0] is None:  # no other fault is to be hidden
+            wrong = list(faults(line.text for line in self.lines if line.stream == "stdout"))
+            assert not wrong, wrong[:5]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of one kind so far."""
+        lines = [json.loads(line.text) for line in self.lines if line.text.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    def drain(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.send_signal(signal.SIGTERM)
+        return self.wait(60)
+
+
+class Daemon(Logging):
+    """`scraperd run`, configured by variables only. Quick retries unless told otherwise."""
 
     def __init__(
         self,
@@ -84,26 +104,10 @@ class Daemon(Process):
             env={**variables(values), **(env or {})},
         )
 
-    def __exit__(self, *raised: object) -> None:
-        super().__exit__(*raised)
-        if raised[0] is None:  # no other fault is to be hidden
-            wrong = list(faults(line.text for line in self.lines if line.stream == "stdout"))
-            assert not wrong, wrong[:5]
-
     def ready(self) -> Self:
         """Wait until it consumes."""
         self.wait_for_line('"event":"ready"')
         return self
-
-    def logged(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of one kind so far."""
-        lines = [json.loads(line.text) for line in self.lines if line.text.startswith("{")]
-        return [line for line in lines if line["event"] == event]
-
-    def drain(self) -> int:
-        """SIGTERM, and the exit code."""
-        self.send_signal(signal.SIGTERM)
-        return self.wait(60)
 
 
 def environment(settings: dict[str, Any]) -> dict[str, str]:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from tests.rig.checks.events import faults
-from tests.rig.daemon import LOOPBACK, variables
+from tests.rig.daemon import LOOPBACK, Logging, variables
 from tests.rig.ports import HOST, free_port
-from tests.rig.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,7 +41,7 @@ class Got(NamedTuple):
         return found
 
 
-class Gateway(Process):
+class Gateway(Logging):
     """`scraperd serve`, configured by variables only. Its log has only known events."""
 
     def __init__(
@@ -63,12 +60,6 @@ class Gateway(Process):
         }
         argv = [sys.executable, "-m", "scraperd", "serve"]
         super().__init__(argv, env={**variables(values), **(env or {})})
-
-    def __exit__(self, *raised: object) -> None:
-        super().__exit__(*raised)
-        if raised[0] is None:
-            wrong = list(faults(line.text for line in self.lines if line.stream == "stdout"))
-            assert not wrong, wrong[:5]
 
     def ready(self, event: str = "gateway_ready") -> Self:
         """Wait until it has reached the broker, or for another event."""
@@ -102,16 +93,6 @@ class Gateway(Process):
     def connect(self) -> socket.socket:
         """A bare connection."""
         return socket.create_connection((HOST, self.port), timeout=60)
-
-    def logged(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of one kind so far."""
-        lines = [json.loads(line.text) for line in self.lines if line.text.startswith("{")]
-        return [line for line in lines if line["event"] == event]
-
-    def drain(self) -> int:
-        """SIGTERM, and the exit code."""
-        self.send_signal(signal.SIGTERM)
-        return self.wait(60)
 
 
 def answer_on(connection: socket.socket) -> Got:

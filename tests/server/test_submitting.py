@@ -179,7 +179,7 @@ def test_what_is_not_http_is_a_problem_too(gateway: Gateway, raw: bytes, status:
 
 
 def test_a_body_that_breaks_off_publishes_no_half_job(gateway: Gateway, desk: Dispatcher) -> None:
-    """The lines that were whole are published; the client that closed gets a line in the log."""
+    """The lines that were whole are published; the log says so, and how many they were."""
     start = len(gateway.lines)
     with gateway.connect() as connection:
         head = FIRST + b"Content-Type: application/jsonl\r\nContent-Length: 999\r\n"
@@ -187,6 +187,7 @@ def test_a_body_that_breaks_off_publishes_no_half_job(gateway: Gateway, desk: Di
         connection.sendall(b'{"url": "https://example.com/", "id": "whole"}\n{"url": "https://e')
         assert [job["id"] for _, job in taken(desk, 1)] == ["whole"]
     gateway.wait_for_line('"http_status":499', start=start)
+    assert gateway.logged("request")[-1]["jobs"] == 1
     assert desk.depth("jobs") == 0
 
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scraperd.config.tables import HttpSettings
 from scraperd.server.held import Held
 from scraperd.server.hosts import is_own_host
 from scraperd.server.idempotency import Kept, Keys, Outcome, key_of
+from scraperd.server.posting import Poster, Report
 from scraperd.server.problems import Problem
-from scraperd.server.submission import Overlong, lines
+from scraperd.server.submission import Checker, Overlong, lines
 from scraperd.server.tokens import TokensError, read_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 TOKEN = "0123456789abcdef"
 
@@ -84,6 +86,28 @@ async def test_lines_are_the_same_however_the_body_comes_in() -> None:
         shown = ["long" if isinstance(it, Overlong) else it.decode() for it in found]
         # One byte over may be a carriage return; the check of the job knows.
         assert shown == ["one", "", "x" * 11, "two", "long", "1234567890", "last"]
+
+
+async def test_bad_lines_leave_others_their_turns() -> None:
+    """While 1,000 bad lines of one piece are checked, the loop turns as often."""
+    nobody: Any = None  # no line comes as far as these
+    poster = Poster(HttpSettings(), Checker(1000, (), nobody), nobody, nobody, nobody)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"[]\n" * 1000
+
+    report, other = Report(), asyncio.create_task(count())
+    await poster._lines(body(), "", report, set())
+    other.cancel()
+    assert len(report.rejected) == 1000
+    assert turns >= 999
 
 
 def body_of(held: Held, handle: str) -> bytes | None:

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from scraperd.broker.ports import Lost, Source
 from scraperd.broker.rabbitmq.client import delivering
@@ -155,6 +155,8 @@ class DeadQueue:
         self._arrived: asyncio.Queue[Delivered | None] = asyncio.Queue()
         self._window = Window(0)
         self._tag = ""  # the consumer's
+        self._leaving: asyncio.Future[Any] | None = None  # its end was asked for
+        self._seen_before = 0  # letters, at that time
         self._last = 0  # the delivery tag that was given out last
         self._consumers = 0
         self.total = 0  # letters that were ready at the start
@@ -216,10 +218,16 @@ class DeadQueue:
             self._gate.leave(len(message.body))
 
     async def _next(self, most: int) -> Delivered | None:
-        """Return the next letter; None if the queue is empty or others get its letters."""
+        """Return the next letter; None if the queue is empty or others get its letters.
+
+        On a slow line none may come for a while though the broker has sent them: then none is ready
+        either. The answer to the end of a consumer comes behind all that was sent to it, so what
+        comes before the answer is given out as ever.
+        """
         silent = 0
         while not self._generation.lost.done():
-            if self._window.kept >= self._window.size and self._arrived.empty():
+            full = self._window.kept >= self._window.size
+            if self._arrived.empty() and (full or not self._tag):
                 await self._end()
                 await self._open(Window(self._window.next_size(most), self._last + 1))
             try:
@@ -228,11 +236,29 @@ class DeadQueue:
             except TimeoutError:
                 silent += 1
                 if silent > MAX_SILENCES or not (await self._count())[0]:
-                    return None
+                    self._leave()
             else:
                 if message is not None:
                     return message
+                if self._generation.lost.done():
+                    break
+                if self._leaving is not None and self._leaving.done():
+                    await self._end()
+                    if self.seen == self._seen_before:  # nothing came behind the question
+                        return None
         raise self._gone()
+
+    def _leave(self) -> None:
+        """Ask for the end of the consumer. A None arrives behind the last letter."""
+        if self._leaving is None:
+            self._seen_before = self.seen
+            with _lost():
+                self._leaving = self._channel.cancel(self._tag)
+            self._leaving.add_done_callback(self._on_left)
+
+    def _on_left(self, leaving: asyncio.Future[Any]) -> None:
+        leaving.exception()  # whoever waits for the next letter learns it from `lost`
+        self._arrived.put_nowait(None)
 
     def _gone(self) -> Lost:
         lost = self._generation.lost
@@ -258,8 +284,8 @@ class DeadQueue:
         """End the consumer. The broker answers after all acks that were sent before."""
         if self._tag:
             with _lost():
-                await self._channel.cancel(self._tag)
-            self._tag = ""
+                await (self._leaving or self._channel.cancel(self._tag))
+            self._tag, self._leaving = "", None
 
     async def remove(self, letter: Delivery) -> None:
         """Ack one letter: it is gone once `give_back` returns. Raises Lost."""

@@ -44,9 +44,10 @@ catch Class:Reason:Stack -> io:format("no ~0tp", [{{Class, Reason, Stack}}]) end
 # RabbitMQ does not use what these watch, and they are programs of their own.
 _NO_WATCHERS = " ".join(f"-os_mon start_{what} false" for what in ("cpu_sup", "disksup", "memsup"))
 
-# Asks the leader of each quorum queue: the node's own statistics are up to 5 s old.
+# Asks the leader of each quorum queue: the node's own statistics are up to 5 s old. An exclusive
+# queue may end between the list and the question.
 _COUNTS = """
-iolist_to_binary([begin
+iolist_to_binary([try
     {resource, _, _, Name} = amqqueue:get_name(Q),
     Counts = case amqqueue:get_type(Q) of
         rabbit_quorum_queue ->
@@ -61,6 +62,8 @@ iolist_to_binary([begin
             [Count || {_, Count} <- rabbit_amqqueue:info(Q, Asked)] ++ [0]
     end,
     io_lib:format("~b ~b ~b ~b ~ts~n", Counts ++ [Name])
+catch
+    exit:{Gone, _} when Gone =:= normal; Gone =:= noproc; Gone =:= shutdown -> []
 end || Q <- rabbit_amqqueue:list()])"""
 
 _CONNECTIONS = """
