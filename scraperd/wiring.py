@@ -22,7 +22,7 @@ from scraperd.broker.rabbitmq.inspection.policies import Surveyor
 from scraperd.broker.rabbitmq.link import Link
 from scraperd.broker.rabbitmq.publisher import RabbitPublisher
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
-from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.broker.rabbitmq.topology import Topology, declare
 from scraperd.broker.rabbitmq.wire.gate import Gates
 from scraperd.callbacks.courier import Counts, Courier
 from scraperd.extract.limits import limits_of
@@ -365,10 +365,13 @@ async def posting(
             services.observer.event,
             SYSTEM,
         )
+        topology = services.publisher.addresses.topology
         yield Callbacks(
-            services.publisher.addresses.topology,
-            partial(services.link.beside, purpose="callbacks"),
+            topology.callbacks,
+            services.publisher,
+            partial(services.link.beside_epoch, purpose="callbacks"),
             services.link.consuming.wait,
+            partial(declare, topology, passive=config.broker.passive_declare),
             courier.handle,
             courier.failed,
             prefetch=2 * table.concurrency,

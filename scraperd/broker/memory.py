@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from scraperd.broker.ports import (
     UNROUTABLE_REPLY,
     Callbacks,
+    DeadCallbacks,
     Delay,
     Delivery,
     GivenUp,
@@ -181,7 +182,7 @@ class MemoryBroker:
             case Delay(seconds):
                 self.delayed += 1
                 asyncio.get_running_loop().call_later(seconds, self._undelay, message)
-            case Callbacks():
+            case Callbacks() | DeadCallbacks():
                 self.callbacks.append(message)
             case Into(source):
                 if len(self._queues[source]) >= self.full.get(source, _UNBOUNDED):

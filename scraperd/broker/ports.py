@@ -178,7 +178,13 @@ class Into(Struct, frozen=True):
 
 
 class Callbacks(Struct, frozen=True):
-    """To the queue of callbacks."""
+    """To the queue of callbacks: at once, or after `seconds` or some of them."""
+
+    seconds: float | None = None
+
+
+class DeadCallbacks(Struct, frozen=True):
+    """To the queue of callbacks that are not sent any more."""
 
 
 class Move(Struct, frozen=True):
@@ -191,7 +197,7 @@ class Move(Struct, frozen=True):
     seconds: float | None = None
 
 
-Destination: TypeAlias = Results | Reply | Delay | Into | Callbacks
+Destination: TypeAlias = Results | Reply | Delay | Into | Callbacks | DeadCallbacks
 
 
 class Publisher(Protocol):

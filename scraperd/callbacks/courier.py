@@ -231,7 +231,7 @@ class Courier:
             return Move(note.forged(body, obituary))
         return Move(note.dead(body, self._keys, obituary))
 
-    def failed(self, body: bytes, headers: Mapping[str, Any], error: Exception) -> Move:
+    def failed(self, body: bytes, headers: Mapping[str, Any], error: BaseException) -> Move:
         """Return where a callback goes that met an error of ours, which the log has."""
         note = Note.of(headers, body, self._keys)
         words = f"{type(error).__name__}; see the log of the process"

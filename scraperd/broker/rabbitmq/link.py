@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scraperd.base.clocks import Clocks
-    from scraperd.broker.ports import Delivery, Limits
+    from scraperd.broker.ports import Delivery, Epoch, Limits
     from scraperd.broker.rabbitmq.generation import Events, Settings
     from scraperd.broker.rabbitmq.wire.connection import Connection
     from scraperd.broker.rabbitmq.wire.gate import Gate
@@ -374,15 +374,20 @@ class Link:
         """How many consumers are registered."""
         return len(CONSUMES[self._consumers.mode]) if self._consumers is not None else 0
 
-    async def beside(self, gate: Gate, purpose: str = "answer") -> Connection:
+    async def beside(self, gate: Gate) -> Connection:
         """A connection for what must not touch the jobs; it ends with the present generation.
 
         Raises OSError, BrokerRefused.
         """
-        if self._generation is None or not self.consuming.is_set():
+        return (await self.beside_epoch(gate, "answer"))[0]
+
+    async def beside_epoch(self, gate: Gate, purpose: str) -> tuple[Connection, Epoch]:
+        """Such a connection, and the epoch that it ends with: who reads there can publish in it."""
+        generation = self._generation
+        if generation is None or not self.consuming.is_set():
             raise Closed("not connected")
         try:
-            return await self._generation.beside(purpose, gate)
+            return await generation.beside(purpose, gate), generation
         except Lost as error:
             raise Closed(str(error)) from error
 

@@ -19,6 +19,7 @@ from scraperd.base.text import printable
 from scraperd.broker.ports import (
     UNROUTABLE_REPLY,
     Callbacks,
+    DeadCallbacks,
     Delay,
     Into,
     Lost,
@@ -176,8 +177,12 @@ class RabbitPublisher:
                 await self._send(epoch, ("", self._topology.delay(seconds)), message, until)
             case Into(source):
                 await self._send(epoch, ("", self._topology.queue(source)), message, until)
-            case Callbacks():
-                await self._send(epoch, ("", self._topology.callbacks), message, until)
+            case Callbacks(seconds):
+                names = self._topology
+                queue = names.callbacks if seconds is None else names.callback_delay(seconds)
+                await self._send(epoch, ("", queue), message, until)
+            case DeadCallbacks():
+                await self._send(epoch, ("", self._topology.dead_callbacks), message, until)
 
     def wait_within(self, seconds: float) -> float:
         """The longest delay tier of at most `seconds`; see ports.Publisher."""

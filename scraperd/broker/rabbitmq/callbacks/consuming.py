@@ -1,39 +1,38 @@
 """Consumes the queue of callbacks, on a connection of its own; what becomes of each is asked.
 
-May touch: that connection; the clocks that it is handed.
+May touch: that connection, the publisher of the daemon; the clocks that it is handed.
 Must never: ack before the confirm of what a callback became, or end the daemon.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.broker.rabbitmq.codec import properties_of
-from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
+from scraperd.base.tasks import reraise_own_cancel
+from scraperd.broker.ports import Callbacks as Queue
+from scraperd.broker.ports import DeadCallbacks, Lost
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
-from scraperd.broker.rabbitmq.wire.errors import (
-    ChannelClosed,
-    Closed,
-    NotTaken,
-    UnsendableError,
-)
+from scraperd.broker.rabbitmq.wire.errors import ChannelClosed, Closed
 from scraperd.broker.rabbitmq.wire.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from scraperd.base.clocks import Clocks
-    from scraperd.broker.ports import Move
+    from scraperd.broker.ports import Epoch, Move, Publisher
     from scraperd.broker.rabbitmq.generation import Events
-    from scraperd.broker.rabbitmq.topology import Topology
     from scraperd.broker.rabbitmq.wire.channel import Channel
     from scraperd.broker.rabbitmq.wire.connection import Connection
     from scraperd.broker.rabbitmq.wire.machine import Delivered
 
+    Connect = Callable[[Gate], Awaitable[tuple[Connection, Epoch]]]
+    Declare = Callable[[Callable[[], Awaitable[Channel]]], Awaitable[object]]
     Handle = Callable[[bytes, Mapping[str, Any]], Awaitable[Move | None]]
-    Bury = Callable[[bytes, Mapping[str, Any], Exception], Move]
+    Bury = Callable[[bytes, Mapping[str, Any], BaseException], Move]
 
 MIN_PAUSE: Final = 1.0  # seconds between two connections
 MAX_PAUSE: Final = 60.0
@@ -47,18 +46,22 @@ class Interrupted(Closed):
 
 
 class Callbacks:
-    """Hands out callbacks, `prefetch` at a time. `run` is a service of the daemon.
+    """Hands out the callbacks of `queue`, `prefetch` at a time. `run` is a service of the daemon.
 
-    `connect` opens a connection with such a gate, `ready` waits until the daemon consumes, and
-    `handle` returns where a callback goes; None if its receiver has it. `bury` says the same of a
-    callback over which `handle` raised, and `trouble` logs that error.
+    `connect` opens a connection with such a gate, and says in which epoch of `publisher`. `ready`
+    waits until the daemon consumes. `declare` is called on a connection after one that ended over
+    its queue. `handle` returns where a callback goes; None if its receiver
+    has it. `bury` says the same of a callback over which `handle` raised, and `trouble` logs that
+    error.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - as the daemon names its parts
         self,
-        topology: Topology,
-        connect: Callable[[Gate], Awaitable[Connection]],
+        queue: str,
+        publisher: Publisher,
+        connect: Connect,
         ready: Callable[[], Awaitable[object]],
+        declare: Declare,
         handle: Handle,
         bury: Bury,
         *,
@@ -67,15 +70,18 @@ class Callbacks:
         trouble: Callable[..., None],
         clocks: Clocks,
     ) -> None:
-        self._topology = topology
+        self._queue = queue
+        self._publisher = publisher
         self._connect = connect
         self._ready = ready
+        self._declare = declare
         self._handle = handle
         self._bury = bury
         self._prefetch = prefetch
         self._events = events
         self._trouble = trouble
         self._clocks = clocks
+        self._interrupted = False  # the queue may be gone
         self._stopping = asyncio.Event()
         self._grace = 0.0
         self._over: asyncio.Future[str] | None = None  # of the connection: why it is to end
@@ -96,10 +102,11 @@ class Callbacks:
             began = self._clocks.monotonic()
             try:
                 await self._live()
-            except (OSError, BrokerRefused) as error:
+            except (OSError, BrokerRefused, TopologyError) as error:
                 # The daemon's own connections say what is wrong with the broker.
                 refused = isinstance(error, ChannelClosed) and error.code != 0
-                if refused or isinstance(error, Interrupted):
+                if refused or isinstance(error, Interrupted | TopologyError):
+                    self._interrupted = True
                     self._events("callbacks_interrupted", error=str(error))
             if self._clocks.monotonic() - began >= CALM:
                 pause = MIN_PAUSE
@@ -116,17 +123,26 @@ class Callbacks:
                 one.cancel()
 
     async def _live(self) -> None:
-        """One connection from begin to end. Raises OSError, BrokerRefused."""
+        """One connection from begin to end. Raises OSError, BrokerRefused, TopologyError."""
         gate = Gate(MAX_HELD)
-        connection = await self._connect(gate)
+        connection, epoch = await self._connect(gate)
         try:
-            channel = await connection.channel(confirms=True)
+            if self._interrupted:
+                await self._declare(connection.channel)
+                self._interrupted = False
+            channel = await connection.channel()
             self._over = over = asyncio.get_running_loop().create_future()
-            channel.on_cancel = lambda _: self._end(f"{self._topology.callbacks!r} is gone")
+            channel.on_cancel = lambda _: self._end(f"{self._queue!r} is gone")
             await channel.qos(self._prefetch)
-            tag = await channel.consume(
-                self._topology.callbacks, lambda message: self._take(channel, gate, message)
-            )
+
+            def take(message: Delivered) -> None:
+                """Take a delivery over."""
+                gate.arrived(len(message.body))
+                task = asyncio.ensure_future(self._settle(channel, epoch, gate, message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+            tag = await channel.consume(self._queue, take)
             stopping = asyncio.ensure_future(self._stopping.wait())
             ends = (channel.closed, connection.closed, over, stopping)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -142,7 +158,7 @@ class Callbacks:
             await connection.close(CLOSE_TIMEOUT)
 
     def _end(self, why: str) -> None:
-        """Have the connection ended: what is not acked is delivered again, after a pause."""
+        """End the connection: what is not acked is delivered again, after a pause."""
         if self._over is not None and not self._over.done():
             self._over.set_result(why)
 
@@ -160,22 +176,19 @@ class Callbacks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _take(self, channel: Channel, gate: Gate, message: Delivered) -> None:
-        """Take a delivery over."""
-        gate.arrived(len(message.body))
-        task = asyncio.ensure_future(self._settle(channel, gate, message))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _settle(self, channel: Channel, gate: Gate, message: Delivered) -> None:
+    async def _settle(self, channel: Channel, epoch: Epoch, gate: Gate, message: Delivered) -> None:
         """Have it handled, publish what it became, confirmed, and then ack."""
         try:
             move = await self._moved(message)
             if move is not None:
-                await self._publish(channel, move)
+                to = DeadCallbacks() if move.seconds is None else Queue(move.seconds)
+                await self._publisher.publish(epoch, to, move.message, math.inf)
             channel.ack(message.tag)
-        except (Closed, NotTaken, UnsendableError) as error:
-            self._end(f"a callback could not be moved: {error!r}")
+        except (Closed, Lost):
+            pass  # the connection ends too, and it will be delivered again
+        except Exception as error:  # noqa: BLE001 - unacked it would hold its place for ever
+            self._trouble("internal_error", error, id=None)
+            self._end(f"a callback could not be moved: {type(error).__name__}")
         finally:
             gate.leave(len(message.body))
 
@@ -184,16 +197,7 @@ class Callbacks:
         headers = message.properties.headers or {}
         try:
             return await self._handle(message.body, headers)
-        except Exception as error:  # noqa: BLE001 - one callback's error must reach no other
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it must reach no other
+            reraise_own_cancel(error)
             self._trouble("internal_error", error, id=None)
             return self._bury(message.body, headers, error)
-
-    async def _publish(self, channel: Channel, move: Move) -> None:
-        """Publish to a tier, or to the dead callbacks. Raises NotTaken, Closed."""
-        topology = self._topology
-        queue = (
-            topology.dead_callbacks
-            if move.seconds is None
-            else topology.callback_delay(move.seconds)
-        )
-        await channel.publish("", queue, move.message.body, properties_of(move.message))
