@@ -108,7 +108,7 @@ class Courier:
         if url is None:
             what = "a URL" if ":" in note.to else f"the endpoint {note.to}"
             return self._later(note, body, UNKNOWN_FOR, f"no process may send to {what}")
-        destination = self._destinations.of(str(origin_of(url)))
+        destination = self._destinations.of(str(origin_of(url)), chosen=name == URLS)
         wait = await destination.enter()
         if wait is not None:
             return self._later(note, body, wait, "the receiver failed too often to be tried")
@@ -153,7 +153,7 @@ class Courier:
     ) -> None:
         """Give the place at a destination back; say if it gets none from now on, or gets some."""
         was_paused = destination.paused
-        pause = destination.leave(took, failed=failed)
+        pause = self._destinations.leave(destination, took, failed=failed)
         self._counts.paused = self._destinations.paused
         if pause is not None and not was_paused:
             self._events("callbacks_paused", host=host_name(url), seconds=pause)

@@ -131,14 +131,23 @@ class Destination:
 
 
 class Destinations:
-    """The destinations that are known, by their origins. The idle ones used longest ago go."""
+    """The destinations that are known, by their origins. The idle ones used longest ago go.
+
+    `paused` is how many of them get none but trials.
+    """
 
     def __init__(self, most: int, clocks: Clocks) -> None:
         self._make: Callable[[], Destination] = lambda: Destination(most, clocks)
-        self._known: OrderedDict[str, Destination] = OrderedDict()
+        self._known: OrderedDict[tuple[str, bool], Destination] = OrderedDict()
+        self.paused = 0
 
-    def of(self, origin: str) -> Destination:
-        """Return the destination of an origin."""
+    def of(self, name: str, *, chosen: bool = False) -> Destination:
+        """Return the destination of an origin.
+
+        That of URLs which publishers have `chosen` is another than that of endpoints, or a
+        publisher could have an endpoint paused by a URL there that fails.
+        """
+        origin = name, chosen
         found = self._known.get(origin)
         if found is None:
             if len(self._known) >= MAX_KNOWN:
@@ -151,10 +160,13 @@ class Destinations:
         """Forget the one used longest ago that is not in use, be it a failing one."""
         for origin, one in self._known.items():
             if not one.running:
+                self.paused -= one.paused
                 del self._known[origin]
                 return
 
-    @property
-    def paused(self) -> int:
-        """How many get none but trials now."""
-        return sum(one.paused for one in self._known.values())
+    def leave(self, one: Destination, took: float | None, *, failed: bool) -> float | None:
+        """Give a place at a destination back; see Destination.leave."""
+        before = one.paused
+        pause = one.leave(took, failed=failed)
+        self.paused += one.paused - before
+        return pause

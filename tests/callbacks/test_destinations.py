@@ -164,3 +164,17 @@ def test_few_destinations_are_remembered() -> None:
         known.of(str(number))
     assert known.of("busy") is busy
     assert known.paused == 0
+
+
+def test_a_publisher_s_urls_do_not_pause_an_endpoint() -> None:
+    """What a publisher has chosen counts apart, also at the same server."""
+    known = Destinations(2, Time().clocks)
+    chosen = known.of("https://x.example", chosen=True)
+    for _ in range(FAILURES):
+        assert hours.run(chosen.enter()) is None
+        known.leave(chosen, 0.1, failed=True)
+    assert (chosen.paused, known.paused) == (True, 1)
+    assert not known.of("https://x.example").paused
+    for number in range(destinations.MAX_KNOWN):
+        known.of(str(number))
+    assert known.paused == 0  # it is forgotten, and not counted any more
