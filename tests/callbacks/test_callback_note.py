@@ -113,6 +113,13 @@ def test_a_dead_callback_keeps_its_note_and_says_why() -> None:
     assert Note.unsealed(forged.headers).to == NOTE.to
 
 
+def test_a_callback_of_ours_under_another_key_keeps_its_url() -> None:
+    """Also a long one: it is dead as forged, and an operator may have it sent after all."""
+    note = replace(NOTE, to="https://x.example/" + "h" * 8000)
+    forged = note.forged(b"body", Obituary("forged", "", 1))
+    assert Note.unsealed(forged.headers).to == note.to
+
+
 def test_each_callback_has_an_id_of_its_own() -> None:
     """Which is what its receiver tells a repetition by."""
     notes = [new_note("billing", "1", NOW) for _ in range(100)]

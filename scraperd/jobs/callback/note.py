@@ -99,8 +99,11 @@ class Note(Struct, frozen=True):
 
     def forged(self, body: bytes, obituary: Obituary) -> Message:
         """Return the dead message that somebody else wrote: without a seal of ours."""
-        told = {_TO: self.to, _ID: self.ident, _JOB: self.job}
-        headers = {name: printable(text, _MAX_WHY) for name, text in told.items()}
+        headers = {
+            _TO: printable(self.to, _MAX_TEXT),  # whole: it may be ours, under an older key
+            _ID: printable(self.ident, _MAX_WHY),
+            _JOB: printable(self.job, _MAX_WHY),
+        }
         return Message(body, headers | obituary.headers())
 
 
