@@ -26,7 +26,7 @@ from scraperd.broker.ports import (
     Source,
 )
 from scraperd.contract import Failure
-from scraperd.jobs.callback.note import new_note, payload
+from scraperd.jobs.callback.note import new_note, payload, webhook_id
 from scraperd.jobs.envelope import Envelope, Turn, obituary, told
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
 from scraperd.scrape.tracing import TRACE
@@ -103,11 +103,13 @@ class Settler(Struct, frozen=True):
     async def _tell(self, job: Received, outcome: Outcome) -> None:
         """Publish the result, and its callback if the job asks for one."""
         await self._result(job, outcome)
-        if job.callback is not None:
-            now = self.clocks.now()
-            body = payload(outcome, now, self.max_payload)
-            note = new_note(job.callback, job.name, now)
-            await self._publish(job, Callbacks(), note.message(body, self.keys))
+        if job.callback is None:
+            return
+        now, most = self.clocks.now(), self.max_payload
+        ident = webhook_id(self.keys, job.name, job.envelope.run, job.delivery.body)
+        note = new_note(job.callback, ident, job.name, now)
+        message = note.message(payload(outcome, now, most), self.keys)
+        await self._publish(job, Callbacks(), message)
 
     async def _result(self, job: Received, outcome: Outcome) -> None:
         key = routing_key(outcome.result, job.host if outcome.result.url else None)

@@ -21,7 +21,7 @@ from scraperd.callbacks.ladder import ATTEMPTS
 from scraperd.contract import Invalid, Job, Peeked, Result, decode_job
 from scraperd.extract.document import names
 from scraperd.jobs.callback.allowed import NONE, Allowed
-from scraperd.jobs.callback.note import Note, Obituary, new_note, payload
+from scraperd.jobs.callback.note import Note, Obituary, new_note, payload, webhook_id
 from scraperd.jobs.outcome import Outcome
 from scraperd.jobs.signing import Keys
 
@@ -120,12 +120,26 @@ def test_a_callback_of_ours_under_another_key_keeps_its_url() -> None:
     assert Note.unsealed(forged.headers).to == note.to
 
 
-def test_each_callback_has_an_id_of_its_own() -> None:
-    """Which is what its receiver tells a repetition by."""
-    notes = [new_note("billing", "1", NOW) for _ in range(100)]
-    assert len({note.ident for note in notes}) == 100
-    assert notes[0] == replace(notes[1], ident=notes[0].ident)
-    assert 1 <= notes[0].attempt <= ATTEMPTS
+def test_a_webhook_id_is_that_of_one_run_of_one_job() -> None:
+    """By its id, its run and its body, and by nobody without a key of the fleet."""
+    ident = webhook_id(KEYS, "job 1", 1, b"{}")
+    assert ident.removeprefix("msg_").isalnum()
+    assert len(ident) == 36
+    assert ident == webhook_id(KEYS, "job 1", 1, b"{}")
+    others = [
+        webhook_id(KEYS, "job 11", 1, b"{}"),
+        webhook_id(KEYS, "job 1", 11, b"{}"),
+        webhook_id(KEYS, "job 1", 1, b"{} "),
+        webhook_id(OTHERS, "job 1", 1, b"{}"),
+    ]
+    assert len({ident, *others}) == 5
+
+
+def test_a_callback_begins_at_its_first_attempt() -> None:
+    """It is due at once, and its age counts from now."""
+    note = new_note("billing", "msg_1", "1", NOW)
+    assert note == Note("billing", "msg_1", "1", int(NOW.timestamp()), attempt=1, due=0)
+    assert note.attempt <= ATTEMPTS
 
 
 def test_a_helper_reads_the_callback_of_a_job_that_is_not_run() -> None:

@@ -7,7 +7,6 @@ Must never: raise over a header, or believe a note without a valid seal.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, Struct, structs
@@ -37,6 +36,8 @@ _REASON: Final = f"{_OURS}dead-reason"
 _WHY: Final = f"{_OURS}dead-error"
 _DIED: Final = f"{_OURS}dead-at"
 _PURPOSE: Final = b"scraperd callback 1"
+_NAMING: Final = b"scraperd webhook-id 1"
+_ID_DIGITS: Final = 32  # hexadecimal: 128 bits
 _MAX_WHY: Final = 500  # characters
 _MAX_TEXT: Final = 8192  # characters of a header; a URL has no more
 
@@ -126,9 +127,18 @@ class Obituary(Struct, frozen=True):
         )
 
 
-def new_note(to: str, job: str, now: datetime) -> Note:
+def new_note(to: str, ident: str, job: str, now: datetime) -> Note:
     """Return the note of a callback that is made now."""
-    return Note(to, f"msg_{uuid.uuid4().hex}", job, int(now.timestamp()))
+    return Note(to, ident, job, int(now.timestamp()))
+
+
+def webhook_id(keys: Keys, job: str, run: int, body: bytes) -> str:
+    """Return the `webhook-id` for one run of a job, the same however often the job is delivered.
+
+    It is keyed: a receiver that knows the id could else try what the job's body holds.
+    """
+    values = job.encode(errors="surrogatepass"), b"%d" % run, hashlib.sha256(body).digest()
+    return f"msg_{keys.seal(_NAMING, values)[:_ID_DIGITS]}"
 
 
 def payload(outcome: Outcome, now: datetime, most: int) -> bytes:
