@@ -105,7 +105,7 @@ class Settler(Struct, frozen=True):
         await self._result(job, outcome)
         if job.callback is None:
             return
-        now, most = self.clocks.now(), self.max_payload
+        now, most = self.clocks.now(), min(self.max_payload, self.limits.max_message)
         ident = webhook_id(self.keys, job.name, job.envelope.run, job.delivery.body)
         note = new_note(job.callback, ident, job.name, now)
         message = note.message(payload(outcome, now, most), self.keys)

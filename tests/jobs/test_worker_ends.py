@@ -364,6 +364,26 @@ def test_a_job_that_comes_again_has_the_same_webhook_id() -> None:
         assert len({ident for ident, _ in [*again, *others]}) == 1 + len(others) == 4
 
 
+def test_a_callback_is_no_larger_than_a_result_may_be() -> None:
+    """The broker would end the connection over it, although its result was taken."""
+    job = {"callback_url": "https://x.example/", "meta": "m" * 10_000}
+    whole: list[int] = []
+
+    @in_house(callbacks__allow_urls=True)
+    async def life(house: House) -> None:
+        house.deliver("a", **job)
+        await house.idle()
+        assert house.callbacks()[0][1] == house.results()[0]
+        whole.append(len(house.sent.messages[0][1].body))
+
+    @in_house(callbacks__allow_urls=True, max_message=whole[0])
+    async def tight(house: House) -> None:
+        house.deliver("a", **job)
+        await house.idle()
+        assert house.results()[0]["status"] == "ok"
+        assert "meta" not in house.callbacks()[0][1]
+
+
 def test_a_failed_job_is_told_with_its_failure() -> None:
     """An end that is not retried is a result like any other, with its error."""
 
