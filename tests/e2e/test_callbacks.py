@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 from base64 import b64encode
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from scraperd.broker.rabbitmq.topology import Topology
 from tests.rig.brokers.wire import Wire, settling
 from tests.rig.clients.interpreters import javascript
+from tests.rig.clients.receiver import SECRET, Receiver
 from tests.rig.daemon import Daemon, until
 from tests.rig.ports import free_port
 from tests.rig.process import Process
@@ -34,69 +32,8 @@ if TYPE_CHECKING:
     from tests.rig.daemon import Dispatcher
     from tests.rig.sites.hostel import Hostel
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_" + b64encode(bytes(range(32))).decode()
 EXAMPLES = Path(__file__).parents[2] / "examples/callbacks"
-
-
-class Taken(NamedTuple):
-    """A request that a receiver was sent."""
-
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def ident(self) -> str:
-        return self.headers["webhook-id"]
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The result, after the signature was found valid."""
-        event = Webhook(SECRET).verify(self.body, self.headers)
-        assert event["type"] == "scraperd.result"
-        found: dict[str, Any] = event["data"]
-        return found
-
-
-class Receiver:
-    """Takes callbacks, and answers `status`; a held one answers once `held` is set."""
-
-    def __init__(self) -> None:
-        self.status = 204
-        self.taken: list[Taken] = []
-        self.held = threading.Event()
-        self.held.set()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                receiver.taken.append(Taken(self.path, headers, body))
-                receiver.held.wait(60)
-                self.send_response(receiver.status)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.held.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    def until(self, count: int) -> list[Taken]:
-        """Wait for so many callbacks."""
-        until(lambda: len(self.taken) >= count, f"{len(self.taken)} of {count} callbacks came")
-        return self.taken
 
 
 @pytest.fixture
@@ -107,19 +44,16 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def settings(
-    receiver: Receiver, tmp_path: Path, dispatcher: Dispatcher, prefix: str
-) -> Iterator[dict[str, Any]]:
+def settings(receiver: Receiver, tmp_path: Path, callback_queues: None) -> dict[str, Any]:
     """Settings with an endpoint `billing` and with URLs; their queues are deleted at the end."""
+    del callback_queues
     secrets = tmp_path / "secrets"
     secrets.write_text(f"{SECRET}\n{OTHER}\n")
-    yield {
+    return {
         "callbacks__allow_urls": True,
         "callbacks__secrets_file": str(secrets),
         "callback_endpoints": {"billing": {"url": f"{receiver.url}/billing"}},
     }
-    for queue in Topology(prefix, calls_back=True).queues:
-        dispatcher.channel.queue_delete(queue.name)
 
 
 def test_each_result_is_called_back_signed_and_as_it_is_published(  # noqa: PLR0917 - fixtures
