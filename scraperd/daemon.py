@@ -281,8 +281,9 @@ def signers_of(config: Config) -> dict[str, Signer]:
             faults.append(f"{setting}: {error}; {FORM}")
         except ImportError as error:
             faults.append(
-                f"{setting}: a whsk_ secret needs the extra: pip install 'scraperd[callbacks]' "
-                f"({error})"
+                f"{setting}: a whsk_ secret needs the extra `callbacks` ({error}), which the "
+                "Debian package and the image do not have: pip install 'scraperd[callbacks]', or "
+                "use a whsec_ secret"
             )
     if faults:
         raise ConfigError(faults)

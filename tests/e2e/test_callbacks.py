@@ -239,6 +239,29 @@ def test_no_secret_ends_the_start_and_the_check(
     assert "hunter2" not in wrong.stdout + wrong.stderr
 
 
+def test_without_the_extra_an_ed25519_key_ends_the_start_and_the_check(
+    env: dict[str, str], scraperd: Command, tmp_path: Path
+) -> None:
+    """With exit code 78, the setting, and what to install; a whsec_ secret needs no extra."""
+    (tmp_path / "cryptography.py").write_text("raise ModuleNotFoundError('not installed')\n")
+    file = tmp_path / "secrets"
+    file.write_text(f"whsk_{b64encode(bytes(32)).decode()}\n")
+    on = {
+        **env,
+        "PYTHONPATH": str(tmp_path),
+        "SCRAPERD_CALLBACKS__ALLOW_URLS": "true",
+        "SCRAPERD_CALLBACKS__SECRETS_FILE": str(file),
+    }
+    for command in (["run"], ["check", "--no-broker"]):
+        done = scraperd(*command, **on)
+        assert done.returncode == 78, done
+        said = done.stdout + done.stderr
+        assert "callbacks.secrets_file: a whsk_ secret needs the extra `callbacks`" in said
+        assert "pip install 'scraperd[callbacks]'" in said
+    file.write_text(f"{SECRET}\n")
+    assert scraperd("check", "--no-broker", **on).returncode == 0
+
+
 @contextmanager
 def example(words: list[str], name: str, cwd: Path) -> Iterator[tuple[Process, str]]:
     """A receiver of the examples, and its URL."""
