@@ -7,6 +7,7 @@ Must never: log, exit, or say a secret.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from scraperd.config.files import credential, read
@@ -14,7 +15,6 @@ from scraperd.config.load import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from scraperd.config.settings import Config
 
@@ -41,6 +41,12 @@ def secret_texts(
     if faults:
         raise ConfigError(faults)
     return texts
+
+
+def secret_files(config: Config, environ: Mapping[str, str] | None = None) -> list[Path]:
+    """Return the files that `secret_texts` reads, each once."""
+    environ = os.environ if environ is None else environ
+    return [*dict.fromkeys(Path(path) for _, _, path in _files(config, environ) if path)]
 
 
 def _files(
