@@ -859,7 +859,14 @@ class CallbackSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 20
     per_host_concurrency: Annotated[
         int,
-        Meta(**fixed("callbacks", "Sent at once to one scheme, host and port."), ge=1, le=10_000),
+        Meta(
+            **fixed(
+                "callbacks",
+                "Sent at once to one scheme, host and port; URLs of jobs apart from endpoints.",
+            ),
+            ge=1,
+            le=10_000,
+        ),
     ] = 4
     timeout: Annotated[
         Annotated[float, Meta(gt=0, le=300)],
