@@ -221,12 +221,15 @@ class Service:
         else:
             self.peak = max(self.peak, peak_of(self._popen))
 
-    def replace_by_floor(self) -> None:
-        """End the daemon, and let a consumer that only answers take its place."""
+    def replace_by_floor(self, answer: int) -> None:
+        """End the daemon, and let a consumer that only answers take its place.
+
+        Its answers to the attacker have `answer` bytes, if that is not 0.
+        """
         self.kill()
         argv = [sys.executable, "-m", "benchmarks.tenants.floor", self._scene.stage.node.url]
         with (self._scene.stage.folder / f"{self.prefix}.floor").open("ab") as log:
-            self._popen = process.spawn([*argv, self.prefix], stdout=log)
+            self._popen = process.spawn([*argv, self.prefix, str(answer)], stdout=log)
 
     def kill(self) -> None:
         """End it; what it held does not matter any more."""
@@ -569,7 +572,7 @@ class Bench:
         """The same attack beside a consumer that only answers, under a prefix of its own."""
         self._drop()
         service, tenant = self._fresh(report.attack)
-        service.replace_by_floor()
+        service.replace_by_floor(report.attack.answer)
         tenant.until_consumed()
         for _ in range(rounds):
             number = FLOORS + len(report.floor)

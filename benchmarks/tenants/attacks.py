@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 MIB: Final = 1024**2
+BIG_BYTES: Final = 10_200_000  # of a result with the body of a page below /big
 NICE: Final = 5
 PACE: Final = 20.0  # jobs a second
 FOLLOWED: Final = 20.0  # seconds in which links are followed
@@ -85,7 +86,8 @@ class Attack:
     `limited` says that the limited host is shared fairly and no more: its own pages are
     judged by their share. `waits` says for what honest jobs wait, whatever the attacker's jobs
     are: their ratio is shown and not judged. `flaky` adds honest pages that need a
-    retry. `check` says what else is wrong. `core` rows are in the short form.
+    retry. `check` says what else is wrong. `core` rows are in the short form. `answer` are the
+    bytes of each result that the attacker's jobs ask the broker to take.
     """
 
     what: str
@@ -97,6 +99,7 @@ class Attack:
     waits: str = ""
     flaky: bool = False
     core: bool = False
+    answer: int = 0
 
 
 def _jobs(urls: Iterable[str], **more: Any) -> Iterator[Letter]:
@@ -442,7 +445,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "drips": Attack("100 bodies of a byte every 50 ms", drips, pace=50, waits=SLOTS),
     "slow-bodies": Attack("60 bodies of 9 MB at 1 MB/s, never whole", slow_bodies),
     "chains": Attack("200 jobs of ten redirects over many names", chains, pace=5),
-    "big-results": Attack("30 results of 9 MB", big_results, pace=5),
+    "big-results": Attack("30 results of 9 MB", big_results, pace=5, answer=BIG_BYTES),
     "bombs": Attack("40 compression bombs of 10 GiB", bombs, pace=10),
     "cookies": Attack("60 jobs of ten redirects with 180 cookies each", cookies, pace=5),
     "invalid-burst": Attack("invalid jobs, 100 a second", invalid_burst, pace=100),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HANDLE_BYTES: Final = 18  # random bytes of a handle
+# How many results one token may wait for, in the places that are free then. So some always are:
+# Choudhury and Hahne, Dynamic Queue Length Thresholds for Shared-Memory Packet Switches (1998).
+SHARE: Final = 4
+
+
+@dataclass(slots=True)
+class Shelf:
+    """What is held for one token: the handles of results that came, and how many may come."""
+
+    read: dict[str, None] = field(default_factory=dict)  # the one of longest ago first
+    unread: dict[str, None] = field(default_factory=dict)  # the oldest first
+    pending: int = 0
+    size: int = 0  # bytes of the results
+
+    @property
+    def came(self) -> int:
+        """How many results came."""
+        return len(self.read) + len(self.unread)
+
+    @property
+    def first(self) -> str | None:
+        """The handle of the result that is to be dropped next."""
+        return next(chain(self.read, self.unread), None)
 
 
 @dataclass(slots=True)
@@ -25,6 +48,7 @@ class Entry:
     ident: str
     expires: float
     came: asyncio.Future[bytes | None]
+    shelf: Shelf
 
     @property
     def body(self) -> bytes | None:
@@ -41,7 +65,8 @@ class Held:
     """Results by their handles, each for `seconds` from its job's submission.
 
     There are at most `most`, with the pending ones, and at most `most_bytes` of those that came.
-    Past that, those are dropped that were read, and then the oldest.
+    Past that, the token that has the most loses results: first those that were read, and then the
+    oldest. No token can have all places.
     """
 
     def __init__(
@@ -52,20 +77,21 @@ class Held:
         self._seconds = seconds
         self._clock = clock
         self._entries: dict[str, Entry] = {}  # in the order of their ends
-        self._read: dict[str, None] = {}  # the results that were read, the one of longest ago first
-        self._unread: dict[str, None] = {}  # the others that came, the oldest first
-        self._size = 0
+        self._shelves: dict[str, Shelf] = {}  # by the name of the token, "" where none is needed
 
-    def expect(self, ident: str) -> str | None:
+    def expect(self, ident: str, holder: str = "") -> str | None:
         """Return a handle for the result of a job; None if as many are pending as may be."""
         self._expire()
+        shelf = self._shelves.setdefault(holder, Shelf())
+        free = self._most - sum(it.pending for it in self._shelves.values())
+        if free <= 0 or (holder and shelf.pending >= SHARE * free):
+            return None
         if len(self._entries) >= self._most:
-            if (first := self._first()) is None:
-                return None
-            self.drop(first)
+            self.drop(max(self._shelves.values(), key=lambda it: it.came).first or "")
         handle = secrets.token_urlsafe(HANDLE_BYTES)
         came: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self._entries[handle] = Entry(ident, self._clock() + self._seconds, came)
+        self._entries[handle] = Entry(ident, self._clock() + self._seconds, came, shelf)
+        shelf.pending += 1
         return handle
 
     def take(self, handle: str | None, body: bytes) -> None:
@@ -74,28 +100,42 @@ class Held:
         if handle is None or entry is None or not entry.pending:
             return
         entry.came.set_result(body)
-        self._unread[handle] = None
-        self._size += len(body)
-        while self._size > self._most_bytes and (first := self._first()) not in (None, handle):
-            self.drop(first or "")
+        entry.shelf.pending -= 1
+        entry.shelf.unread[handle] = None
+        entry.shelf.size += len(body)
+        while self._size > self._most_bytes and (first := self._largest(handle)) is not None:
+            self.drop(first)
 
-    def _first(self) -> str | None:
-        """Return the handle of the result that is to be dropped next."""
-        return next(chain(self._read, self._unread), None)
+    @property
+    def _size(self) -> int:
+        return sum(it.size for it in self._shelves.values())
+
+    def _largest(self, but: str) -> str | None:
+        """Return the result to drop next, of the token with the most bytes that has another."""
+        for shelf in sorted(self._shelves.values(), key=lambda it: -it.size):
+            if shelf.first not in (None, but):
+                return shelf.first
+        return None
 
     def note_read(self, handle: str) -> None:
         """Note that a result was read: from now on it is dropped before unread ones."""
-        if handle in self._unread:
-            del self._unread[handle]
-            self._read[handle] = None
+        entry = self._entries.get(handle)
+        if entry is not None and handle in entry.shelf.unread:
+            del entry.shelf.unread[handle]
+            entry.shelf.read[handle] = None
 
     def drop(self, handle: str) -> None:
         """Forget a job, such as one that was not published."""
-        self._read.pop(handle, None)
-        self._unread.pop(handle, None)
         entry = self._entries.pop(handle, None)
-        if entry is not None:
-            self._size -= len(entry.body or b"")
+        if entry is None:
+            return
+        shelf = entry.shelf
+        if handle in shelf.read or handle in shelf.unread:
+            shelf.read.pop(handle, None)
+            shelf.unread.pop(handle, None)
+            shelf.size -= len(entry.body or b"")
+        else:
+            shelf.pending -= 1
 
     def lose(self) -> None:
         """Note that no pending result will come: the queue for them is gone."""
@@ -108,7 +148,7 @@ class Held:
     def counts(self) -> tuple[int, int, int]:
         """How many are pending, how many came, and the bytes of the latter."""
         self._expire()
-        kept = len(self._read) + len(self._unread)
+        kept = sum(it.came for it in self._shelves.values())
         return len(self._entries) - kept, kept, self._size
 
     def get(self, handle: str) -> Entry | None:

@@ -120,7 +120,8 @@ class Poster(Struct, frozen=True):
         """Publish the jobs of a request. Raises Problem; OSError if the client has gone."""
         wanted = wanted_of(request, self.settings)
         if wanted.key is None:
-            return await self._answer(await self._submit(request, wanted, "", sha256()), wanted)
+            outcome = await self._submit(request, wanted, holder, "", sha256())
+            return await self._answer(outcome, wanted)
         with self.keys.claimed((holder, wanted.key)) as kept:
             outcome = await self._once(request, wanted, (holder, wanted.key), kept)
         return await self._answer(outcome, wanted)
@@ -131,7 +132,7 @@ class Poster(Struct, frozen=True):
         """Return the outcome of the request, or of the earlier one with its key."""
         digest = sha256(f"{wanted.many} {wanted.wait is None}\n".encode())
         if kept is None:
-            outcome = await self._submit(request, wanted, "\n".join(key), digest)
+            outcome = await self._submit(request, wanted, key[0], "\n".join(key), digest)
             self.keys.keep(key, Kept(digest.digest(), outcome))
             return outcome
         async with aclosing(self._body(request, wanted, digest)) as body:
@@ -156,7 +157,7 @@ class Poster(Struct, frozen=True):
                 yield piece
 
     async def _submit(
-        self, request: web.BaseRequest, wanted: Wanted, seed: str, digest: Any
+        self, request: web.BaseRequest, wanted: Wanted, holder: str, seed: str, digest: Any
     ) -> Outcome:
         body = self._body(request, wanted, digest)
         try:
@@ -165,18 +166,18 @@ class Poster(Struct, frozen=True):
             raw = b"".join([piece async for piece in body])
         finally:
             await body.aclose()
-        return await self._one(raw, seed, held=wanted.wait is not None)
+        return await self._one(raw, seed, None if wanted.wait is None else holder)
 
-    async def _one(self, raw: bytes, seed: str, *, held: bool) -> Outcome:
-        """Publish one job. Raises Problem."""
+    async def _one(self, raw: bytes, seed: str, waits: str | None) -> Outcome:
+        """Publish one job; `waits` is whose token waits for the result. Raises Problem."""
         checked = await self.checker.check(raw, _ident(seed, 1, raw))
         if isinstance(checked, Rejected):
             raise Problem(HTTPStatus.BAD_REQUEST, checked.message, **checked.members)
         await self.door.enter()
         handle = ""
         try:
-            handle = self._expected(checked) if held else ""
-            await self.door.publish(checked.body, handle or checked.id, replied=held)
+            handle = "" if waits is None else self._expected(checked, waits)
+            await self.door.publish(checked.body, handle or checked.id, replied=bool(handle))
         except BaseException:
             self.held.drop(handle)
             raise
@@ -186,10 +187,10 @@ class Poster(Struct, frozen=True):
             HTTPStatus.ACCEPTED, msgspec.json.encode({"id": checked.id}), 1, handle or None
         )
 
-    def _expected(self, job: Accepted) -> str:
-        if (handle := self.held.expect(job.id)) is None:
-            most = "as many results are waited for as may be (http.max_results)"
-            raise unavailable(most, AGAIN)
+    def _expected(self, job: Accepted, holder: str) -> str:
+        if (handle := self.held.expect(job.id, holder)) is None:
+            most = "as many results are waited for as may be, in all or with this token"
+            raise unavailable(f"{most} (http.max_results)", AGAIN)
         return handle
 
     async def _answer(self, outcome: Outcome, wanted: Wanted) -> Answer:

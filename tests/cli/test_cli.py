@@ -18,6 +18,7 @@ import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.extract.compiled import engine
+from tests.rig.brokers.users import User
 from tests.rig.brokers.wire import Seen, Wire
 from tests.rig.daemon import Daemon, variables
 from tests.rig.ports import free_port
@@ -302,17 +303,15 @@ def test_publish_needs_few_permissions(
     """
     with Daemon(broker_url, prefix).ready():
         pass
-    node.ctl("add_user", prefix, "narrow")
-    url = broker_url.replace("guest:guest", f"{prefix}:narrow", 1)
-    assert prefix in url
-    env = variables({"broker_url": url, "broker__prefix": prefix})
     own = rf"^{prefix}\.reply\.{prefix}\."
-    node.ctl("set_permissions", prefix, own, "^$", own)
+    user = User.add(node, prefix)
+    user.permit(own, "^$", own)
+    env = variables({"broker_url": user.url, "broker__prefix": prefix})
     denied = scraperd("publish", "http://a.example/", **env)
     assert denied.returncode == 1
     assert f"this user may not write to the exchange '{prefix}.jobs'" in denied.stderr
     assert dispatcher.depth("jobs") == 0
-    node.ctl("set_permissions", prefix, own, rf"^{prefix}\.jobs$", own)
+    user.permit(own, rf"^{prefix}\.jobs$", own)
     done = scraperd("publish", "http://a.example/", "--wait", "--wait-timeout", "0.5", **env)
     assert "1 results missing" in done.stderr
     for refused in (("results", "--consume"), ("results",)):

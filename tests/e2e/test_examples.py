@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.rig.brokers.users import User
 from tests.rig.daemon import Daemon, until
 from tests.rig.process import Process
 
@@ -64,15 +65,14 @@ def test_the_dispatcher_matches_results_by_id(  # noqa: PLR0917 - fixtures
     """Each URL comes back once, ok or failed. Another's result lies in its queue, and still does
     afterwards. Its user may do no more than the documents say.
     """
-    node.ctl("add_user", prefix, "narrow")
     replies = rf"^{prefix}\.reply\."
-    node.ctl("set_permissions", prefix, replies, rf"^{prefix}\.jobs$", replies)
-    url = broker_url.replace("guest:guest", f"{prefix}:narrow", 1)
+    user = User.add(node, prefix)
+    user.permit(replies, rf"^{prefix}\.jobs$", replies)
     urls = [hostel.url("/page/1"), hostel.url("/page/2"), hostel.url("/status/404")]
     with Daemon(broker_url, prefix).ready():
         dispatcher.publish({"url": urls[0], "id": "another's"}, reply_to=mine)
         until(lambda: dispatcher.depth("reply.dispatcher") == 1)
-        with run(url, urls, prefix, tmp_path / "db") as example:
+        with run(user.url, urls, prefix, tmp_path / "db") as example:
             assert example.wait() == 0, example.stderr
     lines = sorted(example.stdout.splitlines())
     assert [line.split()[0] for line in lines] == ["failed", "ok", "ok"]

@@ -82,9 +82,9 @@ def test_a_broker_that_is_away_limits(node: Node, prefix: str, broker_url: str) 
     listen = {"metrics__listen": f"127.0.0.1:{port}"}
     with Daemon(broker_url, prefix, **listen).ready() as daemon:
         observed = Observed(daemon, port)
-        node.ctl("stop_app")
+        node.stop_app()
         until(lambda: seconds(observed)["broker"] > 1)
-        node.ctl("start_app")
+        node.start_app()
         until(lambda: observed.get("/readyz")[0] == 200)
         assert daemon.drain() == 0
 
@@ -94,13 +94,12 @@ def test_results_that_no_queue_takes_limit(
 ) -> None:
     """Most jobs wait for a confirm, because the results queue is full."""
     port, name = free_port(), f"{prefix}-full"
-    full = '{"max-length": 1, "overflow": "reject-publish"}'
-    node.ctl("set_policy", name, f"^{prefix}.results$", full, "--apply-to", "queues")
+    node.policy(name, f"^{prefix}.results$", max_length=1, overflow="reject-publish")
     with Daemon(broker_url, prefix, metrics__listen=f"127.0.0.1:{port}").ready() as daemon:
         observed = Observed(daemon, port)
         dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(20)])
         until(lambda: seconds(observed)["confirms"] > 1)
-        node.ctl("clear_policy", name)
+        node.clear_policy(name)
         assert len(dispatcher.results(20)) == 20
         assert daemon.drain() == 0
 

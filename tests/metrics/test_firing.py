@@ -145,10 +145,10 @@ def test_no_broker_no_daemon_and_jobs_that_came_back(
     """
     ten = {"concurrency": 10}  # so one job of the quarantine runs at a time
     with watched(**ten) as (its, daemon, prometheus):
-        node.ctl("stop_app")
+        node.stop_app()
         prometheus.wait_for("ScraperdNotReady")
         assert "ScraperdQuarantineNotEmpty" not in prometheus.firing
-        node.ctl("start_app")
+        node.start_app()
         prometheus.wait_for_end("ScraperdNotReady")
         with pika.BlockingConnection(pika.URLParameters(node.url)) as connection:
             urls = [hostel.url(f"/hold/{n}") for n in range(3)]

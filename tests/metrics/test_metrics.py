@@ -243,12 +243,12 @@ def test_readiness_is_whether_jobs_come(node: Node, broker_url: str, prefix: str
 def _stop_the_broker(node: Node, observed: Observed) -> None:
     assert observed.get("/healthz") == (200, "ok\n")
     assert observed.get("/readyz") == (200, "ready\n")
-    node.ctl("stop_app")
+    node.stop_app()
     until(lambda: observed.get("/readyz")[0] == 503)
     assert observed.get("/readyz")[1].startswith("no broker at ")
     assert observed.get("/healthz")[0] == 200
     assert observed.values()["scraperd_broker_consuming"] == 0
-    node.ctl("start_app")
+    node.start_app()
     until(lambda: observed.get("/readyz")[0] == 200)
     assert observed.values()["scraperd_broker_connections_total"] == 2
 

@@ -140,6 +140,25 @@ async def test_kept_results_have_bounds() -> None:
     held.take("unknown", b"x")
 
 
+async def test_no_token_takes_all_places() -> None:
+    """One takes four fifths of them, others find some, and each loses its own results first."""
+    held = Held(10, 100, 60, Clock())
+    greedy = [held.expect("a", "greedy") or "" for _ in range(10)]
+    assert [bool(it) for it in greedy] == [True] * 8 + [False] * 2
+    modest = held.expect("b", "modest") or ""
+    assert modest
+    held.take(modest, b"x" * 20)
+    for handle in greedy[:8]:
+        held.take(handle, b"y" * 15)
+    assert [body_of(held, it) is None for it in greedy[:4]] == [True, True, True, False]
+    more = [held.expect("a", "greedy") or "" for _ in range(9)]
+    assert [bool(it) for it in more] == [True] * 8 + [False]
+    assert body_of(held, modest) == b"x" * 20
+    assert held.counts == (8, 2, 35)
+    held.drop(more[0])
+    assert held.counts == (7, 2, 35)
+
+
 async def test_a_result_that_is_too_large_by_itself_is_kept_until_the_next() -> None:
     """Who waits for it gets it."""
     held = Held(3, 10, 60, Clock())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 
 from scraperd.broker.rabbitmq.reply_patterns import is_direct
+from tests.rig.brokers.users import User
 from tests.rig.daemon import Daemon
 
 if TYPE_CHECKING:
@@ -129,18 +130,15 @@ def test_made_up_addresses_harm_no_other_reply(
 
 
 def test_the_documented_permissions_are_enough(
-    node: Node, broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
+    node: Node, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """The daemon configures its own queues only, and the client may publish jobs and no more."""
     ours, jobs = rf"^{prefix}\.", rf"^{prefix}\.jobs$"
-    for name, rules in (("d", (ours, rf"{ours}|^amq\.default$", ours)), ("c", ("^$", jobs, "^$"))):
-        node.ctl("add_user", f"{prefix}{name}", "secret")
-        node.ctl("set_permissions", f"{prefix}{name}", *rules)
-    daemon_url, client_url = (
-        broker_url.replace("guest:guest", f"{prefix}{name}:secret") for name in "dc"
-    )
-    with Daemon(daemon_url, prefix).ready() as daemon:
-        client = Client(client_url, prefix)
+    server, dispatching = User.add(node, f"{prefix}d"), User.add(node, f"{prefix}c")
+    server.permit(ours, rf"{ours}|^amq\.default$", ours)
+    dispatching.permit("^$", jobs, "^$")
+    with Daemon(server.url, prefix).ready() as daemon:
+        client = Client(dispatching.url, prefix)
         client.ask("a", hostel.url("/page/1"))
         assert client.results(1)["a"]["status"] == "ok"
         client.connection.close()

@@ -171,7 +171,7 @@ def test_a_queue_that_exists_keeps_its_limit_and_a_policy_sets_one(
     try:
         assert len(fill(dispatcher, REFUSED)) < 100
     finally:
-        node.ctl("clear_policy", f"{prefix}.jobs-limit")
+        node.clear_policy(f"{prefix}.jobs-limit")
     dispatcher.channel.queue_delete(f"{prefix}.jobs")
     assert not declared(broker_url, prefix, **BOUND)
     [words] = declared(broker_url, prefix)

@@ -13,6 +13,7 @@ import pytest
 from scraperd.broker.rabbitmq.topology import Topology
 from tests.rig import ports
 from tests.rig.brokers.node import Node
+from tests.rig.brokers.users import User
 from tests.rig.daemon import Daemon, variables
 
 if TYPE_CHECKING:
@@ -96,12 +97,13 @@ def test_a_policy_of_the_whole_vhost_is_warned_of(
     harm: str,
 ) -> None:
     """By `check`, and by the daemon at its start: the policy, the value, the queues, the harm."""
-    node.ctl(f"set_{kind}", "everywhere", ".*", f'{{"{key}": {value}}}', "--apply-to", "queues")
+    operator = kind == "operator_policy"
+    node.policy("everywhere", ".*", operator=operator, **{key: value})
     try:
         done = scraperd("check", **told)
         daemon = surveyed(broker_url, prefix, broker__management_api=url)
     finally:
-        node.ctl(f"clear_{kind}", "everywhere")
+        node.clear_policy("everywhere", operator=operator)
     said = [line["error"] for line in daemon.logged("queue_policy")]
     [words] = [line for line in said if harm in line]
     assert words.startswith(f"{kind.replace('_', ' ')} 'everywhere' sets {key} = {value} for ")
@@ -136,9 +138,9 @@ def test_what_cannot_be_asked_is_said_once(
     """Without the setting; without an answer; with a user who may not look. Nothing else changes,
     and no password is in the words.
     """
-    node.ctl("add_user", prefix, "s3cret")
-    node.ctl("set_permissions", prefix, ".*", ".*", ".*")
-    theirs = broker_url.replace("guest:guest", f"{prefix}:s3cret")
+    user = User.add(node, prefix, "s3cret")
+    user.permit()
+    theirs = user.url
     nowhere = f"http://{ports.HOST}:{ports.free_port()}"
     for broker, management, words in (
         (broker_url, "", "set broker.management_api"),
@@ -153,7 +155,7 @@ def test_what_cannot_be_asked_is_said_once(
         assert done.returncode == 0
         assert done.stdout.count(words) == 1
         assert "s3cret" not in daemon.stdout + done.stdout + done.stderr
-    node.ctl("set_user_tags", prefix, "management")
+    user.tag("management")
     assert not surveyed(theirs, prefix, broker__management_api=url).logged("queues_unchecked")
 
 
@@ -161,9 +163,9 @@ def test_a_limit_of_the_jobs_queue_is_told(
     node: Node, prefix: str, declared: Dispatcher, scraperd: Command, told: dict[str, str]
 ) -> None:
     """A policy for the jobs queue alone is no fault: `check` says how many messages it takes."""
-    node.ctl("set_policy", prefix, f"^{declared.prefix}[.]jobs$", '{"max-length": 7}')
+    node.policy(prefix, f"^{declared.prefix}[.]jobs$", max_length=7)
     done = scraperd("check", **told)
-    node.ctl("clear_policy", prefix)
+    node.clear_policy(prefix)
     assert f"queue {prefix}.jobs: max-length = 7; it refuses what is beyond" in done.stdout
     assert "sets max-length" not in done.stderr
 
@@ -216,10 +218,9 @@ def test_a_policy_may_set_what_an_argument_does_not(
 ) -> None:
     """An operator who provisions by policies is not told that arguments are missing."""
     assert made_by_others
-    policy = '{"overflow": "reject-publish"}'
-    node.ctl("set_policy", prefix, f"^{prefix}[.]dead$", policy, "--apply-to", "queues")
+    node.policy(prefix, f"^{prefix}[.]dead$", overflow="reject-publish")
     daemon = surveyed(broker_url, prefix, broker__management_api=url, broker__passive_declare=True)
-    node.ctl("clear_policy", prefix)
+    node.clear_policy(prefix)
     said = [line["error"] for line in daemon.logged("queue_differs")]
     assert not any(f"'{prefix}.dead' has x-overflow" in line for line in said)
 
@@ -242,16 +243,13 @@ def test_queues_of_others_are_compared_by_declaring_them_again(
 
 
 @pytest.mark.usefixtures("declared")
-def test_a_user_who_may_not_declare_is_not_in_the_way(
-    node: Node, broker_url: str, prefix: str
-) -> None:
+def test_a_user_who_may_not_declare_is_not_in_the_way(node: Node, prefix: str) -> None:
     """With passive_declare the user should not: nothing differs as far as is known, and the log
     says what is not.
     """
-    node.ctl("add_user", prefix, "s3cret")
-    node.ctl("set_permissions", prefix, "^$", ".*", ".*")
-    theirs = broker_url.replace("guest:guest", f"{prefix}:s3cret")
-    daemon = surveyed(theirs, prefix, broker__passive_declare=True)
+    user = User.add(node, prefix)
+    user.permit(configure="^$")
+    daemon = surveyed(user.url, prefix, broker__passive_declare=True)
     assert not daemon.logged("queue_differs")
     [line] = daemon.logged("queues_unchecked")
     assert "their bindings, are unknown" in line["reason"]

@@ -35,9 +35,8 @@ def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
             node.ctl("set_cluster_name", exchange)  # both have that of their host, by default
             uri = json.dumps({"uri": upstream.url.rstrip("/"), "reconnect-delay": 1})
             node.ctl("set_parameter", "federation-upstream", "other", uri)
-            policy = json.dumps({"federation-upstream": "other"})
-            node.ctl(
-                "set_policy", "--apply-to", "exchanges", "f", rf"^{PREFIX}\.{exchange}$", policy
+            node.policy(
+                "f", rf"^{PREFIX}\.{exchange}$", apply_to="exchanges", federation_upstream="other"
             )
         yield theirs, ours
 

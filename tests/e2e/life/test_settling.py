@@ -143,12 +143,11 @@ def test_a_full_delay_queue_holds_the_jobs_and_loses_none(
         broker_url, prefix, politeness__per_host_delay=0.05, politeness__snooze_after=0.3
     ).ready() as daemon:
         policy = f"{prefix}-full"
-        definition = '{"max-length": 20}'
-        node.ctl("set_policy", policy, rf"^{prefix}\.delay", definition, "--apply-to", "queues")
+        node.policy(policy, rf"^{prefix}\.delay", max_length=20)
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(60)])
         daemon.wait_for_line('"problem":"rejected"')
         results = dispatcher.results(60)
-    node.ctl("clear_policy", policy)
+    node.clear_policy(policy)
     assert sorted(result["id"] for result in results) == sorted(idents)
     assert {(result["status"], result["attempt"]) for result in results} == {("ok", 1)}
 
@@ -262,15 +261,14 @@ def test_a_full_results_queue_slows_the_daemon_and_loses_nothing(
     """Results are rejected (reject-publish): jobs stay unacked until there is room again."""
     with Daemon(wire.url, prefix).ready() as daemon:
         policy = f"{prefix}-full"
-        definition = '{"max-length": 5}'
-        node.ctl("set_policy", policy, f"^{prefix}.results$", definition, "--apply-to", "queues")
+        node.policy(policy, f"^{prefix}.results$", max_length=5)
         there = fill(dispatcher.channel, f"{prefix}.results")
         idents = dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(10)])
         daemon.wait_for_line('"problem":"rejected"')
         assert "ack" not in settling(wire.seen)
         results = dispatcher.results(10 + there)  # reading makes room
         wire.wait_for(settled(10))
-    node.ctl("clear_policy", policy)
+    node.clear_policy(policy)
     assert sorted(result["id"] for result in results) == sorted([*idents, *["there"] * there])
 
 

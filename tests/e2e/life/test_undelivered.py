@@ -81,7 +81,7 @@ def test_what_the_broker_gave_up_survives_a_full_dead_queue(
     node: Node, broker_url: str, prefix: str, declared: Dispatcher
 ) -> None:
     """The dead queue refuses: each job has its one result, waits, and is a dead letter at last."""
-    node.ctl("set_policy", prefix, rf"^{prefix}\.dead$", '{"max-length": 1}')
+    node.policy(prefix, rf"^{prefix}\.dead$", max_length=1)
     try:
         for n in range(30):
             declared.publish({"url": TARGET, "id": f"job {n}"}, expiration="1")
@@ -94,7 +94,7 @@ def test_what_the_broker_gave_up_survives_a_full_dead_queue(
             results = declared.results(30)
             assert daemon.drain() == 0
     finally:
-        node.ctl("clear_policy", prefix)
+        node.clear_policy(prefix)
     assert {result["id"] for result in results} == taken.keys()
     assert {result["error"]["kind"] for result in results} == {"expired"}
     assert declared.depth("results") == declared.depth("undelivered") == 0

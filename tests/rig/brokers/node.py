@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import itertools
+import json
 import os
 import signal
 import socket
@@ -206,12 +207,12 @@ class Node:
 
     def start_app(self) -> None:
         """Start the broker inside the running Erlang machine again, after `stop_app`."""
-        self.ctl("start_app")
+        self.eval("ok = rabbit:start()", START_DEADLINE)
         self._wait_for_handshake(time.monotonic() + START_DEADLINE)
 
     def stop_app(self) -> None:
         """Stop the broker and leave the Erlang machine running: its port is closed."""
-        self.ctl("stop_app")
+        self.eval("ok = rabbit:stop()", _STOP_DEADLINE)
 
     def settle(self) -> None:
         """Have RabbitMQ write down which quorum queues live here, which it does a second late.
@@ -227,9 +228,32 @@ class Node:
         A policy beside the queue's own time to live: RabbitMQ takes the smaller one. It holds for
         messages that come later.
         """
-        ttl = f'[{{<<"message-ttl">>, {int(seconds * 1000)}}}]'
-        which = f'<<"{prefix}">>, <<"^{prefix}[.]delay[.]">>, {ttl}, 0, <<"queues">>, <<"tests">>'
-        self.eval(f'rabbit_policy:set(<<"/">>, {which})')
+        self.policy(prefix, f"^{prefix}[.]delay[.]", message_ttl=int(seconds * 1000))
+
+    def policy(
+        self,
+        name: str,
+        pattern: str,
+        *,
+        apply_to: str = "queues",
+        operator: bool = False,
+        **definition: int | str,
+    ) -> None:
+        """Set a policy of this name for what matches, or an operator's policy.
+
+        As `rabbitmqctl set_policy` does; a key is written with _ for -.
+        """
+        said = ", ".join(
+            f"{{{_binary(key.replace('_', '-'))}, {_binary(to) if isinstance(to, str) else to}}}"
+            for key, to in definition.items()
+        )
+        which = f"{_binary(name)}, {_binary(pattern)}, [{said}], 0, {_binary(apply_to)}"
+        self.eval(f'ok = rabbit_policy:set{"_op" * operator}(<<"/">>, {which}, <<"tests">>)')
+
+    def clear_policy(self, name: str, *, operator: bool = False) -> None:
+        """Remove it."""
+        call = f'delete{"_op" * operator}(<<"/">>, {_binary(name)}, <<"tests">>)'
+        self.eval(f"ok = rabbit_policy:{call}")
 
     def counts(self) -> dict[str, tuple[int, int, int]]:
         """Return each queue's messages ready, messages unacked and consumers, as they are now.
@@ -300,7 +324,7 @@ class Node:
         return done.stdout.removeprefix("ok ")
 
     def ctl(self, *args: str, timeout: float = 60) -> str:
-        """Run rabbitmqctl against this node and return what it prints."""
+        """Run rabbitmqctl against this node and return what it prints; it costs seconds of CPU."""
         child = process.spawn(
             ["./rabbitmqctl", "-n", self.name, "-q", *args],
             env=self._environment(),
@@ -413,6 +437,11 @@ class Node:
             return ""
         lines = self.log.read_text(errors="replace").splitlines()[-80:]
         return f"; the end of {self.log}:\n" + "\n".join(lines)
+
+
+def _binary(text: str) -> str:
+    """Text as Erlang writes a binary."""
+    return f"<<{json.dumps(text)}>>"
 
 
 def run(directory: Path, port: int | None, release: str) -> None:

@@ -26,18 +26,19 @@ class User:
 
     node: Node
     name: str
+    password: str
 
     @classmethod
-    def add(cls, node: Node, name: str) -> User:
-        """Add a user, whose password is the name."""
-        user = cls(node, name)
-        node.eval(f"{_MODULE}:add_user({_text(name)}, {_text(name)}, {_text('tests')})")
+    def add(cls, node: Node, name: str, password: str = "") -> User:
+        """Add a user, whose password is the name if none is given."""
+        user = cls(node, name, password or name)
+        node.eval(f"{_MODULE}:add_user({_text(name)}, {_text(user.password)}, {_text('tests')})")
         return user
 
     @property
     def url(self) -> str:
         """Where this user reaches the node."""
-        return self.node.url.replace("guest:guest", f"{self.name}:{self.name}")
+        return self.node.url.replace("guest:guest", f"{self.name}:{self.password}")
 
     def permit(self, configure: str = ".*", write: str = ".*", read: str = ".*") -> None:
         """Set the permissions, each a regular expression of names."""

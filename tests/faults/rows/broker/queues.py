@@ -122,12 +122,12 @@ def results_forbidden(scene: Scene) -> None:
 def limit_results(scene: Scene, most: int) -> None:
     """From now on the results queue holds as many, and rejects the others."""
     name = rf"^{scene.prefix}\.results$"
-    scene.node.ctl("set_policy", scene.prefix, name, f'{{"max-length": {most}}}')
+    scene.node.policy(scene.prefix, name, max_length=most)
 
 
 def lift_limit(scene: Scene) -> None:
     """It may hold any number again."""
-    scene.node.ctl("clear_policy", scene.prefix)
+    scene.node.clear_policy(scene.prefix)
 
 
 def unbind_results(scene: Scene) -> None:
