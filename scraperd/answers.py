@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 MAX_HOSTS: Final = 20  # of those that wait, in an answer
 MAX_KINDS: Final = 5
 MAX_WORDS: Final = 300  # characters of what a reload or the broker said
-CONNECTIONS: Final = 3  # of a process: to consume, to publish, to answer
+CONNECTIONS: Final = 3  # of a process: to consume, to publish, to answer; callbacks have one more
 BUSY: Final = 0.05  # of a processor; with less, what it could do is a guess
 
 
@@ -198,7 +198,7 @@ class Answers:
             published=recent.flow(now, "sent", "sent_bytes"),
             prefetch=services.config.prefetch_count,
             consumers=services.link.consumers,
-            connections=CONNECTIONS,
+            connections=CONNECTIONS + (services.poster is not None),
             largest_message=services.limits.max_message,
             cpu_share=load,
             pages_rate=done,

@@ -142,6 +142,8 @@ _HTTP_DATE = re.compile(  # IMF-fixdate, the one form that may be sent (RFC 9110
 _HttpDate = Annotated[str, _said(_HTTP_DATE.pattern)]
 _PROXY_NAME = re.compile("[a-z0-9_-]{1,50}")
 _ProxyName = Annotated[str, _said(_PROXY_NAME.pattern)]
+_CALLBACK_NAME = re.compile("[a-z0-9_-]{1,50}")
+_CallbackName = Annotated[str, _said(_CALLBACK_NAME.pattern)]
 _EntityTag = Annotated[str, _said(ENTITY_TAG.pattern)]
 _CookieValue = Annotated[str, _said(_COOKIE_VALUE.pattern)]
 _TOGETHER: Final = f"with their names, headers and cookies together: {MAX_HEADER_BYTES} bytes"
@@ -204,7 +206,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
 
     `timeout` is in seconds, `max_body_size` in bytes after decompression,
     `expires_at` an RFC 3339 date with its zone. `etag` and `last_modified` are
-    a former result's; `proxy` is the name of a configured one.
+    a former result's; `proxy` is the name of a configured one, as is `callback`.
     """
 
     url: _Url
@@ -229,6 +231,8 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     last_modified: _HttpDate | UnsetType = UNSET
     proxy: _ProxyName | UnsetType = UNSET
     expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
+    callback_url: _Url | UnsetType = UNSET
+    callback: _CallbackName | UnsetType = UNSET
     meta: _Passed | UnsetType = UNSET
 
     @property
@@ -421,6 +425,8 @@ class Invalid(Struct, frozen=True):
     url: str | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
     newer: bool = False
+    callback_url: str | UnsetType = UNSET
+    callback: str | UnsetType = UNSET
 
     @property
     def message(self) -> str:
@@ -434,6 +440,8 @@ class Peeked(Struct, frozen=True):
     id: str | UnsetType = UNSET
     url: str | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
+    callback_url: str | UnsetType = UNSET
+    callback: str | UnsetType = UNSET
 
 
 class _Peeked(Struct):
@@ -442,6 +450,8 @@ class _Peeked(Struct):
     id: Raw | UnsetType = UNSET
     url: Raw | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
+    callback_url: Raw | UnsetType = UNSET
+    callback: Raw | UnsetType = UNSET
 
     def text(self, raw: Raw | UnsetType, most: int) -> str | UnsetType:
         """A string of 1 to `most` characters; UNSET for anything else."""
@@ -572,7 +582,15 @@ def _whole(text: bytes) -> bytes:
 
 def refused(job: Job, field: str, reason: str) -> Invalid:
     """The Invalid for a decoded job that a later check (a selector, say) refuses."""
-    return Invalid(field, reason, id=job.id, url=job.url, meta=job.meta)
+    return Invalid(
+        field,
+        reason,
+        id=job.id,
+        url=job.url,
+        meta=job.meta,
+        callback_url=job.callback_url,
+        callback=job.callback,
+    )
 
 
 def encode(value: Job | Result) -> bytes:
@@ -626,6 +644,8 @@ _WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no mo
         "last_modified": "of an earlier result: fetch the page only if it has changed",
         "proxy": "the name of a proxy in the daemon's configuration",
         "expires_at": "the job is not begun after this time",
+        "callback_url": "the result is POSTed there too, signed; not together with `callback`",
+        "callback": "the name of an endpoint in the daemon's configuration, for the same",
     },
     "Result": {
         "id": "of the job",
@@ -703,7 +723,15 @@ def _why_not(raw: bytes, words: str) -> str | None:
 
 def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
     seen = peek(raw)
-    return Invalid(field, reason, id=seen.id, url=seen.url, meta=seen.meta)
+    return Invalid(
+        field,
+        reason,
+        id=seen.id,
+        url=seen.url,
+        meta=seen.meta,
+        callback_url=seen.callback_url,
+        callback=seen.callback,
+    )
 
 
 def peek(raw: bytes) -> Peeked:
@@ -711,6 +739,8 @@ def peek(raw: bytes) -> Peeked:
     try:
         seen = _peeked_decoder.decode(raw)
         ident, url = seen.text(seen.id, MAX_ID), seen.text(seen.url, MAX_URL)
+        callback_url = seen.text(seen.callback_url, MAX_URL)
+        callback = seen.text(seen.callback, MAX_ID)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Peeked()
     if ident is not UNSET and not is_ident(ident):
@@ -718,7 +748,7 @@ def peek(raw: bytes) -> Peeked:
     if url is not UNSET and "@" in url:
         url = UNSET  # it may hold a password, and a result may be logged by whoever reads it
     meta = UNSET if seen.meta is UNSET or len(bytes(seen.meta)) > MAX_META else seen.meta
-    return Peeked(ident, url, meta)
+    return Peeked(ident, url, meta, callback_url, callback)
 
 
 def is_ident(text: str) -> bool:
@@ -782,7 +812,7 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
 
 _CHECKED: Final = (  # most jobs have none of these
     *("headers", "cookies", "form", "body", "json", "meta"),
-    *("etag", "last_modified", "proxy"),
+    *("etag", "last_modified", "proxy", "callback_url", "callback"),
 )
 
 
@@ -796,6 +826,7 @@ def _other_faults(job: Job) -> Iterator[tuple[str, str]]:
         yield "proxy", "not the name of a proxy (a-z, 0-9, _ and -); addresses are for the settings"
     yield from _cookie_faults(job)
     yield from _condition_faults(job)
+    yield from _callback_faults(job)
     bodies = [name for name in ("body", "json", "form") if getattr(job, name) is not UNSET]
     if len(bodies) > 1:
         yield bodies[1], f"at most one of body, json and form; {bodies[0]} is given too"
@@ -857,6 +888,16 @@ def _condition_faults(job: Job) -> Iterator[tuple[str, str]]:
     for field in ("etag", "last_modified"):
         if getattr(job, field) is not UNSET and job.verb not in ("GET", "HEAD"):
             yield field, f"only a GET or HEAD can be conditional, not {job.verb}"
+
+
+def _callback_faults(job: Job) -> Iterator[tuple[str, str]]:
+    if job.callback_url is not UNSET and (fault := check_url(job.callback_url)):
+        yield "callback_url", fault
+    if job.callback is not UNSET:
+        if not _CALLBACK_NAME.fullmatch(job.callback):
+            yield "callback", "not the name of an endpoint (a-z, 0-9, _ and -)"
+        if job.callback_url is not UNSET:
+            yield "callback", "at most one of callback_url and callback; callback_url is given too"
 
 
 def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:

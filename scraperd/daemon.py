@@ -26,8 +26,10 @@ from scraperd.base.fd_limits import are_left, raise_limit
 from scraperd.bottleneck import Bottleneck
 from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
+from scraperd.callbacks.signing import SecretsError, read_secrets
 from scraperd.config.keys import signing_key_file
 from scraperd.config.load import ConfigError
+from scraperd.config.webhook_secrets import FORM, secret_texts
 from scraperd.ending import Ending, Until
 from scraperd.fetch import own as own_addresses
 from scraperd.jobs.signing import Keys
@@ -41,11 +43,13 @@ from scraperd.pulse import Pulse
 from scraperd.reload import Reloader, secrets_of
 from scraperd.sandbox.confine import keep_secrets, lacking
 from scraperd.sandbox.trial import can_start
-from scraperd.wiring import fetcher_of, opened, pages_of, services_of
+from scraperd.wiring import fetcher_of, opened, pages_of, posting, services_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from scraperd.broker.rabbitmq.callbacks.consuming import Callbacks
+    from scraperd.callbacks.signing import Signer
     from scraperd.config.settings import Config
     from scraperd.jobs.record import Tracer
     from scraperd.ops.sink import Sink
@@ -68,14 +72,14 @@ def run(
     """Run the daemon until a signal ends it, or what `until` says; returns the exit code.
 
     `reread` reads the configuration again, for a reload; it raises ConfigError.
-    Raises ConfigError if the keys that sign headers can't be read, Lacking if the machine's
-    limits leave no room for any work.
+    Raises ConfigError if the keys that sign headers or callbacks can't be read, Lacking if the
+    machine's limits leave no room for any work.
     """
     check_limits(config)
     check_tracing(config)
     if not config.sandbox.dumpable:
         keep_secrets()
-    keys = keys_of(config)
+    keys, signers = keys_of(config), signers_of(config)
     log = configure(config.log)
     observer = Observer(lines=log, settings=config.log)
     if missing := lacking():
@@ -84,7 +88,7 @@ def run(
         observer.event("own_addresses_unknown", error=reason)
     gc.freeze()  # what was imported stays: no collection need look at it again
     gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles
-    given = _Given(config, keys, notifier, observer, reread, until or Until())
+    given = _Given(config, keys, signers, notifier, observer, reread, until or Until())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_logged(log.sink, _main(given), observer))
 
@@ -115,6 +119,7 @@ class _Given(Struct, frozen=True):
 
     config: Config
     keys: Keys
+    signers: dict[str, Signer]
     notifier: Notifier
     observer: Observer
     reread: Callable[[], Config]
@@ -160,11 +165,15 @@ async def _live(given: _Given) -> None:
         bottleneck = Bottleneck(services)
         pulse = Pulse(services, given.notifier, lambda: (bottleneck.state, reloader.state))
         reloader.on_begin, reloader.on_end = pulse.reloading, pulse.reloaded
-        async with _observed(services, reloader, bottleneck):
+        async with (
+            _observed(services, reloader, bottleneck),
+            posting(services, own, given.signers) as callbacks,
+        ):
             answers = None
             if config.broker.answer_status:
                 answers = Answers(services, reloader, bottleneck)
-            crew = _Crew(pulse, reloader, bottleneck, answers, Ending(stop, given.until))
+            ending = Ending(stop, given.until)
+            crew = _Crew(pulse, reloader, bottleneck, answers, callbacks, ending)
             await _serve(group, services, crew)
 
 
@@ -175,6 +184,7 @@ class _Crew(Struct, frozen=True):
     reloader: Reloader
     bottleneck: Bottleneck
     answers: Answers | None
+    callbacks: Callbacks | None
     ending: Ending
 
 
@@ -192,13 +202,20 @@ async def _serve(group: asyncio.TaskGroup, services: Services, crew: _Crew) -> N
     ]
     if crew.answers is not None:
         others.append(group.create_task(crew.answers.run(), name="answers"))
+    posted = None
+    if crew.callbacks is not None:
+        posted = group.create_task(crew.callbacks.run(), name="callbacks")
     why = await crew.ending.wait(services, group)
     for task in first:
         task.cancel()
     services.worker.close()
+    if crew.callbacks is not None:
+        crew.callbacks.stop(services.config.jobs.shutdown_timeout)
     crew.pulse.stopping(services.config.jobs.shutdown_timeout + STOP_MARGIN)
     await _drain(services, why)
     await worker
+    if posted is not None:
+        await posted
     for task in others:
         task.cancel()
 
@@ -247,6 +264,30 @@ async def _traced(config: Config, name: str, observer: Observer) -> AsyncIterato
 def keys_of(config: Config) -> Keys:
     """The keys that sign headers. Raises ConfigError."""
     return Keys(secrets_of(config), config.broker.prefix, SYSTEM.wall)
+
+
+def signers_of(config: Config) -> dict[str, Signer]:
+    """Return what signs callbacks, by the names of endpoints; nothing if this process sends none.
+
+    Raises ConfigError.
+    """
+    if not (config.calls_back and config.callbacks.concurrency):
+        return {}
+    signers, faults = {}, []
+    for name, (setting, text) in secret_texts(config).items():
+        try:
+            signers[name] = read_secrets(text)
+        except SecretsError as error:
+            faults.append(f"{setting}: {error}; {FORM}")
+        except ImportError as error:
+            faults.append(
+                f"{setting}: a whsk_ secret needs the extra `callbacks` ({error}), which the "
+                "Debian package and the image do not have: pip install 'scraperd[callbacks]', or "
+                "use a whsec_ secret"
+            )
+    if faults:
+        raise ConfigError(faults)
+    return signers
 
 
 def _on_signals(observer: Observer) -> tuple[asyncio.Future[str], asyncio.Event]:

@@ -116,6 +116,7 @@ class Collector:
         yield from self._jobs()
         yield from self._times()
         yield from self._room()
+        yield from self._callbacks()
         yield from self._broker()
         yield from self._queues()
 
@@ -193,6 +194,16 @@ class Collector:
                       seconds, ["by"])  # fmt: skip
         yield counter("shortages", "Jobs sent back as this process lacked something, by what.",
                       lacks, ["lack"])  # fmt: skip
+
+    def _callbacks(self) -> Iterator[Metric]:
+        counts = self._services.callbacks
+        yield counter("callbacks", "What became of callbacks here, by outcome.",
+                      _by_one(counts.outcomes), ["outcome"])  # fmt: skip
+        yield histogram("callback_seconds", "Attempts of callbacks, from dialling to the answer.",
+                        {(): counts.seconds})  # fmt: skip
+        yield gauge("callbacks_running", "Attempts of callbacks on their way.", counts.running)
+        yield gauge("callback_hosts_paused", "Receivers that get callbacks now and then only.",
+                    counts.paused)  # fmt: skip
 
     def _broker(self) -> Iterator[Metric]:
         link = self._services.link

@@ -36,7 +36,7 @@ from scraperd.server.openapi import document
 from scraperd.server.posting import Poster
 from scraperd.server.submission import Checker
 from scraperd.server.tokens import Tokens, TokensError, read_tokens
-from scraperd.wiring import extractor_of
+from scraperd.wiring import callbacks_of, extractor_of
 
 if TYPE_CHECKING:
     from scraperd.config.settings import Config
@@ -136,7 +136,7 @@ class _Life(Struct, frozen=True):
     def _gateway(self, door: Door, held: Held, extractor: Extractor, counts: Counts) -> Gateway:
         """Return what answers requests. Shared: `jobs.max_size` and the names of `proxies`."""
         config, http = self.config, self.config.http
-        checker = Checker(config.jobs.max_size, config.proxies, extractor)
+        checker = Checker(config.jobs.max_size, config.proxies, callbacks_of(config), extractor)
         keys = Keys(http.max_idempotency_keys, http.idempotency_window, SYSTEM.monotonic)
         poster = Poster(http, checker, door, held, keys)
         return Gateway(

@@ -7,7 +7,7 @@ Must never: hand a room the whole configuration, or hold logic that a job passes
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,17 +15,20 @@ from msgspec import Struct
 
 from scraperd.base.clocks import SYSTEM
 from scraperd.broker.ports import Limits
+from scraperd.broker.rabbitmq.callbacks.consuming import Callbacks
 from scraperd.broker.rabbitmq.consumers import Prefetch
 from scraperd.broker.rabbitmq.generation import Settings as LinkSettings
 from scraperd.broker.rabbitmq.inspection.policies import Surveyor
 from scraperd.broker.rabbitmq.link import Link
 from scraperd.broker.rabbitmq.publisher import RabbitPublisher
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
-from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.broker.rabbitmq.topology import Topology, declare
 from scraperd.broker.rabbitmq.wire.gate import Gates
+from scraperd.callbacks.courier import Counts, Courier
 from scraperd.extract.limits import limits_of
 from scraperd.fetch.client import Fetcher
 from scraperd.fetch.memory import Budget
+from scraperd.jobs.callback.allowed import NONE, Allowed
 from scraperd.jobs.settle import Settler
 from scraperd.jobs.worker import Worker
 from scraperd.ops.capacity import fitted
@@ -38,9 +41,10 @@ from scraperd.scrape.permission import Permission
 from scraperd.scrape.pipeline import Scraper, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from scraperd.base.clocks import Clocks
+    from scraperd.callbacks.signing import Signer
     from scraperd.config.settings import Config
     from scraperd.extract.document import Limits as ExtractLimits
     from scraperd.fetch.http1.reading_time import ReadingTime
@@ -226,6 +230,7 @@ def worker_of(  # noqa: PLR0917 - as the daemon names its parts
     name: str,
     clocks: Clocks,
     tracer: record.Tracer | None = None,
+    callbacks: Allowed = NONE,
 ) -> Worker:
     """Return what runs the jobs. Shared: the names of `proxies`, which a job may choose from."""
     return Worker(
@@ -237,7 +242,18 @@ def worker_of(  # noqa: PLR0917 - as the daemon names its parts
         name=name,
         clocks=clocks,
         tracer=tracer,
+        callbacks=callbacks,
     )
+
+
+def callbacks_of(config: Config) -> Allowed:
+    """Return which callbacks a job may ask for."""
+    return Allowed(config.callbacks.allow_urls, frozenset(config.callback_endpoints))
+
+
+def topology_of(config: Config) -> Topology:
+    """Return the names of the queues. Shared: whether there are callbacks."""
+    return Topology.of(config.broker, calls_back=config.calls_back)
 
 
 def link_settings(config: Config, name: str) -> LinkSettings:
@@ -272,6 +288,9 @@ class Services:
     link: Link
     surveyor: Surveyor
     observer: Observer
+    callbacks: Counts = field(default_factory=Counts)
+    poster: Fetcher | None = None
+    """The connections to receivers of callbacks, if this process sends any."""
 
 
 def services_of(  # noqa: PLR0917 - as the daemon names its parts
@@ -285,10 +304,10 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
     tracer: record.Tracer | None = None,
 ) -> Services:
     """Build the house of a daemon: each part gets what it needs and no more."""
-    topology, limits = Topology.of(own.broker), broker_limits(own)
+    topology, limits, allowed = topology_of(own), broker_limits(own), callbacks_of(own)
     publisher = _publisher_of(own, topology, observer)
-    settler = Settler(publisher, limits, keys, SYSTEM)
-    worker = worker_of(own, pages.scraper, settler, observer, name, SYSTEM, tracer)
+    settler = Settler(publisher, limits, keys, SYSTEM, own.callbacks.max_payload)
+    worker = worker_of(own, pages.scraper, settler, observer, name, SYSTEM, tracer, allowed)
     gates = Gates(own.jobs_budget, pages.scraper.hold)
     link = Link(
         link_settings(own, name),
@@ -320,6 +339,48 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
     )
 
 
+@asynccontextmanager
+async def posting(
+    services: Services, config: Config, signers: Mapping[str, Signer]
+) -> AsyncIterator[Callbacks | None]:
+    """Open what sends callbacks; None if this process sends none.
+
+    Connections to receivers are its own, so that they take none from pages. Shared: `fetch`, for
+    what may be connected to and how.
+    """
+    table = config.callbacks
+    if not signers:
+        yield None
+        return
+    own = Fetcher(config.fetch, {}, connections=table.concurrency, lookup_wait=None)
+    async with own as fetcher:
+        services.poster = fetcher
+        courier = Courier(
+            table,
+            {name: endpoint.url for name, endpoint in config.callback_endpoints.items()},
+            signers,
+            fetcher,
+            services.keys,
+            services.callbacks,
+            services.observer.event,
+            SYSTEM,
+        )
+        topology = services.publisher.addresses.topology
+        yield Callbacks(
+            topology.callbacks,
+            services.publisher,
+            partial(services.link.beside_epoch, purpose="callbacks"),
+            services.link.consuming.wait,
+            partial(declare, topology, passive=config.broker.passive_declare),
+            courier.handle,
+            courier.failed,
+            prefetch=2 * table.concurrency,
+            events=services.observer.event,
+            trouble=services.observer.trouble,
+            clocks=SYSTEM,
+        )
+
+
 def _publisher_of(config: Config, topology: Topology, observer: Observer) -> RabbitPublisher:
     return RabbitPublisher(
         Addresses.of(topology, config.broker.allow_reply_to),
@@ -341,6 +402,9 @@ def configure(services: Services, config: Config, secrets: Iterable[bytes]) -> N
     own = fitted(config, services.limit, services.observer.event)
     services.observer.configure(own.log)
     configure_pages(services.pages, own)
+    if services.poster is not None:
+        most = own.callbacks.concurrency
+        services.poster.configure(own.fetch, {}, connections=most, lookup_wait=None)
     services.worker.configure(own.jobs, own.proxies)
     services.keys.configure(secrets)
     services.limits.max_message = own.jobs.max_result_size

@@ -130,6 +130,14 @@ def dispatcher(amqp: BlockingChannel, prefix: str) -> Iterator[Dispatcher]:
 
 
 @pytest.fixture
+def callback_queues(dispatcher: Dispatcher) -> Iterator[None]:
+    """Have the queues of callbacks deleted at the end, which few tests have."""
+    yield
+    for queue in Topology(dispatcher.prefix, calls_back=True).queues:
+        dispatcher.channel.queue_delete(queue.name)
+
+
+@pytest.fixture
 def env(broker_url: str, prefix: str) -> dict[str, str]:
     """The variables that lead a command to this test's queues."""
     return variables({"broker_url": broker_url, "broker__prefix": prefix})

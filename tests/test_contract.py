@@ -217,7 +217,7 @@ def test_a_whole_number_may_have_a_point(field: str, text: str, value: int | Non
         (with_url(urls=1), "urls", "unknown field; did you mean url?"),
         (with_url(URL=1), "URL", "unknown field; did you mean url?"),
         (with_url(maxRetries=1), "maxRetries", "did you mean max_retries?"),
-        (with_url(callback="x"), "callback", "unknown field; `scraperd schema job` lists them"),
+        (with_url(webhook="x"), "webhook", "unknown field; `scraperd schema job` lists them"),
         (with_url(**{"a\r\nb": 1}), "a\ufffd\ufffdb", "unknown field"),
         (with_url(**{"a` - at `$.url": 1}), "a` - at `$.url", "unknown field"),
         (with_url(**{"x" * 100_000: 1}), "x" * 99 + "…", "unknown field"),

@@ -14,12 +14,12 @@ from typing import get_args
 import pytest
 from yarl import URL
 
-from scraperd.broker.rabbitmq.topology import DELAYS, Topology
+from scraperd.broker.rabbitmq.topology import CALLBACK_DELAYS, DELAYS, Topology
 from scraperd.cli.main import main
 from scraperd.config.load import load
 from scraperd.config.names import SETTINGS, TABLES
 from scraperd.config.settings import Config
-from scraperd.config.tables import HostSettings
+from scraperd.config.tables import EndpointSettings, HostSettings
 from scraperd.contract import Cookie, Include, Job, Kind, Link, Metadata, Method, Result, Timings
 from scraperd.extract.rules import Bounds
 from scraperd.fetch import connector, resolver
@@ -109,13 +109,14 @@ def test_choices_are_documented() -> None:
 
 def test_every_queue_is_documented() -> None:
     """The page on queues names each queue with its arguments, and the whole ladder."""
-    for queue in Topology("scraperd").queues:
+    for queue in Topology("scraperd", calls_back=True).queues:
         if ".delay." not in queue.name:
             [row] = re.findall(rf"^\| `{queue.name}` \| queue.*$", QUEUES, re.MULTILINE)
             for argument in queue.arguments:
                 if argument not in ("x-queue-type", "x-dead-letter-routing-key"):
                     assert argument in row
-    assert f"for N = {' '.join(map(str, DELAYS))} " in QUEUES
+    for tiers in (DELAYS, CALLBACK_DELAYS):
+        assert f"for N = {' '.join(map(str, tiers))} " in QUEUES
 
 
 def test_the_ladder_is_documented() -> None:
@@ -160,6 +161,7 @@ def test_settings_named_in_the_documents_exist() -> None:
         *Timings.__struct_fields__,
         *get_args(Include),
         *HostSettings.__struct_fields__,
+        *EndpointSettings.__struct_fields__,
         "delivery_mode",
         "reply_to",
         "message_id",

@@ -16,6 +16,8 @@ from msgspec.structs import replace
 
 from scraperd.broker.ports import (
     UNROUTABLE_REPLY,
+    Callbacks,
+    DeadCallbacks,
     Delay,
     Delivery,
     GivenUp,
@@ -76,6 +78,7 @@ class MemoryBroker:
     latency: float = 0.0
     results: deque[tuple[str, Message]] = field(default_factory=deque)
     replies: dict[str, deque[Message]] = field(default_factory=dict)
+    callbacks: deque[Message] = field(default_factory=deque)
     full: dict[Source | None, int] = field(default_factory=dict)
     """The most messages that a queue takes; None is for the results."""
     delayed: int = 0
@@ -179,6 +182,8 @@ class MemoryBroker:
             case Delay(seconds):
                 self.delayed += 1
                 asyncio.get_running_loop().call_later(seconds, self._undelay, message)
+            case Callbacks() | DeadCallbacks():
+                self.callbacks.append(message)
             case Into(source):
                 if len(self._queues[source]) >= self.full.get(source, _UNBOUNDED):
                     return False

@@ -177,7 +177,27 @@ class Into(Struct, frozen=True):
     source: Source
 
 
-Destination: TypeAlias = Results | Reply | Delay | Into
+class Callbacks(Struct, frozen=True):
+    """To the queue of callbacks: at once, or after `seconds` or some of them."""
+
+    seconds: float | None = None
+
+
+class DeadCallbacks(Struct, frozen=True):
+    """To the queue of callbacks that are not sent any more."""
+
+
+class Move(Struct, frozen=True):
+    """Where a callback goes when its delivery is acked.
+
+    It comes back after `seconds`, or some of them; without them it is dead.
+    """
+
+    message: Message
+    seconds: float | None = None
+
+
+Destination: TypeAlias = Results | Reply | Delay | Into | Callbacks | DeadCallbacks
 
 
 class Publisher(Protocol):

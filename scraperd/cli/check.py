@@ -64,6 +64,7 @@ def command(path: Path | None, *, no_broker: bool, as_json: bool) -> None:
     report.tell(f"configuration: good ({shown or 'defaults and environment'})", configuration=shown)
     _say_extraction(report)
     _try_machine(config)
+    _say_callbacks(config, report)
     run_client(_checked(config, report, no_broker=no_broker))
 
 
@@ -87,10 +88,19 @@ def _try_machine(config: Config) -> None:
     try:
         daemon.check_limits(config)
         daemon.check_tracing(config)
+        daemon.signers_of(config)
     except daemon.Lacking as error:
         fail(str(error), EXIT_LACK)
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
+
+
+def _say_callbacks(config: Config, report: Report) -> None:
+    """Say what is configured of callbacks, and what of it would not be sent."""
+    # Here and not above: `check --help` has no use for the guard, which takes long to load.
+    from scraperd.cli.callbacks.checked import say_callbacks  # noqa: PLC0415
+
+    say_callbacks(config, report)
 
 
 async def _try_parts(config: Config) -> None:
@@ -142,7 +152,8 @@ async def _check_offline(config: Config) -> int:
 
 
 async def _check(config: Config, report: Report) -> int:
-    topology, passive = Topology.of(config.broker), config.broker.passive_declare
+    topology = Topology.of(config.broker, calls_back=config.calls_back)
+    passive = config.broker.passive_declare
     await _check_offline(config)
     addresses = Addresses.of(topology, config.broker.allow_reply_to)
     for pattern in addresses.vain:

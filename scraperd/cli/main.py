@@ -47,5 +47,12 @@ for _name, _line in {
 }.items():
     main.add_command(Lazy(_name, f"scraperd.cli.fleet.{_name}", _line))
 main.add_command(
+    Lazy(
+        "callbacks",
+        "scraperd.cli.callbacks.group",
+        "List dead callbacks, replay them, remove them.",
+    )
+)
+main.add_command(
     Lazy("dead", "scraperd.cli.dead.group", "List dead letters, requeue them, remove them.")
 )

@@ -51,6 +51,9 @@ def impossible(config: Config) -> Iterator[tuple[set[str], str]]:
         )
         yield {"fetch.user_agent", "politeness.robots_agent"}, fault
     yield from _proxy_faults(config)
+    for name, endpoint in config.callback_endpoints.items():
+        if fault := check_url(endpoint.url):
+            yield {"callback_endpoints"}, f"callback_endpoints.{name}.url: {fault}"
 
 
 def _listen_faults(config: Config) -> Iterator[tuple[set[str], str]]:

@@ -23,6 +23,7 @@ _HEAD: Final = (
 _ENTRIES: Final = {
     "hosts": '# "*.example.com" = { per_host_delay = 2.0, per_host_concurrency = 1 }',
     "proxies": '# office = "http://user:password@proxy.example:3128"',
+    "callback_endpoints": '# billing = { url = "https://billing.example/hooks" }',
 }
 
 

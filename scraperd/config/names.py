@@ -86,5 +86,5 @@ TABLES: Final[dict[str, type[Struct]]] = {
     if isinstance(getattr(Config(), name), Struct)
 }
 # Those whose keys are the user's own, patterns or names: each is one value.
-ALL_TABLES: Final = [*TABLES, "hosts", "proxies"]
+ALL_TABLES: Final = [*TABLES, "hosts", "proxies", "callback_endpoints"]
 SETTINGS: Final[dict[str, Any]] = dict(_settings())

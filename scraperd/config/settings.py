@@ -13,6 +13,8 @@ from msgspec import Meta, Struct
 
 from scraperd.config.tables import (
     BrokerSettings,
+    CallbackSettings,
+    EndpointSettings,
     ExtractSettings,
     FetchSettings,
     HostPattern,
@@ -103,6 +105,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         HttpSettings,
         Meta(description="The gateway `scraperd serve`, which takes jobs over HTTP; else unused."),
     ] = HttpSettings()
+    callbacks: Annotated[
+        CallbackSettings,
+        Meta(description="Results that are POSTed too (webhooks), if a job asks for that."),
+    ] = CallbackSettings()
 
     hosts: Annotated[
         dict[HostPattern, HostSettings],
@@ -122,6 +128,22 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
         ),
     ] = {}
+
+    callback_endpoints: Annotated[
+        dict[Name, EndpointSettings],
+        Meta(
+            **fixed(
+                "table of url and secrets_file by name",
+                "Where the result of a job with `callback = NAME` is POSTed; without secrets_file, "
+                "systemd's credential callback-secrets-NAME, or those of `callbacks`.",
+            )
+        ),
+    ] = {}
+
+    @property
+    def calls_back(self) -> bool:
+        """Whether any job may ask for a callback."""
+        return self.callbacks.allow_urls or bool(self.callback_endpoints)
 
     @property
     def prefetch_count(self) -> int:

@@ -826,6 +826,72 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return host.strip("[]"), int(port)
 
 
+class CallbackSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `callbacks`; `Config` says what it is about."""
+
+    allow_urls: Annotated[
+        bool,
+        Meta(
+            **fixed(
+                "true or false",
+                "Whether a job's callback_url is obeyed. Each publisher could then have us POST to "
+                "any public server.",
+            )
+        ),
+    ] = False
+    secrets_file: Annotated[
+        str,
+        Meta(
+            **fixed(
+                "path of a file with a whsec_ or whsk_ secret a line",
+                "Sign callbacks to URLs, and to endpoints without a file of their own; else "
+                "systemd's credential callback-secrets.",
+            )
+        ),
+    ] = ""
+    concurrency: Annotated[
+        int,
+        Meta(
+            **fixed("callbacks", "Sent at once by this process; 0: it sends none."),
+            ge=0,
+            le=10_000,
+        ),
+    ] = 20
+    per_host_concurrency: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "callbacks",
+                "Sent at once to one scheme, host and port; URLs of jobs apart from endpoints.",
+            ),
+            ge=1,
+            le=10_000,
+        ),
+    ] = 4
+    timeout: Annotated[
+        Annotated[float, Meta(gt=0, le=300)],
+        Meta(**fixed("seconds", "One attempt, from dialling to the answer.")),
+    ] = 15.0
+    max_payload: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "bytes",
+                "Largest body of a callback; past it the page's content is left out, and "
+                "`truncated` is true.",
+            ),
+            ge=65_536,
+        ),
+    ] = 256 * 1024
+
+
+class EndpointSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry of the table `callback_endpoints`: where its callbacks go, and who signs them."""
+
+    url: Annotated[str, Meta(pattern="^https?://", max_length=8192)]
+    secrets_file: str = ""
+
+
 class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An entry of the table `hosts`: UNSET where the setting of its own table holds."""
 

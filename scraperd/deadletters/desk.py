@@ -1,4 +1,4 @@
-"""What `scraperd dead` does: look at the dead letters that match, requeue them, remove them.
+"""What `scraperd dead` and `callbacks` do: look at the letters that match, requeue, remove them.
 
 May touch: the dead queue through broker/rabbitmq/dead_queue, the file that letters are saved to.
 Must never: remove a letter whose job is not confirmed, or that is not on the disk if it is saved.
@@ -17,12 +17,14 @@ from msgspec import Struct
 from scraperd.base.jsonline import dumps
 from scraperd.broker.rabbitmq.dead_queue import MAX_WINDOW, DeadQueue
 from scraperd.broker.rabbitmq.topology import TopologyError
-from scraperd.deadletters.letter import Filters, Letter, read
+from scraperd.deadletters.letter import Filters, Readable, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from scraperd.broker.ports import Delivery
 
 
 Opening: TypeAlias = "AbstractAsyncContextManager[DeadQueue]"  # the dead queue, once entered
@@ -38,10 +40,11 @@ class SaveError(Exception):
 
 
 class Wanted(Struct, frozen=True):
-    """Which letters are selected, and at most how many of them."""
+    """Which letters are selected, and at most how many of them; `read` says what a letter is."""
 
     filters: Filters
     limit: int | None = None
+    read: Callable[[Delivery], Readable] = read
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ class Tally:
         return ", ".join(f"{count} {what}" for count, what in parts if count > 0) or "none left"
 
 
-async def look(dead: Opening, wanted: Wanted, each: Callable[[Letter], None]) -> Tally:
+async def look(dead: Opening, wanted: Wanted, each: Callable[[Readable], None]) -> Tally:
     """Call `each` with all letters that match, in the queue's order.
 
     Raises Lost or TopologyError.
@@ -100,7 +103,7 @@ async def requeue(dead: Opening, wanted: Wanted, tally: Tally, rate: float | Non
         flights, pace = Flights(), Pace(rate)
         most = MAX_WINDOW if rate is None else max(1, min(MAX_WINDOW, int(rate * RATED)))
 
-        async def one(letter: Letter) -> None:
+        async def one(letter: Readable) -> None:
             await queue.requeue(letter.delivery, letter.job, letter.ident)
             tally.done += 1
 
@@ -143,7 +146,7 @@ async def purge(dead: Opening, wanted: Wanted, tally: Tally, save: Path | None) 
 
 async def _matching(
     queue: DeadQueue, wanted: Wanted, tally: Tally, most: int = MAX_WINDOW
-) -> AsyncGenerator[Letter]:
+) -> AsyncGenerator[Readable]:
     """Yield the letters that match, and keep the tally."""
     await queue.begin()
     tally.total, tally.readers, tally.broker = queue.total, queue.readers, queue.broker
@@ -151,7 +154,7 @@ async def _matching(
     async with aclosing(queue.letters(most)) as deliveries:
         async for delivery in deliveries:
             tally.seen = queue.seen
-            letter = read(delivery)
+            letter = wanted.read(delivery)
             tally.missing.discard(letter.ident or "")
             if wanted.filters.fit(letter):
                 tally.matched += 1
@@ -228,10 +231,10 @@ class Batch:
 
     queue: DeadQueue
     tally: Tally
-    _letters: list[Letter] = field(default_factory=list)
+    _letters: list[Readable] = field(default_factory=list)
     _bytes: int = 0
 
-    def add(self, letter: Letter) -> None:
+    def add(self, letter: Readable) -> None:
         """One more."""
         self._letters.append(letter)
         self._bytes += len(letter.delivery.body)
@@ -278,7 +281,7 @@ class Saved:
         if self._path is not None:
             os.close(self._fd)
 
-    def write(self, letter: Letter) -> None:
+    def write(self, letter: Readable) -> None:
         """One more line, at the next `flush`."""
         if self._path is not None:
             self._lines.append(whole_json(letter).encode())
@@ -296,6 +299,6 @@ class Saved:
             raise SaveError(f"{self._path}: can't be written: {error.strerror}") from error
 
 
-def whole_json(letter: Letter, indent: int | None = None) -> str:
+def whole_json(letter: Readable, indent: int | None = None) -> str:
     """All of a letter as JSON, so that no character of it means anything to a terminal."""
     return dumps(letter.whole(), indent)

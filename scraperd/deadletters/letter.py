@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -35,6 +35,44 @@ REASONS: Final = (
 )
 MAX_UNPACKED: Final = 16 * 1024 * 1024  # bytes; a job that is larger shows no URL
 _NAME = re.compile(r"[^\s/:?#@\\\[\]*%]+")  # what may be a host's name; yarl looks closer
+
+
+class Readable(Protocol):
+    """What a dead letter of any queue says; see Letter."""
+
+    @property
+    def delivery(self) -> Delivery:
+        """The delivery that it was read from."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is dead, in a word."""
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of failure of its job."""
+
+    @property
+    def died(self) -> datetime | None:
+        """Since when it is dead."""
+
+    @property
+    def ident(self) -> str | None:
+        """The id of its job."""
+
+    @property
+    def host(self) -> str | None:
+        """The host that it is about."""
+
+    @property
+    def job(self) -> Message:
+        """What is published again."""
+
+    def line(self, now: datetime) -> dict[str, Any]:
+        """Return it in short."""
+
+    def whole(self) -> dict[str, Any]:
+        """Return all of it, for JSON."""
 
 
 class Letter(Struct, frozen=True):
@@ -186,7 +224,7 @@ class Filters(Struct, frozen=True):
         given = (self.reasons, self.kinds, self.hosts, self.idents, self.before, self.after)
         return any(bool(one) for one in given)
 
-    def fit(self, letter: Letter) -> bool:
+    def fit(self, letter: Readable) -> bool:
         """Whether `letter` matches. A letter without a known time matches no filter of time."""
         if self.reasons and letter.reason not in self.reasons:
             return False

@@ -167,7 +167,8 @@ def extract_document(
 def names(body: bytes) -> Extracted:
     """Return what names the job whose body this is: id and URL in UTF-8, meta as JSON.
 
-    A URL that is not plain ASCII and valid is left out: nobody checks it again.
+    A URL that is not plain ASCII and valid is left out: nobody checks it again. So is one that the
+    result is to be posted to.
     """
     seen = peek(body)
     parts: dict[str, bytes] = {}
@@ -175,6 +176,11 @@ def names(body: bytes) -> Extracted:
         parts["id"] = seen.id.encode()
     if seen.url is not UNSET and seen.url.isascii() and check_url(seen.url) is None:
         parts["url"] = seen.url.encode()
+    to = seen.callback_url
+    if to is not UNSET and to.isascii() and check_url(to) is None:
+        parts["callback_url"] = to.encode()
+    if seen.callback is not UNSET and seen.callback.isascii():
+        parts["callback"] = seen.callback.encode()
     if seen.meta is not UNSET:
         parts["meta"] = bytes(seen.meta)
     return Extracted(parts)

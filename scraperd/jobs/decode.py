@@ -17,6 +17,7 @@ from scraperd.base.text import printable
 from scraperd.base.urls import host_of
 from scraperd.contract import Failure, Invalid, decode_job, refused
 from scraperd.extract.rules import RuleError
+from scraperd.jobs.callback.allowed import NONE
 from scraperd.sandbox.extractor import Crowded, Unchecked
 from scraperd.scrape.content import unavailable
 from scraperd.scrape.request import Target
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from scraperd.broker.ports import Delivery
     from scraperd.contract import Job
     from scraperd.extract.rules import Rules
+    from scraperd.jobs.callback.allowed import Allowed
     from scraperd.jobs.received import Received
     from scraperd.scrape.pipeline import Scraper
 
@@ -38,6 +40,11 @@ class Prepared(Struct, frozen=True):
 
     target: Target
     rules: Rules | Failure | OutOfDescriptors | Crowded | None = None
+
+    @property
+    def seen(self) -> Job:
+        """The job itself."""
+        return self.target.job
 
     @property
     def names(self) -> tuple[Any, str | UnsetType, str | None]:
@@ -78,7 +85,8 @@ Decoded: TypeAlias = Prepared | Undecoded
 class Decoder:
     """Reads jobs of `max_size` bytes at most, which may choose from `proxies`. One for the process.
 
-    `on_error` is told of an error of ours with the job's id, and says how it ends the job.
+    `callbacks` says which callbacks they may ask for. `on_error` is told of an error of ours with
+    the job's id, and says how it ends the job.
     """
 
     def __init__(
@@ -87,9 +95,11 @@ class Decoder:
         proxies: Collection[str],
         scraper: Scraper,
         on_error: Callable[[Exception, str | None], Failure],
+        callbacks: Allowed = NONE,
     ) -> None:
         self._scraper = scraper
         self._on_error = on_error
+        self.callbacks = callbacks
         self.configure(max_size, proxies)
 
     def configure(self, max_size: int, proxies: Collection[str]) -> None:
@@ -144,6 +154,8 @@ class Decoder:
             return "proxy", f"no proxy is named {printable(job.proxy)} here"
         if fault := unavailable(job):
             return "include", fault
+        if job.callback_url or job.callback:
+            return self.callbacks.fault(job)
         return None
 
     async def _compiled(

@@ -29,22 +29,22 @@ class Outcome(Struct, frozen=True):
             result = too_large(result, len(body), limit)
             body = encode(result)
         if len(body) > LARGE:
-            result = _light(result)
+            result = light(result)
         return cls(result, body)
 
 
 def too_large(result: Result, size: int, limit: int) -> Result:
     """The failed result that stands for one the broker would not take."""
     return structs.replace(
-        _light(result),
+        light(result),
         status="failed",
         error=Failure("too_large", f"the result has {size} bytes, more than {limit}"),
         meta=result.meta if result.meta is UNSET or len(bytes(result.meta)) < limit // 2 else UNSET,
     )
 
 
-def _light(result: Result) -> Result:
-    """`result` without what can be large."""
+def light(result: Result) -> Result:
+    """Return `result` without what can be large."""
     return structs.replace(
         result,
         body=UNSET,

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from scraperd.broker.ports import (
     NOTHING,
     UNROUTABLE_REPLY,
+    Callbacks,
     Delay,
     Into,
     Message,
@@ -25,6 +26,7 @@ from scraperd.broker.ports import (
     Source,
 )
 from scraperd.contract import Failure
+from scraperd.jobs.callback.note import new_note, payload, webhook_id
 from scraperd.jobs.envelope import Envelope, Turn, obituary, told
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
 from scraperd.scrape.tracing import TRACE
@@ -43,12 +45,13 @@ _MAX_KEY: Final = 255  # bytes of an AMQP short string
 
 
 class Settler(Struct, frozen=True):
-    """Carries a verdict out."""
+    """Carries a verdict out. A callback's body has `max_payload` bytes at most."""
 
     publisher: Publisher
     limits: Limits
     keys: Keys
     clocks: Clocks
+    max_payload: int = 0
 
     async def settle(self, job: Received, outcome: Outcome | None, verdict: Verdict) -> bool:
         """Publish, confirmed, then ack. A job that only moves has no outcome.
@@ -60,7 +63,7 @@ class Settler(Struct, frozen=True):
         match verdict:
             case Done():
                 assert outcome is not None
-                await self._result(job, outcome)
+                await self._tell(job, outcome)
             case Retry(delay):
                 assert outcome is not None
                 assert outcome.result.error
@@ -77,7 +80,7 @@ class Settler(Struct, frozen=True):
                 # First: if it raises, nothing is out.
                 letter = _letter(job, outcome.result, kind, self.clocks.now())
                 if tell:
-                    await self._result(job, outcome)
+                    await self._tell(job, outcome)
                 await self._publish(job, Into(Source.DEAD), letter)
         return await job.delivery.ack()
 
@@ -96,6 +99,17 @@ class Settler(Struct, frozen=True):
     ) -> None:
         until = job.delivery.arrived + self.limits.release if until is None else until
         await self.publisher.publish(job.delivery.epoch, to, message, until)
+
+    async def _tell(self, job: Received, outcome: Outcome) -> None:
+        """Publish the result, and its callback if the job asks for one."""
+        await self._result(job, outcome)
+        if job.callback is None:
+            return
+        now, most = self.clocks.now(), min(self.max_payload, self.limits.max_message)
+        ident = webhook_id(self.keys, job.name, job.envelope.run, job.delivery.body)
+        note = new_note(job.callback, ident, job.name, now)
+        message = note.message(payload(outcome, now, most), self.keys)
+        await self._publish(job, Callbacks(), message)
 
     async def _result(self, job: Received, outcome: Outcome) -> None:
         key = routing_key(outcome.result, job.host if outcome.result.url else None)

@@ -21,6 +21,7 @@ from scraperd.base.urls import host_of
 from scraperd.broker.ports import Delay, Into, Lost, Refused, Source
 from scraperd.contract import Failure, Job, Peeked
 from scraperd.jobs import unrun
+from scraperd.jobs.callback.allowed import NONE
 from scraperd.jobs.decode import Decoder, Undecoded
 from scraperd.jobs.envelope import Envelope
 from scraperd.jobs.flights import Flights
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from scraperd.config.tables import JobsSettings
     from scraperd.contract import Invalid, Timings
     from scraperd.fetch.memory import Claim
+    from scraperd.jobs.callback.allowed import Allowed
     from scraperd.jobs.decode import Decoded, Prepared
     from scraperd.jobs.settle import Settler
     from scraperd.scrape.pipeline import Scraper
@@ -76,6 +78,7 @@ class Worker:
         name: str,
         clocks: Clocks,
         tracer: Tracer | None = None,
+        callbacks: Allowed = NONE,
     ) -> None:
         self._settings = settings
         self._scraper = scraper
@@ -84,7 +87,7 @@ class Worker:
         self._name = name
         self._clocks = clocks
         self._work = self.handle if tracer is None else partial(self._traced, tracer)
-        self._decoder = Decoder(settings.max_size, proxies, scraper, self._error)
+        self._decoder = Decoder(settings.max_size, proxies, scraper, self._error, callbacks)
         self._flights = Flights()
         self._discounts = Discounts()
         self._proven = False  # an outcome was published since the broker last ended it over one
@@ -157,6 +160,8 @@ class Worker:
             return
         job = await self._decoder.decode(received, self._time_for(received))
         received.named(*job.names)
+        if job.seen.callback_url or job.seen.callback:
+            received.callback = self._decoder.callbacks.target(job.seen)
         if received.delivery.source is Source.SOLO:
             self._observer.solo(received)
         with closing(self._scraper.claim()) as claim:
@@ -199,7 +204,9 @@ class Worker:
         else:
             failure = unrun.at_its_limit(received.strikes)
         known = received.named(seen.id, seen.url, host_of(seen.url))
-        tell = bool(known or seen.url or received.delivery.reply_to or not given_up)
+        received.callback = self._decoder.callbacks.target(seen)
+        wanted = received.delivery.reply_to or received.callback
+        tell = bool(known or seen.url or wanted or not given_up)
         verdict = self._decide(received, Unrun(failure, tell))
         return self._result(received, Failed(failure), seen, dead=True), verdict
 

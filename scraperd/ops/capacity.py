@@ -58,4 +58,10 @@ def _connections(config: Config) -> int:
 
 
 def _rest(config: Config) -> int:
-    return OTHERS + HELPER * config.sandbox.processes
+    return OTHERS + HELPER * config.sandbox.processes + _callbacks(config)
+
+
+def _callbacks(config: Config) -> int:
+    """A connection to each receiver, and one to the broker."""
+    most = config.callbacks.concurrency
+    return most + 1 if most and config.calls_back else 0

@@ -119,6 +119,7 @@ FIELDS: Final[dict[str, Field]] = {
     "path": Field(
         "text", "the path of an HTTP request, without query; a handle is shown as HANDLE"
     ),
+    "callback": Field("text", "the `webhook-id` of a callback"),
     "holder": Field("text", "the name of the token, or empty without a known token"),
 }
 
@@ -238,6 +239,42 @@ EVENTS: Final[dict[str, Event]] = {
         "info",
         "the collector takes spans again, after so many `seconds`; `spans` were lost meanwhile",
         ("endpoint", "seconds", "spans"),
+    ),
+    "callback_delivered": Event(
+        "debug",
+        "a receiver answered a callback with 2xx",
+        ("id", "callback", "host", "attempt", "http_status"),
+    ),
+    "callback_failed": Event(
+        "warning",
+        "an attempt of a callback failed; the next one is in `retry_in` seconds",
+        ("id", "callback", "host", "attempt", "error", "retry_in"),
+        todo="if it goes on: tell the owner of the receiver; see [callbacks](../callbacks.md)",
+    ),
+    "callback_dead": Event(
+        "warning",
+        "a callback is in the queue of dead callbacks. `reason` is its "
+        "[reason](../callbacks.md#dead-callbacks)",
+        ("id", "callback", "reason", "error"),
+        todo="`scraperd callbacks list`; then `scraperd callbacks replay` or `purge`",
+    ),
+    "callbacks_paused": Event(
+        "warning",
+        "five callbacks in a row failed at `host`. For so many `seconds`, and longer after each "
+        "further failure, it gets one callback now and then; the others wait in delay queues",
+        ("host", "seconds"),
+        todo="tell the owner of the receiver",
+    ),
+    "callbacks_resumed": Event(
+        "info",
+        "a receiver that was paused took a callback",
+        ("host",),
+    ),
+    "callbacks_interrupted": Event(
+        "warning",
+        "callbacks cannot be consumed or moved, and `error` says why. The daemon tries again",
+        ("error",),
+        todo="look at the [queues of callbacks](queues.md#queues-of-callbacks)",
     ),
     "helpers_unconfined": Event(
         "warning",

@@ -280,7 +280,8 @@ class Extractor:
         if not isinstance(answer, Extracted):
             return Peeked()
         parts = answer.parts
-        texts = {name: parts[name].decode() for name in ("id", "url") if name in parts}
+        names = ("id", "url", "callback_url", "callback")
+        texts = {name: parts[name].decode() for name in names if name in parts}
         return Peeked(**texts, meta=Raw(parts["meta"]) if "meta" in parts else UNSET)
 
     async def _in(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Collection
 
     from scraperd.contract import Job
+    from scraperd.jobs.callback.allowed import Allowed
     from scraperd.sandbox.extractor import Extractor
 
 MAX_REASON: Final = 300  # characters
@@ -54,11 +55,14 @@ class Rejected(Struct, frozen=True):
 
 
 class Checker:
-    """Reads jobs of at most `max_size` bytes; they may choose from `proxies`."""
+    """Reads jobs of at most `max_size` bytes; they may choose from `proxies` and `callbacks`."""
 
-    def __init__(self, max_size: int, proxies: Collection[str], extractor: Extractor) -> None:
+    def __init__(
+        self, max_size: int, proxies: Collection[str], callbacks: Allowed, extractor: Extractor
+    ) -> None:
         self.max_size = max_size
         self._proxies = proxies
+        self._callbacks = callbacks
         self._extractor = extractor
 
     async def check(self, raw: bytes, ident: str = "") -> Accepted | Rejected:
@@ -81,7 +85,8 @@ class Checker:
             return Rejected("proxy", f"no proxy is named {printable(job.proxy)} here")
         if fault := unavailable(job):
             return Rejected("include", fault)
-        return None
+        refused = self._callbacks.fault(job)
+        return None if refused is None else Rejected(*refused)
 
     async def _rule_fault(self, job: Job) -> Rejected | None:
         if job.extract is UNSET:

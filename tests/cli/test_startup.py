@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from scraperd.cli.callbacks.group import command as callbacks
 from scraperd.cli.dead.group import command as dead
 from scraperd.cli.main import main
 
@@ -45,6 +46,7 @@ def imported(*command: str) -> set[str]:
         ("results --help", PAGES),
         ("publish --help", {"aiohttp", "pycares"}),
         *((f"dead {name} --help", PAGES) for name in ("list", "show", "requeue", "purge")),
+        *((f"callbacks {name} --help", PAGES) for name in ("list", "replay", "purge")),
     ],
 )
 def test_what_a_command_does_not_need_is_not_imported(command: str, needless: set[str]) -> None:
@@ -84,7 +86,7 @@ def test_version_and_help_take_little_more_than_click(option: str) -> None:
 
 def test_the_groups_know_their_commands() -> None:
     """Each command that a group lists can be imported, has that name, and a help of its own."""
-    for group in (main, dead):
+    for group in (main, dead, callbacks):
         for name, listed in group.commands.items():
             command = listed.loaded()
             assert command.name == name == listed.name

@@ -143,6 +143,7 @@ def changed(key: str, value: Any) -> Any:
         "fetch.allow_hosts": ["example.com", "*.example.org"],
         "fetch.deny_hosts": ["*.example.com"],
         "proxies": {"office": "http://user:password@proxy.example:3128"},
+        "callback_endpoints": {"billing": {"url": "https://billing.example/hooks"}},
     }
     if key in others:
         return others[key]

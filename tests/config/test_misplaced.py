@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scraperd.config.load import ConfigError, load
-from scraperd.config.names import SETTINGS, TABLES, nearest
+from scraperd.config.names import ALL_TABLES, SETTINGS, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 VARIABLE = "'fetch.connect_timeout' (SCRAPERD_FETCH__CONNECT_TIMEOUT)?"
-BOTH = "'jobs.timeout' or 'sandbox.timeout'?"
+CONCURRENCIES = "'concurrency' (above the first table) or 'callbacks.concurrency'"
+ALL = "'jobs.timeout' or 'sandbox.timeout' or 'callbacks.timeout'?"
 
 # what stands in the file, what the message says after the file's name
 IN_THE_FILE = [
@@ -43,15 +44,15 @@ IN_THE_FILE = [
     ),
     ("[fetch]\nfetch_proxy = 'a'", "'fetch.fetch_proxy'; did you mean 'fetch.proxy'?"),
     ("log_level = 'debug'", "unknown setting 'log_level'; did you mean 'log.level'?"),
-    ("timeout = 5", f"unknown setting 'timeout'; did you mean {BOTH}"),
-    ("[extract]\ntimeout = 5", f"unknown setting 'extract.timeout'; did you mean {BOTH}"),
+    ("timeout = 5", f"unknown setting 'timeout'; did you mean {ALL}"),
+    ("[extract]\ntimeout = 5", f"unknown setting 'extract.timeout'; did you mean {ALL}"),
     (
         "[fetch]\ntimeout = 5",
         "'fetch.timeout'; did you mean 'fetch.download_timeout' or 'fetch.connect_timeout'?",
     ),
     (
         "[log]\nlevel = 'info'\nconcurrency = 5",
-        "'log.concurrency'; did you mean 'concurrency' (above the first table)?",
+        f"'log.concurrency'; did you mean {CONCURRENCIES}?",
     ),
     ("[broker]\nproxies = {}", "unknown setting 'broker.proxies'; did you mean 'proxies'?"),
     ("[log]\nzzz = 5", "unknown setting 'log.zzz'; `config.example.toml` lists them all"),
@@ -59,7 +60,7 @@ IN_THE_FILE = [
     ("[host.a]", "unknown table 'host'; did you mean 'hosts'?"),
     (
         "[zzz]\nproxy = 'a'",
-        f"unknown table 'zzz'; the tables are {', '.join([*TABLES, 'hosts', 'proxies'])}",
+        f"unknown table 'zzz'; the tables are {', '.join(ALL_TABLES)}",
     ),
     ("fetch = 5", "fetch: is a table, not a value; set each of its settings: [fetch]"),
     ("[[fetch]]", "fetch: is a table, not a value; set each of its settings: [fetch]"),

@@ -3,7 +3,8 @@
 May touch: the daemon's classes, wrapped in this process; this process, which it may kill.
 Must never: be installed with the daemon, or change what it does where no fault is asked for.
 
-FAULT_KILL_AT=ack kills the process between a confirm and its ack, after FAULT_AFTER acks (0).
+FAULT_KILL_AT=ack kills the process between a confirm and its ack, after FAULT_AFTER acks (0);
+FAULT_KILL_AT=answered between a receiver's answer to a callback and the ack of that, as well.
 FAULT_POISON=1 kills it when a page whose path begins with /poison is about to be scraped.
 """
 
@@ -18,11 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from scraperd import daemon
 from scraperd.broker.ports import Delivery
+from scraperd.callbacks.courier import Courier
 from scraperd.config.load import load, notify_socket
 from scraperd.ops.systemd import Notifier
 from scraperd.scrape.pipeline import Scraper
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scraperd.broker.ports import Move
     from scraperd.scrape.request import Target
 
 TASKS = "X_TASKS"  # sd_notify(3) leaves names that begin so to whoever wants them
@@ -56,6 +61,21 @@ def kill_before_an_ack(after: int) -> None:
     Delivery.ack = fatal  # type: ignore[method-assign]
 
 
+def kill_after_an_answer(after: int) -> None:
+    """Die where a receiver has answered, and the broker is not told of it yet."""
+    handle, count = Courier.handle, 0
+
+    async def fatal(self: Courier, body: bytes, headers: Mapping[str, Any]) -> Move | None:
+        nonlocal count
+        move = await handle(self, body, headers)
+        count += 1
+        if count > after:
+            die()
+        return move
+
+    Courier.handle = fatal  # type: ignore[method-assign]
+
+
 def die_of_poison() -> None:
     """Some pages kill whoever touches them."""
     scrape = Scraper.scrape
@@ -70,8 +90,12 @@ def die_of_poison() -> None:
 
 def main() -> int:
     """Build the faults in that were asked for, and run the daemon as its command does."""
-    if os.environ.get("FAULT_KILL_AT") == "ack":
-        kill_before_an_ack(int(os.environ.get("FAULT_AFTER", "0")))
+    after = int(os.environ.get("FAULT_AFTER", "0"))
+    match os.environ.get("FAULT_KILL_AT"):
+        case "ack":
+            kill_before_an_ack(after)
+        case "answered":
+            kill_after_an_answer(after)
     if os.environ.get("FAULT_POISON"):
         die_of_poison()
     return daemon.run(load(None), Counting(*notify_socket()), partial(load, None))

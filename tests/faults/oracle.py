@@ -26,6 +26,7 @@ TROUBLE = (
     *("broker_limit", "consumer_starved", "queue_differs"),
     *("descriptors_few", "descriptors_exhausted", "helpers_busy"),
     *("publish_refused", "drain_timeout", "second_signal", "reload_failed", "config"),
+    *("callback_failed", "callback_dead", "callbacks_paused", "callbacks_interrupted"),
     "signal_ignored",
 )
 SLACK = 5.0  # seconds past three heartbeats in which a lost broker must have been noticed

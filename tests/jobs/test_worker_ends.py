@@ -19,6 +19,7 @@ from msgspec import UNSET, Raw, UnsetType
 from scraperd.base.clocks import Clocks
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.broker.ports import (
+    Callbacks,
     Delay,
     Delivery,
     GivenUp,
@@ -33,14 +34,15 @@ from scraperd.broker.ports import (
 )
 from scraperd.contract import Failure, Peeked
 from scraperd.fetch.memory import Budget, Claim
+from scraperd.jobs.callback.note import Note
 from scraperd.jobs.settle import Settler
-from scraperd.jobs.signing import STRIKES, TURN, Keys
+from scraperd.jobs.signing import RUN, STRIKES, TURN, Keys
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze
 from scraperd.jobs.worker import CROWDED_FOR, REFUSED_FOR, SETTLE_GRACE
 from scraperd.politeness.admission import NotYet, Reservation
 from scraperd.sandbox.extractor import Crowded, Unchecked
 from scraperd.scrape.result import Facts, Failed, Scraped
-from scraperd.wiring import worker_of
+from scraperd.wiring import callbacks_of, worker_of
 from tests.rig.clocks import hours
 from tests.rig.deliveries import Owner, acked
 from tests.rig.settings import configured
@@ -183,9 +185,12 @@ class House:
         self.scrapes, self.told = Scrapes(), Told()
         self.sent = Sent(self.scrapes.budget)
         self.keys = Keys([b"k"], "team", clocks.wall)
-        settler = Settler(self.sent, Limits(max_message, 1800), self.keys, clocks)
+        config, limits = configured(**settings), Limits(max_message, 1800)
+        settler = Settler(self.sent, limits, self.keys, clocks, config.callbacks.max_payload)
         scraper: Any = self.scrapes
-        self.worker = worker_of(configured(**settings), scraper, settler, self.told, "w", clocks)
+        self.worker = worker_of(
+            config, scraper, settler, self.told, "w", clocks, callbacks=callbacks_of(config)
+        )
         self.epoch = Owner(on_end=self.worker.abandon)
         self.running = asyncio.create_task(self.worker.run())
 
@@ -231,6 +236,13 @@ class House:
     def results(self) -> list[dict[str, Any]]:
         sent = [message for to, message in self.sent.messages if isinstance(to, Results | Reply)]
         return [json.loads(message.body) for message in sent]
+
+    def callbacks(self) -> list[tuple[str, dict[str, Any]]]:
+        """The `webhook-id` of each callback, and the result in it."""
+        sent = [message for to, message in self.sent.messages if to == Callbacks()]
+        notes = [Note.of(message.headers, message.body, self.keys) for message in sent]
+        told = [json.loads(message.body)["data"] for message in sent]
+        return [(note.ident, data) for note, data in zip(notes, told, strict=True) if note]
 
     @property
     def record(self) -> Record:
@@ -325,6 +337,51 @@ def test_a_page_is_told_with_its_times_and_what_named_it() -> None:
         assert record.result is not None
         assert record.result.id == "a"
         assert record.publish_time == pytest.approx(0.5)
+
+
+def test_a_job_that_comes_again_has_the_same_webhook_id() -> None:
+    """Killed before its ack, a job runs again, from quarantine too, and perhaps to another end: its
+    receiver knows the callback again. Another run, job or body is another callback.
+    """
+
+    @in_house(callbacks__allow_urls=True)
+    async def life(house: House) -> None:
+        to = {"callback_url": "https://x.example/"}
+        house.deliver("a", **to)
+        house.deliver("a", {ID: "a", STRIKES: 1}, **to, source=Source.QUARANTINE)
+        await house.idle()
+        house.scrapes.ends["a"] = Failed(Failure("http_status", "404"))
+        house.deliver("a", {ID: "a", STRIKES: 2, ATTEMPT: 3}, **to, source=Source.SOLO)
+        await house.idle()
+        again = house.callbacks()
+        assert [data["status"] for _, data in again] == ["ok", "ok", "failed"]
+        assert len({ident for ident, _ in again}) == 1
+        house.deliver("a", {RUN: 2}, **to)
+        house.deliver("b", **to)
+        house.deliver("a", **to, meta=1)
+        await house.idle()
+        others = house.callbacks()[len(again) :]
+        assert len({ident for ident, _ in [*again, *others]}) == 1 + len(others) == 4
+
+
+def test_a_callback_is_no_larger_than_a_result_may_be() -> None:
+    """The broker would end the connection over it, although its result was taken."""
+    job = {"callback_url": "https://x.example/", "meta": "m" * 10_000}
+    whole: list[int] = []
+
+    @in_house(callbacks__allow_urls=True)
+    async def life(house: House) -> None:
+        house.deliver("a", **job)
+        await house.idle()
+        assert house.callbacks()[0][1] == house.results()[0]
+        whole.append(len(house.sent.messages[0][1].body))
+
+    @in_house(callbacks__allow_urls=True, max_message=whole[0])
+    async def tight(house: House) -> None:
+        house.deliver("a", **job)
+        await house.idle()
+        assert house.results()[0]["status"] == "ok"
+        assert "meta" not in house.callbacks()[0][1]
 
 
 def test_a_failed_job_is_told_with_its_failure() -> None:

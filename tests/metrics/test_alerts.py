@@ -99,6 +99,13 @@ CASES: Final = {
         {**ALL, "queue": "quarantine.solo"},
     ),
     "ScraperdDelayedJobsLate": Case(returns(20), returns(5), 1, ALL),
+    "ScraperdCallbacksWait": Case(
+        [queue("callbacks", "50+0x200"), queue("callbacks.delay.300", "60+10x200")],
+        [queue("callbacks", "50+0x200"), queue("callbacks.delay.300", "9000-10x200")], 1, ALL,
+    ),
+    "ScraperdDeadCallbacks": Case(
+        [queue("callbacks.dead", "5+1x200")], [queue("callbacks.dead", "5+0x200")], 1, ALL
+    ),
 }  # fmt: skip
 
 

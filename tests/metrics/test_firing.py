@@ -15,6 +15,7 @@ import pika
 import pytest
 
 from tests.metrics.prometheus import Prometheus, rules
+from tests.rig.clients.receiver import SECRET, Receiver
 from tests.rig.clocks.faketime import Clock
 from tests.rig.daemon import Daemon, Dispatcher, until
 from tests.rig.ports import free_port
@@ -41,7 +42,9 @@ BUSY: Final = {
     *("ScraperdQueueGrows", "ScraperdMemoryBudgetUsed", "ScraperdJobsFail"),
     *("ScraperdLogLinesLost", "ScraperdDelayedJobsLate", "ScraperdLoopLags"),
 }
+CALLED: Final = {"ScraperdCallbacksWait", "ScraperdDeadCallbacks"}
 SLOTS: Final = 6  # pages at a time, and jobs held
+CALLBACKS: Final = 180  # an alert counts from 100 on, and 40 of them are in the daemon
 BODY: Final = 245_000  # bytes: four take 93 % of the smallest memory budget, and six do not fit
 BACKLOG: Final = 1050  # jobs; an alert counts from 1000 on
 DENIED: Final = f"http://denied.example/{'x' * 2000}"  # its jobs fail, and their lines are long
@@ -99,7 +102,7 @@ def watched(tmp_path: Path, broker_url: str, prefix: str) -> Watching:
 
 def test_none_is_left_out() -> None:
     """The tests of this file fire all alerts that there are."""
-    assert {rule.alert for rule in rules()} == BLOCKED | AWAY | BUSY
+    assert {rule.alert for rule in rules()} == BLOCKED | AWAY | BUSY | CALLED
 
 
 def test_a_bad_reload_a_dead_letter_and_a_broker_that_blocks(
@@ -187,6 +190,36 @@ def test_slow_sites_and_a_slow_machine(
         until(lambda: "ScraperdLoopLags" in stopped_once(daemon, prometheus))
         prometheus.wait_for_end(*BUSY)
         assert daemon.drain() == 0
+
+
+@pytest.mark.usefixtures("callback_queues")
+def test_callbacks_that_wait_and_die(
+    watched: Watching, tmp_path: Path, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """A receiver does not answer, so callbacks wait. Then it wants no more of them, so they die.
+    None of that disturbs the jobs.
+    """
+    secrets = tmp_path / "secrets"
+    secrets.write_text(SECRET)
+    with Receiver() as receiver:
+        receiver.status = 410
+        receiver.held.clear()
+        with watched(
+            callbacks__secrets_file=str(secrets),
+            callbacks__timeout=300,
+            callbacks__per_host_concurrency=20,  # or they come back for half a minute
+            callback_endpoints={"billing": {"url": receiver.url}},
+        ) as (_, daemon, prometheus):
+            urls = [hostel.url(f"/page/{n}") for n in range(CALLBACKS)]
+            dispatcher.publish_many(urls, callback="billing")
+            dispatcher.results(CALLBACKS)
+            prometheus.wait_for("ScraperdCallbacksWait")
+            assert "ScraperdDeadCallbacks" not in prometheus.firing
+            receiver.held.set()
+            prometheus.wait_for("ScraperdDeadCallbacks")
+            receiver.until(CALLBACKS)
+            prometheus.wait_for_end(*CALLED)
+            assert daemon.drain() == 0
 
 
 def crowd(dispatcher: Dispatcher, hostel: Hostel) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.rig.sites.hostel import Hostel
 
 BOUNDED = {  # each label with the most values that it may have
-    "outcome": 3,
+    "outcome": 6,
     "kind": 25,
     "class": 5,
     "phase": 5,

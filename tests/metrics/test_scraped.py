@@ -28,16 +28,23 @@ if TYPE_CHECKING:
     Labels = dict[str, set[str]]
 
 
+@pytest.mark.usefixtures("callback_queues")
 def test_all_that_is_named_exists(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
     """Each metric, label and value in the rules and on the dashboard is in a real /metrics."""
     listen = f"127.0.0.1:{free_port()}"
-    with Daemon(broker_url, prefix, metrics__listen=listen, jobs__max_retries=0).ready() as daemon:
+    settings = {
+        "metrics__listen": listen,
+        "jobs__max_retries": 0,
+        "callbacks__concurrency": 0,
+        "callback_endpoints": {"billing": {"url": "https://billing.example/"}},
+    }
+    with Daemon(broker_url, prefix, **settings).ready() as daemon:
         dispatcher.publish_many([hostel.url("/page/1"), hostel.url("/status/404")])
         dispatcher.publish(b"no job", message_id="bad")
         dispatcher.results(3)
-        until(lambda: 'queue="quarantine.solo"' in read(listen))
+        until(lambda: 'queue="callbacks.delay.3600"' in read(listen))  # the last that is counted
         until(lambda: 'outcome="ok"' in read(listen))
         real = series(read(listen))
         assert daemon.drain() == 0

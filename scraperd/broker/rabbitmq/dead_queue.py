@@ -1,6 +1,6 @@
-"""The dead queue for the command line: read each letter, put its job back, or remove it.
+"""A queue of dead letters for the command line: read each, put what is in it back, or remove it.
 
-May touch: a generation of its own, the dead queue and the jobs queue.
+May touch: a generation of its own, that queue and the one that its letters go back to.
 Must never: ack a letter whose job the broker has not confirmed, or hold more bodies than a window.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Message
     from scraperd.broker.rabbitmq.generation import Settings
-    from scraperd.broker.rabbitmq.topology import Topology
+    from scraperd.broker.rabbitmq.topology import DeadLetters, Topology
     from scraperd.broker.rabbitmq.wire.channel import Channel
     from scraperd.broker.rabbitmq.wire.machine import Delivered
 
@@ -47,7 +47,7 @@ RETURN_CHECK_INTERVAL: Final = 0.01  # seconds
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, topology: Topology, clocks: Clocks
+    settings: Settings, letters: DeadLetters, clocks: Clocks
 ) -> AsyncIterator[DeadQueue]:
     """The dead queue on connections of its own. Raises Lost, in words.
 
@@ -56,11 +56,11 @@ async def opened(
     gate = Gate(MAX_BYTES)
     generation, channel = await _first(settings, clocks, gate)
     try:
-        yield DeadQueue(generation, channel, gate, topology, settings.confirm_timeout)
+        yield DeadQueue(generation, channel, gate, letters, settings.confirm_timeout)
     except Lost as error:
         if not generation.undeliverable:
             raise
-        raise Lost(_undeliverable(topology.dead)) from error
+        raise Lost(_undeliverable(letters.dead)) from error
     finally:
         await generation.close()
 
@@ -143,14 +143,14 @@ class DeadQueue:
         generation: Generation,
         channel: Channel,
         gate: Gate,
-        topology: Topology,
+        letters: DeadLetters,
         confirm_timeout: float,
     ) -> None:
         self._generation = generation
         self._channel = channel
         self._gate = gate
         self._wanted = True  # what still comes
-        self._topology = topology
+        self._letters = letters
         self._confirm_timeout = confirm_timeout
         self._arrived: asyncio.Queue[Delivered | None] = asyncio.Queue()
         self._window = Window(0)
@@ -186,7 +186,7 @@ class DeadQueue:
 
     async def _count(self) -> tuple[int, int]:
         """Ready letters, and consumers."""
-        name = self._topology.dead
+        name = self._letters.dead
         with _lost():
             channel = await self._generation.channel()
             try:
@@ -278,7 +278,7 @@ class DeadQueue:
             await self._channel.qos(window.size)
             self._consumers += 1
             self._tag = f"dead-{self._consumers:06}"
-            await self._channel.consume(self._topology.dead, arrived, self._tag)
+            await self._channel.consume(self._letters.dead, arrived, self._tag)
 
     async def _end(self) -> None:
         """End the consumer. The broker answers after all acks that were sent before."""
@@ -348,9 +348,9 @@ class DeadQueue:
         the dead queue.
         """
         properties = properties_of(job, ident, frame_max=self._generation.frame_max)
-        async with delivering(self._topology.jobs, self._confirm_timeout):
+        async with delivering(self._letters.back, self._confirm_timeout):
             try:
-                await self._generation.publish("", self._topology.jobs, job.body, properties)
+                await self._generation.publish("", self._letters.back, job.body, properties)
             except Lost:
                 raise self._gone() from None
         await self.remove(letter)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scraperd.base.clocks import Clocks
-    from scraperd.broker.ports import Delivery, Limits
+    from scraperd.broker.ports import Delivery, Epoch, Limits
     from scraperd.broker.rabbitmq.generation import Events, Settings
     from scraperd.broker.rabbitmq.wire.connection import Connection
     from scraperd.broker.rabbitmq.wire.gate import Gate
@@ -379,10 +379,15 @@ class Link:
 
         Raises OSError, BrokerRefused.
         """
-        if self._generation is None or not self.consuming.is_set():
+        return (await self.beside_epoch(gate, "answer"))[0]
+
+    async def beside_epoch(self, gate: Gate, purpose: str) -> tuple[Connection, Epoch]:
+        """Such a connection, and the epoch that it ends with: who reads there can publish in it."""
+        generation = self._generation
+        if generation is None or not self.consuming.is_set():
             raise Closed("not connected")
         try:
-            return await self._generation.beside("answer", gate)
+            return await generation.beside(purpose, gate), generation
         except Lost as error:
             raise Closed(str(error)) from error
 

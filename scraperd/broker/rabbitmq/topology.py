@@ -32,6 +32,9 @@ DELAYS: Final = (
     *(1, 2, 4, 6, 10, 15, 25, 40, 60),
     *(100, 150, 250, 400, 600, 1000, 1500, 2500, 3600),
 )
+# Seconds of the tiers of callbacks. A longer wait is made of several
+# (docs/decisions/0059-callbacks.md).
+CALLBACK_DELAYS: Final = (1, 5, 30, 300, 1800, 3600)
 # A crash counts against every unacked delivery, so the count that ends a job is ours, kept in a
 # header (docs/decisions/0016-quarantine.md). The broker's own is the net beneath: for a message
 # that ends each process before it can be looked at, and where a limit does harm, none that is ever
@@ -75,20 +78,29 @@ class Queue(Struct, frozen=True):
         return argument == _NET or argument in self.free or self.earlier.get(argument) == value
 
 
+class DeadLetters(Struct, frozen=True):
+    """A queue of dead letters, and the queue that what was in a letter goes back to."""
+
+    dead: str
+    back: str
+
+
 class Topology(Struct, frozen=True):
     """Every name under one prefix.
 
     The jobs queue takes `max_length` messages and `max_length_bytes` bytes; 0 is no limit.
+    `calls_back`: the queues of callbacks are among them.
     """
 
     prefix: str
     max_length: int = 0
     max_length_bytes: int = 0
+    calls_back: bool = False
 
     @classmethod
-    def of(cls, table: BrokerSettings) -> Self:
+    def of(cls, table: BrokerSettings, *, calls_back: bool = False) -> Self:
         """Return the topology of the table `broker`."""
-        return cls(table.prefix, table.jobs_max_length, table.jobs_max_length_bytes)
+        return cls(table.prefix, table.jobs_max_length, table.jobs_max_length_bytes, calls_back)
 
     @property
     def jobs(self) -> str:
@@ -119,6 +131,38 @@ class Topology(Struct, frozen=True):
     def dead(self) -> str:
         """The queue of invalid, exhausted and poisonous jobs."""
         return f"{self.prefix}.dead"
+
+    @property
+    def callbacks(self) -> str:
+        """The queue of callbacks that are to be sent."""
+        return f"{self.prefix}.callbacks"
+
+    @property
+    def dead_callbacks(self) -> str:
+        """The queue of callbacks that are not sent any more."""
+        return f"{self.callbacks}.dead"
+
+    @property
+    def job_letters(self) -> DeadLetters:
+        """Where dead jobs are, and where they go back to."""
+        return DeadLetters(self.dead, self.jobs)
+
+    @property
+    def callback_letters(self) -> DeadLetters:
+        """The same of dead callbacks."""
+        return DeadLetters(self.dead_callbacks, self.callbacks)
+
+    def callback_delay(self, seconds: float) -> str:
+        """The longest tier of callbacks that waits at most `seconds`; the shortest if all do more.
+
+        What comes back before its time goes to the next tier.
+        """
+        return self._callback_tier(
+            CALLBACK_DELAYS[max(0, bisect_right(CALLBACK_DELAYS, seconds) - 1)]
+        )
+
+    def _callback_tier(self, seconds: int) -> str:
+        return f"{self.callbacks}.delay.{seconds}"
 
     def delay(self, seconds: float) -> str:
         """The shortest tier that waits at least `seconds`; the longest for anything above it."""
@@ -173,6 +217,20 @@ class Topology(Struct, frozen=True):
             Queue(self.quarantine, work, earlier=earlier),
             Queue(self.solo, work, earlier=earlier),
             *(Queue(self._tier(s), {**ladder, "x-message-ttl": s * 1000}) for s in DELAYS),
+            *(self._callback_queues(kept) if self.calls_back else ()),
+        )
+
+    def _callback_queues(self, kept: dict[str, Any]) -> tuple[Queue, ...]:
+        """The queues of callbacks, which only we feed; a tier hands back to the first."""
+        endless = {**kept, _NET: ENDLESS}
+        back = {"x-dead-letter-exchange": "", _TARGET: self.callbacks, _STRATEGY: "at-least-once"}
+        return (
+            Queue(self.callbacks, endless),
+            Queue(self.dead_callbacks, endless),
+            *(
+                Queue(self._callback_tier(s), {**kept, **back, "x-message-ttl": s * 1000})
+                for s in CALLBACK_DELAYS
+            ),
         )
 
 

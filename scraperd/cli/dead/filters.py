@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def _ago(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
-    """The time that `30s`, `5m`, `2h` or `7d` ago was."""
+def ago(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    """Return the time that `30s`, `5m`, `2h` or `7d` ago was."""
     if value is None:
         return None
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
@@ -35,7 +35,8 @@ def _ago(_: click.Context, __: click.Parameter, value: str | None) -> datetime |
         raise click.BadParameter(f"{value!r} ago there was no calendar") from None
 
 
-def _hosts(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def hosts(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return hosts and patterns of hosts as HostSet takes them."""
     found = []
     for text in value:
         try:
@@ -62,7 +63,7 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
             "--host",
             multiple=True,
             metavar="HOST",
-            callback=_hosts,
+            callback=hosts,
             help="Exact, or *.domain; no scheme, no port.",
         ),
         click.option("--id", "idents", multiple=True, metavar="ID", help="The job's id."),
@@ -70,11 +71,11 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
             "--older-than",
             "before",
             metavar="AGE",
-            callback=_ago,
+            callback=ago,
             help="Dead for longer: 30s, 5m, 2h, 7d.",
         ),
         click.option(
-            "--newer-than", "after", metavar="AGE", callback=_ago, help="Dead for less than that."
+            "--newer-than", "after", metavar="AGE", callback=ago, help="Dead for less than that."
         ),
         click.option(
             "--limit", type=click.IntRange(min=1), help="At most so many, whichever come first."

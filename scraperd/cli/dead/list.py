@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scraperd.config.settings import Config
-    from scraperd.deadletters.letter import Letter
+    from scraperd.deadletters.letter import Readable
 
 TOP: Final = 20  # rows of a summary
 _ROW: Final = "{age:>4}  {reason:<14}  {kind:<18}  {host:<30}  {attempt:>7}  {id:<36}  {message}"
@@ -61,7 +61,7 @@ async def _list(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # n
     if not as_json:
         say(_ROW.format(**{name: name.upper() for name in _NAMES}))
 
-    def show(letter: Letter) -> None:
+    def show(letter: Readable) -> None:
         line = letter.line(now)
         if as_json:
             show_json(dumps(line))
@@ -80,10 +80,11 @@ _NAMES: Final = ("age", "reason", "kind", "host", "attempt", "id", "message")
 def _row(line: dict[str, Any]) -> str:
     """One line of the table; what is not known is a dash."""
     shown = {name: "-" if line[name] is None else line[name] for name in _NAMES}
-    return _ROW.format(**shown | {"age": _age(line["age"])}).rstrip()
+    return _ROW.format(**shown | {"age": age_of(line["age"])}).rstrip()
 
 
-def _age(seconds: int | None) -> str:
+def age_of(seconds: int | None) -> str:
+    """Return an age in its largest unit; a dash if it is not known."""
     if seconds is None:
         return "-"
     for unit, size in reversed(UNITS.items()):
@@ -112,5 +113,5 @@ async def _summary(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  
     return missing_of(tally)
 
 
-def _sort(letter: Letter) -> tuple[str, str | None, str | None]:
+def _sort(letter: Readable) -> tuple[str, str | None, str | None]:
     return letter.reason, letter.kind, letter.host

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def dead_queue(config: Config) -> Opening:
     """Return the dead queue, on connections of its own once it is entered."""
-    return opened(_settings(config), Topology(config.broker.prefix), SYSTEM)
+    return opened(_settings(config), Topology(config.broker.prefix).job_letters, SYSTEM)
 
 
 async def remove_undeliverable_letters(config: Config, *, dry_run: bool) -> tuple[int, str]:

@@ -75,11 +75,13 @@ _ALL: Final = (
     click.option("--last-modified", metavar="DATE", help="Of an earlier result, as --etag."),
     click.option("--proxy", metavar="NAME", help="A proxy of the daemon's configuration."),
     click.option("--expires-at", metavar="DATE", help="RFC 3339: not begun after this time."),
+    click.option("--callback-url", metavar="URL", help="POST the result there too, signed."),
+    click.option("--callback", metavar="NAME", help="The same, to an endpoint of the daemon's."),
     click.option("--meta", metavar="JSON", help="Comes back in the result."),
 )
 _AS_GIVEN: Final = (  # fields whose option is their value
     *("id", "method", "body", "timeout", "max_retries", "max_body_size", "max_redirects"),
-    *("etag", "last_modified", "proxy", "expires_at"),
+    *("etag", "last_modified", "proxy", "expires_at", "callback_url", "callback"),
 )
 
 

@@ -222,3 +222,34 @@ def test_json_without_a_broker(scraperd: Command, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("concurrency = 0\n")
     done = scraperd("check", "--json", "--config", str(tmp_path / "bad.toml"))
     assert (done.returncode, done.stdout) == (78, "")
+
+
+def test_check_says_which_callbacks_would_not_be_sent(scraperd: Command, tmp_path: Path) -> None:
+    """An endpoint behind the guard, and secrets that all may read, are warnings; no secret is told.
+
+    Without callbacks nothing is said of them.
+    """
+    secrets = tmp_path / "secrets"
+    secrets.write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    secrets.chmod(0o644)
+    endpoints = {
+        "billing": {"url": "https://billing.example/hooks"},
+        "inner": {"url": "https://10.0.0.5:8443/hooks"},
+    }
+    env = variables({"callbacks__secrets_file": str(secrets), "callback_endpoints": endpoints})
+    done = scraperd("check", "--no-broker", "--json", **env)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["faults"]) == (0, [])
+    named = {"endpoints": [*endpoints], "allow_urls": False, "concurrency": 20}
+    assert found["callbacks"] == named
+    open_, inner = found["warnings"]
+    assert open_ == f"{secrets} can be read by every user of this machine"
+    assert inner.startswith("callback_endpoints.inner.url: nothing will be sent there: 10.0.0.5 ")
+    assert "MfKQ9r8" not in done.stdout
+    secrets.chmod(0o600)
+    del endpoints["inner"]
+    env = variables({"callbacks__secrets_file": str(secrets), "callback_endpoints": endpoints})
+    done = scraperd("check", "--no-broker", **env)
+    assert "callbacks: endpoints billing; callback_url refused" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "callbacks" not in scraperd("check", "--no-broker", **variables({})).stdout

@@ -42,6 +42,8 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
         "Sun, 06 Nov 1994 08:49:37 GMT",
     ),
     "proxy": (["--proxy", "office"], "office"),
+    "callback_url": (["--callback-url", "https://c.example/h"], "https://c.example/h"),
+    "callback": (["--callback", "billing"], "billing"),
     "expires_at": (["--expires-at", "2030-01-01T00:00:00Z"], "2030-01-01T00:00:00Z"),
     "meta": (["--meta", '{"page": 7}'], {"page": 7}),
 }

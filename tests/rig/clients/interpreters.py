@@ -75,7 +75,7 @@ def proton() -> Interpreter:
 
 
 def javascript() -> Interpreter:
-    """Node.js of PyPI with npm's amqplib, both as they are pinned.
+    """Node.js of PyPI with npm's amqplib and standardwebhooks, all as they are pinned.
 
     Debian's Node.js does not start where it is only unpacked (18.20.4: it looks for a part of its
     own code in /usr/share), and its npm needs hundreds of packages.
@@ -87,7 +87,7 @@ def javascript() -> Interpreter:
     binary = str(node / "bin/node")
     with _lock():
         if not (folder / ".done").exists():
-            print("fetching Node.js and amqplib into .cache/clients/ (once)", file=sys.stderr)
+            print("fetching Node.js and its packages into .cache/clients/ (once)", file=sys.stderr)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             for pin in pins[1:]:
