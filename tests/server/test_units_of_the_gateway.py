@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scraperd.config.tables import HttpSettings
+from scraperd.jobs.callback.allowed import NONE
 from scraperd.server.held import Held
 from scraperd.server.hosts import is_own_host
 from scraperd.server.idempotency import Kept, Keys, Outcome, key_of
@@ -91,7 +92,7 @@ async def test_lines_are_the_same_however_the_body_comes_in() -> None:
 async def test_bad_lines_leave_others_their_turns() -> None:
     """While 1,000 bad lines of one piece are checked, the loop turns as often."""
     nobody: Any = None  # no line comes as far as these
-    poster = Poster(HttpSettings(), Checker(1000, (), nobody), nobody, nobody, nobody)
+    poster = Poster(HttpSettings(), Checker(1000, (), NONE, nobody), nobody, nobody, nobody)
     turns = 0
 
     async def count() -> None:
