@@ -53,6 +53,8 @@ MAX_COOKIES: Final = 300  # browsers keep 180 of a site; each costs time at each
 MAX_FORM: Final = 1000  # fields; PHP and Django take no more
 MAX_INCLUDE: Final = len(get_args(Include))
 MAX_META: Final = 64 * 1024  # bytes; each result of the job holds them again
+MAX_BATCH_SIZE: Final = 100_000  # jobs; who tallies keeps 8 bytes of each in a message
+MAX_BATCH_ID: Final = 100  # characters
 
 _WORDS: Final[dict[str, Any]] = {"type": "string", "pattern": r"\S"}
 
@@ -197,6 +199,17 @@ _CookieList = Annotated[
     ),
 ]
 _Form = Annotated[dict[str, str], _counted(MAX_FORM, "sent as application/x-www-form-urlencoded")]
+_BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_BATCH_ID - 1}}}")
+
+
+class Batch(Struct, frozen=True, forbid_unknown_fields=True):
+    """The batch that a job belongs to; all of its jobs say the same."""
+
+    id: Annotated[
+        str,
+        _said(_BATCH_ID.pattern, description="of the batch: never used for another batch"),
+    ]
+    size: Annotated[int, Meta(ge=1, le=MAX_BATCH_SIZE, description="how many jobs the batch has")]
 
 
 class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -229,6 +242,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     last_modified: _HttpDate | UnsetType = UNSET
     proxy: _ProxyName | UnsetType = UNSET
     expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
     meta: _Passed | UnsetType = UNSET
 
     @property
@@ -406,7 +420,27 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fetched_at: str | UnsetType = UNSET
     worker: str | UnsetType = UNSET
     contract_version: str | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
     meta: JsonValue | UnsetType = UNSET
+
+
+class BatchEnd(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The one message that says that a batch has ended."""
+
+    event: Annotated[
+        Literal["batch.done", "batch.expired"],
+        Meta(description="the routing key too; done: each job has its outcome"),
+    ]
+    batch: Batch
+    counted: Annotated[int, Meta(ge=0, description="jobs that had an outcome, each once")]
+    kinds: Annotated[
+        dict[str, int], Meta(description="of these: how many were ok, and failed by kind")
+    ]
+    missing: Annotated[int, Meta(ge=0, description="jobs without an outcome")] = 0
+    reason: Annotated[str, Meta(description="why it ended without them")] | UnsetType = UNSET
+    started_at: Annotated[str, Meta(description="when the first outcome was there")]
+    ended_at: Annotated[str, Meta(description="when the batch ended")]
+    contract_version: str
 
 
 class Invalid(Struct, frozen=True):
@@ -421,6 +455,7 @@ class Invalid(Struct, frozen=True):
     url: str | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
     newer: bool = False
+    batch: Batch | UnsetType = UNSET
 
     @property
     def message(self) -> str:
@@ -434,6 +469,7 @@ class Peeked(Struct, frozen=True):
     id: str | UnsetType = UNSET
     url: str | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
 
 
 class _Peeked(Struct):
@@ -442,6 +478,7 @@ class _Peeked(Struct):
     id: Raw | UnsetType = UNSET
     url: Raw | UnsetType = UNSET
     meta: Raw | UnsetType = UNSET
+    batch: Raw | UnsetType = UNSET
 
     def text(self, raw: Raw | UnsetType, most: int) -> str | UnsetType:
         """A string of 1 to `most` characters; UNSET for anything else."""
@@ -463,6 +500,7 @@ _ESCAPED: Final = 12  # bytes that one character may take in JSON, as two escape
 _job_decoder = msgspec.json.Decoder(Job)
 _result_decoder = msgspec.json.Decoder(Result)
 _peeked_decoder = msgspec.json.Decoder(_Peeked)
+_batch_decoder = msgspec.json.Decoder(Batch)
 _maps_decoder = msgspec.json.Decoder(_Maps)
 _values_decoder = msgspec.json.Decoder(dict[str, Raw])
 _lists_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
@@ -476,7 +514,7 @@ _AT: Final = " - at `$"
 _UNKNOWN: Final = "unknown field"
 _NAMED = re.compile(
     r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*?)`"
-    r"(?: - at `\$\.(?P<path>cookies\[[0-9]+\])`)?",
+    r"(?: - at `\$\.(?P<path>cookies\[[0-9]+\]|batch)`)?",
     re.DOTALL,
 )
 _LONE_SURROGATE = re.compile(
@@ -548,6 +586,8 @@ def _plainer(raw: bytes) -> bytes | None:
         plain["cookies"] = _without_nulls(plain["cookies"])
     for name in _INTEGERS.intersection(plain):
         plain[name] = Raw(_whole(bytes(plain[name])))
+    if "batch" in plain:
+        plain["batch"] = _with_whole_size(plain["batch"])
     return _encoder.encode(plain) if plain != fields else None
 
 
@@ -562,6 +602,16 @@ def _without_nulls(cookies: Raw) -> Raw:
     return Raw(_encoder.encode(plain))
 
 
+def _with_whole_size(batch: Raw) -> Raw:
+    try:
+        found = _values_decoder.decode(batch)
+    except (msgspec.DecodeError, RecursionError):
+        return batch
+    size = bytes(found.get("size", b""))
+    whole = _whole(size)
+    return batch if whole == size else Raw(_encoder.encode({**found, "size": Raw(whole)}))
+
+
 def _whole(text: bytes) -> bytes:
     """A number of JSON that is whole, as an integer; anything else as it is."""
     if not _DECIMAL.fullmatch(text):
@@ -572,11 +622,11 @@ def _whole(text: bytes) -> bytes:
 
 def refused(job: Job, field: str, reason: str) -> Invalid:
     """The Invalid for a decoded job that a later check (a selector, say) refuses."""
-    return Invalid(field, reason, id=job.id, url=job.url, meta=job.meta)
+    return Invalid(field, reason, id=job.id, url=job.url, meta=job.meta, batch=job.batch)
 
 
-def encode(value: Job | Result) -> bytes:
-    """The UTF-8 JSON of a job or a result, on one line.
+def encode(value: Job | Result | BatchEnd) -> bytes:
+    """The UTF-8 JSON of a job, a result or the end of a batch, on one line.
 
     Values that are passed through (`meta`, `json`, rules) keep their publisher's white space, but
     for line breaks and tabs. JSON has those between values only, where they mean nothing: in a
@@ -626,6 +676,7 @@ _WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no mo
         "last_modified": "of an earlier result: fetch the page only if it has changed",
         "proxy": "the name of a proxy in the daemon's configuration",
         "expires_at": "the job is not begun after this time",
+        "batch": "the batch that the job belongs to; a job with it has an `id` too",
     },
     "Result": {
         "id": "of the job",
@@ -659,6 +710,7 @@ _WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no mo
         "timings": "how long all took, in seconds",
         "fetched_at": "when the first fetch started",
         "worker": "the process that made the result",
+        "batch": "of the job",
     },
     "Failure": {
         "kind": "what went wrong, in one word",
@@ -703,7 +755,7 @@ def _why_not(raw: bytes, words: str) -> str | None:
 
 def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
     seen = peek(raw)
-    return Invalid(field, reason, id=seen.id, url=seen.url, meta=seen.meta)
+    return Invalid(field, reason, id=seen.id, url=seen.url, meta=seen.meta, batch=seen.batch)
 
 
 def peek(raw: bytes) -> Peeked:
@@ -718,7 +770,23 @@ def peek(raw: bytes) -> Peeked:
     if url is not UNSET and "@" in url:
         url = UNSET  # it may hold a password, and a result may be logged by whoever reads it
     meta = UNSET if seen.meta is UNSET or len(bytes(seen.meta)) > MAX_META else seen.meta
-    return Peeked(ident, url, meta)
+    return Peeked(ident, url, meta, UNSET if seen.batch is UNSET else read_batch(bytes(seen.batch)))
+
+
+def is_batch_id(text: str) -> bool:
+    """Whether it can be a batch's id."""
+    return _BATCH_ID.fullmatch(text) is not None
+
+
+def read_batch(raw: bytes) -> Batch | UnsetType:
+    """Read a batch by itself; UNSET if it is not a valid one."""
+    if len(raw) > MAX_BATCH_ID * _ESCAPED:
+        return UNSET
+    try:
+        found = _batch_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UNSET
+    return found if is_batch_id(found.id) else UNSET
 
 
 def is_ident(text: str) -> bool:
@@ -736,7 +804,8 @@ def _where(raw: bytes, message: str) -> tuple[str, str]:
         where = f"{path}.{field}" if path else field
         if named["what"] == "missing required":
             return where, "is required"
-        return where, f"{_UNKNOWN}{_nearest(named['field'], Cookie if path else Job)}"
+        of = Job if not path else Batch if path == "batch" else Cookie
+        return where, f"{_UNKNOWN}{_nearest(named['field'], of)}"
     reason, at, path = message.rpartition(_AT)
     if not at or path.find("`") != len(path) - 1:  # not where it is: words of the job itself
         reason, path = message, ""
@@ -782,7 +851,7 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
 
 _CHECKED: Final = (  # most jobs have none of these
     *("headers", "cookies", "form", "body", "json", "meta"),
-    *("etag", "last_modified", "proxy"),
+    *("etag", "last_modified", "proxy", "batch"),
 )
 
 
@@ -796,6 +865,7 @@ def _other_faults(job: Job) -> Iterator[tuple[str, str]]:
         yield "proxy", "not the name of a proxy (a-z, 0-9, _ and -); addresses are for the settings"
     yield from _cookie_faults(job)
     yield from _condition_faults(job)
+    yield from _batch_faults(job)
     bodies = [name for name in ("body", "json", "form") if getattr(job, name) is not UNSET]
     if len(bodies) > 1:
         yield bodies[1], f"at most one of body, json and form; {bodies[0]} is given too"
@@ -857,6 +927,16 @@ def _condition_faults(job: Job) -> Iterator[tuple[str, str]]:
     for field in ("etag", "last_modified"):
         if getattr(job, field) is not UNSET and job.verb not in ("GET", "HEAD"):
             yield field, f"only a GET or HEAD can be conditional, not {job.verb}"
+
+
+def _batch_faults(job: Job) -> Iterator[tuple[str, str]]:
+    if job.batch is UNSET:
+        return
+    if not is_batch_id(job.batch.id):
+        why = f"1 to {MAX_BATCH_ID} of A-Z, a-z, 0-9 and . _ : -, the first a letter or a digit"
+        yield "batch.id", why
+    if job.id is UNSET:
+        yield "batch", "a job of a batch needs an `id` too, by which it is counted once"
 
 
 def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:

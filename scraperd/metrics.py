@@ -116,6 +116,7 @@ class Collector:
         yield from self._jobs()
         yield from self._times()
         yield from self._room()
+        yield from self._batches()
         yield from self._broker()
         yield from self._queues()
 
@@ -193,6 +194,19 @@ class Collector:
                       seconds, ["by"])  # fmt: skip
         yield counter("shortages", "Jobs sent back as this process lacked something, by what.",
                       lacks, ["lack"])  # fmt: skip
+
+    def _batches(self) -> Iterator[Metric]:
+        if (keeper := self._services.batches) is None:
+            return
+        yield gauge("batches_tallying", "1 if this process tallies the batches of the fleet.",
+                    int(keeper.holds))  # fmt: skip
+        yield gauge("batches_open", "Batches of which jobs are missing, as far as known here.",
+                    keeper.open)  # fmt: skip
+        yield counter("batches", "Batches that ended here, by how: done or expired.",
+                      _by_one(dict(keeper.counts.ended)), ["outcome"])  # fmt: skip
+        yield counter("batch_notes",
+                      "Notes on jobs of batches: counted, duplicate, late or refused.",
+                      _by_one(dict(keeper.counts.notes)), ["outcome"])  # fmt: skip
 
     def _broker(self) -> Iterator[Metric]:
         link = self._services.link

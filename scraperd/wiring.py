@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from scraperd.base.clocks import SYSTEM
+from scraperd.batches.keeper import WRITE_INTERVAL, Keeper
 from scraperd.broker.ports import Limits
+from scraperd.broker.rabbitmq.batches.consuming import BatchQueue
 from scraperd.broker.rabbitmq.consumers import Prefetch
 from scraperd.broker.rabbitmq.generation import Settings as LinkSettings
 from scraperd.broker.rabbitmq.inspection.policies import Surveyor
@@ -237,7 +239,13 @@ def worker_of(  # noqa: PLR0917 - as the daemon names its parts
         name=name,
         clocks=clocks,
         tracer=tracer,
+        batches=config.batches.enabled,
     )
+
+
+def topology_of(config: Config) -> Topology:
+    """Return the names of the queues. Shared: whether there are batches."""
+    return Topology.of(config.broker, tallies=config.batches.enabled)
 
 
 def link_settings(config: Config, name: str) -> LinkSettings:
@@ -272,6 +280,8 @@ class Services:
     link: Link
     surveyor: Surveyor
     observer: Observer
+    batches: Keeper | None = None
+    """The tally of batches, if there are any."""
 
 
 def services_of(  # noqa: PLR0917 - as the daemon names its parts
@@ -285,7 +295,7 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
     tracer: record.Tracer | None = None,
 ) -> Services:
     """Build the house of a daemon: each part gets what it needs and no more."""
-    topology, limits = Topology.of(own.broker), broker_limits(own)
+    topology, limits = topology_of(own), broker_limits(own)
     publisher = _publisher_of(own, topology, observer)
     settler = Settler(publisher, limits, keys, SYSTEM)
     worker = worker_of(own, pages.scraper, settler, observer, name, SYSTEM, tracer)
@@ -317,6 +327,30 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
         link=link,
         surveyor=surveyor,
         observer=observer,
+        batches=keeper_of(own, keys, observer),
+    )
+
+
+def keeper_of(config: Config, keys: Keys, observer: Observer) -> Keeper | None:
+    """Return the tally of batches; None without them. Shared: how long a delivery may be held."""
+    if not config.batches.enabled:
+        return None
+    interval = min(WRITE_INTERVAL, config.broker.ack_timeout / 3)
+    return Keeper(config.batches, keys, observer.event, SYSTEM, write_interval=interval)
+
+
+def batch_queue_of(services: Services) -> BatchQueue | None:
+    """Return what hands the tally the notes on jobs of batches; None without batches."""
+    if services.batches is None:
+        return None
+    return BatchQueue(
+        services.publisher.addresses.topology,
+        partial(services.link.beside, purpose="batches"),
+        services.link.consuming.wait,
+        services.batches,
+        events=services.observer.event,
+        trouble=services.observer.trouble,
+        clocks=SYSTEM,
     )
 
 

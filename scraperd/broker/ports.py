@@ -177,7 +177,11 @@ class Into(Struct, frozen=True):
     source: Source
 
 
-Destination: TypeAlias = Results | Reply | Delay | Into
+class Batches(Struct, frozen=True):
+    """To who tallies batches."""
+
+
+Destination: TypeAlias = Results | Reply | Delay | Into | Batches
 
 
 class Publisher(Protocol):

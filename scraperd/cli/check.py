@@ -142,7 +142,8 @@ async def _check_offline(config: Config) -> int:
 
 
 async def _check(config: Config, report: Report) -> int:
-    topology, passive = Topology.of(config.broker), config.broker.passive_declare
+    topology = Topology.of(config.broker, tallies=config.batches.enabled)
+    passive = config.broker.passive_declare
     await _check_offline(config)
     addresses = Addresses.of(topology, config.broker.allow_reply_to)
     for pattern in addresses.vain:

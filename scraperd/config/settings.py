@@ -12,6 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from scraperd.config.tables import (
+    BatchSettings,
     BrokerSettings,
     ExtractSettings,
     FetchSettings,
@@ -103,6 +104,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         HttpSettings,
         Meta(description="The gateway `scraperd serve`, which takes jobs over HTTP; else unused."),
     ] = HttpSettings()
+    batches: Annotated[
+        BatchSettings,
+        Meta(description="Batches of jobs: one message when all of a batch have their outcome."),
+    ] = BatchSettings()
 
     hosts: Annotated[
         dict[HostPattern, HostSettings],

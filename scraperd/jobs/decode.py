@@ -7,7 +7,7 @@ Must never: fetch a page, or raise for what a publisher sent.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET, Struct
 
@@ -32,12 +32,19 @@ if TYPE_CHECKING:
     from scraperd.jobs.received import Received
     from scraperd.scrape.pipeline import Scraper
 
+BATCHES_OFF: Final = "batches are not tallied here (batches.enabled is false)"
+
 
 class Prepared(Struct, frozen=True):
     """A job with its rules, or with why they could not be had."""
 
     target: Target
     rules: Rules | Failure | OutOfDescriptors | Crowded | None = None
+
+    @property
+    def seen(self) -> Job:
+        """The job itself."""
+        return self.target.job
 
     @property
     def names(self) -> tuple[Any, str | UnsetType, str | None]:
@@ -79,6 +86,7 @@ class Decoder:
     """Reads jobs of `max_size` bytes at most, which may choose from `proxies`. One for the process.
 
     `on_error` is told of an error of ours with the job's id, and says how it ends the job.
+    `batches` says whether a job may belong to a batch.
     """
 
     def __init__(
@@ -87,9 +95,12 @@ class Decoder:
         proxies: Collection[str],
         scraper: Scraper,
         on_error: Callable[[Exception, str | None], Failure],
+        *,
+        batches: bool = False,
     ) -> None:
         self._scraper = scraper
         self._on_error = on_error
+        self.batches = batches
         self.configure(max_size, proxies)
 
     def configure(self, max_size: int, proxies: Collection[str]) -> None:
@@ -144,6 +155,8 @@ class Decoder:
             return "proxy", f"no proxy is named {printable(job.proxy)} here"
         if fault := unavailable(job):
             return "include", fault
+        if job.batch and not self.batches:
+            return "batch", BATCHES_OFF
         return None
 
     async def _compiled(

@@ -76,6 +76,7 @@ class Worker:
         name: str,
         clocks: Clocks,
         tracer: Tracer | None = None,
+        batches: bool = False,
     ) -> None:
         self._settings = settings
         self._scraper = scraper
@@ -84,7 +85,7 @@ class Worker:
         self._name = name
         self._clocks = clocks
         self._work = self.handle if tracer is None else partial(self._traced, tracer)
-        self._decoder = Decoder(settings.max_size, proxies, scraper, self._error)
+        self._decoder = Decoder(settings.max_size, proxies, scraper, self._error, batches=batches)
         self._flights = Flights()
         self._discounts = Discounts()
         self._proven = False  # an outcome was published since the broker last ended it over one
@@ -157,6 +158,8 @@ class Worker:
             return
         job = await self._decoder.decode(received, self._time_for(received))
         received.named(*job.names)
+        if job.seen.batch and self._decoder.batches:
+            received.batch = job.seen.batch
         if received.delivery.source is Source.SOLO:
             self._observer.solo(received)
         with closing(self._scraper.claim()) as claim:
@@ -199,6 +202,8 @@ class Worker:
         else:
             failure = unrun.at_its_limit(received.strikes)
         known = received.named(seen.id, seen.url, host_of(seen.url))
+        if seen.batch and self._decoder.batches:
+            received.batch = seen.batch
         tell = bool(known or seen.url or received.delivery.reply_to or not given_up)
         verdict = self._decide(received, Unrun(failure, tell))
         return self._result(received, Failed(failure), seen, dead=True), verdict
@@ -291,6 +296,7 @@ class Worker:
             earlier=noted.earlier,
             limited=limited,
             dead=dead,
+            batch=seen.batch,
         )
         timings: Timings | UnsetType = UNSET
         if started is not None:

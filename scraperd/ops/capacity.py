@@ -58,4 +58,4 @@ def _connections(config: Config) -> int:
 
 
 def _rest(config: Config) -> int:
-    return OTHERS + HELPER * config.sandbox.processes
+    return OTHERS + HELPER * config.sandbox.processes + config.batches.enabled

@@ -374,7 +374,7 @@ class Link:
         """How many consumers are registered."""
         return len(CONSUMES[self._consumers.mode]) if self._consumers is not None else 0
 
-    async def beside(self, gate: Gate) -> Connection:
+    async def beside(self, gate: Gate, purpose: str = "answer") -> Connection:
         """A connection for what must not touch the jobs; it ends with the present generation.
 
         Raises OSError, BrokerRefused.
@@ -382,7 +382,7 @@ class Link:
         if self._generation is None or not self.consuming.is_set():
             raise Closed("not connected")
         try:
-            return await self._generation.beside("answer", gate)
+            return await self._generation.beside(purpose, gate)
         except Lost as error:
             raise Closed(str(error)) from error
 

@@ -16,7 +16,16 @@ from msgspec.structs import replace
 
 from scraperd.base.backoff import backoff
 from scraperd.base.text import printable
-from scraperd.broker.ports import UNROUTABLE_REPLY, Delay, Into, Lost, Refused, Reply, Results
+from scraperd.broker.ports import (
+    UNROUTABLE_REPLY,
+    Batches,
+    Delay,
+    Into,
+    Lost,
+    Refused,
+    Reply,
+    Results,
+)
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.protocols.addresses import route_of
@@ -167,6 +176,8 @@ class RabbitPublisher:
                 await self._send(epoch, ("", self._topology.delay(seconds)), message, until)
             case Into(source):
                 await self._send(epoch, ("", self._topology.queue(source)), message, until)
+            case Batches():
+                await self._send(epoch, ("", self._topology.batches), message, until)
 
     def wait_within(self, seconds: float) -> float:
         """The longest delay tier of at most `seconds`; see ports.Publisher."""

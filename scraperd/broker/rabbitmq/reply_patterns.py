@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PREFIX: Final = "{prefix}"  # in a pattern: the prefix of our queues
-_OWN: Final = frozenset(queue.name.partition(".")[2] for queue in Topology("x").queues)
+_OWN: Final = frozenset(
+    queue.name.partition(".")[2] for queue in Topology("x", tallies=True).queues
+)
 _DIRECT = re.compile(r"amq\.rabbitmq\.reply-to\.(?P<process>[^.]{1,200})\.(?P<key>[^.]{1,40})")
 # NEW_PID_EXT or PID_EXT with the atom of a node, `reply@` and a hash of its name; then the numbers
 # of the process. RabbitMQ since 3.8.17 writes it so; before, the atom was the name of the node.

@@ -49,6 +49,7 @@ _TARGET: Final = "x-dead-letter-routing-key"
 _LENGTH: Final = "x-max-length"
 _LENGTH_BYTES: Final = "x-max-length-bytes"
 _BOUNDS: Final = frozenset({_LENGTH, _LENGTH_BYTES})
+_SINGLE: Final = "x-single-active-consumer"
 _NOTHING: Final = "nothing"  # for an argument that is not set
 _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '[^']*')?|none")
 
@@ -79,16 +80,20 @@ class Topology(Struct, frozen=True):
     """Every name under one prefix.
 
     The jobs queue takes `max_length` messages and `max_length_bytes` bytes; 0 is no limit.
+    `tallies`: the queue of batches is among them.
     """
 
     prefix: str
     max_length: int = 0
     max_length_bytes: int = 0
+    tallies: bool = False
 
     @classmethod
-    def of(cls, table: BrokerSettings) -> Self:
+    def of(cls, table: BrokerSettings, *, tallies: bool = False) -> Self:
         """Return the topology of the table `broker`."""
-        return cls(table.prefix, table.jobs_max_length, table.jobs_max_length_bytes)
+        return cls(
+            table.prefix, table.jobs_max_length, table.jobs_max_length_bytes, tallies=tallies
+        )
 
     @property
     def jobs(self) -> str:
@@ -119,6 +124,11 @@ class Topology(Struct, frozen=True):
     def dead(self) -> str:
         """The queue of invalid, exhausted and poisonous jobs."""
         return f"{self.prefix}.dead"
+
+    @property
+    def batches(self) -> str:
+        """The queue of notes on the outcomes of jobs of batches, and of the tally's own records."""
+        return f"{self.prefix}.batches"
 
     def delay(self, seconds: float) -> str:
         """The shortest tier that waits at least `seconds`; the longest for anything above it."""
@@ -173,6 +183,7 @@ class Topology(Struct, frozen=True):
             Queue(self.quarantine, work, earlier=earlier),
             Queue(self.solo, work, earlier=earlier),
             *(Queue(self._tier(s), {**ladder, "x-message-ttl": s * 1000}) for s in DELAYS),
+            *((Queue(self.batches, {**endless, _SINGLE: True}),) if self.tallies else ()),
         )
 
 
