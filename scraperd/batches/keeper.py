@@ -12,12 +12,12 @@ import secrets
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from scraperd.batches.progress import Progress, shown
 from scraperd.batches.records import ClosedRecord, Mark, Record, read, records
 from scraperd.batches.tally import Bounds, Tally
 from scraperd.broker.ports import Message, Own
@@ -37,7 +37,7 @@ LOOK_INTERVAL: Final = 1.0  # seconds between two looks for batches that expire
 MAX_GRACE: Final = 3600.0  # seconds in which a new holder lets none expire: perhaps none ran before
 RETRY_INTERVAL: Final = 2.0  # seconds until a message that was refused is published again
 GROUP: Final = 100  # messages about ended batches that are published at a time
-MAX_LISTED: Final = 100  # matters that are logged
+MAX_LISTED: Final = 100  # batches in an answer
 TYPE: Final = "scraperd.batch"  # the property `type` of the message about a batch
 
 
@@ -235,6 +235,14 @@ class Keeper:
         else:
             self._event("batch_done", batch=ident, size=size, counted=counted)
 
+    def progress(self, ident: str) -> Progress:
+        """Return what is known of a batch. For the process that holds the tally."""
+        return Progress.of(ident, self._tally.of(ident))
+
+    def listed(self) -> list[Progress]:
+        """Return what is known of the newest batches."""
+        return [Progress.of(ident, it) for ident, it in self._tally.newest(MAX_LISTED)]
+
 
 def key_of(state: ClosedRecord) -> str:
     """Return the routing key of the message about an ended batch."""
@@ -263,8 +271,3 @@ def message_of(state: ClosedRecord) -> Message:
     )
     own = Own(type=TYPE, app_id="scraperd", timestamp=state.ended)
     return Message(body, correlation_id=state.id, own=own)
-
-
-def shown(at: int) -> str:
-    """Return a time in seconds since 1970 as an RFC 3339 date."""
-    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec.structs import replace
@@ -100,6 +101,13 @@ class Tally:
     def of(self, ident: str) -> Known | None:
         """Return what is known of a batch."""
         return self._open.get(ident) or self._closed.get(ident)
+
+    def newest(self, most: int) -> Iterator[tuple[str, Known]]:
+        """Yield batches, the open ones first, each kind by its last news."""
+        idents = chain(reversed(self._open), reversed(self._closed))
+        for ident in [*islice(idents, most)]:
+            if (batch := self.of(ident)) is not None:
+                yield ident, batch
 
     def note(self, note: Note, now: int) -> str:
         """Take a note at the time `now`. Return what it was: counted, duplicate, or late."""

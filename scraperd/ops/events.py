@@ -453,8 +453,8 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "gateway_refused": Event(
         "warning",
-        "the broker did not take or did not confirm a job, and the request got 503. Logged every "
-        "10 s at most",
+        "the broker did not take or did not confirm a job, or the fleet could not be asked about a "
+        "batch, and the request got 503. Logged every 10 s at most",
         ("error",),
         todo="do what `error` says; see [queues](queues.md)",
     ),

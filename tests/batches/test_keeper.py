@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 KEYS = Keys([b"secret"], "scraperd", time.time)
 SETTINGS = BatchSettings(enabled=True)
 SIZE = 5
+PROGRESS = {
+    "id": "monday",
+    "state": "open",
+    "size": SIZE,
+    "counted": SIZE - 1,
+    "kinds": {"ok": SIZE - 1},
+    "started_at": "1970-01-01T00:16:30Z",
+    "last_at": "1970-01-01T00:16:30Z",
+}
 
 
 class KilledError(OSError):
@@ -226,6 +235,9 @@ async def test_strangers_cannot_count() -> None:
 
     def look() -> None:
         assert keeper.holds
+        assert keeper.progress("monday").values() == PROGRESS
+        assert keeper.progress("other").values() == {"id": "other", "state": "unknown"}
+        assert [batch.id for batch in keeper.listed()] == ["monday"]
 
     assert await queue.serve(keeper, look)
     assert queue.told == []

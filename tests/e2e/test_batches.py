@@ -1,6 +1,6 @@
 """Batches by real daemons and a real broker: one message at the end, whatever is killed.
 
-May touch: a private broker, daemons as subprocesses.
+May touch: a private broker, daemons, the gateway and the commands as subprocesses.
 Must never: wait for luck.
 """
 
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from tests.rig.brokers.wire import Wire, settling
 from tests.rig.daemon import Daemon, until
 from tests.rig.ports import free_port
+from tests.server.running import Gateway
 
 if TYPE_CHECKING:
+    from tests.conftest import Command
     from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
     from tests.rig.sites.hostel import Hostel
@@ -128,6 +130,42 @@ def test_each_kind_of_outcome_is_counted(
     assert all(result["batch"] == batch for result in readers.results.values())
 
 
+def test_progress_is_told_by_the_command_and_the_gateway(  # noqa: PLR0917 - fixtures
+    broker_url: str,
+    prefix: str,
+    dispatcher: Dispatcher,
+    hostel: Hostel,
+    scraperd: Command,
+    env: dict[str, str],
+) -> None:
+    """Of a batch that is unknown, open, and done; and when no daemon tallies any more."""
+    job = {"url": hostel.url("/page/1"), "id": "1", "batch": {"id": "b:1", "size": 2}}
+    readers = Readers(dispatcher)
+    with (
+        Daemon(broker_url, prefix, **SETTINGS).ready() as daemon,
+        Gateway(broker_url, prefix, batches__enabled=True).ready() as gateway,
+    ):
+        daemon.wait_for_line(TAKEN)
+        none = scraperd("batches", "b:1", **env)
+        assert (none.returncode, none.stdout) == (1, "")
+        assert "no batch b:1 is known" in none.stderr
+        for path in ("b:1", "%00", "", "b:1/x"):
+            assert gateway.ask("GET", f"/v1/batches/{path}").status == 404
+        dispatcher.publish(job)
+        readers.until(1, 0)
+        until(lambda: gateway.ask("GET", "/v1/batches/b%3A1").status == 200)
+        told = gateway.ask("GET", "/v1/batches/b:1").json
+        assert (told["state"], told["size"], told["kinds"]) == ("open", 2, {"ok": 1})
+        assert json.loads(scraperd("batches", "b:1", "--json", **env).stdout) == told
+        assert gateway.ask("POST", "/v1/jobs", {**job, "id": "2"}).status == 202
+        readers.until(2, 1)
+        shown = scraperd("batches", **env).stdout
+        assert shown.startswith("b:1: done, 2 of 2, 2 ok, began ")
+        assert gateway.ask("GET", "/v1/batches/b:1?x=1").status == 400
+        assert daemon.drain() == 0
+        assert gateway.ask("GET", "/v1/batches/b:2").headers["Retry-After"] == "2"
+
+
 def test_a_job_that_the_broker_gives_up_is_counted(
     broker_url: str, prefix: str, dispatcher: Dispatcher, hostel: Hostel
 ) -> None:
@@ -185,3 +223,22 @@ def test_the_note_is_confirmed_before_the_ack_and_no_other_job_pays(
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "b"})
         more = wire.wait_for(lambda seen: settling(seen).count("ack") == 2)
         assert settling(more)[len(settling(seen)) :] == [result, "confirm", "ack"]
+
+
+def test_without_the_setting_a_batch_is_refused_and_no_queue_is_made(
+    broker_url: str, prefix: str, dispatcher: Dispatcher
+) -> None:
+    """In words, by daemon and gateway."""
+    job = {"url": "http://a.example/", "id": "x", "batch": {"id": "a", "size": 1}}
+    with (
+        Daemon(broker_url, prefix).ready() as daemon,
+        Gateway(broker_url, prefix).ready() as gateway,
+    ):
+        dispatcher.publish(job)
+        [result] = dispatcher.results(1)
+        got = gateway.ask("POST", "/v1/jobs", job)
+        assert gateway.ask("GET", "/v1/batches/a").status == 404
+        assert daemon.drain() == 0
+    assert result["error"]["field"] == got.json["field"] == "batch"
+    assert "batches.enabled is false" in result["error"]["message"]
+    assert got.status == 400
