@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TAKEN = '"event":"tally_taken"'
 
 
-@row(18, "batch-tally-killed")
+@row(19, "batch-tally-killed")
 def batch_tally_killed(scene: Scene) -> None:
     """Kill -9 of the daemon that tallies, again and again: one message, each job counted once."""
     rounds, part = scene.many(10, 3), scene.many(300, 100)
@@ -39,7 +39,7 @@ def batch_tally_killed(scene: Scene) -> None:
             daemon.ended()
 
 
-@row(18, "batch-broker-kill9", nodes=1, says="broker_lost", may="broker_unreachable")
+@row(19, "batch-broker-kill9", nodes=1, says="broker_lost", may="broker_unreachable")
 def batch_broker_kill9(scene: Scene) -> None:
     """The broker is killed (kill -9) in the middle of a batch: one message, and all are counted."""
     jobs = scene.many(2000, 400)
