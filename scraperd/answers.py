@@ -35,6 +35,7 @@ from scraperd.ops.stats import OK, Stats
 
 if TYPE_CHECKING:
     from scraperd.base.histogram import Histogram
+    from scraperd.batches.progress import Progress
     from scraperd.bottleneck import Bottleneck
     from scraperd.reload import Reloader
     from scraperd.wiring import Services
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 MAX_HOSTS: Final = 20  # of those that wait, in an answer
 MAX_KINDS: Final = 5
 MAX_WORDS: Final = 300  # characters of what a reload or the broker said
-CONNECTIONS: Final = 3  # of a process: to consume, to publish, to answer; callbacks have one more
+CONNECTIONS: Final = 3  # of a process: to consume, to publish, to answer
 BUSY: Final = 0.05  # of a processor; with less, what it could do is a guess
 
 
@@ -95,6 +96,8 @@ class Answers:
                 if (host := named_host(question.host)) is None:
                     return None
                 status.about = self._about(host)
+            case "batches":
+                status.batches = self._batches(question.batch)
         return write(status)
 
     @property
@@ -198,12 +201,19 @@ class Answers:
             published=recent.flow(now, "sent", "sent_bytes"),
             prefetch=services.config.prefetch_count,
             consumers=services.link.consumers,
-            connections=CONNECTIONS + (services.poster is not None),
+            connections=_connections(services),
             largest_message=services.limits.max_message,
             cpu_share=load,
             pages_rate=done,
             pages_possible=round(done / load, 1) if load >= BUSY and done else None,
         )
+
+    def _batches(self, ident: str) -> list[Progress] | None:
+        """Return what is known of a batch, or of the newest; None if another process tallies."""
+        keeper = self._services.batches
+        if keeper is None or not keeper.holds:
+            return None
+        return [keeper.progress(ident)] if ident else keeper.listed()
 
     def _about(self, host: str) -> HostAnswer:
         """Return what is known of a host."""
@@ -233,3 +243,8 @@ class Answers:
 def _words(text: str) -> str:
     """What the broker or a file provoked, fit for a terminal, without credentials and queries."""
     return printable(text_without_queries(text), MAX_WORDS)
+
+
+def _connections(services: Services) -> int:
+    """How many a process has to the broker: callbacks have one, and so has the tally."""
+    return CONNECTIONS + (services.poster is not None) + (services.batches is not None)

@@ -53,6 +53,8 @@ MAX_COOKIES: Final = 300  # browsers keep 180 of a site; each costs time at each
 MAX_FORM: Final = 1000  # fields; PHP and Django take no more
 MAX_INCLUDE: Final = len(get_args(Include))
 MAX_META: Final = 64 * 1024  # bytes; each result of the job holds them again
+MAX_BATCH_SIZE: Final = 100_000  # jobs; who tallies keeps 8 bytes of each in a message
+MAX_BATCH_ID: Final = 100  # characters
 
 _WORDS: Final[dict[str, Any]] = {"type": "string", "pattern": r"\S"}
 
@@ -199,6 +201,17 @@ _CookieList = Annotated[
     ),
 ]
 _Form = Annotated[dict[str, str], _counted(MAX_FORM, "sent as application/x-www-form-urlencoded")]
+_BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_BATCH_ID - 1}}}")
+
+
+class Batch(Struct, frozen=True, forbid_unknown_fields=True):
+    """The batch that a job belongs to; all of its jobs say the same."""
+
+    id: Annotated[
+        str,
+        _said(_BATCH_ID.pattern, description="of the batch: never used for another batch"),
+    ]
+    size: Annotated[int, Meta(ge=1, le=MAX_BATCH_SIZE, description="how many jobs the batch has")]
 
 
 class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -233,6 +246,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
     callback_url: _Url | UnsetType = UNSET
     callback: _CallbackName | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
     meta: _Passed | UnsetType = UNSET
 
     @property
@@ -410,7 +424,27 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fetched_at: str | UnsetType = UNSET
     worker: str | UnsetType = UNSET
     contract_version: str | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
     meta: JsonValue | UnsetType = UNSET
+
+
+class BatchEnd(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The one message that says that a batch has ended."""
+
+    event: Annotated[
+        Literal["batch.done", "batch.expired"],
+        Meta(description="the routing key too; done: each job has its outcome"),
+    ]
+    batch: Batch
+    counted: Annotated[int, Meta(ge=0, description="jobs that had an outcome, each once")]
+    kinds: Annotated[
+        dict[str, int], Meta(description="of these: how many were ok, and failed by kind")
+    ]
+    missing: Annotated[int, Meta(ge=0, description="jobs without an outcome")] = 0
+    reason: Annotated[str, Meta(description="why it ended without them")] | UnsetType = UNSET
+    started_at: Annotated[str, Meta(description="when the first outcome was there")]
+    ended_at: Annotated[str, Meta(description="when the batch ended")]
+    contract_version: str
 
 
 class Invalid(Struct, frozen=True):
@@ -427,6 +461,7 @@ class Invalid(Struct, frozen=True):
     newer: bool = False
     callback_url: str | UnsetType = UNSET
     callback: str | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
 
     @property
     def message(self) -> str:
@@ -442,6 +477,7 @@ class Peeked(Struct, frozen=True):
     meta: Raw | UnsetType = UNSET
     callback_url: str | UnsetType = UNSET
     callback: str | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
 
 
 class _Peeked(Struct):
@@ -452,6 +488,7 @@ class _Peeked(Struct):
     meta: Raw | UnsetType = UNSET
     callback_url: Raw | UnsetType = UNSET
     callback: Raw | UnsetType = UNSET
+    batch: Raw | UnsetType = UNSET
 
     def text(self, raw: Raw | UnsetType, most: int) -> str | UnsetType:
         """A string of 1 to `most` characters; UNSET for anything else."""
@@ -473,6 +510,7 @@ _ESCAPED: Final = 12  # bytes that one character may take in JSON, as two escape
 _job_decoder = msgspec.json.Decoder(Job)
 _result_decoder = msgspec.json.Decoder(Result)
 _peeked_decoder = msgspec.json.Decoder(_Peeked)
+_batch_decoder = msgspec.json.Decoder(Batch)
 _maps_decoder = msgspec.json.Decoder(_Maps)
 _values_decoder = msgspec.json.Decoder(dict[str, Raw])
 _lists_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
@@ -486,7 +524,7 @@ _AT: Final = " - at `$"
 _UNKNOWN: Final = "unknown field"
 _NAMED = re.compile(
     r"Object (?:contains )?(?P<what>unknown|missing required) field `(?P<field>.*?)`"
-    r"(?: - at `\$\.(?P<path>cookies\[[0-9]+\])`)?",
+    r"(?: - at `\$\.(?P<path>cookies\[[0-9]+\]|batch)`)?",
     re.DOTALL,
 )
 _LONE_SURROGATE = re.compile(
@@ -558,6 +596,8 @@ def _plainer(raw: bytes) -> bytes | None:
         plain["cookies"] = _without_nulls(plain["cookies"])
     for name in _INTEGERS.intersection(plain):
         plain[name] = Raw(_whole(bytes(plain[name])))
+    if "batch" in plain:
+        plain["batch"] = _with_whole_size(plain["batch"])
     return _encoder.encode(plain) if plain != fields else None
 
 
@@ -570,6 +610,16 @@ def _without_nulls(cookies: Raw) -> Raw:
         return cookies
     plain = [{k: v for k, v in one.items() if bytes(v) != b"null"} for one in found]
     return Raw(_encoder.encode(plain))
+
+
+def _with_whole_size(batch: Raw) -> Raw:
+    try:
+        found = _values_decoder.decode(batch)
+    except (msgspec.DecodeError, RecursionError):
+        return batch
+    size = bytes(found.get("size", b""))
+    whole = _whole(size)
+    return batch if whole == size else Raw(_encoder.encode({**found, "size": Raw(whole)}))
 
 
 def _whole(text: bytes) -> bytes:
@@ -590,11 +640,12 @@ def refused(job: Job, field: str, reason: str) -> Invalid:
         meta=job.meta,
         callback_url=job.callback_url,
         callback=job.callback,
+        batch=job.batch,
     )
 
 
-def encode(value: Job | Result) -> bytes:
-    """The UTF-8 JSON of a job or a result, on one line.
+def encode(value: Job | Result | BatchEnd) -> bytes:
+    """The UTF-8 JSON of a job, a result or the end of a batch, on one line.
 
     Values that are passed through (`meta`, `json`, rules) keep their publisher's white space, but
     for line breaks and tabs. JSON has those between values only, where they mean nothing: in a
@@ -646,6 +697,7 @@ _WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no mo
         "expires_at": "the job is not begun after this time",
         "callback_url": "the result is POSTed there too, signed; not together with `callback`",
         "callback": "the name of an endpoint in the daemon's configuration, for the same",
+        "batch": "the batch that the job belongs to; a job with it has an `id` too",
     },
     "Result": {
         "id": "of the job",
@@ -679,6 +731,7 @@ _WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no mo
         "timings": "how long all took, in seconds",
         "fetched_at": "when the first fetch started",
         "worker": "the process that made the result",
+        "batch": "of the job",
     },
     "Failure": {
         "kind": "what went wrong, in one word",
@@ -731,6 +784,7 @@ def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
         meta=seen.meta,
         callback_url=seen.callback_url,
         callback=seen.callback,
+        batch=seen.batch,
     )
 
 
@@ -748,7 +802,24 @@ def peek(raw: bytes) -> Peeked:
     if url is not UNSET and "@" in url:
         url = UNSET  # it may hold a password, and a result may be logged by whoever reads it
     meta = UNSET if seen.meta is UNSET or len(bytes(seen.meta)) > MAX_META else seen.meta
-    return Peeked(ident, url, meta, callback_url, callback)
+    batch = UNSET if seen.batch is UNSET else read_batch(bytes(seen.batch))
+    return Peeked(ident, url, meta, callback_url, callback, batch)
+
+
+def is_batch_id(text: str) -> bool:
+    """Whether it can be a batch's id."""
+    return _BATCH_ID.fullmatch(text) is not None
+
+
+def read_batch(raw: bytes) -> Batch | UnsetType:
+    """Read a batch by itself; UNSET if it is not a valid one."""
+    if len(raw) > MAX_BATCH_ID * _ESCAPED:
+        return UNSET
+    try:
+        found = _batch_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UNSET
+    return found if is_batch_id(found.id) else UNSET
 
 
 def is_ident(text: str) -> bool:
@@ -766,7 +837,8 @@ def _where(raw: bytes, message: str) -> tuple[str, str]:
         where = f"{path}.{field}" if path else field
         if named["what"] == "missing required":
             return where, "is required"
-        return where, f"{_UNKNOWN}{_nearest(named['field'], Cookie if path else Job)}"
+        of = Job if not path else Batch if path == "batch" else Cookie
+        return where, f"{_UNKNOWN}{_nearest(named['field'], of)}"
     reason, at, path = message.rpartition(_AT)
     if not at or path.find("`") != len(path) - 1:  # not where it is: words of the job itself
         reason, path = message, ""
@@ -812,7 +884,7 @@ def _faults(job: Job) -> Iterator[tuple[str, str]]:
 
 _CHECKED: Final = (  # most jobs have none of these
     *("headers", "cookies", "form", "body", "json", "meta"),
-    *("etag", "last_modified", "proxy", "callback_url", "callback"),
+    *("etag", "last_modified", "proxy", "callback_url", "callback", "batch"),
 )
 
 
@@ -827,6 +899,7 @@ def _other_faults(job: Job) -> Iterator[tuple[str, str]]:
     yield from _cookie_faults(job)
     yield from _condition_faults(job)
     yield from _callback_faults(job)
+    yield from _batch_faults(job)
     bodies = [name for name in ("body", "json", "form") if getattr(job, name) is not UNSET]
     if len(bodies) > 1:
         yield bodies[1], f"at most one of body, json and form; {bodies[0]} is given too"
@@ -898,6 +971,16 @@ def _callback_faults(job: Job) -> Iterator[tuple[str, str]]:
             yield "callback", "not the name of an endpoint (a-z, 0-9, _ and -)"
         if job.callback_url is not UNSET:
             yield "callback", "at most one of callback_url and callback; callback_url is given too"
+
+
+def _batch_faults(job: Job) -> Iterator[tuple[str, str]]:
+    if job.batch is UNSET:
+        return
+    if not is_batch_id(job.batch.id):
+        why = f"1 to {MAX_BATCH_ID} of A-Z, a-z, 0-9 and . _ : -, the first a letter or a digit"
+        yield "batch.id", why
+    if job.id is UNSET:
+        yield "batch", "a job of a batch needs an `id` too, by which it is counted once"
 
 
 def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,7 @@ from scraperd.pulse import Pulse
 from scraperd.reload import Reloader, secrets_of
 from scraperd.sandbox.confine import keep_secrets, lacking
 from scraperd.sandbox.trial import can_start
-from scraperd.wiring import fetcher_of, opened, pages_of, posting, services_of
+from scraperd.wiring import batch_queue_of, fetcher_of, opened, pages_of, posting, services_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -205,6 +205,8 @@ async def _serve(group: asyncio.TaskGroup, services: Services, crew: _Crew) -> N
     posted = None
     if crew.callbacks is not None:
         posted = group.create_task(crew.callbacks.run(), name="callbacks")
+    if (queue := batch_queue_of(services)) is not None:
+        others.append(group.create_task(queue.run(), name="batches"))
     why = await crew.ending.wait(services, group)
     for task in first:
         task.cancel()

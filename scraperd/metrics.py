@@ -117,6 +117,7 @@ class Collector:
         yield from self._times()
         yield from self._room()
         yield from self._callbacks()
+        yield from self._batches()
         yield from self._broker()
         yield from self._queues()
 
@@ -204,6 +205,19 @@ class Collector:
         yield gauge("callbacks_running", "Attempts of callbacks on their way.", counts.running)
         yield gauge("callback_hosts_paused", "Receivers that get callbacks now and then only.",
                     counts.paused)  # fmt: skip
+
+    def _batches(self) -> Iterator[Metric]:
+        if (keeper := self._services.batches) is None:
+            return
+        yield gauge("batches_tallying", "1 if this process tallies the batches of the fleet.",
+                    int(keeper.holds))  # fmt: skip
+        yield gauge("batches_open", "Batches of which jobs are missing, as far as known here.",
+                    keeper.open)  # fmt: skip
+        yield counter("batches", "Batches that ended here, by how: done or expired.",
+                      _by_one(dict(keeper.counts.ended)), ["outcome"])  # fmt: skip
+        yield counter("batch_notes",
+                      "Notes on jobs of batches: counted, duplicate, late or refused.",
+                      _by_one(dict(keeper.counts.notes)), ["outcome"])  # fmt: skip
 
     def _broker(self) -> Iterator[Metric]:
         link = self._services.link

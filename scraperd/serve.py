@@ -25,6 +25,7 @@ from scraperd.ops.listener import CannotListen, cannot_listen
 from scraperd.ops.log import configure
 from scraperd.ops.telemetry import Observer
 from scraperd.sandbox.confine import keep_secrets
+from scraperd.server.batches.asking import Batches
 from scraperd.server.door import Door, reply_fault
 from scraperd.server.gateway import Gateway, Parts
 from scraperd.server.held import Held
@@ -103,7 +104,8 @@ class _Life(Struct, frozen=True):
         async with extractor_of(self.config) as extractor, asyncio.TaskGroup() as group:
             door = self._door(held)
             counts = Counts()
-            gateway = self._gateway(door, held, extractor, counts)
+            batches = self._batches()
+            gateway = self._gateway(door, held, extractor, counts, batches)
             listener = Listener(
                 gateway,
                 most=max(1, min(http.max_connections, raise_limit() - OTHER_DESCRIPTORS)),
@@ -118,6 +120,8 @@ class _Life(Struct, frozen=True):
             listener.close_idle()
             await self._drain(gateway, held, counts, why)
             await listener.shutdown(1)
+            if batches is not None:
+                await batches.close()
             for task in tasks:
                 task.cancel()
 
@@ -133,14 +137,39 @@ class _Life(Struct, frozen=True):
             clocks=SYSTEM,
         )
 
-    def _gateway(self, door: Door, held: Held, extractor: Extractor, counts: Counts) -> Gateway:
+    def _batches(self) -> Batches | None:
+        """Return what asks the fleet about batches; None without them."""
+        config = self.config
+        if not config.batches.enabled:
+            return None
+        return Batches(
+            config.broker_urls,
+            config.broker.prefix,
+            config.fetch.connect_timeout,
+            self.observer.event,
+        )
+
+    def _gateway(
+        self,
+        door: Door,
+        held: Held,
+        extractor: Extractor,
+        counts: Counts,
+        batches: Batches | None,
+    ) -> Gateway:
         """Return what answers requests. Shared: `jobs.max_size` and the names of `proxies`."""
         config, http = self.config, self.config.http
-        checker = Checker(config.jobs.max_size, config.proxies, callbacks_of(config), extractor)
+        checker = Checker(
+            config.jobs.max_size,
+            config.proxies,
+            callbacks_of(config),
+            extractor,
+            batches=config.batches.enabled,
+        )
         keys = Keys(http.max_idempotency_keys, http.idempotency_window, SYSTEM.monotonic)
         poster = Poster(http, checker, door, held, keys)
         return Gateway(
-            Parts(http, self.tokens, door, held, poster, document(http.max_wait), counts),
+            Parts(http, self.tokens, door, held, poster, document(http.max_wait), counts, batches),
             event=self.observer.event,
             trouble=self.observer.trouble,
             clocks=SYSTEM,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from scraperd.base.clocks import SYSTEM
+from scraperd.batches.keeper import WRITE_INTERVAL, Keeper
 from scraperd.broker.ports import Limits
+from scraperd.broker.rabbitmq.batches.consuming import BatchQueue
 from scraperd.broker.rabbitmq.callbacks.consuming import Callbacks
 from scraperd.broker.rabbitmq.consumers import Prefetch
 from scraperd.broker.rabbitmq.generation import Settings as LinkSettings
@@ -243,6 +245,7 @@ def worker_of(  # noqa: PLR0917 - as the daemon names its parts
         clocks=clocks,
         tracer=tracer,
         callbacks=callbacks,
+        batches=config.batches.enabled,
     )
 
 
@@ -252,8 +255,9 @@ def callbacks_of(config: Config) -> Allowed:
 
 
 def topology_of(config: Config) -> Topology:
-    """Return the names of the queues. Shared: whether there are callbacks."""
-    return Topology.of(config.broker, calls_back=config.calls_back)
+    """Return the names of the queues. Shared: whether there are callbacks, and batches."""
+    tallies = config.batches.enabled
+    return Topology.of(config.broker, calls_back=config.calls_back, tallies=tallies)
 
 
 def link_settings(config: Config, name: str) -> LinkSettings:
@@ -291,6 +295,8 @@ class Services:
     callbacks: Counts = field(default_factory=Counts)
     poster: Fetcher | None = None
     """The connections to receivers of callbacks, if this process sends any."""
+    batches: Keeper | None = None
+    """The tally of batches, if there are any."""
 
 
 def services_of(  # noqa: PLR0917 - as the daemon names its parts
@@ -336,6 +342,30 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
         link=link,
         surveyor=surveyor,
         observer=observer,
+        batches=keeper_of(own, keys, observer),
+    )
+
+
+def keeper_of(config: Config, keys: Keys, observer: Observer) -> Keeper | None:
+    """Return the tally of batches; None without them. Shared: how long a delivery may be held."""
+    if not config.batches.enabled:
+        return None
+    interval = min(WRITE_INTERVAL, config.broker.ack_timeout / 3)
+    return Keeper(config.batches, keys, observer.event, SYSTEM, write_interval=interval)
+
+
+def batch_queue_of(services: Services) -> BatchQueue | None:
+    """Return what hands the tally the notes on jobs of batches; None without batches."""
+    if services.batches is None:
+        return None
+    return BatchQueue(
+        services.publisher.addresses.topology,
+        partial(services.link.beside, purpose="batches"),
+        services.link.consuming.wait,
+        services.batches,
+        events=services.observer.event,
+        trouble=services.observer.trouble,
+        clocks=SYSTEM,
     )
 
 

@@ -121,7 +121,7 @@ def amqp(broker_url: str) -> Iterator[BlockingChannel]:
 def dispatcher(amqp: BlockingChannel, prefix: str) -> Iterator[Dispatcher]:
     """A dispatcher on this test's queues, which are deleted at the end: a node's queues add up."""
     yield Dispatcher(amqp, prefix)
-    topology = Topology(prefix)
+    topology = Topology(prefix, tallies=True)
     channel = amqp.connection.channel()
     for queue in topology.queues:
         channel.queue_delete(queue.name)

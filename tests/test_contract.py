@@ -30,6 +30,7 @@ from scraperd.config.settings import Config
 from scraperd.contract import (
     MAX_ID,
     MAX_JOB,
+    Batch,
     Cookie,
     Failure,
     Invalid,
@@ -111,6 +112,7 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "nothing but the status": {"url": U, "include": []},
     "meta": {"url": U, "meta": {"deep": [[{"a": 1e300}]], "n": None, "t": "\u2028\U0001f600"}},
+    "batch": {"url": U, "id": "1", "batch": {"id": "2026-11-28:b_1.x", "size": 100_000}},
     "meta null": {"url": U, "meta": None},
     "expiring": {"url": U, "expires_at": "2030-01-01T00:00:00Z"},
     "unicode host": {"url": "http://bücher.example/ä?ö"},
@@ -291,6 +293,18 @@ def test_a_whole_number_may_have_a_point(field: str, text: str, value: int | Non
         (with_url(headers={"cookie": "a=b", "COOKIE": "c=d"}), "headers.COOKIE", "as cookie too"),
         (with_url(headers={"A-B": "1", "a-b": "1"}), "headers.a-b", "case makes no difference"),
         (with_url(headers={"content_length": "1"}), "headers.content_length", "set by the client"),
+        (with_url(id="a", batch="b"), "batch", "Expected `object`, got `str`"),
+        (with_url(id="a", batch={"id": "b"}), "batch.size", "is required"),
+        (with_url(id="a", batch={"id": "b", "size": 0}), "batch.size", ">= 1"),
+        (with_url(id="a", batch={"id": "b", "size": 100_001}), "batch.size", "<= 100000"),
+        (with_url(id="a", batch={"id": "b", "size": 1.5}), "batch.size", "got `float`"),
+        (with_url(id="a", batch={"id": "b", "size": 1, "sise": 1}), "batch.sise", "mean size?"),
+        (with_url(id="a", batch={"id": "", "size": 1}), "batch.id", "1 to 100 of A-Z"),
+        (with_url(id="a", batch={"id": "x" * 101, "size": 1}), "batch.id", "1 to 100 of A-Z"),
+        (with_url(id="a", batch={"id": "a/b", "size": 1}), "batch.id", "the first a letter"),
+        (with_url(id="a", batch={"id": "-a", "size": 1}), "batch.id", "the first a letter"),
+        (with_url(id="a", batch={"id": "a\n", "size": 1}), "batch.id", "the first a letter"),
+        (with_url(batch={"id": "b", "size": 1}), "batch", "needs an `id` too"),
         (with_url(include=["x" * 5000]), "include[0]", "Invalid enum value 'xxx"),
         (with_url(headers={"cookie": "a=b;" * 301}), "headers.cookie", "more than 300 cookies"),
     ],
@@ -310,6 +324,25 @@ def test_deep_nesting_is_refused(field: str, start: bytes, end: bytes) -> None:
     for tower in (deep, deep[:150_000]):
         raw = b'{"url":"https://e/","%s":%s}' % (field.encode(), tower) if field else tower
         assert invalid(raw).reason
+
+
+def test_the_size_of_a_batch_may_have_a_point() -> None:
+    """As other whole numbers may; a batch that is not an object is left alone."""
+    job = decode_job(b'{"url":"https://e/","id":"a","batch":{"id":"b","size":2.0}}')
+    assert isinstance(job, Job)
+    assert job.batch == Batch("b", 2)
+    assert invalid(b'{"url":"https://e/","id":null,"batch":[1.0]}').field == "batch"
+
+
+def test_the_batch_of_an_invalid_job_is_known() -> None:
+    """So that its failure is counted; a batch that is not valid itself is not."""
+    good = invalid(with_url(batch={"id": "b", "size": 3}, timeout=0))
+    assert good.batch == Batch("b", 3)
+    decoded = decode_job(with_url(id="a", batch={"id": "b", "size": 3}))
+    assert isinstance(decoded, Job)
+    assert refused(decoded, "extract", "").batch == Batch("b", 3)
+    for bad in ({"id": "/", "size": 3}, {"id": "b", "size": 0}, {"id": "b" * 5000, "size": 1}, 7):
+        assert invalid(with_url(batch=bad, timeout=0)).batch is UNSET
 
 
 def test_values_are_handed_back_as_they_are_written() -> None:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from scraperd.broker.ports import (
     UNROUTABLE_REPLY,
+    Batches,
     Callbacks,
     DeadCallbacks,
     Delay,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MAX_REDELIVERIES: Final = 100  # after which a message is given up, as RabbitMQ's queues do it
 RETRY_INTERVAL: Final = 0.5  # seconds between two trials to publish to a full queue
 FEW: Final = 5  # deliveries of the quarantine at a time
+_MAX_NOTES: Final = 1000
 _UNBOUNDED: Final = 1 << 62
 
 
@@ -79,6 +81,8 @@ class MemoryBroker:
     results: deque[tuple[str, Message]] = field(default_factory=deque)
     replies: dict[str, deque[Message]] = field(default_factory=dict)
     callbacks: deque[Message] = field(default_factory=deque)
+    notes: deque[Message] = field(default_factory=lambda: deque(maxlen=_MAX_NOTES))
+    """The newest ones for who tallies batches; nobody does."""
     full: dict[Source | None, int] = field(default_factory=dict)
     """The most messages that a queue takes; None is for the results."""
     delayed: int = 0
@@ -184,6 +188,8 @@ class MemoryBroker:
                 asyncio.get_running_loop().call_later(seconds, self._undelay, message)
             case Callbacks() | DeadCallbacks():
                 self.callbacks.append(message)
+            case Batches():
+                self.notes.append(message)
             case Into(source):
                 if len(self._queues[source]) >= self.full.get(source, _UNBOUNDED):
                     return False

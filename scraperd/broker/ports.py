@@ -197,7 +197,11 @@ class Move(Struct, frozen=True):
     seconds: float | None = None
 
 
-Destination: TypeAlias = Results | Reply | Delay | Into | Callbacks | DeadCallbacks
+class Batches(Struct, frozen=True):
+    """To who tallies batches."""
+
+
+Destination: TypeAlias = Results | Reply | Delay | Into | Callbacks | DeadCallbacks | Batches
 
 
 class Publisher(Protocol):

@@ -152,7 +152,8 @@ async def _check_offline(config: Config) -> int:
 
 
 async def _check(config: Config, report: Report) -> int:
-    topology = Topology.of(config.broker, calls_back=config.calls_back)
+    tallies = config.batches.enabled
+    topology = Topology.of(config.broker, calls_back=config.calls_back, tallies=tallies)
     passive = config.broker.passive_declare
     await _check_offline(config)
     addresses = Addresses.of(topology, config.broker.allow_reply_to)

@@ -44,6 +44,7 @@ for _name, _line in {
     "status": "Show all daemons, the queues, and the hosts that wait.",
     "host": "Show what each daemon knows of a host.",
     "top": "Show the same as status, live.",
+    "batches": "Show how far batches of jobs are.",
 }.items():
     main.add_command(Lazy(_name, f"scraperd.cli.fleet.{_name}", _line))
 main.add_command(

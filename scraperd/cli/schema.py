@@ -14,7 +14,7 @@ from scraperd.base.jsonline import dumps
 from scraperd.cli.console import epilog, show
 from scraperd.config.example import example
 from scraperd.config.settings import Config
-from scraperd.contract import Job, Result, schema
+from scraperd.contract import BatchEnd, Job, Result, schema
 
 if TYPE_CHECKING:
     import msgspec
@@ -23,11 +23,18 @@ if TYPE_CHECKING:
 @click.command(
     "schema", epilog=epilog("scraperd schema job", "scraperd schema example > config.toml")
 )
-@click.argument("what", type=click.Choice(["job", "result", "config", "example"]), default="job")
+@click.argument(
+    "what", type=click.Choice(["job", "result", "batch", "config", "example"]), default="job"
+)
 def command(what: str) -> None:
-    """Print the JSON Schema of a job, a result or the config; or an example config."""
+    """Print the JSON Schema of a job, a result, the end of a batch or the config; or an example."""
     if what == "example":
         show(example().removesuffix("\n"))
         return
-    types: dict[str, type[msgspec.Struct]] = {"job": Job, "result": Result, "config": Config}
+    types: dict[str, type[msgspec.Struct]] = {
+        "job": Job,
+        "result": Result,
+        "batch": BatchEnd,
+        "config": Config,
+    }
     show(dumps(schema(types[what]), 2))

@@ -12,6 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from scraperd.config.tables import (
+    BatchSettings,
     BrokerSettings,
     CallbackSettings,
     EndpointSettings,
@@ -109,6 +110,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         CallbackSettings,
         Meta(description="Results that are POSTed too (webhooks), if a job asks for that."),
     ] = CallbackSettings()
+    batches: Annotated[
+        BatchSettings,
+        Meta(description="Batches of jobs: one message when all of a batch have their outcome."),
+    ] = BatchSettings()
 
     hosts: Annotated[
         dict[HostPattern, HostSettings],

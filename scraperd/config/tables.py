@@ -892,6 +892,54 @@ class EndpointSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     secrets_file: str = ""
 
 
+class BatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `batches`; `Config` says what it is about."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            **fixed(
+                "true or false",
+                "Whether a job may belong to a batch; all processes of a prefix need the same.",
+            )
+        ),
+    ] = False
+    expire_after: Annotated[
+        Annotated[float, Meta(ge=1, le=30 * 86400)],
+        Meta(**fixed("seconds", "A batch ends as expired after so long without an outcome of it.")),
+    ] = 86400.0
+    keep: Annotated[
+        Annotated[float, Meta(ge=1, le=30 * 86400)],
+        Meta(
+            **fixed(
+                "seconds",
+                "How long an ended batch is known, of 10,000 at most; its id must not be used "
+                "again.",
+            )
+        ),
+    ] = 86400.0
+    max_open: Annotated[
+        int,
+        Meta(
+            **fixed("batches", "Open at once; past it the one that was idle longest expires."),
+            ge=1,
+            le=100_000,
+        ),
+    ] = 1000
+    max_jobs: Annotated[
+        int,
+        Meta(
+            **fixed(
+                "jobs",
+                "Counted ones of all open batches together, about 100 bytes of memory each; past "
+                "it as max_open.",
+            ),
+            ge=100_000,
+            le=100_000_000,
+        ),
+    ] = 1_000_000
+
+
 class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An entry of the table `hosts`: UNSET where the setting of its own table holds."""
 

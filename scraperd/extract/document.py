@@ -165,7 +165,7 @@ def extract_document(
 
 
 def names(body: bytes) -> Extracted:
-    """Return what names the job whose body this is: id and URL in UTF-8, meta as JSON.
+    """Return what names the job whose body this is: id and URL in UTF-8, meta and batch as JSON.
 
     A URL that is not plain ASCII and valid is left out: nobody checks it again. So is one that the
     result is to be posted to.
@@ -183,6 +183,8 @@ def names(body: bytes) -> Extracted:
         parts["callback"] = seen.callback.encode()
     if seen.meta is not UNSET:
         parts["meta"] = bytes(seen.meta)
+    if seen.batch is not UNSET:
+        parts["batch"] = msgspec.json.encode(seen.batch)
     return Extracted(parts)
 
 

@@ -7,7 +7,7 @@ Must never: fetch a page, or raise for what a publisher sent.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET, Struct
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from scraperd.jobs.callback.allowed import Allowed
     from scraperd.jobs.received import Received
     from scraperd.scrape.pipeline import Scraper
+
+BATCHES_OFF: Final = "batches are not tallied here (batches.enabled is false)"
 
 
 class Prepared(Struct, frozen=True):
@@ -85,8 +87,8 @@ Decoded: TypeAlias = Prepared | Undecoded
 class Decoder:
     """Reads jobs of `max_size` bytes at most, which may choose from `proxies`. One for the process.
 
-    `callbacks` says which callbacks they may ask for. `on_error` is told of an error of ours with
-    the job's id, and says how it ends the job.
+    `callbacks` says which callbacks they may ask for, and `batches` whether they may belong to a
+    batch. `on_error` is told of an error of ours with the job's id, and says how it ends the job.
     """
 
     def __init__(
@@ -96,10 +98,13 @@ class Decoder:
         scraper: Scraper,
         on_error: Callable[[Exception, str | None], Failure],
         callbacks: Allowed = NONE,
+        *,
+        batches: bool = False,
     ) -> None:
         self._scraper = scraper
         self._on_error = on_error
         self.callbacks = callbacks
+        self.batches = batches
         self.configure(max_size, proxies)
 
     def configure(self, max_size: int, proxies: Collection[str]) -> None:
@@ -154,6 +159,8 @@ class Decoder:
             return "proxy", f"no proxy is named {printable(job.proxy)} here"
         if fault := unavailable(job):
             return "include", fault
+        if job.batch and not self.batches:
+            return "batch", BATCHES_OFF
         if job.callback_url or job.callback:
             return self.callbacks.fault(job)
         return None

@@ -19,6 +19,7 @@ from scraperd.jobs.quarantine import quarantine_for, strikes
 
 if TYPE_CHECKING:
     from scraperd.broker.ports import Delivery
+    from scraperd.contract import Batch
     from scraperd.jobs.quarantine import Discounts
     from scraperd.jobs.signing import Keys
 
@@ -43,6 +44,7 @@ class Received:
     url: str | UnsetType = UNSET  # the same,
     host: str | None = None  # and its host
     callback: str | None = None  # where the result is to be posted too
+    batch: Batch | None = None  # what its outcome is noted for
     anonymous: bool = False  # nothing that a dispatcher would know its result by
     queue_wait: float | None = None  # seconds from the publisher's timestamp to the first delivery
     lateness: float | None = None  # seconds from its turn, or when it was due, to its return

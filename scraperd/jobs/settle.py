@@ -11,12 +11,13 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from scraperd.broker.ports import (
     NOTHING,
     UNROUTABLE_REPLY,
+    Batches,
     Callbacks,
     Delay,
     Into,
@@ -26,6 +27,7 @@ from scraperd.broker.ports import (
     Source,
 )
 from scraperd.contract import Failure
+from scraperd.jobs.batch.note import Note, sealed
 from scraperd.jobs.callback.note import new_note, payload, webhook_id
 from scraperd.jobs.envelope import Envelope, Turn, obituary, told
 from scraperd.jobs.verdict import Dead, Done, Requeue, Retry, Snooze, Verdict
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Destination, Limits, Publisher
-    from scraperd.contract import Result
+    from scraperd.contract import Batch, Result
     from scraperd.jobs.outcome import Outcome
     from scraperd.jobs.received import Received
     from scraperd.jobs.signing import Keys
@@ -64,6 +66,8 @@ class Settler(Struct, frozen=True):
             case Done():
                 assert outcome is not None
                 await self._tell(job, outcome)
+                if job.batch is not None:
+                    await self._note(job, job.batch, outcome.result)
             case Retry(delay):
                 assert outcome is not None
                 assert outcome.result.error
@@ -81,6 +85,8 @@ class Settler(Struct, frozen=True):
                 letter = _letter(job, outcome.result, kind, self.clocks.now())
                 if tell:
                     await self._tell(job, outcome)
+                if job.batch is not None:
+                    await self._note(job, job.batch, outcome.result)
                 await self._publish(job, Into(Source.DEAD), letter)
         return await job.delivery.ack()
 
@@ -125,6 +131,17 @@ class Settler(Struct, frozen=True):
         with trace.publish() as traced:
             message.headers.update({} if job.stripped else traced)
             await self._publish(job, to, message)
+
+    async def _note(self, job: Received, batch: Batch, result: Result) -> None:
+        """Tell the tally of the job's batch that it has its outcome.
+
+        It is counted once by its id, or if nothing named it by its bytes.
+        """
+        named = job.delivery.body if job.anonymous else job.name.encode()
+        kind = result.error.kind if result.error else result.status
+        again = result.run is not UNSET and result.run > 1
+        note = Note.of(batch, named, kind, self.clocks.wall(), again=again)
+        await self._publish(job, Batches(), sealed(note, self.keys))
 
     async def _snooze(self, job: Received, host: str, delay: float) -> None:
         """Rather back too early than too late: then it is snoozed again, for the rest."""

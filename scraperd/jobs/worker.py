@@ -79,6 +79,7 @@ class Worker:
         clocks: Clocks,
         tracer: Tracer | None = None,
         callbacks: Allowed = NONE,
+        batches: bool = False,
     ) -> None:
         self._settings = settings
         self._scraper = scraper
@@ -87,7 +88,9 @@ class Worker:
         self._name = name
         self._clocks = clocks
         self._work = self.handle if tracer is None else partial(self._traced, tracer)
-        self._decoder = Decoder(settings.max_size, proxies, scraper, self._error, callbacks)
+        self._decoder = Decoder(
+            settings.max_size, proxies, scraper, self._error, callbacks, batches=batches
+        )
         self._flights = Flights()
         self._discounts = Discounts()
         self._proven = False  # an outcome was published since the broker last ended it over one
@@ -162,6 +165,8 @@ class Worker:
         received.named(*job.names)
         if job.seen.callback_url or job.seen.callback:
             received.callback = self._decoder.callbacks.target(job.seen)
+        if job.seen.batch and self._decoder.batches:
+            received.batch = job.seen.batch
         if received.delivery.source is Source.SOLO:
             self._observer.solo(received)
         with closing(self._scraper.claim()) as claim:
@@ -205,6 +210,8 @@ class Worker:
             failure = unrun.at_its_limit(received.strikes)
         known = received.named(seen.id, seen.url, host_of(seen.url))
         received.callback = self._decoder.callbacks.target(seen)
+        if seen.batch and self._decoder.batches:
+            received.batch = seen.batch
         wanted = received.delivery.reply_to or received.callback
         tell = bool(known or seen.url or wanted or not given_up)
         verdict = self._decide(received, Unrun(failure, tell))
@@ -298,6 +305,7 @@ class Worker:
             earlier=noted.earlier,
             limited=limited,
             dead=dead,
+            batch=seen.batch,
         )
         timings: Timings | UnsetType = UNSET
         if started is not None:

@@ -58,7 +58,7 @@ def _connections(config: Config) -> int:
 
 
 def _rest(config: Config) -> int:
-    return OTHERS + HELPER * config.sandbox.processes + _callbacks(config)
+    return OTHERS + HELPER * config.sandbox.processes + _callbacks(config) + config.batches.enabled
 
 
 def _callbacks(config: Config) -> int:

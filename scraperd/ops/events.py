@@ -120,6 +120,10 @@ FIELDS: Final[dict[str, Field]] = {
         "text", "the path of an HTTP request, without query; a handle is shown as HANDLE"
     ),
     "callback": Field("text", "the `webhook-id` of a callback"),
+    "batch": Field("text", "the id of a batch"),
+    "size": Field("integer", "how many jobs a batch has, as its jobs say"),
+    "counted": Field("integer", "how many jobs of a batch had an outcome, each once"),
+    "batches": Field("integer", "how many batches: open ones, or those whose message waits"),
     "holder": Field("text", "the name of the token, or empty without a known token"),
 }
 
@@ -275,6 +279,51 @@ EVENTS: Final[dict[str, Event]] = {
         "callbacks cannot be consumed or moved, and `error` says why. The daemon tries again",
         ("error",),
         todo="look at the [queues of callbacks](queues.md#queues-of-callbacks)",
+    ),
+    "tally_taken": Event(
+        "info",
+        "this process tallies the [batches](../batches.md) from now on; it has read what the one "
+        "before it knew",
+        ("batches",),
+    ),
+    "batch_done": Event(
+        "info",
+        "each job of a batch has its outcome, and the message is published",
+        ("batch", "size", "counted"),
+    ),
+    "batch_expired": Event(
+        "warning",
+        "a batch ended before each of its jobs had an outcome, and the message is published. "
+        "`reason` names the setting",
+        ("batch", "size", "counted", "reason"),
+        todo="ask its dispatcher whether it published all jobs, and the size that they say",
+    ),
+    "batch_sizes_differ": Event(
+        "warning",
+        "a job says another size of its batch than jobs before it: the largest counts",
+        ("batch", "size"),
+        todo="tell its dispatcher",
+    ),
+    "batch_note_refused": Event(
+        "warning",
+        "a message in the queue of batches is not sealed by a key of the fleet, or cannot be read; "
+        "it is dropped. The metric counts the others",
+        ("bytes",),
+        todo="see who may write to that queue; give all processes the same `jobs.signing_key_file`",
+    ),
+    "batch_message_refused": Event(
+        "warning",
+        "the messages about so many ended `batches` are not taken by a queue of the results "
+        "exchange; they are published again every two seconds",
+        ("batches",),
+        todo="see whether the results queue is full",
+    ),
+    "batches_interrupted": Event(
+        "warning",
+        "the queue of batches cannot be consumed or written to, and `error` says why. The daemon "
+        "tries again",
+        ("error",),
+        todo="look at the [queue of batches](queues.md#the-queue-of-batches)",
     ),
     "helpers_unconfined": Event(
         "warning",
@@ -441,8 +490,8 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "gateway_refused": Event(
         "warning",
-        "the broker did not take or did not confirm a job, and the request got 503. Logged every "
-        "10 s at most",
+        "the broker did not take or did not confirm a job, or the fleet could not be asked about a "
+        "batch, and the request got 503. Logged every 10 s at most",
         ("error",),
         todo="do what `error` says; see [queues](queues.md)",
     ),

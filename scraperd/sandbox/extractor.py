@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from scraperd.base.cache import Cache
 from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.histogram import Histogram
-from scraperd.contract import Failure, Peeked
+from scraperd.contract import Failure, Peeked, read_batch
 from scraperd.extract.apply import Foreseen, Overrun
 from scraperd.extract.compile import CACHE
 from scraperd.extract.compiled import engine
@@ -282,7 +282,11 @@ class Extractor:
         parts = answer.parts
         names = ("id", "url", "callback_url", "callback")
         texts = {name: parts[name].decode() for name in names if name in parts}
-        return Peeked(**texts, meta=Raw(parts["meta"]) if "meta" in parts else UNSET)
+        return Peeked(
+            **texts,
+            meta=Raw(parts["meta"]) if "meta" in parts else UNSET,
+            batch=read_batch(parts["batch"]) if "batch" in parts else UNSET,
+        )
 
     async def _in(
         self, level: int, request: ExtractRequest, body: bytes, host: str, kind: int

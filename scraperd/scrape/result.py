@@ -17,6 +17,7 @@ from scraperd.contract import VERSION, Attempt, Failure, Redirect, Result, Timin
 if TYPE_CHECKING:
     from yarl import URL
 
+    from scraperd.contract import Batch
     from scraperd.fetch.message import Steps
 
 _STEPS: Final = ("dns", "connect", "tls", "first_byte", "transfer")
@@ -87,6 +88,7 @@ class Label(Struct, frozen=True):
     earlier: tuple[Attempt, ...] = ()
     limited: dict[str, float] | UnsetType = UNSET
     dead: bool = False
+    batch: Batch | UnsetType = UNSET
 
 
 def result_of(
@@ -112,6 +114,7 @@ def result_of(
         fetched_at=facts.fetched_at or UNSET,
         worker=label.worker,
         contract_version=VERSION,
+        batch=label.batch,
         meta=label.meta,
         **facts.content,
     )

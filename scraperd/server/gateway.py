@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from msgspec import Struct
 
 from scraperd.base.text import printable
+from scraperd.server.batches.progress import BATCHES, batch_of
 from scraperd.server.hosts import is_own_host
 from scraperd.server.listener import Answer, Gone, send
 from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from scraperd.base.clocks import Clocks
     from scraperd.config.tables import HttpSettings
+    from scraperd.server.batches.asking import Batches
     from scraperd.server.door import Door
     from scraperd.server.held import Held
     from scraperd.server.metrics import Counts, Metrics
@@ -58,6 +60,7 @@ class Parts(Struct, frozen=True):
     poster: Poster
     openapi: bytes
     counts: Counts
+    batches: Batches | None
 
 
 class Gateway:
@@ -83,6 +86,7 @@ class Gateway:
         self._routes = {
             "/v1/jobs": Route("POST", "submit", self._post),
             RESULTS: Route("GET", "read", self._result),
+            BATCHES: Route("GET", "read", self._batch),
             "/metrics": Route("GET", "read", self._metrics),
             "/v1/openapi.json": Route("GET", None, self._openapi),
             "/health/live": Route("GET", None, self._live),
@@ -126,9 +130,9 @@ class Gateway:
         """Look who asks for what. Raises Problem."""
         self._check_host(request)
         path = request.rel_url.raw_path
-        is_result = path.startswith(RESULTS) and path != RESULTS
-        route = self._routes.get(RESULTS if is_result else path)
-        if route is None or path == RESULTS:
+        head = next((it for it in (RESULTS, BATCHES) if path.startswith(it) and path != it), path)
+        route = self._routes.get(head)
+        if route is None or path in (RESULTS, BATCHES):
             raise Problem(HTTPStatus.NOT_FOUND, "nothing is at this path; see /v1/openapi.json")
         allowed = ("GET", "HEAD") if route.method == "GET" else (route.method,)
         if request.method not in allowed:
@@ -189,6 +193,9 @@ class Gateway:
         wait = wait_of(request, self._parts.settings.max_wait)
         handle = request.rel_url.raw_path.removeprefix(RESULTS)
         return await result_of(self._parts.held, handle, wait)
+
+    async def _batch(self, request: web.BaseRequest, _: Holder) -> Answer:
+        return await batch_of(self._parts.batches, request)
 
     async def _openapi(self, _: web.BaseRequest, __: Holder) -> Answer:
         return Answer(HTTPStatus.OK, self._parts.openapi)

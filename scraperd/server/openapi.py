@@ -35,7 +35,7 @@ _PROBLEMS: Final[dict[str, tuple[str, dict[str, Any]]]] = {  # status: words, he
     "400": ("the request or the job is not valid; for lines: no line is a valid job", {}),
     "401": ("the token is missing or not known", _CHALLENGE),
     "403": ("the token may not do this, or the Host header is refused", {}),
-    "404": ("no result is kept under this handle", {}),
+    "404": ("no result is kept under this handle, or no batch is known by this id", {}),
     "405": ("the path is for another method", _ALLOW),
     "408": ("the body did not come in time", {}),
     "409": ("a request with this Idempotency-Key is being worked on", _RETRY),
@@ -44,7 +44,7 @@ _PROBLEMS: Final[dict[str, tuple[str, dict[str, Any]]]] = {  # status: words, he
     "422": ("this Idempotency-Key was used for another request", {}),
     "429": ("this token is used too often", _RETRY),
     "431": ("a header or the request line is too long, or there are too many headers", {}),
-    "503": ("the broker is away or takes no jobs, or too many results are waited for", _RETRY),
+    "503": ("the broker is away, takes no jobs, or nobody tallies; too many requests wait", _RETRY),
 }
 _EXAMPLES: Final[tuple[dict[str, Any], ...]] = (
     {"url": "https://example.com/", "extract": {"title": "h1"}, "meta": {"page": 1}},
@@ -86,6 +86,25 @@ _OWN: Final[dict[str, Any]] = {
     "AcceptedLine": _ENTRY,
     "RejectedLine": _REJECTED,
     "Lines": {"type": "object", "required": ["accepted", "rejected"], "properties": _LISTS},
+    "BatchProgress": {
+        "type": "object",
+        "required": ["id", "state", "size", "counted", "kinds", "started_at"],
+        "properties": {
+            "id": {"type": "string"},
+            "state": {"enum": ["open", "done", "expired"]},
+            "size": {"type": "integer", "description": "how many jobs the batch has"},
+            "counted": {"type": "integer", "description": "jobs that have an outcome"},
+            "kinds": {
+                "type": "object",
+                "additionalProperties": {"type": "integer"},
+                "description": "of these: how many were ok, and failed by kind",
+            },
+            "started_at": {"type": "string", "description": "when the first outcome was there"},
+            "last_at": {"type": "string", "description": "the newest one, of an open batch"},
+            "ended_at": {"type": "string", "description": "when it was done or expired"},
+            "reason": {"type": "string", "description": "why it expired"},
+        },
+    },
     "Problem": {
         "description": "problem details (RFC 9457)",
         "type": "object",
@@ -121,6 +140,7 @@ def _document(max_wait: float) -> dict[str, Any]:
         "paths": {
             "/v1/jobs": {"post": _post(max_wait)},
             "/v1/results/{handle}": {"get": _result(max_wait)},
+            "/v1/batches/{id}": {"get": _batch()},
             "/metrics": {"get": _metrics()},
             "/v1/openapi.json": {"get": _open("this document", _JSON, {"type": "object"})},
             "/health/live": {"get": _open("the process lives", "text/plain", {"type": "string"})},
@@ -228,6 +248,19 @@ def _result(max_wait: float) -> dict[str, Any]:
                 "content": _body("Accepted"),
             },
             **_problems("400", "401", "403", "404", "405", "429", "431"),
+        },
+    }
+
+
+def _batch() -> dict[str, Any]:
+    ident = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "operationId": "batch",
+        "summary": "Ask how far a batch is",
+        "parameters": [ident],
+        "responses": {
+            "200": {"description": "how far the batch is", "content": _body("BatchProgress")},
+            **_problems("400", "401", "403", "404", "405", "429", "431", "503"),
         },
     }
 

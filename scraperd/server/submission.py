@@ -16,6 +16,7 @@ from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.base.text import printable
 from scraperd.contract import Invalid, decode_job, encode
 from scraperd.extract.rules import RuleError
+from scraperd.jobs.decode import BATCHES_OFF
 from scraperd.sandbox.extractor import Crowded, Unchecked
 from scraperd.scrape.content import unavailable
 
@@ -55,15 +56,25 @@ class Rejected(Struct, frozen=True):
 
 
 class Checker:
-    """Reads jobs of at most `max_size` bytes; they may choose from `proxies` and `callbacks`."""
+    """Reads jobs of at most `max_size` bytes; they may choose from `proxies` and `callbacks`.
+
+    `batches` says whether they may belong to a batch.
+    """
 
     def __init__(
-        self, max_size: int, proxies: Collection[str], callbacks: Allowed, extractor: Extractor
+        self,
+        max_size: int,
+        proxies: Collection[str],
+        callbacks: Allowed,
+        extractor: Extractor,
+        *,
+        batches: bool,
     ) -> None:
         self.max_size = max_size
         self._proxies = proxies
         self._callbacks = callbacks
         self._extractor = extractor
+        self._batches = batches
 
     async def check(self, raw: bytes, ident: str = "") -> Accepted | Rejected:
         """Return the job that a message of these bytes would be, or why it would not be valid.
@@ -85,6 +96,8 @@ class Checker:
             return Rejected("proxy", f"no proxy is named {printable(job.proxy)} here")
         if fault := unavailable(job):
             return Rejected("include", fault)
+        if job.batch and not self._batches:
+            return Rejected("batch", BATCHES_OFF)
         refused = self._callbacks.fault(job)
         return None if refused is None else Rejected(*refused)
 

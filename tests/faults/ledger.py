@@ -66,6 +66,7 @@ class Ledger:
         self._came: dict[str, float] = {}
         self._dead: Counter[str] = Counter()
         self._waived: Counter[str] = Counter()
+        self._ends: list[tuple[str, dict[str, Any]]] = []
         self._broken: Exception | None = None
 
     def waive(self, key: str) -> None:
@@ -88,6 +89,10 @@ class Ledger:
     def arrive(self, queue: str, properties: Any, body: bytes) -> None:
         """Note a message of one of the bench's queues, unless this publish was seen before."""
         with self._news:
+            if properties.type == "scraperd.batch":
+                self._ends.append((properties.message_id, json.loads(body)))
+                self._news.notify_all()
+                return
             arrival = self._arrival(queue, properties, body)
             publish = f"{queue} {properties.message_id}"
             if not arrival.by_broker and publish in self._seen:
@@ -173,6 +178,11 @@ class Ledger:
     @property
     def arrivals(self) -> list[Arrival]:
         return self._arrivals
+
+    @property
+    def ends(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each message about a batch that has ended, with its message id."""
+        return self._ends
 
     @property
     def results(self) -> list[Arrival]:

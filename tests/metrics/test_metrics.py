@@ -48,6 +48,7 @@ BOUNDED = {  # each label with the most values that it may have
 
 
 TRACING = {"tracing__endpoint": "http://127.0.0.1:1/v1/traces", "tracing__sample_ratio": 0}
+EVERYTHING = {**TRACING, "batches__enabled": True}
 
 
 class Observed:
@@ -313,7 +314,7 @@ def test_without_the_setting_nothing_listens(broker_url: str, prefix: str) -> No
     assert json.dumps(daemon.logged("ready"))
 
 
-@pytest.mark.parametrize("observed", [TRACING], indirect=True, ids=["tracing"])
+@pytest.mark.parametrize("observed", [EVERYTHING], indirect=True, ids=["everything"])
 def test_the_document_lists_them_all(observed: Observed) -> None:
     """Each metric has a row in docs/operations/metrics.md with its kind, and no other has."""
     page = (Path(__file__).parents[2] / "docs/operations/metrics.md").read_text()

@@ -374,12 +374,12 @@ class Link:
         """How many consumers are registered."""
         return len(CONSUMES[self._consumers.mode]) if self._consumers is not None else 0
 
-    async def beside(self, gate: Gate) -> Connection:
+    async def beside(self, gate: Gate, purpose: str = "answer") -> Connection:
         """A connection for what must not touch the jobs; it ends with the present generation.
 
         Raises OSError, BrokerRefused.
         """
-        return (await self.beside_epoch(gate, "answer"))[0]
+        return (await self.beside_epoch(gate, purpose))[0]
 
     async def beside_epoch(self, gate: Gate, purpose: str) -> tuple[Connection, Epoch]:
         """Such a connection, and the epoch that it ends with: who reads there can publish in it."""

@@ -18,6 +18,7 @@ from scraperd.base.backoff import backoff
 from scraperd.base.text import printable
 from scraperd.broker.ports import (
     UNROUTABLE_REPLY,
+    Batches,
     Callbacks,
     DeadCallbacks,
     Delay,
@@ -183,6 +184,8 @@ class RabbitPublisher:
                 await self._send(epoch, ("", queue), message, until)
             case DeadCallbacks():
                 await self._send(epoch, ("", self._topology.dead_callbacks), message, until)
+            case Batches():
+                await self._send(epoch, ("", self._topology.batches), message, until)
 
     def wait_within(self, seconds: float) -> float:
         """The longest delay tier of at most `seconds`; see ports.Publisher."""

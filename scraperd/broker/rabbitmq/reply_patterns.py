@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "{prefix}"  # in a pattern: the prefix of our queues
 _OWN: Final = frozenset(
-    queue.name.partition(".")[2] for queue in Topology("x", calls_back=True).queues
+    queue.name.partition(".")[2] for queue in Topology("x", calls_back=True, tallies=True).queues
 )
 _DIRECT = re.compile(r"amq\.rabbitmq\.reply-to\.(?P<process>[^.]{1,200})\.(?P<key>[^.]{1,40})")
 # NEW_PID_EXT or PID_EXT with the atom of a node, `reply@` and a hash of its name; then the numbers

@@ -52,6 +52,7 @@ _TARGET: Final = "x-dead-letter-routing-key"
 _LENGTH: Final = "x-max-length"
 _LENGTH_BYTES: Final = "x-max-length-bytes"
 _BOUNDS: Final = frozenset({_LENGTH, _LENGTH_BYTES})
+_SINGLE: Final = "x-single-active-consumer"
 _NOTHING: Final = "nothing"  # for an argument that is not set
 _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '[^']*')?|none")
 
@@ -89,18 +90,20 @@ class Topology(Struct, frozen=True):
     """Every name under one prefix.
 
     The jobs queue takes `max_length` messages and `max_length_bytes` bytes; 0 is no limit.
-    `calls_back`: the queues of callbacks are among them.
+    `calls_back`: the queues of callbacks are among them; `tallies`: that of batches is.
     """
 
     prefix: str
     max_length: int = 0
     max_length_bytes: int = 0
     calls_back: bool = False
+    tallies: bool = False
 
     @classmethod
-    def of(cls, table: BrokerSettings, *, calls_back: bool = False) -> Self:
+    def of(cls, table: BrokerSettings, *, calls_back: bool = False, tallies: bool = False) -> Self:
         """Return the topology of the table `broker`."""
-        return cls(table.prefix, table.jobs_max_length, table.jobs_max_length_bytes, calls_back)
+        most, most_bytes = table.jobs_max_length, table.jobs_max_length_bytes
+        return cls(table.prefix, most, most_bytes, calls_back, tallies)
 
     @property
     def jobs(self) -> str:
@@ -163,6 +166,11 @@ class Topology(Struct, frozen=True):
 
     def _callback_tier(self, seconds: int) -> str:
         return f"{self.callbacks}.delay.{seconds}"
+
+    @property
+    def batches(self) -> str:
+        """The queue of notes on the outcomes of jobs of batches, and of the tally's own records."""
+        return f"{self.prefix}.batches"
 
     def delay(self, seconds: float) -> str:
         """The shortest tier that waits at least `seconds`; the longest for anything above it."""
@@ -231,6 +239,7 @@ class Topology(Struct, frozen=True):
                 Queue(self._callback_tier(s), {**kept, **back, "x-message-ttl": s * 1000})
                 for s in CALLBACK_DELAYS
             ),
+            *((Queue(self.batches, {**endless, _SINGLE: True}),) if self.tallies else ()),
         )
 
 

@@ -7,6 +7,7 @@ Must never: check a value. The job that they make is checked as the daemon check
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -77,6 +78,7 @@ _ALL: Final = (
     click.option("--expires-at", metavar="DATE", help="RFC 3339: not begun after this time."),
     click.option("--callback-url", metavar="URL", help="POST the result there too, signed."),
     click.option("--callback", metavar="NAME", help="The same, to an endpoint of the daemon's."),
+    click.option("--batch", metavar="JSON", help='As \'{"id": "monday", "size": 3}\'.'),
     click.option("--meta", metavar="JSON", help="Comes back in the result."),
 )
 _AS_GIVEN: Final = (  # fields whose option is their value
@@ -99,7 +101,7 @@ def fields_of(given: dict[str, Any]) -> dict[str, Any]:
     """
     job = {name: given[name] for name in _AS_GIVEN if given[name] is not None}
     job |= rules_of(given["extract"], given["extract_file"])
-    for name in ("json", "meta"):
+    for name in ("json", "batch", "meta"):
         if given[name] is not None:
             job[name] = json_of(given[name], f"--{name}")
     if given["include"]:
@@ -157,8 +159,11 @@ def pairs_of(texts: tuple[str, ...], option: str, between: str, form: str) -> di
 def job_of(line: str, fields: dict[str, Any]) -> bytes:
     """Return the job of a line, which is a URL or a job as JSON.
 
-    The fields are added; those that a JSON job has itself stay as they are, byte for byte.
+    The fields are added; those that a JSON job has itself stay as they are, byte for byte. A job of
+    a batch gets an id too.
     """
+    if "batch" in fields:
+        fields = {"id": uuid.uuid4().hex, **fields}
     if not line.startswith("{"):
         return json.dumps({"url": line, **fields}).encode()
     if not fields:

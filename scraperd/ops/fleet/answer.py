@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct, field
 
+from scraperd.batches.progress import Progress  # noqa: TC001 - msgspec reads the annotations
 from scraperd.politeness.view import HostView  # noqa: TC001 - msgspec reads the annotations
 
 # A later version may add fields; one that changes the meaning of a field takes another number.
@@ -18,10 +19,14 @@ FORM: Final = 1
 
 
 class Question(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What is asked. `host` is there for the kind `host` only."""
+    """What is asked. `host` is there for the kind `host` only.
 
-    ask: Literal["status", "capacity", "host"]
+    `batch` is for the kind `batches` only; without it the newest batches are asked for.
+    """
+
+    ask: Literal["status", "capacity", "host", "batches"]
     host: str = ""
+    batch: str = ""
     form: int = FORM
 
 
@@ -103,6 +108,8 @@ class Status(Struct):
     hosts_waiting: int = 0
     capacity: Capacity | None = None
     about: HostAnswer | None = None
+    batches: list[Progress] | None = None
+    """What is known of batches; None from a process that does not tally them."""
     form: int = FORM
 
 
@@ -117,6 +124,7 @@ def read_question(body: bytes) -> Question | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     known = found.form == FORM and bool(found.host) == (found.ask == "host")
+    known = known and (not found.batch or found.ask == "batches")
     return found if known and len(found.host) <= 253 else None  # noqa: PLR2004 - RFC 1035
 
 

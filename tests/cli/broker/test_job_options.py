@@ -22,6 +22,7 @@ COOKIES = [{"name": "s", "value": "1", "domain": "a.example"}]
 # Of each field of a job: options, and what they make of it.
 OPTIONS: dict[str, tuple[list[str], Any]] = {
     "url": ([], URL),
+    "batch": (["--batch", '{"id": "b", "size": 2}'], {"id": "b", "size": 2}),
     "id": (["--id", "seven"], "seven"),
     "method": (["-X", "PUT"], "PUT"),
     "headers": (["-H", "X-A: b: c", "--header", "X-B:"], {"X-A": "b: c", "X-B": ""}),
@@ -70,6 +71,8 @@ def test_each_field_of_a_job_has_an_option(
         assert (field, done.returncode) == (field, 0), done.stderr
         job = json.loads(jobs.take("jobs")[1])
         assert (field, job.pop(field)) == (field, value)
+        if field == "batch":
+            assert job.pop("id")  # it needs one
         assert job.items() <= {"url": URL}.items()
 
 

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.inquiry.names import ANSWERS, exchange_of, reply_queue
@@ -27,11 +27,13 @@ from scraperd.broker.rabbitmq.wire.errors import (
 from scraperd.broker.rabbitmq.wire.refusals import no_access
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from scraperd.broker.rabbitmq.wire.channel import Channel
     from scraperd.broker.rabbitmq.wire.connection import Connection
     from scraperd.broker.rabbitmq.wire.machine import Delivered
+
+T = TypeVar("T")
 
 HEARTBEAT: Final = 10  # seconds
 MAX_ANSWERS: Final = 1000  # processes of a fleet
@@ -45,6 +47,21 @@ class Round:
     ident: str
     answers: list[bytes] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def first(self, read: Callable[[bytes], T | None], within: float) -> T | None:
+        """Return the first answer that `read` takes, or None after so many seconds."""
+        taken = 0
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    self.news.clear()
+                    for body in self.answers[taken:]:
+                        if (found := read(body)) is not None:
+                            return found
+                    taken = len(self.answers)
+                    await self.news.wait()
+        except TimeoutError:
+            return None
 
 
 class Asker:
