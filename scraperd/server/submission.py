@@ -61,7 +61,12 @@ class Checker:
     """
 
     def __init__(
-        self, max_size: int, proxies: Collection[str], extractor: Extractor, *, batches: bool
+        self,
+        max_size: int,
+        proxies: Collection[str],
+        extractor: Extractor,
+        *,
+        batches: bool = False,
     ) -> None:
         self.max_size = max_size
         self._proxies = proxies
