@@ -68,7 +68,7 @@ class Checker:
         callbacks: Allowed,
         extractor: Extractor,
         *,
-        batches: bool,
+        batches: bool = False,
     ) -> None:
         self.max_size = max_size
         self._proxies = proxies
