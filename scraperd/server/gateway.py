@@ -157,6 +157,11 @@ class Gateway:
         """Return who asks. Raises Problem for an unknown token, or for too many requests."""
         tokens = self._parts.tokens
         if tokens is None:
+            if not ANYBODY.may(role):
+                raise Problem(
+                    HTTPStatus.FORBIDDEN,
+                    f"this needs a token with the role {role}; set http.tokens_file",
+                )
             return ANYBODY
         given = request.headers.getall("Authorization", [])
         holder = tokens.holder(given[0]) if len(given) == 1 else None
