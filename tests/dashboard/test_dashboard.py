@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import Error, expect
 
-from tests.dashboard.conftest import ADMIN, READ
+from tests.dashboard.conftest import ADMIN, NAME, READ
 from tests.rig.clients.chromium import axe, looking
 from tests.rig.daemon import Daemon, until
 from tests.rig.ports import HOST
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-    from tests.dashboard.conftest import Started
+    from tests.dashboard.conftest import House, Started
     from tests.rig.clients.chromium import Scheme
     from tests.rig.daemon import Dispatcher
     from tests.rig.sites.hostel import Hostel
@@ -56,23 +56,19 @@ def publish_result(desk: Dispatcher, result: dict[str, Any]) -> None:
 
 
 def test_it_shows_jobs_as_they_flow(
-    browser: Browser, started: Started, broker_url: str, dispatcher: Dispatcher, hostel: Hostel
+    browser: Browser, house: House, desk: Dispatcher, hostel: Hostel
 ) -> None:
     """Pages, failures and their stories come without a reload, and axe-core finds nothing wrong."""
-    with (
-        Daemon(broker_url, dispatcher.prefix).ready() as daemon,
-        started() as gateway,
-        signed_in(browser, gateway, ADMIN) as page,
-    ):
-        expect(page.locator("#rows-processes")).to_contain_text(f":{daemon.pid} ")
+    with signed_in(browser, house.gateway, ADMIN) as page:
+        expect(page.locator("#rows-processes")).to_contain_text(NAME)
         expect(page.locator("#who")).to_have_text("admin (admin)")
-        dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(4)])
+        page.keyboard.press("Tab")
+        expect(page.get_by_text("Skip to the content")).to_be_focused()
+        desk.publish_many([hostel.url(f"/hold/{n}") for n in range(4)])
         expect(page.locator("#tile-flight")).to_have_text("4")
         hostel.release()
-        dispatcher.publish(
-            {"url": hostel.url("/page/1"), "id": "good", "extract": {"title": "title"}}
-        )
-        dispatcher.publish({"url": "http://127.0.0.1:1/x?secret=1", "id": "bad", "max_retries": 1})
+        desk.publish({"url": hostel.url("/page/1"), "id": "good", "extract": {"title": "title"}})
+        desk.publish({"url": "http://127.0.0.1:1/x?secret=1", "id": "bad", "max_retries": 1})
         expect(page.locator("#rows-results tr", has_text="good")).to_contain_text("ok 200")
         expect(page.locator("#rows-results tr", has_text="bad")).to_contain_text("connect")
         expect(page.locator("#rows-kinds")).to_contain_text("connect")
@@ -88,34 +84,26 @@ def test_it_shows_jobs_as_they_flow(
         assert axe(page) == []
 
 
-@pytest.mark.parametrize("prefix", ["scraperd"])  # which the pictures show
 def test_it_is_fit_to_be_seen(
-    browser: Browser, started: Started, broker_url: str, dispatcher: Dispatcher, hostel: Hostel
+    browser: Browser, house: House, desk: Dispatcher, hostel: Hostel
 ) -> None:
     """Light, dark and on a phone: nothing wider than the window, no fault of axe-core's; a picture
     of each for the documents.
     """
     urls = [hostel.url(f"/page/{n}") for n in range(60)]
-    polite = {
-        "politeness__per_host_concurrency": 2,
-        "politeness__snooze_after": 60,
-        "jobs__worker_name": "worker-1",
-    }
-    with Daemon(broker_url, dispatcher.prefix, **polite).ready(), started() as gateway:
-        with signed_in(browser, gateway, READ) as page:
-            for many in (5, 30, 60, 40):
-                dispatcher.publish_many(urls[:many], include=["metadata"])
-                dispatcher.publish_many(["http://127.0.0.1:1/"] * (many // 10), max_retries=0)
-                before = page.locator("#tile-pages").inner_text()
-                expect(page.locator("#tile-pages")).not_to_have_text(before)
-            dispatcher.publish_many([hostel.url(f"/hold/{n}") for n in range(12)])
-            expect(page.locator("#rows-hosts")).to_contain_text("permits: all in use")
-            looked_at(page, "light", 1280)
-        with signed_in(browser, gateway, READ, "dark") as page:
-            looked_at(page, "dark", 1280)
-        with signed_in(browser, gateway, READ, "light", 390) as page:
-            looked_at(page, "narrow", 390)
-        hostel.release()
+    with signed_in(browser, house.gateway, READ) as page:
+        for many in (5, 30, 60, 40):
+            desk.publish_many(urls[:many], include=["metadata"])
+            desk.publish_many(["http://127.0.0.1:1/"] * (many // 10), max_retries=0)
+            before = page.locator("#tile-pages").inner_text()
+            expect(page.locator("#tile-pages")).not_to_have_text(before)
+        desk.publish_many([hostel.url(f"/hold/{n}") for n in range(12)])
+        expect(page.locator("#rows-hosts")).to_contain_text("permits: all in use")
+        looked_at(page, "light", 1280)
+    with signed_in(browser, house.gateway, READ, "dark") as page:
+        looked_at(page, "dark", 1280)
+    with signed_in(browser, house.gateway, READ, "light", 390) as page:
+        looked_at(page, "narrow", 390)
 
 
 def looked_at(page: Page, name: str, width: int) -> None:
@@ -128,44 +116,42 @@ def looked_at(page: Page, name: str, width: int) -> None:
     page.evaluate("scrollTo(0, 0)")
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{name}.png")
-    page.screenshot(path=PICTURES / f"{name}-whole.png", full_page=True)
 
 
 def test_a_dead_letter_is_requeued_and_others_are_purged(
-    browser: Browser, started: Started, broker_url: str, dispatcher: Dispatcher, hostel: Hostel
+    browser: Browser, house: House, desk: Dispatcher
 ) -> None:
     """First nothing is changed and a number is shown; then the job runs, and page and log say who
     did it.
     """
-    with Daemon(broker_url, dispatcher.prefix).ready(), started() as gateway:
-        for ident in ("one", "two", "three"):
-            dispatcher.publish({"url": hostel.url("/status/404"), "id": ident, "proxy": "none"})
-        until(lambda: dispatcher.depth("dead") == 3)
-        dispatcher.results(3)
-        with signed_in(browser, gateway, ADMIN) as page:
-            page.get_by_role("button", name="List", exact=True).click()
-            expect(page.locator("#dead-said")).to_contain_text("3 of 3 dead letters match")
-            page.get_by_label("Search the list").fill("three")
-            expect(page.locator("#rows-dead tr:visible")).to_have_count(1)
-            page.get_by_label("Search the list").fill("")
-            page.get_by_label("Select the letter of job two").check()
-            page.get_by_role("button", name="Requeue 1 selected").click()
-            expect(page.locator("#confirm-text")).to_contain_text("1 of 3 dead letters match")
-            assert dispatcher.depth("dead") == 3  # nothing was changed yet
-            page.get_by_role("button", name="Requeue 1", exact=True).click()
-            expect(page.locator("#dead-said")).to_contain_text("1 requeued")
-            assert [it["id"] for it in dispatcher.results(1)] == ["two"]
-            until(lambda: dispatcher.depth("dead") == 3)  # it died again: its proxy is missing
-            page.locator("#dead-reason").select_option("invalid")
-            page.get_by_role("button", name="List", exact=True).click()
-            expect(page.locator("#dead-said")).to_contain_text("3 of 3 dead letters match")
-            page.get_by_role("button", name="Purge all that match").click()
-            page.get_by_role("button", name="Purge 3", exact=True).click()
-            expect(page.locator("#dead-said")).to_contain_text("3 purged")
-            assert dispatcher.depth("dead") == 0
-            expect(page.locator("#rows-actions tr")).to_have_count(2)
-            expect(page.locator("#rows-actions tr").first).to_contain_text("purge")
-    done = [(it["holder"], it["action"], it["jobs"]) for it in gateway.logged("dead_letters")]
+    for ident in ("one", "two", "three"):
+        desk.publish({"url": "https://example.com/", "id": ident, "proxy": "none"})
+    until(lambda: desk.depth("dead") == 3)
+    desk.results(3)
+    with signed_in(browser, house.gateway, ADMIN) as page:
+        page.get_by_role("button", name="List", exact=True).click()
+        expect(page.locator("#dead-said")).to_contain_text("3 of 3 dead letters match")
+        page.get_by_label("Search the list").fill("three")
+        expect(page.locator("#rows-dead tr:visible")).to_have_count(1)
+        page.get_by_label("Search the list").fill("")
+        page.get_by_label("Select the letter of job two").check()
+        page.get_by_role("button", name="Requeue 1 selected").click()
+        expect(page.locator("#confirm-text")).to_contain_text("1 of 3 dead letters match")
+        assert desk.depth("dead") == 3  # nothing was changed yet
+        page.get_by_role("button", name="Requeue 1", exact=True).click()
+        expect(page.locator("#dead-said")).to_contain_text("1 requeued")
+        assert [it["id"] for it in desk.results(1)] == ["two"]
+        until(lambda: desk.depth("dead") == 3)  # it died again: its proxy is missing
+        page.locator("#dead-reason").select_option("invalid")
+        page.get_by_role("button", name="List", exact=True).click()
+        expect(page.locator("#dead-said")).to_contain_text("3 of 3 dead letters match")
+        page.get_by_role("button", name="Purge all that match").click()
+        page.get_by_role("button", name="Purge 3", exact=True).click()
+        expect(page.locator("#dead-said")).to_contain_text("3 purged")
+        assert desk.depth("dead") == 0
+        expect(page.locator("#rows-actions tr")).to_have_count(2)
+        expect(page.locator("#rows-actions tr").first).to_contain_text("purge")
+    done = [(it["holder"], it["action"], it["jobs"]) for it in house.gateway.logged("dead_letters")]
     assert done == [("admin", "requeue", 1), ("admin", "purge", 3)]
 
 
@@ -193,23 +179,19 @@ def test_a_restart_of_daemon_and_gateway_is_survived(
 
 
 def test_nothing_that_others_wrote_becomes_markup(
-    browser: Browser, started: Started, broker_url: str, dispatcher: Dispatcher
+    browser: Browser, house: House, desk: Dispatcher
 ) -> None:
     """Ids, URLs, titles and messages are shown as text, and the browser refuses to make more."""
-    with (
-        Daemon(broker_url, dispatcher.prefix).ready(),
-        started() as gateway,
-        signed_in(browser, gateway, READ) as page,
-    ):
+    with signed_in(browser, house.gateway, READ) as page:
         result = {"id": HOSTILE, "url": f"http://h/{HOSTILE}", "status": "failed", "attempt": 1}
         error = {"kind": HOSTILE, "message": f"javascript:{HOSTILE}"}
-        publish_result(dispatcher, {**result, "error": error, "worker": HOSTILE})
-        publish_result(dispatcher, {**result, "id": "t", "metadata": {"title": HOSTILE}})
-        publish_result(dispatcher, {"id": 7, "data": HOSTILE})  # not a result
-        dispatcher.publish(
+        publish_result(desk, {**result, "error": error, "worker": HOSTILE})
+        publish_result(desk, {**result, "id": "t", "metadata": {"title": HOSTILE}})
+        publish_result(desk, {"id": 7, "data": HOSTILE})  # not a result
+        desk.publish(
             {"url": f"http://h/{HOSTILE}", "id": HOSTILE}, queue="dead", headers={"x": HOSTILE}
         )
-        expect(page.locator("#rows-results tr")).to_have_count(2)
+        expect(page.locator("#rows-results tr", has_text="window.owned")).to_have_count(2)
         page.get_by_role("button", name=HOSTILE).click()
         expect(page.locator("#story-title")).to_have_text(f"Job {HOSTILE}")
         page.keyboard.press("Escape")
