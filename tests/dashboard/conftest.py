@@ -15,7 +15,7 @@ import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
 from tests.rig.clients.chromium import chromium
-from tests.rig.daemon import Daemon, Dispatcher
+from tests.rig.daemon import Daemon, Dispatcher, until
 from tests.server.running import Gateway
 
 if TYPE_CHECKING:
@@ -95,8 +95,19 @@ def house(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hous
 
 
 @pytest.fixture
-def desk(house: House) -> Dispatcher:
-    """The dispatcher's view of the house's queues, of which those that keep messages are empty."""
+def desk(node: Node, house: House) -> Dispatcher:
+    """The dispatcher's view of the house's queues, which are empty: earlier jobs have ended."""
+    ends = {f"{PREFIX}.dead", f"{PREFIX}.results"}
+
+    def idle() -> bool:
+        counts = [
+            it
+            for name, it in node.counts().items()
+            if name.startswith(f"{PREFIX}.") and name not in ends
+        ]
+        return not any(ready + unacked for ready, unacked, _ in counts)
+
+    until(idle, "earlier jobs have ended", pause=0.2)
     for queue in ("dead", "results"):
         house.desk.channel.queue_purge(f"{PREFIX}.{queue}")
     return house.desk
