@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import uvloop
@@ -20,6 +21,11 @@ from scraperd.broker.rabbitmq.wire.dial import WrongUrl
 from scraperd.config.http_tokens import NAME as TOKENS
 from scraperd.config.http_tokens import tokens_file, tokens_text
 from scraperd.config.load import ConfigError
+from scraperd.config.masked import masked
+from scraperd.dashboard.letters import Letters
+from scraperd.dashboard.routes import Dashboard
+from scraperd.dashboard.watch import Watch
+from scraperd.deadletters.queue import dead_queue
 from scraperd.ops.life import exit_code_of, first_stop
 from scraperd.ops.listener import CannotListen, cannot_listen
 from scraperd.ops.log import configure
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from scraperd.ops.sink import Sink
     from scraperd.ops.systemd import Notifier
     from scraperd.sandbox.extractor import Extractor
+    from scraperd.server.gateway import Route
 
 OTHER_DESCRIPTORS: Final = 64  # of the process, besides those of clients
 STOP_MARGIN: Final = 5.0  # seconds past jobs.shutdown_timeout: answers to those that still wait
@@ -104,8 +111,8 @@ class _Life(Struct, frozen=True):
         async with extractor_of(self.config) as extractor, asyncio.TaskGroup() as group:
             door = self._door(held)
             counts = Counts()
-            batches = self._batches()
-            gateway = self._gateway(door, held, extractor, counts, batches)
+            watch, batches = self._watch(), self._batches()
+            gateway = self._gateway(door, held, extractor, counts, watch, batches)
             listener = Listener(
                 gateway,
                 most=max(1, min(http.max_connections, raise_limit() - OTHER_DESCRIPTORS)),
@@ -114,9 +121,11 @@ class _Life(Struct, frozen=True):
             )
             gateway.metrics = Metrics(counts, held, door, lambda: len(listener.connections))
             server = await self._listen(listener)
-            tasks = [group.create_task(door.run()), group.create_task(self._pulse(door, counts))]
+            services = door.run(), watch.run(), self._pulse(door, counts)
+            tasks = [group.create_task(service) for service in services]
             why = await stop
             server.close()
+            watch.stop()
             listener.close_idle()
             await self._drain(gateway, held, counts, why)
             await listener.shutdown(1)
@@ -149,12 +158,33 @@ class _Life(Struct, frozen=True):
             self.observer.event,
         )
 
-    def _gateway(
+    def _watch(self) -> Watch:
+        """Return what the viewers of the dashboard see. Shared: `fetch.connect_timeout`."""
+        config = self.config
+        within, most = config.fetch.connect_timeout, config.http.max_viewers
+        return Watch(config.broker_urls, config.broker.prefix, within, most, SYSTEM)
+
+    def _routes(self, watch: Watch) -> dict[str, Route]:
+        """Return the paths of the dashboard, unless it is switched off."""
+        config = self.config
+        if not config.http.dashboard:
+            return {}
+        letters = Letters(
+            lambda: dead_queue(config.broker, config.broker_urls, config.fetch.connect_timeout),
+            self.observer.event,
+            partial(watch.keep, "actions"),
+        )
+        about = {"version": __version__, "prefix": config.broker.prefix}
+        tokens = self.tokens is not None
+        return Dashboard(watch, letters, masked(config), about, tokens=tokens).routes()
+
+    def _gateway(  # noqa: PLR0917 - as `run` names its parts
         self,
         door: Door,
         held: Held,
         extractor: Extractor,
         counts: Counts,
+        watch: Watch,
         batches: Batches | None,
     ) -> Gateway:
         """Return what answers requests. Shared: `jobs.max_size` and the names of `proxies`."""
@@ -170,6 +200,7 @@ class _Life(Struct, frozen=True):
         poster = Poster(http, checker, door, held, keys)
         return Gateway(
             Parts(http, self.tokens, door, held, poster, document(http.max_wait), counts, batches),
+            self._routes(watch),
             event=self.observer.event,
             trouble=self.observer.trouble,
             clocks=SYSTEM,

@@ -20,7 +20,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.stage import PREFIX, PageFile, Stage
 from benchmarks.throughput.contenders import Run
-from benchmarks.throughput.instruments import Cpu, Workers, scraped
+from benchmarks.throughput.instruments import Cpu, Workers, scraped, viewed
 from tests.rig import process
 from tests.rig.ports import free_port
 
@@ -105,6 +105,11 @@ class Bench:
             runs = [self.run(index, folder) for index in range(self.workload.processes)]
             self._fill(contender, runs)
             logs = [folder / f"log-{index}" for index in range(len(runs))]
+            watched = [
+                stack.enter_context(viewed(run.broker_url, PREFIX))
+                for run in runs[:1]
+                if contender.watched
+            ]
             children = [
                 stack.enter_context(_child(contender, run, log))
                 for run, log in zip(runs, logs, strict=True)
@@ -116,6 +121,7 @@ class Bench:
             try:
                 figures = self._figures(contender, runs, children)
                 _check_metrics(faults)
+                _check_looks(watched)
             except RoundError as error:
                 raise RoundError(f"{error}\n{_tail(logs)}") from None
         return figures
@@ -295,6 +301,12 @@ def _until_ready(contender: Contender, child: subprocess.Popen[bytes], log: Path
         if child.poll() is not None or time.monotonic() > deadline:
             raise RoundError(f"not ready:\n{_tail([log])}")
         time.sleep(_LOOK)
+
+
+def _check_looks(watched: list[list[int]]) -> None:
+    """Raise RoundError for a dashboard that has seen no process."""
+    if not all(map(sum, watched)):
+        raise RoundError("the dashboard has seen no process")
 
 
 def _check_metrics(faults: list[list[OSError]]) -> None:

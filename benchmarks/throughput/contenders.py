@@ -75,7 +75,8 @@ class Contender:
 
     `lists` says that it takes a list of URLs instead of a queue. `most` is how many pages it
     can have in flight, if the workload's concurrency can be too high for it. `metrics` says that
-    its metrics are read each second, as a Prometheus would.
+    its metrics are read each second, as a Prometheus would. `watched` says that a dashboard is
+    open meanwhile, by a gateway on the same processors.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Contender:
     lists: bool = False
     most: int = sys.maxsize
     metrics: bool = False
+    watched: bool = False
 
 
 def scraperd(run: Run, tree: Path = CHECKOUT, *, metrics: bool = True) -> Command:
@@ -162,6 +164,7 @@ def scrapy(run: Run) -> Command:
 CONTENDERS: Final = (
     Contender("scraperd", scraperd, '"event":"ready"', metrics=True),
     Contender("no-metrics", unmeasured, '"event":"ready"'),
+    Contender("watched", scraperd, '"event":"ready"', metrics=True, watched=True),
     Contender("bare", bare),
     Contender("bare-raw", raw),
     Contender("go", go),

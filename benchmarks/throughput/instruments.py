@@ -1,6 +1,6 @@
-"""What is known of a worker and its children: processor time, memory; and a reader of metrics.
+"""What is known of a worker and its children: processor time, memory; and who looks at it.
 
-May touch: /proc, to read; the port of a worker's metrics.
+May touch: /proc, to read; the port of a worker's metrics; a gateway, for its dashboard.
 Must never: count a process twice, or lose one that has ended.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.request import urlopen
 
 from benchmarks.kernel import memory, times
+from tests.server.running import Gateway, following
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,3 +115,23 @@ def scraped(port: int) -> Iterator[list[OSError]]:
     finally:
         ended.set()
         reader.join()
+
+
+@contextmanager
+def viewed(broker_url: str, prefix: str) -> Iterator[list[int]]:
+    """Have a dashboard open meanwhile; yield the list of how many processes each look has seen."""
+    seen = list[int]()
+    with Gateway(broker_url, prefix) as gateway, following(gateway.listening(), "") as events:
+
+        def read() -> None:
+            with suppress(AssertionError):  # the gateway has ended
+                while True:
+                    seen.append((events.next()["fleet"] or {"answer": 0})["answer"])
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            yield seen
+        finally:
+            gateway.drain()
+            reader.join()

@@ -756,6 +756,23 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             le=100_000,
         ),
     ] = 500
+    dashboard: Annotated[
+        bool,
+        Meta(
+            **fixed(
+                "true, false",
+                "Serve the dashboard at /, which shows the fleet, results and dead letters.",
+            )
+        ),
+    ] = True
+    max_viewers: Annotated[
+        int,
+        Meta(
+            **fixed("viewers", "Of the dashboard at a time; one more gets 503."),
+            ge=1,
+            le=1000,
+        ),
+    ] = 20
     max_body: Annotated[
         int,
         Meta(

@@ -125,6 +125,8 @@ FIELDS: Final[dict[str, Field]] = {
     "counted": Field("integer", "how many jobs of a batch had an outcome, each once"),
     "batches": Field("integer", "how many batches: open ones, or those whose message waits"),
     "holder": Field("text", "the name of the token, or empty without a known token"),
+    "action": Field("text", "what an operator did by the dashboard: `requeue` or `purge`"),
+    "filters": Field("text", "which dead letters were meant, as JSON"),
 }
 
 EVENTS: Final[dict[str, Event]] = {
@@ -506,6 +508,13 @@ EVENTS: Final[dict[str, Event]] = {
         "a mistake in scraperd ended one HTTP request with 500",
         ("exception",),
         todo="report it",
+    ),
+    "dead_letters": Event(
+        "info",
+        "an operator requeued or purged `jobs` dead letters by the dashboard. `error` is empty, or "
+        "says why that ended early",
+        ("holder", "action", "filters", "jobs", "error"),
+        todo="with an `error`: do what it says, and do the rest again",
     ),
     "gateway_drain": Event(
         "info",

@@ -16,13 +16,13 @@ from msgspec import Struct
 from scraperd.base.text import printable
 from scraperd.server.batches.progress import BATCHES, batch_of
 from scraperd.server.hosts import is_own_host
-from scraperd.server.listener import Answer, Gone, send
+from scraperd.server.listener import Answer, Gone, Stream, send, send_on
 from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
 from scraperd.server.problems import Problem, unavailable
 from scraperd.server.tokens import ANYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp import web
 
@@ -39,7 +39,7 @@ GONE: Final = 499  # for the log: the client has gone before its answer
 MAX_SHOWN: Final = 200  # characters of a path in the log
 PROBES: Final = "/health/"
 
-Handler: TypeAlias = "Callable[[web.BaseRequest, Holder], Awaitable[Answer]]"
+Handler: TypeAlias = "Callable[[web.BaseRequest, Holder], Awaitable[Answer | Stream]]"
 
 
 class Route(Struct, frozen=True):
@@ -64,11 +64,15 @@ class Parts(Struct, frozen=True):
 
 
 class Gateway:
-    """Answers requests. `event` and `trouble` write to the log."""
+    """Answers requests: by its own routes, and by `routes` of other rooms.
+
+    `event` and `trouble` write to the log.
+    """
 
     def __init__(
         self,
         parts: Parts,
+        routes: Mapping[str, Route],
         *,
         event: Callable[..., None],
         trouble: Callable[[str, BaseException], None],
@@ -83,7 +87,8 @@ class Gateway:
         self._idle.set()
         self.metrics: Metrics | None = None
         """Set once it is known who counts the connections."""
-        self._routes = {
+        self._routes: dict[str, Route] = {
+            **routes,
             "/v1/jobs": Route("POST", "submit", self._post),
             RESULTS: Route("GET", "read", self._result),
             BATCHES: Route("GET", "read", self._batch),
@@ -101,11 +106,16 @@ class Gateway:
         self._idle.clear()
         try:
             answer = await self._answered(request, asked)
-            asked.status, asked.jobs = answer.status, answer.jobs
+            asked.status = answer.status
             seconds = self._parts.settings.request_timeout
+            if isinstance(answer, Stream):
+                asked.streams = True
+                return await send_on(request, answer, seconds)
+            asked.jobs = answer.jobs
             return await send(request, answer, seconds, last=self._stopping)
         except ConnectionError as error:
-            asked.status = GONE
+            if not asked.streams:
+                asked.status = GONE
             if isinstance(error, Gone):
                 asked.jobs = error.jobs
             raise
@@ -115,7 +125,7 @@ class Gateway:
                 self._idle.set()
             self._log(request, asked, self._clocks.monotonic() - began)
 
-    async def _answered(self, request: web.BaseRequest, asked: _Asked) -> Answer:
+    async def _answered(self, request: web.BaseRequest, asked: _Asked) -> Answer | Stream:
         try:
             return await self._routed(request, asked)
         except Problem as problem:
@@ -126,7 +136,7 @@ class Gateway:
             self.trouble("gateway_error", error)
             return Answer.of(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake in scraperd"))
 
-    async def _routed(self, request: web.BaseRequest, asked: _Asked) -> Answer:
+    async def _routed(self, request: web.BaseRequest, asked: _Asked) -> Answer | Stream:
         """Look who asks for what. Raises Problem."""
         self._check_host(request)
         path = request.rel_url.raw_path
@@ -161,6 +171,11 @@ class Gateway:
         """Return who asks. Raises Problem for an unknown token, or for too many requests."""
         tokens = self._parts.tokens
         if tokens is None:
+            if not ANYBODY.may(role):
+                raise Problem(
+                    HTTPStatus.FORBIDDEN,
+                    f"this needs a token with the role {role}; set http.tokens_file",
+                )
             return ANYBODY
         given = request.headers.getall("Authorization", [])
         holder = tokens.holder(given[0]) if len(given) == 1 else None
@@ -257,3 +272,4 @@ class _Asked:
     holder: str = ""
     status: int = int(HTTPStatus.INTERNAL_SERVER_ERROR)
     jobs: int = 0
+    streams: bool = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -55,16 +56,27 @@ class Answer(Struct, frozen=True):
         return cls(problem.status, problem.body, CONTENT_TYPE, problem.headers, jobs)
 
 
+class Stream(Struct, frozen=True):
+    """An answer that goes on: pieces as they come, until they end or the client has gone."""
+
+    pieces: AsyncGenerator[bytes]
+    content_type: str
+    status: int = HTTPStatus.OK
+
+
 def response_of(answer: Answer) -> web.Response:
     """Return the response that aiohttp sends."""
-    headers = {
-        "Content-Type": answer.content_type,
+    headers = {**_headers(answer.content_type), **answer.headers}
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+def _headers(content_type: str) -> dict[str, str]:
+    return {
+        "Content-Type": content_type,
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
         "Server": "scraperd",
-        **answer.headers,
     }
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
 
 
 def unreadable(error: BaseException | None) -> Problem:
@@ -266,4 +278,31 @@ async def send(
     except TimeoutError:
         transport.abort()
         raise ConnectionResetError("the client did not read the answer in time") from None
+    return response
+
+
+async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> web.StreamResponse:
+    """Send the pieces as they come. A client that does not read one within `seconds` is cut off.
+
+    The connection ends after them. Raises ConnectionError if the client has gone.
+    """
+    response = web.StreamResponse(status=answer.status, headers=_headers(answer.content_type))
+    response.force_close()
+    async with aclosing(answer.pieces) as pieces:
+        if (transport := request.transport) is None:
+            raise ConnectionResetError("the client has gone")
+        transport.set_write_buffer_limits(0)  # so that `drain` waits for all of it
+        try:
+            async with asyncio.timeout(seconds):
+                await response.prepare(request)
+            if request.method != "HEAD":
+                async for piece in pieces:
+                    async with asyncio.timeout(seconds):
+                        await response.write(piece)
+                        await request.writer.drain()
+            async with asyncio.timeout(seconds):
+                await response.write_eof()
+        except TimeoutError:
+            transport.abort()
+            raise ConnectionResetError("the client did not read the answer in time") from None
     return response

@@ -10,15 +10,15 @@ import hmac
 import re
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from scraperd.base.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Role: TypeAlias = Literal["read", "submit"]
-ROLES: Final[tuple[Role, ...]] = ("read", "submit")  # each may do what those before it may
+Role: TypeAlias = Literal["read", "submit", "admin"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)  # each may do what those before it may
 MIN_TOKEN: Final = 16  # characters
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
 _FIELDS: Final = (3, 4)  # of a line: with a rate, and without

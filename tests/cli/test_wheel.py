@@ -80,6 +80,8 @@ def test_a_wheel_brings_the_compiled_tree_along(tmp_path: Path) -> None:
         text=True,
     )
     assert "scraperd/extract/compiled/LICENSE.lexbor" in listed.stdout
+    assert "scraperd/dashboard/page/index.html" in listed.stdout
+    assert "scraperd/dashboard/page/uplot/LICENSE" in listed.stdout
     assert said_after_installing(wheel, tmp_path / "venv") == ["True", "http://h/x", "t"]
 
 

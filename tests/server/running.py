@@ -10,13 +10,15 @@ import http.client
 import json
 import socket
 import sys
+from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tests.rig.daemon import LOOPBACK, Logging, variables
 from tests.rig.ports import HOST, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pika.adapters.blocking_connection import BlockingChannel
 
@@ -109,3 +111,44 @@ def declare_jobs(channel: BlockingChannel, prefix: str, **arguments: Any) -> Non
     kind = {"x-queue-type": "quorum"}
     channel.queue_declare(name, durable=True, arguments={**kind, **arguments})
     channel.queue_bind(name, name, name)
+
+
+class Events:
+    """A viewer's stream."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self.status = answer.status
+        self._answer = answer
+        self.id = ""
+
+    def next(self) -> dict[str, Any]:
+        """The next event."""
+        while line := self._answer.readline().decode():
+            if line.startswith("id: "):
+                self.id = line[4:].strip()
+            if line.startswith("data: "):
+                found: dict[str, Any] = json.loads(line[6:])
+                return found
+        raise AssertionError("the stream has ended")
+
+    def end(self) -> None:
+        """Read to the end; http.client raises if it was cut off."""
+        self._answer.read()
+
+
+@contextmanager
+def following(gateway: Gateway, token: str, last: str = "") -> Iterator[Events]:
+    """A viewer, until the end. A place that another one has just left is waited for."""
+    connection = http.client.HTTPConnection(HOST, gateway.port, timeout=60)
+    headers = {"Authorization": f"Bearer {token}", "Last-Event-ID": last}
+    while True:
+        connection.request("GET", "/v1/events", headers=headers)
+        answer = connection.getresponse()
+        if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            break
+        answer.read()
+    try:
+        yield Events(answer)
+    finally:
+        answer.close()
+        connection.close()

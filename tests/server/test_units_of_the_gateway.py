@@ -20,7 +20,7 @@ from scraperd.server.idempotency import Kept, Keys, Outcome, key_of
 from scraperd.server.posting import Poster, Report
 from scraperd.server.problems import Problem
 from scraperd.server.submission import Checker, Overlong, lines
-from scraperd.server.tokens import TokensError, read_tokens
+from scraperd.server.tokens import ROLES, TokensError, read_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -43,7 +43,7 @@ class Clock:
         ("", "it has no token"),
         ("# shop submit x\n", "it has no token"),
         ("shop submit", "line 1: write NAME ROLE TOKEN"),
-        (f"\nshop boss {TOKEN}", "line 2: the role boss is not one of read, submit"),
+        (f"\nshop boss {TOKEN}", "line 2: the role boss is not one of read, submit, admin"),
         ("shop submit short", "line 1: a token has at least 16 characters"),
         (f"shop submit {TOKEN}é", "line 1: a token has at least 16 characters"),
         (f"shop submit {TOKEN} 0", "line 1: requests a second are a number from 0.001"),
@@ -70,6 +70,21 @@ def test_a_rate_lets_a_burst_of_a_second_through() -> None:
     clock.now += 0.5
     assert [tokens.wait(holder) for _ in range(2)] == [0, 0.5]
     assert tokens.holder(TOKEN) is None
+
+
+def test_each_role_may_do_what_those_before_it_may() -> None:
+    """`read` reads, `submit` submits too, and `admin` does all."""
+    text = "".join(f"{role} {role} {TOKEN}{role}\n" for role in ROLES)
+    tokens = read_tokens(text, Clock())
+    found = {role: tokens.holder(f"Bearer {TOKEN}{role}") for role in ROLES}
+    allowed = {
+        role: [it for it in ROLES if holder and holder.may(it)] for role, holder in found.items()
+    }
+    assert allowed == {
+        "read": ["read"],
+        "submit": ["read", "submit"],
+        "admin": ["read", "submit", "admin"],
+    }
 
 
 async def _cut(data: bytes, sizes: random.Random) -> AsyncIterator[bytes]:

@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
-from scraperd.base.clocks import SYSTEM
-from scraperd.broker.rabbitmq.dead_queue import opened, remove_undeliverable
-from scraperd.broker.rabbitmq.generation import Settings
-from scraperd.broker.rabbitmq.topology import Topology
+from scraperd.deadletters import queue
 
 if TYPE_CHECKING:
     from scraperd.config.settings import Config
@@ -22,7 +17,7 @@ if TYPE_CHECKING:
 
 def dead_queue(config: Config) -> Opening:
     """Return the dead queue, on connections of its own once it is entered."""
-    return opened(_settings(config), Topology(config.broker.prefix).job_letters, SYSTEM)
+    return queue.dead_queue(config.broker, config.broker_urls, config.fetch.connect_timeout)
 
 
 async def remove_undeliverable_letters(config: Config, *, dry_run: bool) -> tuple[int, str]:
@@ -30,11 +25,6 @@ async def remove_undeliverable_letters(config: Config, *, dry_run: bool) -> tupl
 
     Returns how many they were, and the broker's URL without credentials.
     """
-    topology = Topology(config.broker.prefix)
-    return await remove_undeliverable(_settings(config), topology, SYSTEM, dry_run=dry_run)
-
-
-def _settings(config: Config) -> Settings:
-    table = replace(config.broker, passive_declare=True)  # nothing is created for a look
-    urls, within = config.broker_urls, config.fetch.connect_timeout
-    return Settings.of(table, urls, "scraperd dead", within)
+    return await queue.remove_undeliverable_letters(
+        config.broker, config.broker_urls, config.fetch.connect_timeout, dry_run=dry_run
+    )

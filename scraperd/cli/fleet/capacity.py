@@ -15,8 +15,8 @@ from scraperd.cli.fleet.words import size, table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scraperd.cli.fleet.asked import Fleet
     from scraperd.ops.fleet.answer import Capacity, Status
+    from scraperd.ops.fleet.asked import Fleet
 
 PERSISTENCE = "all messages are persistent, in durable quorum queues"
 ACKNOWLEDGEMENT = "manual acks, after the outcome is confirmed; publisher confirms, mandatory"

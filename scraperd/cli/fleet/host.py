@@ -16,9 +16,9 @@ from scraperd.base.urls import named_host
 from scraperd.broker.rabbitmq.inquiry.asking import asking
 from scraperd.cli.console import EXIT_FAILED, EXIT_USAGE, epilog, fail, say, show
 from scraperd.cli.fleet import words
-from scraperd.cli.fleet.asked import ask_all
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
+from scraperd.ops.fleet.asked import ask_all
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ from scraperd.base.jsonline import dumps
 from scraperd.broker.rabbitmq.inquiry.asking import asking
 from scraperd.cli.console import EXIT_FAILED, epilog, say, show
 from scraperd.cli.fleet import capacity, words
-from scraperd.cli.fleet.asked import Fleet, ask_all
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
+from scraperd.ops.fleet.asked import Fleet, ask_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

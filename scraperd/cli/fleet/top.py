@@ -15,11 +15,11 @@ import click
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.inquiry.asking import asking
 from scraperd.cli.console import EXIT_USAGE, epilog, fail
-from scraperd.cli.fleet.asked import Fleet, ask_all
 from scraperd.cli.fleet.screen import Screen, taken
 from scraperd.cli.fleet.view import View
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
+from scraperd.ops.fleet.asked import Fleet, ask_all
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from scraperd.cli.fleet import words
 
 if TYPE_CHECKING:
-    from scraperd.cli.fleet.asked import Fleet
     from scraperd.ops.fleet.answer import Status
+    from scraperd.ops.fleet.asked import Fleet
 
 SORTS: Final = ("pages/s", "in flight", "failed/s", "p99", "name")
 MAX_FILTER: Final = 60  # characters

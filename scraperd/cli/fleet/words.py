@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from scraperd.cli.fleet.asked import Fleet
     from scraperd.ops.fleet.answer import Status
+    from scraperd.ops.fleet.asked import Fleet
     from scraperd.politeness.view import HostView
 
 MAX_HOSTS: Final = 10  # rows

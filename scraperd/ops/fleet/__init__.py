@@ -1,5 +1,5 @@
-"""What a process says of itself when `scraperd status` asks: the values, and what they are made of.
+"""What a process says of itself when `scraperd status` asks: the values, and how all are asked.
 
-May touch: the records of jobs.
+May touch: the records of jobs, the broker.
 Must never: hold a credential, or the URL of a job.
 """

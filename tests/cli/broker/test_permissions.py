@@ -15,6 +15,7 @@ import pytest
 
 from tests.rig.brokers.users import User
 from tests.rig.daemon import Daemon, until, variables
+from tests.server.running import Gateway, following
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 QUEUES = Path(__file__).parents[3] / "docs/operations/queues.md"
 DAEMON = "the daemon"
+TOKEN = "admin-0123456789abcdef"
 PASSIVE = "the daemon with `broker.passive_declare`"
 
 
@@ -65,7 +67,7 @@ def test_the_document_lists_each_kind_of_user() -> None:
     """The table is found, with the daemon and those who run one command."""
     kinds = documented("scraperd")
     assert kinds[DAEMON] == [r"^scraperd\.", r"^scraperd\.|^amq\.default$", r"^scraperd\."]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
 
 
 def run_all(scraperd: Command, url: str, env: dict[str, str]) -> None:
@@ -136,6 +138,44 @@ def test_with_permissions_for_one_command_that_command_works(
                     done = scraperd(*args, **env)
                     fails = other != name and (name, other) != ("results", "results --consume")
                     assert (name, args, done.returncode) == (name, args, fails), done.stderr
+
+
+def test_a_gateway_needs_its_row_for_its_dashboard(
+    user: User, prefix: str, dispatcher: Dispatcher, hostel: Hostel, tmp_path: Path
+) -> None:
+    """With it fleet, results and dead letters are shown and requeued; with the permissions of a
+    publisher of jobs the page says what is missing.
+    """
+    (tmp_path / "tokens").write_text(f"admin admin {TOKEN}\n")
+    rows = documented(prefix)
+    (gateways,) = [cells for kind, cells in rows.items() if kind.startswith("a gateway")]
+    (publishers,) = [cells for kind, cells in rows.items() if kind.startswith("a publisher")]
+    settings = {"http__tokens_file": str(tmp_path / "tokens")}
+    user.permit(*gateways)
+    with Daemon(user.node.url, prefix).ready():
+        dispatcher.publish(b"not a job")
+        until(lambda: dispatcher.depth("dead") == 1)
+        with (
+            Gateway(user.url, prefix, **settings) as gateway,
+            following(gateway.listening(), TOKEN) as events,
+        ):
+            while not (events.next()["fleet"] or {}).get("answer"):
+                pass
+            dispatcher.publish({"url": hostel.url("/page/1"), "id": "seen"})
+            while not (told := events.next())["results"]:
+                assert told["faults"] == {}
+            assert told["results"][0]["id"] == "seen"
+            done = {"all": True, "expected": 1}
+            got = gateway.ask("POST", "/v1/dead/requeue", done, token=TOKEN)
+            assert (got.status, got.json["done"]) == (200, 1)
+        user.permit(*publishers)
+        with (
+            Gateway(user.url, prefix, **settings) as gateway,
+            following(gateway.listening(), TOKEN) as events,
+        ):
+            assert f"write on the exchange '{prefix}.ask'" in events.next()["faults"]["fleet"]
+            got = gateway.ask("GET", "/v1/dead", token=TOKEN)
+            assert (got.status, f"'{prefix}.dead'" in got.json["detail"]) == (503, True), got.body
 
 
 @pytest.mark.parametrize(

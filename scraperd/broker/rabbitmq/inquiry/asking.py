@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from scraperd.broker.ports import Lost
+from scraperd.broker.rabbitmq.inquiry.copies import Copies, copies
 from scraperd.broker.rabbitmq.inquiry.names import ANSWERS, exchange_of, reply_queue
-from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
+from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, Topology, TopologyError
 from scraperd.broker.rabbitmq.wire.codec.properties import Properties
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, dial, endpoint
 from scraperd.broker.rabbitmq.wire.errors import (
@@ -79,6 +80,10 @@ class Asker:
     def broker(self) -> str:
         """Return the broker's URL without credentials."""
         return endpoint(self._url)
+
+    async def copies(self, pattern: str) -> Copies:
+        """Return copies of results, as `inquiry.copies` does. Raises TopologyError, Closed."""
+        return await copies(self._connection, self._url, Topology(self._prefix), pattern)
 
     async def open(self) -> None:
         """Make the queue for the answers. Raises TopologyError, Closed."""
