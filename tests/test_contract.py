@@ -298,7 +298,7 @@ def test_a_whole_number_may_have_a_point(field: str, text: str, value: int | Non
         (with_url(id="a", batch={"id": "b", "size": 0}), "batch.size", ">= 1"),
         (with_url(id="a", batch={"id": "b", "size": 100_001}), "batch.size", "<= 100000"),
         (with_url(id="a", batch={"id": "b", "size": 1.5}), "batch.size", "got `float`"),
-        (with_url(id="a", batch={"id": "b", "size": 1, "sise": 1}), "batch.sise", "mean size?"),
+        (with_url(id="a", batch={"id": "b", "size": 1, "sizes": 1}), "batch.sizes", "mean size?"),
         (with_url(id="a", batch={"id": "", "size": 1}), "batch.id", "1 to 100 of A-Z"),
         (with_url(id="a", batch={"id": "x" * 101, "size": 1}), "batch.id", "1 to 100 of A-Z"),
         (with_url(id="a", batch={"id": "a/b", "size": 1}), "batch.id", "the first a letter"),
