@@ -205,13 +205,23 @@ _BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_BATCH_ID - 1}}}")
 
 
 class Batch(Struct, frozen=True, forbid_unknown_fields=True):
-    """The batch that a job belongs to; all of its jobs say the same."""
+    """The batch that a job belongs to; all of its jobs say the same.
+
+    Its callback gets the message at its end, as a job's gets the job's result.
+    """
 
     id: Annotated[
         str,
         _said(_BATCH_ID.pattern, description="of the batch: never used for another batch"),
     ]
     size: Annotated[int, Meta(ge=1, le=MAX_BATCH_SIZE, description="how many jobs the batch has")]
+    callback_url: _Url | UnsetType = UNSET
+    callback: _CallbackName | UnsetType = UNSET
+
+    @property
+    def bare(self) -> Batch:
+        """The batch as results tell it: without where its message goes."""
+        return Batch(self.id, self.size)
 
 
 class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -740,6 +750,9 @@ _WORDS_OF: Final[dict[str, dict[str, str]]] = {  # of the fields that need no mo
         "retry_after": "seconds that the site asks to wait",
         "field": "of an invalid job: which field is wrong",
     },
+    "Batch": {
+        "callback": "an endpoint in the daemon's configuration, for the message at the end",
+    },
     "Redirect": {
         "status": "of the redirect",
         "url": "where it leads, absolute",
@@ -813,7 +826,7 @@ def is_batch_id(text: str) -> bool:
 
 def read_batch(raw: bytes) -> Batch | UnsetType:
     """Read a batch by itself; UNSET if it is not a valid one."""
-    if len(raw) > MAX_BATCH_ID * _ESCAPED:
+    if len(raw) > (MAX_BATCH_ID + MAX_URL) * _ESCAPED:
         return UNSET
     try:
         found = _batch_decoder.decode(raw)
@@ -898,8 +911,8 @@ def _other_faults(job: Job) -> Iterator[tuple[str, str]]:
         yield "proxy", "not the name of a proxy (a-z, 0-9, _ and -); addresses are for the settings"
     yield from _cookie_faults(job)
     yield from _condition_faults(job)
-    yield from _callback_faults(job)
     yield from _batch_faults(job)
+    yield from _callback_faults(job, "")
     bodies = [name for name in ("body", "json", "form") if getattr(job, name) is not UNSET]
     if len(bodies) > 1:
         yield bodies[1], f"at most one of body, json and form; {bodies[0]} is given too"
@@ -963,16 +976,6 @@ def _condition_faults(job: Job) -> Iterator[tuple[str, str]]:
             yield field, f"only a GET or HEAD can be conditional, not {job.verb}"
 
 
-def _callback_faults(job: Job) -> Iterator[tuple[str, str]]:
-    if job.callback_url is not UNSET and (fault := check_url(job.callback_url)):
-        yield "callback_url", fault
-    if job.callback is not UNSET:
-        if not _CALLBACK_NAME.fullmatch(job.callback):
-            yield "callback", "not the name of an endpoint (a-z, 0-9, _ and -)"
-        if job.callback_url is not UNSET:
-            yield "callback", "at most one of callback_url and callback; callback_url is given too"
-
-
 def _batch_faults(job: Job) -> Iterator[tuple[str, str]]:
     if job.batch is UNSET:
         return
@@ -981,6 +984,19 @@ def _batch_faults(job: Job) -> Iterator[tuple[str, str]]:
         yield "batch.id", why
     if job.id is UNSET:
         yield "batch", "a job of a batch needs an `id` too, by which it is counted once"
+    yield from _callback_faults(job.batch, "batch.")
+
+
+def _callback_faults(whose: Job | Batch, where: str) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a callback; `where` stands before the names of its fields."""
+    if whose.callback_url is not UNSET and (fault := check_url(whose.callback_url)):
+        yield f"{where}callback_url", fault
+    if whose.callback is not UNSET:
+        if not _CALLBACK_NAME.fullmatch(whose.callback):
+            yield f"{where}callback", "not the name of an endpoint (a-z, 0-9, _ and -)"
+        if whose.callback_url is not UNSET:
+            why = "at most one of callback_url and callback; callback_url is given too"
+            yield f"{where}callback", why
 
 
 def _cookie_faults(job: Job) -> Iterator[tuple[str, str]]:

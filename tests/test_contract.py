@@ -305,6 +305,16 @@ def test_a_whole_number_may_have_a_point(field: str, text: str, value: int | Non
         (with_url(id="a", batch={"id": "-a", "size": 1}), "batch.id", "the first a letter"),
         (with_url(id="a", batch={"id": "a\n", "size": 1}), "batch.id", "the first a letter"),
         (with_url(batch={"id": "b", "size": 1}), "batch", "needs an `id` too"),
+        (
+            with_url(id="a", batch={"id": "b", "size": 1, "callback": "A"}),
+            "batch.callback",
+            "not the name of an endpoint",
+        ),
+        (
+            with_url(id="a", batch={"id": "b", "size": 1, "callback_url": "ftp://a/"}),
+            "batch.callback_url",
+            "http",
+        ),
         (with_url(include=["x" * 5000]), "include[0]", "Invalid enum value 'xxx"),
         (with_url(headers={"cookie": "a=b;" * 301}), "headers.cookie", "more than 300 cookies"),
     ],

@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import UNSET
@@ -23,6 +24,7 @@ from scraperd.batches.tally import Bounds, Tally
 from scraperd.broker.ports import Message, Own
 from scraperd.contract import VERSION, Batch, BatchEnd, encode
 from scraperd.jobs.batch.note import Note, is_sealed, sealed
+from scraperd.jobs.callback.note import event_body, new_note, webhook_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +53,12 @@ class Shelf(Protocol):
         """Publish to the readers of results, confirmed, with this message id.
 
         False if it is not taken now. Raises OSError.
+        """
+
+    async def post(self, message: Message) -> bool:
+        """Put a message into the queue of callbacks, confirmed; False if it is not taken now.
+
+        Raises OSError.
         """
 
     def ack(self, tag: int) -> None:
@@ -107,6 +115,7 @@ class Keeper:
         self._pending: list[ClosedRecord] = []
         self._again_at = self._look_at = 0.0
         self._said: set[str] = set()
+        self._posted: set[str] = set()  # batches whose callback is out
 
     @property
     def open(self) -> int:
@@ -211,9 +220,7 @@ class Keeper:
     async def _tell(self, shelf: Shelf) -> None:
         """Publish the messages about ended batches; those that are refused again, later."""
         group = self._pending[:GROUP]
-        taken = await asyncio.gather(
-            *(shelf.tell(key_of(it), message_of(it), ident_of(it)) for it in group)
-        )
+        taken = await asyncio.gather(*(self._told(shelf, it) for it in group))
         sent = [it for it, well in zip(group, taken, strict=True) if well]
         self._tally.sent(sent)
         await self._keep(shelf, [replace(it, sent=True) for it in sent])
@@ -226,6 +233,17 @@ class Keeper:
                 self._event("batch_message_refused", batches=len(self._pending))
         elif self._pending:
             self._news.set()
+
+    async def _told(self, shelf: Shelf, state: ClosedRecord) -> bool:
+        """Publish the message about a batch, after its callback; False if one is not taken."""
+        if state.callback and state.id not in self._posted:
+            if not await shelf.post(callback_of(state, self._keys)):
+                return False
+            self._posted.add(state.id)
+        taken = await shelf.tell(key_of(state), message_of(state), ident_of(state))
+        if taken:
+            self._posted.discard(state.id)
+        return taken
 
     def _ended(self, state: ClosedRecord) -> None:
         ident, size, counted = state.id, state.size, state.counted
@@ -252,6 +270,14 @@ def key_of(state: ClosedRecord) -> str:
 def ident_of(state: ClosedRecord) -> str:
     """Return the message id: made of the batch's id alone, so that a copy has the same."""
     return f"batch-{hashlib.sha256(state.id.encode()).hexdigest()[:32]}"
+
+
+def callback_of(state: ClosedRecord, keys: Keys) -> Message:
+    """Return the callback about an ended batch; a copy has the same `webhook-id` and body."""
+    at = datetime.fromtimestamp(state.ended, UTC)
+    ident = webhook_id(keys, f"batch {state.id}", 0, b"")
+    note = new_note(state.callback, ident, state.id, at)
+    return note.message(event_body(TYPE, at, message_of(state).body), keys)
 
 
 def message_of(state: ClosedRecord) -> Message:

@@ -30,6 +30,7 @@ class OpenRecord(Struct, frozen=True, tag="open", tag_field="is"):
     since: int
     last: int
     jobs: dict[str, bytes]
+    callback: str = ""
 
 
 class ClosedRecord(Struct, frozen=True, tag="closed", tag_field="is", omit_defaults=True):
@@ -46,6 +47,7 @@ class ClosedRecord(Struct, frozen=True, tag="closed", tag_field="is", omit_defau
     ended: int
     why: str = ""
     sent: bool = False
+    callback: str = ""
 
 
 State: TypeAlias = OpenRecord | ClosedRecord

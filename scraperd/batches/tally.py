@@ -38,6 +38,13 @@ class Open:
     last: int
     jobs: dict[int, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    callback: str = ""
+
+    def learn(self, size: int, since: int, last: int, callback: str) -> None:
+        """Take what a note or a record says of the batch itself."""
+        self.size = max(self.size, size)
+        self.since, self.last = min(self.since, since), max(self.last, last)
+        self.callback = max(self.callback, callback)  # whichever comes first
 
     @property
     def complete(self) -> bool:
@@ -119,9 +126,7 @@ class Tally:
                 return "late"
             batch = Open(note.size, min(note.at, now), 0)
         self._open[note.batch] = batch  # the newest is last
-        batch.size = max(batch.size, note.size)
-        batch.since = min(batch.since, note.at)
-        batch.last = max(batch.last, min(note.at, now))
+        batch.learn(note.size, note.at, min(note.at, now), note.callback)
         new = batch.count(note.job, note.kind)
         self.jobs += new
         self._look(note.batch, batch)
@@ -150,8 +155,7 @@ class Tally:
 
     def _merge_open(self, state: OpenRecord) -> None:
         batch = self._open.setdefault(state.id, Open(state.size, state.since, state.last))
-        batch.size = max(batch.size, state.size)
-        batch.since, batch.last = min(batch.since, state.since), max(batch.last, state.last)
+        batch.learn(state.size, state.since, state.last, state.callback)
         for kind, jobs in state.jobs.items():
             self.jobs += sum(batch.count(job, kind) for job in keys_in(jobs))
         self._look(state.id, batch)
@@ -196,7 +200,10 @@ class Tally:
     def _close(self, ident: str, now: int, why: str = "") -> ClosedRecord:
         batch = self._open[ident]
         kinds = batch.kinds
-        state = ClosedRecord(ident, batch.size, len(batch.jobs), kinds, batch.since, now, why)
+        counted, callback = len(batch.jobs), batch.callback
+        state = ClosedRecord(
+            ident, batch.size, counted, kinds, batch.since, now, why, callback=callback
+        )
         self._drop(ident)
         self._closed[ident] = state
         return state
@@ -226,7 +233,9 @@ class Tally:
             match self.of(ident):
                 case Open() as batch:
                     rows = packed(batch.jobs)
-                    yield OpenRecord(ident, batch.size, batch.since, batch.last, rows)
+                    yield OpenRecord(
+                        ident, batch.size, batch.since, batch.last, rows, batch.callback
+                    )
                 case ClosedRecord() as state:
                     yield state
 

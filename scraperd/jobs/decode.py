@@ -161,7 +161,7 @@ class Decoder:
             return "include", fault
         if job.batch and not self.batches:
             return "batch", BATCHES_OFF
-        if job.callback_url or job.callback:
+        if job.callback_url or job.callback or job.batch:
             return self.callbacks.fault(job)
         return None
 

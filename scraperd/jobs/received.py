@@ -43,8 +43,9 @@ class Received:
     name: str = ""  # the job's id, once it is known
     url: str | UnsetType = UNSET  # the same,
     host: str | None = None  # and its host
-    callback: str | None = None  # where the result is to be posted too
     batch: Batch | None = None  # what its outcome is noted for
+    batch_callback: str | None = None  # where the message at the batch's end is to be posted
+    callback: str | None = None  # where the result is to be posted too
     anonymous: bool = False  # nothing that a dispatcher would know its result by
     queue_wait: float | None = None  # seconds from the publisher's timestamp to the first delivery
     lateness: float | None = None  # seconds from its turn, or when it was due, to its return

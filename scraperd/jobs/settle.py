@@ -140,7 +140,8 @@ class Settler(Struct, frozen=True):
         named = job.delivery.body if job.anonymous else job.name.encode()
         kind = result.error.kind if result.error else result.status
         again = result.run is not UNSET and result.run > 1
-        note = Note.of(batch, named, kind, self.clocks.wall(), again=again)
+        at, callback = self.clocks.wall(), job.batch_callback
+        note = Note.of(batch, named, kind, at, callback, again=again)
         await self._publish(job, Batches(), sealed(note, self.keys))
 
     async def _snooze(self, job: Received, host: str, delay: float) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from scraperd.base.clocks import Clocks
     from scraperd.broker.ports import Delivery, Destination, Epoch
     from scraperd.config.tables import JobsSettings
-    from scraperd.contract import Invalid, Timings
+    from scraperd.contract import Batch, Invalid, Timings
     from scraperd.fetch.memory import Claim
     from scraperd.jobs.callback.allowed import Allowed
     from scraperd.jobs.decode import Decoded, Prepared
@@ -163,16 +163,22 @@ class Worker:
             return
         job = await self._decoder.decode(received, self._time_for(received))
         received.named(*job.names)
+        if job.seen.batch:
+            self._join(received, job.seen.batch)
         if job.seen.callback_url or job.seen.callback:
             received.callback = self._decoder.callbacks.target(job.seen)
-        if job.seen.batch and self._decoder.batches:
-            received.batch = job.seen.batch
         if received.delivery.source is Source.SOLO:
             self._observer.solo(received)
         with closing(self._scraper.claim()) as claim:
             ended, outcome = await self._outcome(received, job, claim)
             verdict = self._decide(received, ended, job.max_retries)
             await self._settle(received, outcome, verdict)
+
+    def _join(self, received: Received, batch: Batch) -> None:
+        """Have the outcome of a job noted for its batch, if batches are tallied."""
+        if self._decoder.batches:
+            received.batch = batch
+            received.batch_callback = self._decoder.callbacks.target(batch)
 
     async def _traced(self, tracer: Tracer, received: Received) -> None:
         """Handle a delivery in a span, if it is one that is traced."""
@@ -209,9 +215,9 @@ class Worker:
         else:
             failure = unrun.at_its_limit(received.strikes)
         known = received.named(seen.id, seen.url, host_of(seen.url))
+        if seen.batch:
+            self._join(received, seen.batch)
         received.callback = self._decoder.callbacks.target(seen)
-        if seen.batch and self._decoder.batches:
-            received.batch = seen.batch
         wanted = received.delivery.reply_to or received.callback
         tell = bool(known or seen.url or wanted or not given_up)
         verdict = self._decide(received, Unrun(failure, tell))
@@ -305,7 +311,7 @@ class Worker:
             earlier=noted.earlier,
             limited=limited,
             dead=dead,
-            batch=seen.batch,
+            batch=seen.batch.bare if seen.batch else UNSET,
         )
         timings: Timings | UnsetType = UNSET
         if started is not None:

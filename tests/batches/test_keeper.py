@@ -23,6 +23,7 @@ from scraperd.batches.keeper import Keeper
 from scraperd.config.tables import BatchSettings
 from scraperd.contract import Batch, BatchEnd
 from scraperd.jobs.batch.note import SEAL, Note, sealed
+from scraperd.jobs.callback.note import Note as CallbackNote
 from scraperd.jobs.signing import Keys
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Queue:
     ready: deque[Message] = field(default_factory=deque)
     unacked: deque[Message] = field(default_factory=deque)
     told: list[tuple[str, str, bytes]] = field(default_factory=list)
+    posted: list[Message] = field(default_factory=list)
     kill_at: int = 10**9
     refuse: int = 0  # so many messages about batches
     patient: bool = False  # it is served until there is a message
@@ -84,6 +86,14 @@ class Queue:
             self.refuse -= 1
             return False
         self.told.append((key, ident, message.body))
+        await asyncio.sleep(0)
+        self.step()
+        return True
+
+    async def post(self, message: Message) -> bool:
+        """Take a callback; see Shelf."""
+        self.step()
+        self.posted.append(message)
         await asyncio.sleep(0)
         self.step()
         return True
@@ -218,6 +228,32 @@ async def test_a_message_that_is_refused_is_published_later() -> None:
     assert await until_told(queue, keeper)
     assert [event for event, _ in said] == ["tally_taken", "batch_message_refused", "batch_done"]
     assert keeper.counts.notes == {"counted": 8}
+
+
+async def test_the_callback_of_a_batch_is_out_before_its_message() -> None:
+    """With the same body and the same id after each kill, and once if the message is refused."""
+    told = (
+        Note.of(Batch("monday", SIZE), b"%d" % n, "ok", 990.0, "billing", again=False)
+        for n in range(SIZE)
+    )
+    given = [sealed(note, KEYS) for note in told]
+    for kill_at in range(1, 30):
+        queue = Queue(deque(given), kill_at=kill_at)
+        await queue.serve(new_keeper())
+        assert bool(queue.posted) >= bool(queue.told)
+        queue.kill_at = 10**9
+        assert await queue.serve(new_keeper(2000))
+        assert len({(one.body, str(one.headers)) for one in queue.posted}) == 1
+    note = CallbackNote.of(queue.posted[0].headers, queue.posted[0].body, KEYS)
+    assert note is not None
+    assert (note.to, note.job, note.ident[:4]) == ("billing", "monday", "msg_")
+    event = json.loads(queue.posted[0].body)
+    assert event["type"] == "scraperd.batch"
+    assert event["data"] == json.loads(queue.told[0][2])
+    refusing = Queue(deque(given), refuse=2)
+    ticks = itertools.count(step=0.5)
+    assert await until_told(refusing, new_keeper(monotonic=lambda: next(ticks)))
+    assert (len(refusing.posted), len(refusing.told)) == (1, 1)
 
 
 async def test_strangers_cannot_count() -> None:

@@ -92,6 +92,33 @@ def test_each_result_is_called_back_signed_and_as_it_is_published(  # noqa: PLR0
     assert dispatcher.depth("callbacks") == dispatcher.depth("callbacks.dead") == 0
 
 
+def test_the_end_of_a_batch_is_called_back(  # noqa: PLR0917 - fixtures
+    broker_url: str,
+    prefix: str,
+    dispatcher: Dispatcher,
+    hostel: Hostel,
+    receiver: Receiver,
+    settings: dict[str, Any],
+) -> None:
+    """Once, signed, with the message that is published; and its URL is in no result."""
+    url = f"{receiver.url}/batch?token=secret"
+    batch = {"id": "b", "size": 2, "callback_url": url}
+    with Daemon(broker_url, prefix, **settings, batches__enabled=True).ready() as daemon:
+        for ident in "xy":
+            dispatcher.publish({"url": hostel.url("/page/1"), "id": ident, "batch": batch})
+        found = dispatcher.results(3)
+        [one] = receiver.until(1)
+        assert daemon.drain() == 0
+    [end] = [it for it in found if it.get("event") == "batch.done"]
+    event = Webhook(SECRET).verify(one.body, one.headers)
+    assert (event["type"], event["data"], one.path) == (
+        "scraperd.batch",
+        end,
+        "/batch?token=secret",
+    )
+    assert "secret" not in json.dumps(found)
+
+
 def test_a_callback_is_confirmed_before_its_job_is_acked(  # noqa: PLR0917 - fixtures
     node: Node,
     broker_url: str,

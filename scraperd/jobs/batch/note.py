@@ -30,7 +30,8 @@ class Note(Struct, frozen=True, tag="note", tag_field="what", omit_defaults=True
     """A job has its outcome: its batch and that batch's size, the job's hash, how it ended, when.
 
     `at` is in whole seconds since 1970. `again` is true for a job of a dead letter that was
-    published again: it belongs to no batch that is not known.
+    published again: it belongs to no batch that is not known. `callback` is where the message at
+    the batch's end is to be posted: a URL, or the name of an endpoint.
     """
 
     batch: str
@@ -39,13 +40,23 @@ class Note(Struct, frozen=True, tag="note", tag_field="what", omit_defaults=True
     kind: str
     at: int
     again: bool = False
+    callback: str = ""
 
     @classmethod
-    def of(cls, batch: Batch, named: bytes, kind: str, at: float, *, again: bool) -> Self:
+    def of(
+        cls,
+        batch: Batch,
+        named: bytes,
+        kind: str,
+        at: float,
+        callback: str | None = None,
+        *,
+        again: bool,
+    ) -> Self:
         """Return the note on the job that `named` names."""
         digest = hashlib.blake2b(named, digest_size=KEY_BYTES).digest()
         job = int.from_bytes(digest, "big") >> 1  # so that it is a signed integer too
-        return cls(batch.id, batch.size, job, kind, int(at), again)
+        return cls(batch.id, batch.size, job, kind, int(at), again, callback or "")
 
 
 def sealed(what: Struct, keys: Keys) -> Message:

@@ -14,7 +14,7 @@ from scraperd.base.text import printable
 from scraperd.base.urls import check_url
 
 if TYPE_CHECKING:
-    from scraperd.contract import Invalid, Job, Peeked
+    from scraperd.contract import Batch, Invalid, Job, Peeked
 
 
 class Allowed(Struct, frozen=True):
@@ -25,14 +25,18 @@ class Allowed(Struct, frozen=True):
 
     def fault(self, job: Job) -> tuple[str, str] | None:
         """Return the field that asks for a callback that is not to be had, and why."""
-        if job.callback_url and not self.urls:
-            return "callback_url", "URLs are not allowed here (callbacks.allow_urls is false)"
-        if job.callback and job.callback not in self.names:
-            shown = printable(job.callback)
-            return "callback", f"no endpoint is named {shown} here (callback_endpoints)"
+        return self._fault(job, "") or (self._fault(job.batch, "batch.") if job.batch else None)
+
+    def _fault(self, whose: Job | Batch, where: str) -> tuple[str, str] | None:
+        if whose.callback_url and not self.urls:
+            why = "URLs are not allowed here (callbacks.allow_urls is false)"
+            return f"{where}callback_url", why
+        if whose.callback and whose.callback not in self.names:
+            shown = printable(whose.callback)
+            return f"{where}callback", f"no endpoint is named {shown} here (callback_endpoints)"
         return None
 
-    def target(self, seen: Job | Invalid | Peeked) -> str | None:
+    def target(self, seen: Job | Batch | Invalid | Peeked) -> str | None:
         """Return where the result is wanted: a URL, or the name of an endpoint, which has no colon.
 
         None if nothing is asked for, or what is asked for is not allowed.

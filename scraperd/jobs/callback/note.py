@@ -159,10 +159,15 @@ def payload(outcome: Outcome, now: datetime, most: int) -> bytes:
     return body
 
 
-def _body(at: str, result: bytes, *, truncated: bool = False) -> bytes:
+def event_body(what: str, at: datetime, data: bytes) -> bytes:
+    """Return the body that tells of something else than a result."""
+    return _body(at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), data, what=what)
+
+
+def _body(at: str, result: bytes, *, truncated: bool = False, what: str = TYPE) -> bytes:
     flag = b',"truncated":true' if truncated else b""
     return b'{"type":"%b","timestamp":"%b"%b,"data":%b}' % (
-        TYPE.encode(),
+        what.encode(),
         at.encode(),
         flag,
         result,

@@ -74,8 +74,9 @@ class Receiver:
         with self._news:
             status = self._answer(headers["webhook-id"])
             self.taken.append(Taken(path, headers, body, status))
-            if status in OK:
-                self.jobs.add(json.loads(body)["data"]["id"])
+            event = json.loads(body)
+            if status in OK and event["type"] == "scraperd.result":
+                self.jobs.add(event["data"]["id"])
             self._news.notify_all()
         self.held.wait(120)
         return status

@@ -68,9 +68,17 @@ class Shelf:
 
     async def tell(self, key: str, message: Message, ident: str) -> bool:
         """Publish to the readers of results, with this message id; False if it is not taken."""
-        properties = properties_of(message, ident)
+        return await self._taken(self._topology.results, key, message, ident)
+
+    async def post(self, message: Message) -> bool:
+        """Put a message into the queue of callbacks; False if it is not taken."""
+        return await self._taken("", self._topology.callbacks, message)
+
+    async def _taken(
+        self, exchange: str, key: str, message: Message, ident: str | None = None
+    ) -> bool:
         try:
-            await self._channel.publish(self._topology.results, key, message.body, properties)
+            await self._channel.publish(exchange, key, message.body, properties_of(message, ident))
         except NotTaken:
             return False
         return True
