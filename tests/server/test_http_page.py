@@ -10,9 +10,13 @@ import json
 import os
 import re
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from tests.rig.clients.receiver import SECRET, Receiver
 from tests.rig.daemon import Daemon
 from tests.rig.ports import HOST
 from tests.server.running import Gateway
@@ -37,18 +41,27 @@ def example_tokens() -> str:
     return "\n".join(line[4:] for line in block.split("\n"))
 
 
+@pytest.mark.usefixtures("callback_queues")
 def test_a_dispatcher_in_curl_works(
     broker_url: str, dispatcher: Dispatcher, hostel: Hostel, tmp_path: Path
 ) -> None:
-    """Each block prints what the page says, by bash and curl, with the page's file of tokens."""
+    """Each block prints what the page says, by bash and curl, with the page's file of tokens; and
+    the receiver of callbacks gets the one that was asked for.
+    """
     (tmp_path / "tokens").write_text(example_tokens())
+    (tmp_path / "secrets").write_text(SECRET)
     token = re.search(r"^shop +submit +(\S+)", example_tokens(), re.MULTILINE)
     assert token
-    settings = {"http__tokens_file": str(tmp_path / "tokens")}
-    with (
-        Daemon(broker_url, dispatcher.prefix).ready(),
-        Gateway(broker_url, dispatcher.prefix, **settings) as gateway,
-    ):
+    tokens = {"http__tokens_file": str(tmp_path / "tokens")}
+    with Receiver() as receiver, ExitStack() as stack:
+        both = {
+            "batches__enabled": True,
+            "callbacks__secrets_file": str(tmp_path / "secrets"),
+            "callback_endpoints": {"billing": {"url": receiver.url}},
+        }
+        stack.enter_context(Daemon(broker_url, dispatcher.prefix, **both).ready())
+        started = Gateway(broker_url, dispatcher.prefix, **both, **tokens)
+        gateway = stack.enter_context(started)
         gateway.ready()
         given = {"GATEWAY": f"http://{HOST}:{gateway.port}", "TOKEN": token[1]}
         said: list[list[Any]] = []
@@ -63,15 +76,20 @@ def test_a_dispatcher_in_curl_works(
             )
             texts = done.stdout.replace("}{", "}\n{").split("\n")
             said.append([json.loads(text) for text in texts if text])
-    one, many, waited, asked, again, wrong = said
+        (called,) = receiver.until(1)
+    one, many, waited, asked, again, batch, back, wrong = said
     assert one == [{"id": "first"}]
     assert many[0]["accepted"] == [{"line": 1, "id": "two"}]
     assert [it["field"] for it in many[0]["rejected"]] == ["url"]
     assert (waited[0]["status"], "title" in waited[0]["data"]) == ("ok", True)
     assert [it["id"] for it in asked] in (["four"], [])  # a fast machine has it at once
     assert again[0] == again[1]
+    assert batch[0]["accepted"] == [{"line": 1, "id": "x"}, {"line": 2, "id": "y"}]
+    assert (batch[1]["state"], batch[1]["kinds"]) == ("done", {"ok": 2})
+    assert (back, called.data["id"]) == ([{"id": "called"}], "called")
     assert (wrong[0]["status"], wrong[0]["field"]) == (400, "extract.title.selector")
-    assert {it["id"] for it in dispatcher.results(3)} == {"first", "two", again[0]["id"]}
+    results = [it for it in dispatcher.results(7) if "event" not in it]
+    assert {it["id"] for it in results} == {"first", "two", again[0]["id"], "x", "y", "called"}
 
 
 def test_the_defaults_in_words_are_the_codes() -> None:
