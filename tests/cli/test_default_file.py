@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from scraperd.cli.dead.group import command as dead
 from scraperd.cli.main import main
 from tests.rig.ports import free_port
 
@@ -46,13 +45,18 @@ COMMANDS = [
     "batch -",
     "results",
     "status",
+    "batches",
     "top",
     "host example.com",
     "dead list",
     "dead show --all",
     "dead requeue --all",
     "dead purge --all --yes",
+    "callbacks list",
+    "callbacks replay --all",
+    "callbacks purge --all --yes",
 ]
+GROUPS = ("dead", "callbacks")
 
 
 @pytest.fixture
@@ -96,13 +100,14 @@ def test_every_command_reads_it(scraperd: Command, command: str) -> None:
 def test_those_are_all_commands_with_a_configuration() -> None:
     """The list above leaves none out: the rest has no --config."""
     found = set()
-    for group, prefix in ((main, ""), (dead, "dead ")):
+    groups = {f"{name} ": main.commands[name].loaded() for name in GROUPS}
+    for prefix, group in {"": main, **groups}.items():
+        assert isinstance(group, click.Group)
         for name, listed in group.commands.items():
             options = {option for one in listed.loaded().params for option in one.opts}
             if "--config" in options:
                 found.add(prefix + name)
-    assert found == {" ".join(c.split()[: 1 + c.startswith("dead")]) for c in COMMANDS}
-    assert isinstance(main.commands["dead"].loaded(), click.Group)
+    assert found == {" ".join(c.split()[: 1 + c.startswith(GROUPS)]) for c in COMMANDS}
 
 
 def test_variables_win_over_it(scraperd: Command) -> None:

@@ -78,7 +78,7 @@ def test_a_result_is_told_in_short() -> None:
     }
     shown = result_shown(json.dumps(result).encode())
     assert shown is not None
-    assert "secret" not in json.dumps(shown)
+    assert "hunter2" not in json.dumps(shown)
     assert (shown["id"], shown["title"], len(shown["data"])) == ("a\ufffdb", "T", MAX_DATA)
     assert shown["attempts"][0]["kind"] == "dns"
 
@@ -103,8 +103,8 @@ def test_what_is_not_a_result_is_passed_over(body: bytes) -> None:
 def test_settings_are_shown_without_passwords() -> None:
     """Of a URL neither userinfo nor query; all else as it is."""
     config = configured(
-        broker_url="amqp://user:secret@h:5672/v?heartbeat=3",
-        proxies={"office": "http://user:secret@proxy.example:3128"},
+        broker_url="amqp://user:hunter2@h:5672/v?heartbeat=3",
+        proxies={"office": "http://user:hunter2@proxy.example:3128"},
         hosts={"*.example.com": {"per_host_delay": 2.0}},
     )
     found = {it["name"]: it for it in masked(config)}

@@ -226,6 +226,7 @@ class Topology(Struct, frozen=True):
             Queue(self.solo, work, earlier=earlier),
             *(Queue(self._tier(s), {**ladder, "x-message-ttl": s * 1000}) for s in DELAYS),
             *(self._callback_queues(kept) if self.calls_back else ()),
+            *((Queue(self.batches, {**endless, _SINGLE: True}),) if self.tallies else ()),
         )
 
     def _callback_queues(self, kept: dict[str, Any]) -> tuple[Queue, ...]:
@@ -239,7 +240,6 @@ class Topology(Struct, frozen=True):
                 Queue(self._callback_tier(s), {**kept, **back, "x-message-ttl": s * 1000})
                 for s in CALLBACK_DELAYS
             ),
-            *((Queue(self.batches, {**endless, _SINGLE: True}),) if self.tallies else ()),
         )
 
 

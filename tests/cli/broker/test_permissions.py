@@ -286,7 +286,7 @@ def test_a_daemon_that_declares_nothing_is_told_what_answers_take(
     dispatcher.channel.exchange_declare(f"{prefix}.ask", "fanout", durable=True)
     assert unanswered(scraperd("check", **env).stderr) == []
     with Daemon(user.url, prefix, broker__passive_declare=True).ready():
-        own = env_of(User(user.node, "guest", "guest"), prefix)
+        own = env_of(User(user.node, "guest"), prefix)
         until(lambda: scraperd("status", **own).returncode == 0, "it answers")
 
 

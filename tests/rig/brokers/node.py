@@ -198,8 +198,14 @@ class Node:
         self.stop()
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
-        self._running_beam().send_signal(signal.SIGSTOP)
+        """Freeze it (SIGSTOP): connections stay open and nothing answers.
+
+        Returns when each of its threads has stopped: one that ran on could still answer.
+        """
+        beam = self._running_beam()
+        beam.send_signal(signal.SIGSTOP)
+        while not all(map(_is_stopped, Path(f"/proc/{beam.pid}/task").iterdir())):
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let it run on (SIGCONT)."""
@@ -437,6 +443,14 @@ class Node:
             return ""
         lines = self.log.read_text(errors="replace").splitlines()[-80:]
         return f"; the end of {self.log}:\n" + "\n".join(lines)
+
+
+def _is_stopped(task: Path) -> bool:
+    """Whether a thread is stopped (proc(5): the state behind the name), or has ended."""
+    try:
+        return task.joinpath("stat").read_text().rpartition(") ")[2].startswith("T")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _binary(text: str) -> str:

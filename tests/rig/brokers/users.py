@@ -26,19 +26,21 @@ class User:
 
     node: Node
     name: str
-    password: str
+    password: str = ""
+    """Empty: the name."""
 
     @classmethod
     def add(cls, node: Node, name: str, password: str = "") -> User:
         """Add a user, whose password is the name if none is given."""
-        user = cls(node, name, password or name)
-        node.eval(f"{_MODULE}:add_user({_text(name)}, {_text(user.password)}, {_text('tests')})")
+        user = cls(node, name, password)
+        told = ", ".join(map(_text, (name, password or name, "tests")))
+        node.eval(f"{_MODULE}:add_user({told})")
         return user
 
     @property
     def url(self) -> str:
         """Where this user reaches the node."""
-        return self.node.url.replace("guest:guest", f"{self.name}:{self.password}")
+        return self.node.url.replace("guest:guest", f"{self.name}:{self.password or self.name}")
 
     def permit(self, configure: str = ".*", write: str = ".*", read: str = ".*") -> None:
         """Set the permissions, each a regular expression of names."""
