@@ -41,6 +41,20 @@ def example_tokens() -> str:
     return "\n".join(line[4:] for line in block.split("\n"))
 
 
+def printed(block: str, given: dict[str, str]) -> list[Any]:
+    """What a block prints, values of JSON, with the variables of the page."""
+    done = subprocess.run(
+        ["bash", "-euc", block],
+        env={**os.environ, **given},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    texts = done.stdout.replace("}{", "}\n{").split("\n")
+    return [json.loads(text) for text in texts if text]
+
+
 @pytest.mark.usefixtures("callback_queues")
 def test_a_dispatcher_in_curl_works(
     broker_url: str, dispatcher: Dispatcher, hostel: Hostel, tmp_path: Path
@@ -63,19 +77,12 @@ def test_a_dispatcher_in_curl_works(
         started = Gateway(broker_url, dispatcher.prefix, **both, **tokens)
         gateway = stack.enter_context(started)
         gateway.ready()
-        given = {"GATEWAY": f"http://{HOST}:{gateway.port}", "TOKEN": token[1]}
-        said: list[list[Any]] = []
-        for block in commands():
-            done = subprocess.run(
-                ["bash", "-euc", block],
-                env={**os.environ, **given, "SITE": hostel.url("").rstrip("/")},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=True,
-            )
-            texts = done.stdout.replace("}{", "}\n{").split("\n")
-            said.append([json.loads(text) for text in texts if text])
+        given = {
+            "GATEWAY": f"http://{HOST}:{gateway.port}",
+            "TOKEN": token[1],
+            "SITE": hostel.url("").rstrip("/"),
+        }
+        said = [printed(block, given) for block in commands()]
         (called,) = receiver.until(1)
     one, many, waited, asked, again, batch, back, wrong = said
     assert one == [{"id": "first"}]
