@@ -10,6 +10,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from playwright.sync_api import sync_playwright
@@ -23,21 +24,33 @@ if TYPE_CHECKING:
 
     Scheme = Literal["light", "dark"]
 
+# Without any font Chromium ends. Those of the machine come too, if it has some.
+_FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
+<fontconfig>
+<dir>{root}/usr/share/fonts</dir>
+<dir>/usr/share/fonts</dir>
+<cachedir>{home}</cachedir>
+</fontconfig>
+"""
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The browser, until the end."""
-    root = debs("chromium-headless-shell")
+    root = debs("chromium-headless-shell", "fonts-dejavu-core")
     pulse = next(root.glob("usr/lib/*/pulseaudio"), root)  # a private folder of libpulse's
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        fonts = Path(home, "fonts.conf")
+        fonts.write_text(_FONTS.format(root=root, home=home))
         browser = playwright.chromium.launch(
             executable_path=root / "usr/lib/chromium/chromium-headless-shell",
             chromium_sandbox=os.geteuid() != 0,  # Chromium's own refuses root
             env={
                 "LD_LIBRARY_PATH": f"{libraries(root)}:{pulse}",
                 "HOME": home,
+                "FONTCONFIG_FILE": str(fonts),
                 "PATH": "/usr/bin:/bin",
             },
         )
