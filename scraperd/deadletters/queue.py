@@ -1,4 +1,4 @@
-"""The dead queue of a configuration, for who looks at it: commands, the dashboard.
+"""The queues of dead jobs and dead callbacks, for who looks at them: commands, the dashboard.
 
 May touch: the table `broker`.
 Must never: connect; the desk does.
@@ -25,8 +25,14 @@ def dead_queue(table: BrokerSettings, urls: tuple[str, ...], within: float) -> O
 
     `urls` are the brokers, dialled `within` seconds each.
     """
-    letters = Topology(table.prefix).job_letters
-    return opened(_settings(table, urls, within), letters, SYSTEM)
+    settings = _settings(table, urls, within, "scraperd dead")
+    return opened(settings, Topology(table.prefix).job_letters, SYSTEM)
+
+
+def dead_callbacks(table: BrokerSettings, urls: tuple[str, ...], within: float) -> Opening:
+    """Return the queue of dead callbacks, as `dead_queue` does that of jobs."""
+    settings = _settings(table, urls, within, "scraperd callbacks")
+    return opened(settings, Topology(table.prefix).callback_letters, SYSTEM)
 
 
 async def remove_undeliverable_letters(
@@ -36,10 +42,10 @@ async def remove_undeliverable_letters(
 
     Returns how many they were, and the broker's URL without credentials.
     """
-    settings = _settings(table, urls, within)
+    settings = _settings(table, urls, within, "scraperd dead")
     return await remove_undeliverable(settings, Topology(table.prefix), SYSTEM, dry_run=dry_run)
 
 
-def _settings(table: BrokerSettings, urls: tuple[str, ...], within: float) -> Settings:
+def _settings(table: BrokerSettings, urls: tuple[str, ...], within: float, name: str) -> Settings:
     passive = replace(table, passive_declare=True)  # nothing is created for a look
-    return Settings.of(passive, urls, "scraperd dead", within)
+    return Settings.of(passive, urls, name, within)

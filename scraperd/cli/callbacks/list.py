@@ -7,12 +7,10 @@ Must never: remove a callback, or print an untrusted text as it came.
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scraperd.base.jsonline import dumps
 from scraperd.cli.callbacks.selection import (
     counted,
     dead_callbacks,
@@ -21,17 +19,15 @@ from scraperd.cli.callbacks.selection import (
     with_filters,
 )
 from scraperd.cli.console import epilog, say
-from scraperd.cli.console import show as show_json
-from scraperd.cli.dead.list import age_of
+from scraperd.cli.dead.list import listed
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
-from scraperd.deadletters import desk
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from scraperd.config.settings import Config
-    from scraperd.deadletters.letter import Readable
+    from scraperd.deadletters import desk
 
 _NAMES: Final = ("age", "reason", "host", "attempt", "id", "message")
 _ROW: Final = "{age:>4}  {reason:<9}  {host:<30}  {attempt:>7}  {id:<36}  {message}"
@@ -58,18 +54,6 @@ def command(path: Path | None, *, as_json: bool, table: bool, **given: Any) -> N
 
 
 async def _list(config: Config, wanted: desk.Wanted, *, as_json: bool) -> int:
-    now = datetime.now(UTC)
-    if not as_json:
-        say(_ROW.format(**{name: name.upper() for name in _NAMES}))
-
-    def show(letter: Readable) -> None:
-        line = letter.line(now)
-        if as_json:
-            show_json(dumps(line))
-            return
-        shown = {name: "-" if line[name] is None else line[name] for name in _NAMES}
-        say(_ROW.format(**shown | {"age": age_of(line["age"])}).rstrip())
-
-    tally = await desk.look(dead_callbacks(config), wanted, show)
+    tally = await listed(dead_callbacks(config), wanted, "" if as_json else _ROW, _NAMES)
     say(f"{tally.matched} of {counted(tally)}", err=True)
     return missing_of(tally)

@@ -1,12 +1,11 @@
 """`scraperd callbacks purge`: dead callbacks removed for good.
 
 May touch: the queue of dead callbacks, the file of --save, the terminal, the exit code.
-Must never: remove a callback that nobody agreed to remove.
+Must never: remove a callback without a yes.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,10 @@ from scraperd.cli.callbacks.selection import (
     with_filters,
     would,
 )
-from scraperd.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, epilog, fail
+from scraperd.cli.console import EXIT_FAILED, epilog, fail
 from scraperd.cli.dead.filters import dry_run_flag
-from scraperd.cli.shared.client import complete_client, run_client
+from scraperd.cli.dead.purge import confirm, count
+from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.deadletters import desk
 
@@ -61,26 +61,11 @@ def command(
 
 
 def _agreed(config: Config, wanted: desk.Wanted) -> int:
-    """How many callbacks someone agreed to remove; ends the process if nobody did."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        fail("nobody can be asked here: give --yes to remove dead callbacks", EXIT_USAGE)
-    found: list[desk.Tally] = []
-
-    async def count() -> int:
-        found.append(await desk.look(dead_callbacks(config), wanted, lambda _: None))
-        return 0
-
-    if code := complete_client(count()):
-        sys.exit(code)
-    [tally] = found
+    """Count the callbacks, and ask whether to remove them; ends the process if the answer is no."""
+    tally = count(dead_callbacks(config), wanted, "callbacks")
     if not tally.matched:
         fail(f"no dead callback matches ({counted(tally)})", EXIT_FAILED)
-    try:
-        agreed = click.confirm(f"Remove {tally.matched} of {counted(tally)} for good?")
-    except click.Abort:
-        sys.exit(EXIT_INTERRUPTED)
-    if not agreed:
-        fail("nothing was removed", EXIT_FAILED)
+    confirm(f"Remove {tally.matched} of {counted(tally)} for good?")
     return tally.matched
 
 

@@ -49,24 +49,18 @@ def hosts(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tupl
     return tuple(found)
 
 
-def with_filters(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which letters are meant."""
+def filters(
+    reasons: tuple[str, ...], host: str, ident: str, *more: Callable[..., Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what gives a command the options that say which dead messages are meant.
+
+    `host` and `ident` are the help of these options; `more` are options behind the first.
+    """
     options = (
-        click.option("--reason", multiple=True, type=click.Choice(REASONS), help="Why it is dead."),
-        click.option(
-            "--kind",
-            multiple=True,
-            type=click.Choice(sorted(KINDS)),
-            help="Kind of failure. What RabbitMQ put there has none; see --reason.",
-        ),
-        click.option(
-            "--host",
-            multiple=True,
-            metavar="HOST",
-            callback=hosts,
-            help="Exact, or *.domain; no scheme, no port.",
-        ),
-        click.option("--id", "idents", multiple=True, metavar="ID", help="The job's id."),
+        click.option("--reason", multiple=True, type=click.Choice(reasons), help="Why it is dead."),
+        *more,
+        click.option("--host", multiple=True, metavar="HOST", callback=hosts, help=host),
+        click.option("--id", "idents", multiple=True, metavar="ID", help=ident),
         click.option(
             "--older-than",
             "before",
@@ -81,11 +75,26 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
             "--limit", type=click.IntRange(min=1), help="At most so many, whichever come first."
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return give
 
 
+with_filters = filters(
+    REASONS,
+    "Exact, or *.domain; no scheme, no port.",
+    "The job's id.",
+    click.option(
+        "--kind",
+        multiple=True,
+        type=click.Choice(sorted(KINDS)),
+        help="Kind of failure. What RabbitMQ put there has none; see --reason.",
+    ),
+)
 everything = click.option(
     "--all", "everything", is_flag=True, help="Every letter; excludes filters."
 )
@@ -95,7 +104,7 @@ dry_run_flag = click.option("--dry-run", is_flag=True, help="Only say how many i
 
 def wanted_of(given: dict[str, Any]) -> desk.Wanted:
     """The filters as they were given; an option given twice means either."""
-    filters = Filters(
+    meant = Filters(
         reasons=frozenset(given["reason"]),
         kinds=frozenset(given["kind"]),
         hosts=HostSet(given["host"]),
@@ -103,16 +112,18 @@ def wanted_of(given: dict[str, Any]) -> desk.Wanted:
         before=given["before"],
         after=given["after"],
     )
-    return desk.Wanted(filters, given["limit"])
+    return desk.Wanted(meant, given["limit"])
 
 
 def chosen_of(given: dict[str, Any]) -> desk.Wanted:
-    """As `_wanted`, but everything must be asked for by name."""
-    wanted = wanted_of(given)
+    """As `wanted_of`, but everything must be asked for by name."""
+    return named(wanted_of(given), given, "letters: by an ID, a filter, or --all")
+
+
+def named(wanted: desk.Wanted, given: dict[str, Any], how: str) -> desk.Wanted:
+    """Return what is wanted, if everything was asked for by name; `how` says the other ways."""
     if bool(wanted.filters) == given["everything"]:
         raise click.UsageError(
-            "--all and filters exclude each other"
-            if given["everything"]
-            else "say which letters: by an ID, a filter, or --all"
+            "--all and filters exclude each other" if given["everything"] else f"say which {how}"
         )
     return wanted

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scraperd.config.settings import Config
+    from scraperd.deadletters.desk import Opening
     from scraperd.deadletters.letter import Readable
 
 TOP: Final = 20  # rows of a summary
@@ -57,30 +58,37 @@ def command(path: Path | None, *, summary: bool, as_json: bool, table: bool, **g
 
 
 async def _list(config: Config, wanted: desk.Wanted, as_json: bool) -> int:  # noqa: FBT001 - a flag
-    now = datetime.now(UTC)
-    if not as_json:
-        say(_ROW.format(**{name: name.upper() for name in _NAMES}))
-
-    def show(letter: Readable) -> None:
-        line = letter.line(now)
-        if as_json:
-            show_json(dumps(line))
-        else:
-            say(_row(line))
-
-    tally = await desk.look(dead_queue(config), wanted, show)
+    tally = await listed(dead_queue(config), wanted, "" if as_json else _ROW, _NAMES)
     say(f"{tally.matched} of {counted(tally)}{unseen(tally)}", err=True)
     tell_readers(tally)
     return missing_of(tally)
 
 
+async def listed(
+    dead: Opening, wanted: desk.Wanted, form: str, names: tuple[str, ...]
+) -> desk.Tally:
+    """Print what is wanted: in rows of this form, with a head of `names`; without one as JSON."""
+    now = datetime.now(UTC)
+    if form:
+        say(form.format(**{name: name.upper() for name in names}))
+
+    def show(letter: Readable) -> None:
+        line = letter.line(now)
+        if form:
+            say(_row(form, names, line))
+        else:
+            show_json(dumps(line))
+
+    return await desk.look(dead, wanted, show)
+
+
 _NAMES: Final = ("age", "reason", "kind", "host", "attempt", "id", "message")
 
 
-def _row(line: dict[str, Any]) -> str:
-    """One line of the table; what is not known is a dash."""
-    shown = {name: "-" if line[name] is None else line[name] for name in _NAMES}
-    return _ROW.format(**shown | {"age": age_of(line["age"])}).rstrip()
+def _row(form: str, names: tuple[str, ...], line: dict[str, Any]) -> str:
+    """One line of a table; what is not known is a dash."""
+    shown = {name: "-" if line[name] is None else line[name] for name in names}
+    return form.format(**shown | {"age": age_of(line["age"])}).rstrip()
 
 
 def age_of(seconds: int | None) -> str:

@@ -1,7 +1,7 @@
 """`scraperd dead purge`: dead letters removed for good.
 
 May touch: the dead queue, the file of --save, the terminal, the exit code.
-Must never: remove a letter that nobody agreed to remove.
+Must never: remove a letter without a yes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from scraperd.deadletters import desk
 
 if TYPE_CHECKING:
     from scraperd.config.settings import Config
+    from scraperd.deadletters.desk import Opening
 
 
 @click.command(
@@ -92,29 +93,39 @@ async def _undeliverable(config: Config, *, dry_run: bool) -> int:
 
 
 def _agreed(config: Config, wanted: desk.Wanted) -> desk.Tally:
-    """The letters that someone agreed to remove, counted; ends the process if nobody did."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        fail("nobody can be asked here: give --yes to remove dead letters", EXIT_USAGE)
-    found: list[desk.Tally] = []
-
-    async def count() -> int:
-        found.append(await desk.look(dead_queue(config), wanted, lambda _: None))
-        return 0
-
-    if code := complete_client(count()):
-        sys.exit(code)
-    tally = found[0]
+    """Count the letters, and ask whether to remove them; ends the process if the answer is no."""
+    tally = count(dead_queue(config), wanted, "letters")
     tell_readers(tally)
     if not tally.matched:
         say(f"no dead letter matches ({counted(tally)})")
         sys.exit(missing_of(tally))
+    confirm(f"Remove {tally.matched} of {counted(tally)} for good?")
+    return tally
+
+
+def count(dead: Opening, wanted: desk.Wanted, what: str) -> desk.Tally:
+    """Count what is to be removed, where a person can be asked about it; else end the process."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        fail(f"nobody can be asked here: give --yes to remove dead {what}", EXIT_USAGE)
+    found: list[desk.Tally] = []
+
+    async def look() -> int:
+        found.append(await desk.look(dead, wanted, lambda _: None))
+        return 0
+
+    if code := complete_client(look()):
+        sys.exit(code)
+    return found[0]
+
+
+def confirm(question: str) -> None:
+    """Ask; end the process without a yes."""
     try:
-        agreed = click.confirm(f"Remove {tally.matched} of {counted(tally)} for good?")
+        agreed = click.confirm(question)
     except click.Abort:
         sys.exit(EXIT_INTERRUPTED)
     if not agreed:
         fail("nothing was removed", EXIT_FAILED)
-    return tally
 
 
 async def _purge(config: Config, wanted: desk.Wanted, save: Path | None, missing: set[str]) -> int:

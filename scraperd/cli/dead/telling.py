@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
 
 
-def counted(tally: desk.Tally) -> str:
-    """How many letters there are, and at which broker."""
-    return f"{tally.total} dead letters at {tally.broker}"
+def counted(tally: desk.Tally, what: str = "letter") -> str:
+    """How many letters there are, and at which broker; `what` is what one of them is called."""
+    return f"{tally.total} dead {what}s at {tally.broker}"
 
 
 def unseen(tally: desk.Tally) -> str:
@@ -35,10 +35,10 @@ def tell_readers(tally: desk.Tally) -> None:
         )
 
 
-def missing_of(tally: desk.Tally) -> int:
-    """Name the ids that no letter has; the exit code."""
+def missing_of(tally: desk.Tally, what: str = "letter") -> int:
+    """Name the ids that no letter has; the exit code. `what` as for `counted`."""
     for ident in sorted(tally.missing):
-        say(f"scraperd: no dead letter of a job with the id {ident!r}", err=True)
+        say(f"scraperd: no dead {what} of a job with the id {ident!r}", err=True)
     return EXIT_FAILED if tally.missing else 0
 
 
