@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+CALM: Final = 30.0  # seconds that a connection lasts, after which the next pause is the first
 _MAX_DOUBLINGS: Final = 32  # 2**32 seconds are a century; a float could hold 1023
 
 
@@ -43,3 +44,28 @@ def within(patience: float, pauses: Iterator[float]) -> Iterator[float]:
         pause = next(pauses)
         yield pause
         waited += pause
+
+
+class Pauses:
+    """The pauses before a connection that is made again and again, in seconds.
+
+    `first`, twice that, and so on up to `longest`; `between` draws each from its upper half.
+    """
+
+    def __init__(
+        self, first: float, longest: float, between: Callable[[float, float], float]
+    ) -> None:
+        self._first = first
+        self._longest = longest
+        self._between = between
+        self._pause = first
+
+    def refused(self) -> None:
+        """Have the next pause be the longest one."""
+        self._pause = self._longest
+
+    def after(self, lasted: float) -> float:
+        """Return the next pause, after a connection that lasted so many seconds."""
+        pause = self._first if lasted >= CALM else self._pause
+        self._pause = min(2 * pause, self._longest)
+        return self._between(pause / 2, pause)

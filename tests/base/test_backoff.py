@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scraperd.base.backoff import backoff, pause_after, within
+from scraperd.base.backoff import CALM, Pauses, backoff, pause_after, within
 from scraperd.base.fd_limits import PATIENCE, PAUSE, pauses
 
 SECONDS = st.floats(0.001, 100.0)
@@ -86,3 +86,18 @@ def test_the_wait_for_a_descriptor(patience: float) -> None:
 def test_the_wait_for_a_descriptor_by_default() -> None:
     """Without a word it takes PATIENCE."""
     assert list(pauses()) == list(pauses(PATIENCE))
+
+
+def test_pauses_of_a_connection_double_until_one_has_lasted() -> None:
+    """Each is drawn from its upper half; after a refusal the next is the longest."""
+    drawn: list[tuple[float, float]] = []
+
+    def between(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return high
+
+    pauses = Pauses(1.0, 5.0, between)
+    assert [pauses.after(lasted) for lasted in (0, 0, 0, 0, CALM, 0)] == [1, 2, 4, 5, 1, 2]
+    assert all(low == high / 2 for low, high in drawn)
+    pauses.refused()
+    assert [pauses.after(lasted) for lasted in (0, CALM)] == [5, 1]

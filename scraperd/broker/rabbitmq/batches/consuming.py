@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from scraperd.base.backoff import Pauses
 from scraperd.broker.rabbitmq.codec import properties_of
 from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PREFETCH: Final = 5000  # messages that are read and not acked; all are written down long before
 MIN_PAUSE: Final = 1.0  # seconds between two connections
 MAX_PAUSE: Final = 60.0
-CALM: Final = 30.0  # seconds that a connection lasts, after which the next pause is MIN_PAUSE
 MAX_HELD: Final = 64 * 1024 * 1024  # bytes of large messages that are read at a time
 
 
@@ -118,7 +118,7 @@ class BatchQueue:
 
     async def run(self) -> None:
         """Consume until cancelled. Whatever ends the connection, the daemon goes on."""
-        pause = MIN_PAUSE
+        pauses = Pauses(MIN_PAUSE, MAX_PAUSE, self._clocks.between)
         while True:
             await self._ready()
             began = self._clocks.monotonic()
@@ -131,10 +131,8 @@ class BatchQueue:
                     self._events("batches_interrupted", error=str(error))
             except Exception as error:  # noqa: BLE001 - an error of ours must not end the daemon
                 self._trouble("internal_error", error, id=None)
-            if self._clocks.monotonic() - began >= CALM:
-                pause = MIN_PAUSE
-            await asyncio.sleep(self._clocks.between(pause / 2, pause))
-            pause = min(2 * pause, MAX_PAUSE)
+            pause = pauses.after(self._clocks.monotonic() - began)
+            await asyncio.sleep(pause)
 
     async def _live(self) -> None:
         """One connection from begin to end. Raises OSError, BrokerRefused."""

@@ -11,6 +11,7 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from scraperd.base.backoff import Pauses
 from scraperd.base.tasks import reraise_own_cancel
 from scraperd.broker.ports import Callbacks as Queue
 from scraperd.broker.ports import DeadCallbacks, Lost
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 MIN_PAUSE: Final = 1.0  # seconds between two connections
 MAX_PAUSE: Final = 60.0
-CALM: Final = 30.0  # seconds that a connection lasts, after which the next pause is MIN_PAUSE
 MAX_HELD: Final = 16 * 1024 * 1024  # bytes of callbacks that are read and not settled
 CANCEL_TIMEOUT: Final = 5.0  # seconds
 
@@ -94,7 +94,7 @@ class Callbacks:
 
     async def run(self) -> None:
         """Hand callbacks out until `stop`. Whatever ends the connection, the daemon goes on."""
-        pause = MIN_PAUSE
+        pauses = Pauses(MIN_PAUSE, MAX_PAUSE, self._clocks.between)
         while not self._stopping.is_set():
             await self._until_stop(self._ready())
             if self._stopping.is_set():
@@ -108,10 +108,8 @@ class Callbacks:
                 if refused or isinstance(error, Interrupted | TopologyError):
                     self._interrupted = True
                     self._events("callbacks_interrupted", error=str(error))
-            if self._clocks.monotonic() - began >= CALM:
-                pause = MIN_PAUSE
-            await self._until_stop(asyncio.sleep(self._clocks.between(pause / 2, pause)))
-            pause = min(2 * pause, MAX_PAUSE)
+            pause = pauses.after(self._clocks.monotonic() - began)
+            await self._until_stop(asyncio.sleep(pause))
 
     async def _until_stop(self, waited: Awaitable[object]) -> None:
         """Wait for something, or for `stop`."""
@@ -186,7 +184,7 @@ class Callbacks:
             channel.ack(message.tag)
         except (Closed, Lost):
             pass  # the connection ends too, and it will be delivered again
-        except Exception as error:  # noqa: BLE001 - unacked it would hold its place for ever
+        except Exception as error:  # noqa: BLE001 - else it stays unacked, and keeps its place
             self._trouble("internal_error", error, id=None)
             self._end(f"a callback could not be moved: {type(error).__name__}")
         finally:

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from scraperd.base.backoff import Pauses
 from scraperd.broker.rabbitmq.inquiry.names import (
     MAX_QUESTION_BYTES,
     exchange_of,
@@ -41,7 +42,6 @@ ANSWER_TTL: Final = "10000"  # ms
 MAX_UNCONFIRMED: Final = 20  # answers under way; with more, none is given
 MIN_PAUSE: Final = 1.0  # seconds between two connections
 MAX_PAUSE: Final = 60.0  # seconds; after a refusal at once
-CALM: Final = 30.0  # seconds that a connection lasts, after which the next pause is MIN_PAUSE
 
 
 class SmallOnly(Gate):
@@ -97,21 +97,19 @@ class Answering:
 
     async def run(self) -> None:
         """Answer until cancelled. Whatever ends the connection, the daemon goes on."""
-        pause = MIN_PAUSE
+        pauses = Pauses(MIN_PAUSE, MAX_PAUSE, self._clocks.between)
         while True:
             await self._ready()
             began = self._clocks.monotonic()
             try:
                 await self._live()
             except (AccessRefused, TopologyError) as error:
-                pause = MAX_PAUSE
+                pauses.refused()
                 self._tell(error)
             except (OSError, BrokerRefused):
                 pass  # the daemon's own connections say what is wrong with the broker
-            if self._clocks.monotonic() - began >= CALM:
-                pause = MIN_PAUSE
-            await asyncio.sleep(self._clocks.between(pause / 2, pause))
-            pause = min(2 * pause, MAX_PAUSE)
+            pause = pauses.after(self._clocks.monotonic() - began)
+            await asyncio.sleep(pause)
 
     async def _live(self) -> None:
         """One connection from begin to end. Raises OSError, BrokerRefused, TopologyError."""
