@@ -640,8 +640,8 @@ def _whole(text: bytes) -> bytes:
     return b"%d" % value if value.is_integer() and abs(value) <= _EXACT else text
 
 
-def refused(job: Job, field: str, reason: str) -> Invalid:
-    """The Invalid for a decoded job that a later check (a selector, say) refuses."""
+def refused(job: Job | Peeked, field: str, reason: str) -> Invalid:
+    """The Invalid for a job, or for what could be read of one, with a field that is refused."""
     return Invalid(
         field,
         reason,
@@ -788,17 +788,7 @@ def _why_not(raw: bytes, words: str) -> str | None:
 
 
 def _invalid(raw: bytes, field: str, reason: str) -> Invalid:
-    seen = peek(raw)
-    return Invalid(
-        field,
-        reason,
-        id=seen.id,
-        url=seen.url,
-        meta=seen.meta,
-        callback_url=seen.callback_url,
-        callback=seen.callback,
-        batch=seen.batch,
-    )
+    return refused(peek(raw), field, reason)
 
 
 def peek(raw: bytes) -> Peeked:

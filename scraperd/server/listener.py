@@ -257,6 +257,14 @@ def _too_large(most: int, limit: str) -> Problem:
     )
 
 
+def _unbuffered(request: web.BaseRequest) -> asyncio.Transport:
+    """Return the transport, on which `drain` waits for all. Raises ConnectionError."""
+    if (transport := request.transport) is None:
+        raise ConnectionResetError("the client has gone")
+    transport.set_write_buffer_limits(0)
+    return transport
+
+
 async def send(
     request: web.BaseRequest, answer: Answer, seconds: float, *, last: bool
 ) -> web.Response:
@@ -267,9 +275,7 @@ async def send(
     response = response_of(answer)
     if last or answer.status in UNREAD:
         response.force_close()
-    if (transport := request.transport) is None:
-        raise ConnectionResetError("the client has gone")
-    transport.set_write_buffer_limits(0)  # so that `drain` waits for all of it
+    transport = _unbuffered(request)
     try:
         async with asyncio.timeout(seconds):
             await response.prepare(request)
@@ -289,9 +295,7 @@ async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> w
     response = web.StreamResponse(status=answer.status, headers=_headers(answer.content_type))
     response.force_close()
     async with aclosing(answer.pieces) as pieces:
-        if (transport := request.transport) is None:
-            raise ConnectionResetError("the client has gone")
-        transport.set_write_buffer_limits(0)  # so that `drain` waits for all of it
+        transport = _unbuffered(request)
         try:
             async with asyncio.timeout(seconds):
                 await response.prepare(request)
