@@ -11,6 +11,7 @@ import signal
 import sys
 from base64 import b64encode
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,16 +57,17 @@ def settings(receiver: Receiver, tmp_path: Path, callback_queues: None) -> dict[
     }
 
 
-def test_each_result_is_called_back_signed_and_as_it_is_published(  # noqa: PLR0917 - fixtures
-    broker_url: str,
-    prefix: str,
-    dispatcher: Dispatcher,
-    hostel: Hostel,
-    receiver: Receiver,
-    settings: dict[str, Any],
+@pytest.fixture
+def daemon_of(broker_url: str, prefix: str, settings: dict[str, Any]) -> Callable[..., Daemon]:
+    """Make a daemon with these settings, and others."""
+    return partial(Daemon, broker_url, prefix, **settings)
+
+
+def test_each_result_is_called_back_signed_and_as_it_is_published(
+    daemon_of: Callable[..., Daemon], dispatcher: Dispatcher, hostel: Hostel, receiver: Receiver
 ) -> None:
     """By name and by URL, good and bad jobs; a job that may not ask is invalid, in words."""
-    with Daemon(broker_url, prefix, **settings).ready() as daemon:
+    with daemon_of().ready() as daemon:
         page = hostel.url("/page/1")
         dispatcher.publish({"url": page, "id": "a", "callback": "billing"})
         dispatcher.publish({"url": page, "id": "b", "callback_url": f"{receiver.url}/own"})
@@ -92,18 +94,13 @@ def test_each_result_is_called_back_signed_and_as_it_is_published(  # noqa: PLR0
     assert dispatcher.depth("callbacks") == dispatcher.depth("callbacks.dead") == 0
 
 
-def test_the_end_of_a_batch_is_called_back(  # noqa: PLR0917 - fixtures
-    broker_url: str,
-    prefix: str,
-    dispatcher: Dispatcher,
-    hostel: Hostel,
-    receiver: Receiver,
-    settings: dict[str, Any],
+def test_the_end_of_a_batch_is_called_back(
+    daemon_of: Callable[..., Daemon], dispatcher: Dispatcher, hostel: Hostel, receiver: Receiver
 ) -> None:
     """Once, signed, with the message that is published; and its URL is in no result."""
     url = f"{receiver.url}/batch?token=secret"
     batch = {"id": "b", "size": 2, "callback_url": url}
-    with Daemon(broker_url, prefix, **settings, batches__enabled=True).ready() as daemon:
+    with daemon_of(batches__enabled=True).ready() as daemon:
         for ident in "xy":
             dispatcher.publish({"url": hostel.url("/page/1"), "id": ident, "batch": batch})
         found = dispatcher.results(3)
@@ -141,18 +138,17 @@ def test_a_callback_is_confirmed_before_its_job_is_acked(  # noqa: PLR0917 - fix
 
 
 def test_a_held_callback_holds_no_job_and_survives_a_kill(  # noqa: PLR0917 - fixtures
+    daemon_of: Callable[..., Daemon],
     node: Node,
-    broker_url: str,
     prefix: str,
     dispatcher: Dispatcher,
     hostel: Hostel,
     receiver: Receiver,
-    settings: dict[str, Any],
 ) -> None:
     """Results and acks go on while no receiver answers; after kill -9 each callback comes again."""
     receiver.held.clear()
     jobs = 60
-    with Daemon(broker_url, prefix, **settings, callbacks__timeout=60).ready() as daemon:
+    with daemon_of(callbacks__timeout=60).ready() as daemon:
         urls = [hostel.url(f"/page/{number}") for number in range(jobs)]
         dispatcher.publish_many(urls, callback="billing")
         assert len(dispatcher.results(jobs)) == jobs
@@ -161,7 +157,7 @@ def test_a_held_callback_holds_no_job_and_survives_a_kill(  # noqa: PLR0917 - fi
         assert len(receiver.taken) == 4  # callbacks.per_host_concurrency
         daemon.kill()
     receiver.held.set()
-    with Daemon(broker_url, prefix, **settings).ready() as daemon:
+    with daemon_of().ready() as daemon:
         until(lambda: len({one.ident for one in receiver.taken}) == jobs)
         until(lambda: sum(one.ident in first for one in receiver.taken) == 2 * len(first))
         assert daemon.drain() == 0
@@ -169,17 +165,12 @@ def test_a_held_callback_holds_no_job_and_survives_a_kill(  # noqa: PLR0917 - fi
     assert dispatcher.depth("results") == 0
 
 
-def test_a_failed_callback_comes_again_after_the_first_step(  # noqa: PLR0917 - fixtures
-    broker_url: str,
-    prefix: str,
-    dispatcher: Dispatcher,
-    hostel: Hostel,
-    receiver: Receiver,
-    settings: dict[str, Any],
+def test_a_failed_callback_comes_again_after_the_first_step(
+    daemon_of: Callable[..., Daemon], dispatcher: Dispatcher, hostel: Hostel, receiver: Receiver
 ) -> None:
     """Through the delay tiers of the broker, with the same id and a new timestamp."""
     receiver.status = 404
-    with Daemon(broker_url, prefix, **settings).ready() as daemon:
+    with daemon_of().ready() as daemon:
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a", "callback": "billing"})
         receiver.until(1)
         daemon.wait_for_line('"event":"callback_failed"')
@@ -192,8 +183,7 @@ def test_a_failed_callback_comes_again_after_the_first_step(  # noqa: PLR0917 - 
 
 
 def test_a_reload_closes_an_address_for_callbacks_too(  # noqa: PLR0917 - fixtures
-    broker_url: str,
-    prefix: str,
+    daemon_of: Callable[..., Daemon],
     dispatcher: Dispatcher,
     hostel: Hostel,
     receiver: Receiver,
@@ -204,7 +194,7 @@ def test_a_reload_closes_an_address_for_callbacks_too(  # noqa: PLR0917 - fixtur
     file = tmp_path / "config.toml"
     file.write_text("[fetch]\ndeny_networks = []\n")
     options = ("--config", str(file))
-    with Daemon(broker_url, prefix, options=options, **settings).ready() as daemon:
+    with daemon_of(options=options).ready() as daemon:
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a", "callback": "billing"})
         receiver.until(1)
         file.write_text('[fetch]\ndeny_networks = ["127.0.0.0/8"]\n')
@@ -218,18 +208,16 @@ def test_a_reload_closes_an_address_for_callbacks_too(  # noqa: PLR0917 - fixtur
 
 
 def test_dead_callbacks_are_listed_replayed_and_purged(  # noqa: PLR0917 - fixtures
-    broker_url: str,
-    prefix: str,
+    daemon_of: Callable[..., Daemon],
     dispatcher: Dispatcher,
     hostel: Hostel,
     receiver: Receiver,
-    settings: dict[str, Any],
     scraperd: Command,
     env: dict[str, str],
 ) -> None:
     """A replay keeps the id and is signed again; what was forged is left unless it is chosen."""
     receiver.status = 410
-    with Daemon(broker_url, prefix, **settings).ready() as daemon:
+    with daemon_of().ready() as daemon:
         for ident in "abc":
             dispatcher.publish({"url": hostel.url("/page/1"), "id": ident, "callback": "billing"})
         dispatcher.publish(b"{}", queue="callbacks")
@@ -309,19 +297,17 @@ def in_javascript(tmp_path: Path) -> tuple[list[str], str, Path]:
 
 
 @pytest.mark.parametrize("how", [in_python, in_javascript])
-def test_the_example_receivers_verify_and_answer(  # noqa: PLR0917 - fixtures
+def test_the_example_receivers_verify_and_answer(
+    daemon_of: Callable[..., Daemon],
     how: Callable[[Path], tuple[list[str], str, Path]],
-    broker_url: str,
-    prefix: str,
     dispatcher: Dispatcher,
     hostel: Hostel,
-    settings: dict[str, Any],
     tmp_path: Path,
 ) -> None:
     """With the library of the standard's authors, in each language, run as a reader runs them."""
     with (
         example(*how(tmp_path)) as (process, url),
-        Daemon(broker_url, prefix, **settings, log__level="debug").ready() as daemon,
+        daemon_of(log__level="debug").ready() as daemon,
     ):
         dispatcher.publish({"url": hostel.url("/page/1"), "id": "a", "callback_url": url})
         assert process.wait_for_line(" a ok").startswith("msg_")
