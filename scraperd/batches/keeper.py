@@ -168,7 +168,7 @@ class Keeper:
         Other processes may wait for the queue too: until the first delivery nothing is known.
         """
         try:
-            await shelf.keep(sealed(Record(), self._keys))  # so that whoever has it gets one
+            await shelf.keep(sealed(Record(), self._keys))  # the process that has the queue gets it
             while True:
                 self._news.clear()
                 await self._turn(shelf)

@@ -82,7 +82,7 @@ class MemoryBroker:
     replies: dict[str, deque[Message]] = field(default_factory=dict)
     callbacks: deque[Message] = field(default_factory=deque)
     notes: deque[Message] = field(default_factory=lambda: deque(maxlen=_MAX_NOTES))
-    """The newest ones for who tallies batches; nobody does."""
+    """The newest notes on jobs of batches. Nothing here tallies them."""
     full: dict[Source | None, int] = field(default_factory=dict)
     """The most messages that a queue takes; None is for the results."""
     delayed: int = 0

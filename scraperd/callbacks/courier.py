@@ -100,7 +100,7 @@ class Courier:
         """Return where a callback goes next; None if its receiver has it."""
         note = Note.of(headers, body, self._keys)
         if note is None:
-            words = "its seal is not valid: somebody else wrote it, or the signing key was changed"
+            words = "its seal is not valid: another program wrote it, or the signing key changed"
             return self._bury(Note.unsealed(headers), body, Ended("forged", words))
         if (left := note.due - self._clocks.wall()) > 0:
             return Move(note.message(body, self._keys), left)

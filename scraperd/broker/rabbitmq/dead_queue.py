@@ -257,7 +257,7 @@ class DeadQueue:
             self._leaving.add_done_callback(self._on_left)
 
     def _on_left(self, leaving: asyncio.Future[Any]) -> None:
-        leaving.exception()  # whoever waits for the next letter learns it from `lost`
+        leaving.exception()  # so that it counts as seen; `_next` asks `lost`
         self._arrived.put_nowait(None)
 
     def _gone(self) -> Lost:

@@ -99,7 +99,7 @@ class Note(Struct, frozen=True):
         return Message(body, self.headers(body, keys) | obituary.headers())
 
     def forged(self, body: bytes, obituary: Obituary) -> Message:
-        """Return the dead message that somebody else wrote: without a seal of ours."""
+        """Return the dead message that another program wrote: without a seal of ours."""
         headers = {
             _TO: printable(self.to, _MAX_TEXT),  # whole: it may be ours, under an older key
             _ID: printable(self.ident, _MAX_WHY),
