@@ -96,7 +96,12 @@ def table_of(config: Config) -> HostTable:
 
 
 def scheduler_of(
-    config: Config, table: HostTable, clock: Callable[[], float], jitter: Callable[[], float]
+    config: Config,
+    table: HostTable,
+    clock: Callable[[], float],
+    jitter: Callable[[], float],
+    *,
+    unsearched: Callable[[], int] = int,
 ) -> HostScheduler:
     """Return what gives permits. Shared: `jobs.timeout` bounds the wait for one."""
     return HostScheduler(
@@ -107,6 +112,7 @@ def scheduler_of(
         concurrency=config.concurrency,
         waiting_room=config.waiting_room,
         job_timeout=config.jobs.timeout,
+        unsearched=unsearched,
     )
 
 
@@ -145,10 +151,14 @@ def pages_of(config: Config, fetcher: Fetcher, clocks: Clocks) -> Pages:
     that hangs from a fetch that was short of time.
     """
     table, budget = table_of(config), Budget(config.fetch.memory_budget)
+    extractor = extractor_of(config)
+    scheduler = scheduler_of(
+        config, table, clocks.monotonic, clocks.roll, unsearched=extractor.waiting_for_loop
+    )
     hops = Hops(
         fetcher,
         table,
-        scheduler_of(config, table, clocks.monotonic, clocks.roll),
+        scheduler,
         clocks,
         connect_timeout=config.fetch.connect_timeout,
         retry_after_max=config.jobs.retry_after_max,
@@ -160,7 +170,6 @@ def pages_of(config: Config, fetcher: Fetcher, clocks: Clocks) -> Pages:
         robots=partial(robots_of, config, table, clock=clocks.monotonic),
         download_timeout=config.fetch.download_timeout,
     )
-    extractor = extractor_of(config)
     scraper = Scraper(
         _page_settings(config),
         clocks,

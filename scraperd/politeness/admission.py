@@ -14,8 +14,11 @@ from msgspec import Struct
 from scraperd.politeness.host_queue import MAX_JITTER, NO_EXPIRY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scraperd.politeness.host_queue import HostQueue, Wait
 
+MAX_UNSEARCHED: Final = 128  # pages that are here but not searched yet, before they count
 MIN_SNOOZE_INTERVAL: Final = 0.01  # seconds between starts; a faster queue is not worth leaving
 
 
@@ -24,6 +27,9 @@ class Capacity:
     """What the process has room for. The scheduler keeps the counts.
 
     `slots` fetches may run at once, and `busy` run; more, if there were more slots a moment ago.
+    `unsearched` tells how many pages wait to be searched on the event loop. Where they are many,
+    sites answer faster than this process can search, and each holds a slot as if it were still
+    being fetched: else bodies would fill the memory, up to the prefetch.
 
     Ordinary jobs that wait for their hosts may be `max_waiting`, so that those of other hosts
     can be delivered. Priority jobs have places of their own: `max_priority`, of which one
@@ -35,6 +41,7 @@ class Capacity:
     max_waiting: int
     max_wait: float
     job_timeout: float
+    unsearched: Callable[[], int]
     ordinary_waiting: int = 0
     priority_waiting: int = 0
     busy: int = 0
@@ -42,7 +49,7 @@ class Capacity:
     @property
     def free_slots(self) -> int:
         """How many more fetches may run."""
-        return max(0, self.slots - self.busy)
+        return max(0, self.slots - self.busy - max(0, self.unsearched() - MAX_UNSEARCHED))
 
     @property
     def full(self) -> bool:

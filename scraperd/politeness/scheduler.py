@@ -66,6 +66,7 @@ class HostScheduler:
     It holds a host only while that matters: in use, paced, slowed or paused. Who may start
     or wait is decided in politeness/admission.py, who is next by the host's queue; the
     scheduler carries it out. `clock` gives seconds; `jitter` gives random numbers in [0, 1).
+    `unsearched` tells how many pages wait to be searched; call `searched` after each.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class HostScheduler:
         concurrency: int,
         waiting_room: int,
         job_timeout: float,
+        unsearched: Callable[[], int],
     ) -> None:
         self._table = table
         self._clock = clock
@@ -88,7 +90,9 @@ class HostScheduler:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._checks: dict[str, asyncio.TimerHandle] = {}
         self._addresses = Addresses(settings)
-        self._capacity = Capacity(concurrency, waiting_room, settings.snooze_after, job_timeout)
+        self._capacity = Capacity(
+            concurrency, waiting_room, settings.snooze_after, job_timeout, unsearched
+        )
         self._settings = settings
 
     def configure(
@@ -193,6 +197,11 @@ class HostScheduler:
         if penalty:
             queue.pause(now + penalty, permit.route)
         self._finish(permit, now, send_away=load != "fine")
+
+    def searched(self) -> None:
+        """A page has been searched: a fetch may start that had no slot for its sake."""
+        if self._ready:
+            self._dispatch(self._clock())
 
     async def prepare(
         self, host: str, work: Callable[[], Awaitable[T]], wait: Wait = ORDINARY

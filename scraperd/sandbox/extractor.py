@@ -185,6 +185,10 @@ class Extractor:
         """Whether too many pages wait for a helper, in any level."""
         return any(map(self._queue.crowded, range(len(self._times))))
 
+    def waiting_for_loop(self) -> int:
+        """Return how many pages wait to be searched on the event loop."""
+        return self._time_slice.waiting
+
     @property
     def idle_helpers(self) -> list[int]:
         """The process ids of the helpers that live and wait for a page."""

@@ -23,17 +23,22 @@ class TimeSlice:
     """A time slice of the event loop for one kind of work: after `slice_` seconds the loop yields.
 
     An async context manager around work that does not wait. One caller at a time is inside, in the
-    order of arrival.
+    order of arrival. `waiting` is how many wait to be let in.
     """
 
     def __init__(self, slice_: float) -> None:
+        self.waiting = 0
         self._slice = slice_
         self._lock = asyncio.Lock()
         self._began = 0.0
         self._spent = 0.0
 
     async def __aenter__(self) -> None:
-        await self._lock.acquire()
+        self.waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self.waiting -= 1
         self._began = time.monotonic()
 
     async def __aexit__(self, *_: object) -> None:

@@ -265,10 +265,13 @@ class Scraper:
         )
         patience = _patience(trip.target, failure)
         trace = TRACE.get()
-        with NOTHING if trace is None else trace.extraction():
-            extracted, seconds = await self._extractor.extract(
-                asked, answer.body, rules, host_name(answer.url), patience=patience
-            )
+        try:
+            with NOTHING if trace is None else trace.extraction():
+                extracted, seconds = await self._extractor.extract(
+                    asked, answer.body, rules, host_name(answer.url), patience=patience
+                )
+        finally:
+            self._hops.scheduler.searched()
         content = content | extracted.fields()  # another dict: the facts keep theirs
         trip.learn(content=content, hits=extracted.hits, extract_time=seconds)
         failure = failure or extracted.failure

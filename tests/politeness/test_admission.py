@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from scraperd.politeness.addresses import Address
 from scraperd.politeness.admission import (
+    MAX_UNSEARCHED,
     Capacity,
     Postpone,
     Queue,
@@ -44,7 +45,7 @@ def host(limit: int = 4, delay: float = 2.0, *, opens_in: float = 0.0) -> HostQu
 
 def room(free_slots: int = 3, **counts: int) -> Capacity:
     """Four ordinary jobs may wait here, and eight priority jobs."""
-    return Capacity(free_slots, 4, MAX_WAIT, job_timeout=60.0, **counts)
+    return Capacity(free_slots, 4, MAX_WAIT, job_timeout=60.0, unsearched=int, **counts)
 
 
 def waiting(queue: HostQueue, ordinary: int = 0, priority: int = 0) -> HostQueue:
@@ -282,6 +283,7 @@ def seen(queue: HostQueue, address: Address) -> tuple[Any, ...]:
         st.integers(2, 4),
         st.just(MAX_WAIT),
         st.just(60.0),
+        st.sampled_from([0, MAX_UNSEARCHED, MAX_UNSEARCHED + 2]).map(lambda many: lambda: many),
         st.integers(0, 5),
         st.integers(0, 9),
     ),

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from scraperd.broker.rabbitmq.topology import DELAYS
 from scraperd.config.settings import Config
 from scraperd.config.tables import HostSettings
-from scraperd.politeness.admission import NotYet
+from scraperd.politeness.admission import MAX_UNSEARCHED, NotYet
 from scraperd.politeness.host_queue import Wait
 from scraperd.politeness.scheduler import MAX_IDLE_HOSTS, HostScheduler, Load, Permit
 from scraperd.wiring import scheduler_of, table_of
@@ -43,11 +43,15 @@ def now() -> float:
 THROTTLED = {"politeness__autothrottle": True, "politeness__per_host_concurrency": 4}
 
 
-def host_scheduler(jitter: Callable[[], float] | None = None, **settings_: Any) -> HostScheduler:
+def host_scheduler(
+    jitter: Callable[[], float] | None = None,
+    unsearched: Callable[[], int] = int,
+    **settings_: Any,
+) -> HostScheduler:
     """As the daemon makes it, on the running loop's clock; jitter as from a fixed die."""
     config = configured(**settings_)
-    clock = asyncio.get_running_loop().time
-    return scheduler_of(config, table_of(config), clock, jitter or random.Random(7).random)
+    clock, roll = asyncio.get_running_loop().time, jitter or random.Random(7).random
+    return scheduler_of(config, table_of(config), clock, roll, unsearched=unsearched)
 
 
 def slow(delay: float, **more: Any) -> dict[str, HostSettings]:
@@ -78,6 +82,34 @@ def test_the_slots_are_the_bound() -> None:
         return most
 
     assert run(main()) == 3
+
+
+def test_pages_that_are_not_searched_yet_hold_slots_if_they_are_many() -> None:
+    """Up to the 128th they take none; those beyond take one each, until they are searched."""
+
+    async def main() -> None:
+        backlog = MAX_UNSEARCHED + 2
+        scheduler = host_scheduler(
+            unsearched=lambda: backlog, concurrency=3, politeness__snooze_after=60
+        )
+        waiting = [asyncio.create_task(scheduler.acquire(f"h{n}")) for n in range(4)]
+        await asyncio.sleep(1)
+        assert scheduler.busy == 1
+        scheduler.searched()
+        assert scheduler.busy == 1
+        for left, busy in (MAX_UNSEARCHED + 1, 2), (MAX_UNSEARCHED, 3), (0, 3):
+            backlog = left
+            scheduler.searched()
+            assert scheduler.busy == busy
+        await asyncio.sleep(0)
+        for task in waiting[:3]:
+            permit = task.result()
+            assert isinstance(permit, Permit)
+            scheduler.release(permit)
+        assert isinstance(await waiting[3], Permit)
+        assert scheduler.busy == 1
+
+    run(main())
 
 
 def test_one_host_has_its_own_bound() -> None:

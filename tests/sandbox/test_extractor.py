@@ -566,8 +566,10 @@ async def test_a_share_of_the_loop_is_given_in_order() -> None:
 
     tasks = [asyncio.create_task(one(number)) for number in range(6)]
     await asyncio.sleep(0)
+    assert share.waiting == 5
     tasks[2].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    assert share.waiting == 0
     assert done == [0, 1, 3, 4, 5]
     async with share:
         pass

@@ -25,14 +25,14 @@ from scraperd.base.fd_limits import OutOfDescriptors
 from scraperd.config.tables import HostSettings
 from scraperd.contract import Failure, Job, Redirect, Result, decode_job
 from scraperd.extract.compile import compile_rules
-from scraperd.politeness.admission import NotYet, Reservation
+from scraperd.politeness.admission import MAX_UNSEARCHED, NotYet, Reservation
 from scraperd.politeness.host_queue import HostQueue
 from scraperd.politeness.host_rules import HostRules
 from scraperd.politeness.throttle import Throttle
 from scraperd.sandbox.extractor import Crowded
 from scraperd.scrape.request import Target
 from scraperd.scrape.result import Failed, Scraped, result_of
-from scraperd.wiring import fetcher_of, scraper_of
+from scraperd.wiring import fetcher_of, opened, pages_of, scraper_of
 from tests.rig.clocks.lived import lived
 from tests.rig.page import label, loopback
 from tests.rig.sites.nginx import Nginx
@@ -562,3 +562,28 @@ async def test_a_fetch_does_not_begin_without_memory(site: Site) -> None:
 
 def _delay(seconds: float) -> Any:
     return msgspec.convert({"per_host_delay": seconds}, HostSettings)
+
+
+# --- pages that come sooner than they can be searched
+
+
+async def test_pages_do_not_pile_up_before_they_are_searched(hosts: Site) -> None:
+    """A site that answers at once gets no more requests while too many pages wait for the loop."""
+    concurrency, jobs = 150, 600
+    settings = {"concurrency": concurrency, "politeness__per_host_concurrency": jobs}
+    config = loopback(**settings, politeness__per_address_concurrency=0, broker__prefetch=jobs)
+    body = page(b"<p>text <a href=/x>x</a></p>" * 2000)
+    held: list[int] = []
+    async with fetcher_of(config) as fetcher, opened(pages_of(config, fetcher, SYSTEM)) as pages:
+        waiting = pages.extractor.waiting_for_loop
+
+        async def answer(visit: Visit) -> None:
+            held.append(waiting())
+            assert pages.hops.scheduler.busy + waiting() <= concurrency + MAX_UNSEARCHED + 1
+            await visit.send(body)
+
+        run, url = Run(pages.scraper), hosts.at("/", answer)
+        found = await asyncio.gather(*(run(url, include=["links"]) for _ in range(jobs)))
+    for result in found:
+        fine(result)
+    assert max(held) > MAX_UNSEARCHED, "the pages were searched as fast as they came"
