@@ -87,7 +87,9 @@ def run(
     if reason := own_addresses.lacking():
         observer.event("own_addresses_unknown", error=reason)
     gc.freeze()  # what was imported stays: no collection need look at it again
-    gc.set_threshold(5000)  # 700 runs one every few pages; a page makes no cycles
+    # 700 runs one every few pages, and a page makes no cycles: 20 objects for each that may run,
+    # or a burst of jobs would be looked through again and again while it grows.
+    gc.set_threshold(max(5000, 20 * config.concurrency))
     given = _Given(config, keys, signers, notifier, observer, reread, until or Until())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_logged(log.sink, _main(given), observer))
