@@ -17,7 +17,7 @@ import msgspec
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.inquiry.asking import asking
-from scraperd.broker.rabbitmq.topology import TopologyError
+from scraperd.broker.rabbitmq.topology import Topology, TopologyError
 from scraperd.dashboard.shape import Rates, fleet_shown, point, result_shown
 from scraperd.ops.fleet.asked import ask_all
 
@@ -101,7 +101,7 @@ class Watch:
             if not taps and began >= tap_at:
                 await self._tap(asker, taps)
                 tap_at = began + REFUSED_INTERVAL
-            fleet = await ask_all(asker, self._prefix, "status")
+            fleet = await ask_all(asker, Topology(self._prefix), "status")
             self._rates.note(fleet.statuses, self._clocks.monotonic())
             self._fleet = msgspec.json.encode(fleet_shown(fleet, self._rates))
             self.keep("points", point(fleet, self._rates, self._clocks.wall()))
