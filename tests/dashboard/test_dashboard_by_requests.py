@@ -31,9 +31,15 @@ def test_each_path_needs_its_role(house: House) -> None:
     """Files are for anybody, data for `read`, and dead letters are changed by `admin` only."""
     gateway = house.gateway
     assert gateway.ask("GET", "/").status == 200
-    for path in ("/v1/events", "/v1/me", "/v1/config", "/v1/dead"):
+    for path in (
+        *("/v1/events", "/v1/me", "/v1/config", "/v1/config/daemons"),
+        *("/v1/dead", "/v1/callbacks/dead"),
+    ):
         assert gateway.ask("GET", path).status == 401
-    for path in ("/v1/dead/requeue", "/v1/dead/purge"):
+    for path in (
+        *("/v1/dead/requeue", "/v1/dead/purge"),
+        *("/v1/callbacks/dead/replay", "/v1/callbacks/dead/purge"),
+    ):
         assert gateway.ask("POST", path, {"all": True}).status == 401
         for token in (READ, SUBMIT):
             got = gateway.ask("POST", path, {"all": True}, token=token)
@@ -53,6 +59,9 @@ def test_without_tokens_nobody_changes_dead_letters() -> None:
         assert (got.status, "set http.tokens_file" in got.json["detail"]) == (403, True)
         got = gateway.ask("GET", "/v1/events", headers={"Host": "rebound.example"})
         assert got.status == 403
+        assert gateway.ask("GET", "/v1/callbacks/dead").status == 404  # none are configured
+        got = gateway.ask("GET", "/v1/config/daemons")
+        assert (got.status, "no broker at" in got.json["detail"]) == (503, True)
 
 
 def test_it_can_be_switched_off() -> None:
@@ -78,6 +87,8 @@ def test_wrong_wishes_are_told(house: House) -> None:
         got = gateway.ask("POST", "/v1/dead/purge", body, token=ADMIN)
         assert got.status == 400
         assert got.json["detail"].startswith(words)
+    got = gateway.ask("GET", "/v1/callbacks/dead?kind=dns", token=READ)
+    assert (got.status, got.json["field"]) == (400, "kind")
     plain = {"Content-Type": "text/plain"}  # as a form of another site sends
     assert gateway.ask("POST", "/v1/dead/purge", b"{}", plain, ADMIN).status == 415
 

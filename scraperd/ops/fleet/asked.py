@@ -40,7 +40,7 @@ class Fleet:
 async def ask_all(
     asker: Asker,
     topology: Topology,
-    kind: Literal["status", "capacity", "host"],
+    kind: Literal["status", "capacity", "host", "settings"],
     host: str = "",
     *,
     queues: bool = True,
