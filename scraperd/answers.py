@@ -20,6 +20,7 @@ from scraperd.base.clocks import SYSTEM
 from scraperd.base.text import printable, text_without_queries
 from scraperd.base.urls import named_host
 from scraperd.broker.rabbitmq.inquiry.answering import Answering
+from scraperd.config.masked import changed
 from scraperd.contract import Failure
 from scraperd.ops.fleet.answer import (
     Capacity,
@@ -98,6 +99,8 @@ class Answers:
                 status.about = self._about(host)
             case "batches":
                 status.batches = self._batches(question.batch)
+            case "settings":
+                status.settings = changed(self._services.config)
         return write(status)
 
     @property

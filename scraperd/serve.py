@@ -22,14 +22,17 @@ from scraperd.config.http_tokens import NAME as TOKENS
 from scraperd.config.http_tokens import tokens_file, tokens_text
 from scraperd.config.load import ConfigError
 from scraperd.config.masked import masked
+from scraperd.dashboard.configuration import Configuration
+from scraperd.dashboard.descriptions import Description, dead_callbacks, dead_jobs
 from scraperd.dashboard.letters import Letters
 from scraperd.dashboard.routes import Dashboard
 from scraperd.dashboard.watch import Watch
-from scraperd.deadletters.queue import dead_queue
+from scraperd.jobs.signing import Keys as SigningKeys
 from scraperd.ops.life import exit_code_of, first_stop
 from scraperd.ops.listener import CannotListen, cannot_listen
 from scraperd.ops.log import configure
 from scraperd.ops.telemetry import Observer
+from scraperd.reload import secrets_of
 from scraperd.sandbox.confine import keep_secrets
 from scraperd.server.batches.asking import Batches
 from scraperd.server.door import Door, reply_fault
@@ -43,7 +46,7 @@ from scraperd.server.openapi import document
 from scraperd.server.posting import Poster
 from scraperd.server.submission import Checker
 from scraperd.server.tokens import Tokens, TokensError, read_tokens
-from scraperd.wiring import callbacks_of, extractor_of
+from scraperd.wiring import callbacks_of, extractor_of, topology_of
 
 if TYPE_CHECKING:
     from scraperd.config.settings import Config
@@ -65,8 +68,9 @@ def run(config: Config, notifier: Notifier) -> int:
         raise ConfigError([fault])
     if not config.sandbox.dumpable:
         keep_secrets()
+    dead = dead_of(config) if config.http.dashboard else []
     log = configure(config.log)
-    life = _Life(config, tokens, notifier, Observer(lines=log, settings=config.log))
+    life = _Life(config, tokens, dead, notifier, Observer(lines=log, settings=config.log))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_logged(log.sink, life))
 
@@ -95,11 +99,26 @@ def tokens_of(config: Config) -> Tokens | None:
     return None
 
 
+def dead_of(config: Config) -> list[Description]:
+    """Return the queues of dead letters that the dashboard shows. Raises ConfigError.
+
+    Callbacks that are replayed are sealed as a daemon would, so its signing keys are needed.
+    Shared: `fetch.connect_timeout`, as sites are dialled.
+    """
+    reach = config.broker, config.broker_urls, config.fetch.connect_timeout
+    if not config.calls_back:
+        return [dead_jobs(*reach)]
+    keys = SigningKeys(secrets_of(config), config.broker.prefix, SYSTEM.wall)
+    urls = {name: endpoint.url for name, endpoint in config.callback_endpoints.items()}
+    return [dead_jobs(*reach), dead_callbacks(*reach, keys, urls, SYSTEM.wall)]
+
+
 class _Life(Struct, frozen=True):
     """What `run` was given or made, for what runs on the loop."""
 
     config: Config
     tokens: Tokens | None
+    dead: list[Description]
     notifier: Notifier
     observer: Observer
 
@@ -162,21 +181,21 @@ class _Life(Struct, frozen=True):
         """Return what the viewers of the dashboard see. Shared: `fetch.connect_timeout`."""
         config = self.config
         within, most = config.fetch.connect_timeout, config.http.max_viewers
-        return Watch(config.broker_urls, config.broker.prefix, within, most, SYSTEM)
+        return Watch(config.broker_urls, topology_of(config), within, most, SYSTEM)
 
     def _routes(self, watch: Watch) -> dict[str, Route]:
         """Return the paths of the dashboard, unless it is switched off."""
-        config = self.config
+        config, prefix = self.config, self.config.broker.prefix
         if not config.http.dashboard:
             return {}
-        letters = Letters(
-            lambda: dead_queue(config.broker, config.broker_urls, config.fetch.connect_timeout),
-            self.observer.event,
-            partial(watch.keep, "actions"),
-        )
-        about = {"version": __version__, "prefix": config.broker.prefix}
+        note = partial(watch.keep, "actions")
+        letters = [Letters(about, self.observer.event, note) for about in self.dead]
+        within = config.fetch.connect_timeout
+        own = masked(config)
+        configuration = Configuration(own, config.broker_urls, prefix, within, SYSTEM)
+        about = {"version": __version__, "prefix": prefix, "batches": config.batches.enabled}
         tokens = self.tokens is not None
-        return Dashboard(watch, letters, masked(config), about, tokens=tokens).routes()
+        return Dashboard(watch, letters, configuration, about, tokens=tokens).routes()
 
     def _gateway(  # noqa: PLR0917 - as `run` names its parts
         self,

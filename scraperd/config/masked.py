@@ -1,7 +1,7 @@
 """The settings that hold, as an operator may be shown them: without passwords. Pure.
 
 May touch: the settings by their names.
-Must never: show the userinfo or the query of a URL.
+Must never: show the userinfo or the query of a URL, or the path of one for callbacks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
-from msgspec.structs import asdict, fields
+from msgspec.structs import asdict, fields, replace
 
 from scraperd.base.text import printable, text_without_credentials
 from scraperd.base.urls import without_credentials
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scraperd.config.settings import Config
 
 MAX_SHOWN: Final = 1000  # characters of a value
+MAX_TOLD: Final = 300  # the same where a process tells it: all settings fit into an answer so
 
 
 def masked(config: Config) -> list[dict[str, str]]:
@@ -27,12 +28,27 @@ def masked(config: Config) -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "value": _shown(value_of(config, name)),
+            "value": _shown(_value(config, name)),
             "unit": unit_of(name),
             "default": "yes" if value_of(config, name) == value_of(default, name) else "no",
         }
         for name in SETTINGS
     ]
+
+
+def changed(config: Config) -> dict[str, str]:
+    """Return the settings that have another value than the default, as `masked` shows them."""
+    return {it["name"]: it["value"][:MAX_TOLD] for it in masked(config) if it["default"] == "no"}
+
+
+def _value(config: Config, name: str) -> Any:
+    """Return the value of a setting; of a URL for callbacks no path, which can be its secret."""
+    if name != "callback_endpoints":
+        return value_of(config, name)
+    return {
+        key: replace(it, url="/".join((*it.url.split("/")[:3], "...")))
+        for key, it in config.callback_endpoints.items()
+    }
 
 
 def _shown(value: Any) -> str:

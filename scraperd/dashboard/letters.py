@@ -1,4 +1,4 @@
-"""Dead letters for the page: listed, and requeued or purged by who has an admin's token.
+"""Dead letters for the page: listed, and published again or purged by who has an admin's token.
 
 May touch: the operator's desk, the log.
 Must never: change a letter that was not counted before, or let two work at the desk at a time.
@@ -10,7 +10,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,13 +20,13 @@ from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.deadletters import desk
-from scraperd.deadletters.letter import KINDS, REASONS, Filters, host_pattern
+from scraperd.deadletters.letter import Filters, host_pattern
 from scraperd.server.problems import Problem, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from scraperd.deadletters.desk import Opening
+    from scraperd.dashboard.descriptions import Description, What
     from scraperd.deadletters.letter import Readable
 
 MAX_LISTED: Final = 200  # letters
@@ -34,7 +34,7 @@ MAX_ACTION: Final = 10_000  # letters of one action
 LIST_TIMEOUT: Final = 30.0  # seconds
 ACTION_TIMEOUT: Final = 300.0  # seconds
 MAX_TEXT: Final = 500  # characters of what a letter says
-BUSY: Final = "somebody else works with the dead letters by this gateway; try again"
+BUSY: Final = "somebody else works with these dead letters by this gateway; try again"
 
 Texts: TypeAlias = Annotated[list[Annotated[str, Meta(max_length=300)]], Meta(max_length=200)]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=100 * 365 * 86400)]
@@ -54,14 +54,16 @@ class Asked(Struct, forbid_unknown_fields=True):
     newer_than: Seconds | None = None
     all: bool = False
 
-    def filters(self) -> Filters:
-        """Return the filters. Raises Problem."""
+    def filters(self, about: Description) -> Filters:
+        """Return the filters for letters of this queue. Raises Problem."""
         now = datetime.now(UTC)
-        for name, given, known in (("reason", self.reason, REASONS), ("kind", self.kind, KINDS)):
+        for name, given, known in (
+            ("reason", self.reason, about.reasons),
+            ("kind", self.kind, about.kinds),
+        ):
             if wrong := sorted({*given} - {*known}):
-                raise _wrong(
-                    name, f"{printable(wrong[0])} is not one of {', '.join(sorted(known))}"
-                )
+                those = ", ".join(sorted(known)) or "those of this queue, which has none"
+                raise _wrong(name, f"{printable(wrong[0])} is not one of {those}")
         try:
             hosts = HostSet(tuple(map(host_pattern, self.host)))
         except ValueError:
@@ -92,49 +94,48 @@ class Action(Asked):
 
 
 class Letters:
-    """The desk behind the page. `opening` returns the dead queue, `event` writes to the log."""
+    """The desk behind one panel of the page. `event` writes to the log, `note` to the page."""
 
     def __init__(
         self,
-        opening: Callable[[], Opening],
+        about: Description,
         event: Callable[..., None],
         note: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._opening = opening
+        self.about = about
         self._event = event
         self._note = note
         self._busy = asyncio.Lock()
 
     async def listed(self, asked: Asked) -> dict[str, Any]:
         """Return the first letters that match, and how many there are. Raises Problem."""
-        wanted, now, found = desk.Wanted(asked.filters(), MAX_LISTED), datetime.now(UTC), []
+        about, now, found = self.about, datetime.now(UTC), []
+        wanted = desk.Wanted(asked.filters(about), MAX_LISTED, about.read)
 
         def each(letter: Readable) -> None:
-            found.append(_shown(letter.line(now)))
+            found.append(_shown(about.line(letter, now)))
 
         async with self._desk(LIST_TIMEOUT):
-            tally = await desk.look(self._opening(), wanted, each)
+            tally = await desk.look(about.opening(), wanted, each)
         return {"letters": found, "total": tally.total, "rest": tally.unseen}
 
-    async def count(self, action: Action) -> dict[str, Any]:
-        """Return how many letters match: as many as one action takes, at most. Raises Problem."""
-        wanted = desk.Wanted(_chosen(action), MAX_ACTION)
+    async def count(self, what: What, action: Action) -> dict[str, Any]:
+        """Return how many letters `what` would be done to, at most MAX_ACTION. Raises Problem."""
+        wanted = self._wanted(what, action, MAX_ACTION)
         async with self._desk(LIST_TIMEOUT):
-            tally = await desk.look(self._opening(), wanted, lambda _: None)
+            tally = await desk.look(self.about.opening(), wanted, lambda _: None)
         return {"matched": tally.matched, "total": tally.total, "done": 0}
 
-    async def act(
-        self, what: Literal["requeue", "purge"], action: Action, holder: str
-    ) -> dict[str, Any]:
-        """Requeue or remove letters, and write that to the log. Raises Problem."""
-        wanted, tally = desk.Wanted(_chosen(action), action.expected), desk.Tally()
+    async def act(self, what: What, action: Action, holder: str) -> dict[str, Any]:
+        """Publish again or remove letters, and write that to the log. Raises Problem."""
+        wanted, tally = self._wanted(what, action, action.expected), desk.Tally()
         fault = ""
         try:
             async with self._desk(ACTION_TIMEOUT):
-                if what == "requeue":
-                    await desk.requeue(self._opening(), wanted, tally, None)
+                if what == "purge":
+                    await desk.purge(self.about.opening(), wanted, tally, None)
                 else:
-                    await desk.purge(self._opening(), wanted, tally, None)
+                    await desk.requeue(self.about.opening(), wanted, tally, None)
         except Problem as problem:
             fault = str(problem)
             raise problem.with_members({"done": tally.done}) from problem
@@ -142,17 +143,28 @@ class Letters:
             self._tell(what, action, holder, tally.done, fault)
         return {"matched": tally.matched, "total": tally.total, "done": tally.done}
 
-    def _tell(self, what: str, action: Action, holder: str, done: int, fault: str) -> None:
+    def _wanted(self, what: What, action: Action, most: int | None) -> desk.Wanted:
+        """Return the letters that are meant; all must be asked for by name. Raises Problem."""
+        filters = action.filters(self.about)
+        if bool(filters) == action.all:
+            raise _wrong("all", "give a filter, or all: true without filters")
+        if what != "purge":
+            filters = self.about.believed(filters)
+        return desk.Wanted(filters, most, self.about.read)
+
+    def _tell(self, what: What, action: Action, holder: str, done: int, fault: str) -> None:
+        queue, filters = self.about.queue, action.words
         self._event(
             "dead_letters",
             holder=holder,
+            queue=queue,
             action=what,
-            filters=action.words,
+            filters=filters,
             jobs=done,
             error=fault,
         )
         at = round(datetime.now(UTC).timestamp(), 1)
-        about = {"holder": holder, "action": what, "filters": action.words, "jobs": done}
+        about = {"holder": holder, "queue": queue, "action": what, "filters": filters, "jobs": done}
         self._note({"at": at, **about, "error": fault})
 
     @asynccontextmanager
@@ -165,18 +177,10 @@ class Letters:
                 yield
         except TimeoutError:
             raise unavailable(
-                f"it took longer than {seconds:g} s; use `scraperd dead`, which has no limit", 60
+                f"it took longer than {seconds:g} s; `{self.about.command}` has no limit", 60
             ) from None
         except (Lost, TopologyError) as error:
             raise unavailable(str(error), 5) from error
-
-
-def _chosen(action: Action) -> Filters:
-    """Return the filters; everything must be asked for by name. Raises Problem."""
-    filters = action.filters()
-    if bool(filters) == action.all:
-        raise _wrong("all", "give a filter, or all: true without filters")
-    return filters
 
 
 def _wrong(field: str, reason: str) -> Problem:

@@ -7,25 +7,27 @@ Must never: answer without the role that a path needs; the gateway sees to that.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from scraperd.base.text import printable
 from scraperd.dashboard.files import answers
 from scraperd.dashboard.letters import Action, Asked
-from scraperd.deadletters.letter import KINDS, REASONS
 from scraperd.server.gateway import Route
 from scraperd.server.listener import Answer, Stream, pieces
 from scraperd.server.problems import Problem, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Iterator, Sequence
 
     from aiohttp import web
 
+    from scraperd.dashboard.configuration import Configuration
+    from scraperd.dashboard.descriptions import What
     from scraperd.dashboard.letters import Letters
     from scraperd.dashboard.watch import Watch
+    from scraperd.server.gateway import Handler
     from scraperd.server.tokens import Holder
 
 EVENTS: Final = "/v1/events"
@@ -38,15 +40,15 @@ _T = TypeVar("_T", bound=Asked)
 class Dashboard:
     """Answers what the page asks.
 
-    `settings` is what it shows of the configuration, `about` what it is told of the gateway, and
+    `letters` are the panels of dead letters, `about` is what the page is told of the gateway, and
     `tokens` whether it needs one.
     """
 
     def __init__(
         self,
         watch: Watch,
-        letters: Letters,
-        settings: list[dict[str, str]],
+        letters: Sequence[Letters],
+        configuration: Configuration,
         about: dict[str, Any],
         *,
         tokens: bool,
@@ -54,8 +56,8 @@ class Dashboard:
         self._watch = watch
         self._letters = letters
         self._tokens = tokens
-        self._settings = msgspec.json.encode({"settings": settings})
-        self._about = {**about, "reasons": REASONS, "kinds": sorted(KINDS)}
+        self._configuration = configuration
+        self._about = {**about, "dead": [it.about.told for it in letters]}
 
     def routes(self) -> dict[str, Route]:
         """Return who may use which path, and what answers."""
@@ -66,9 +68,8 @@ class Dashboard:
             EVENTS: Route("GET", "read", self._events),
             "/v1/me": Route("GET", "read", self._me),
             "/v1/config": Route("GET", "read", self._config),
-            "/v1/dead": Route("GET", "read", self._list),
-            "/v1/dead/requeue": Route("POST", "admin", self._act("requeue")),
-            "/v1/dead/purge": Route("POST", "admin", self._act("purge")),
+            "/v1/config/daemons": Route("GET", "read", self._config_of_daemons),
+            **{path: route for it in self._letters for path, route in _panel(it)},
         }
 
     async def _events(self, request: web.BaseRequest, _: Holder) -> Stream:
@@ -87,33 +88,47 @@ class Dashboard:
         return Answer(HTTPStatus.OK, msgspec.json.encode(found))
 
     async def _config(self, _: web.BaseRequest, __: Holder) -> Answer:
-        return Answer(HTTPStatus.OK, self._settings)
+        return Answer(HTTPStatus.OK, self._configuration.own)
 
-    async def _list(self, request: web.BaseRequest, _: Holder) -> Answer:
+    async def _config_of_daemons(self, _: web.BaseRequest, __: Holder) -> Answer:
+        return Answer(HTTPStatus.OK, await self._configuration.of_daemons())
+
+
+def _panel(letters: Letters) -> Iterator[tuple[str, Route]]:
+    """Yield the paths of one panel of dead letters, and their routes."""
+    about = letters.about
+    yield about.path, Route("GET", "read", _list(letters))
+    for what in (about.again, "purge"):
+        yield f"{about.path}/{what}", Route("POST", "admin", _act(letters, what))
+
+
+def _list(letters: Letters) -> Handler:
+    async def handler(request: web.BaseRequest, _: Holder) -> Answer:
         given: dict[str, Any] = {}
         for name, value in request.rel_url.query.items():
             if name in {"older_than", "newer_than"}:
                 given[name] = value
             else:
                 given.setdefault(name, []).append(value)
-        found = await self._letters.listed(_converted(given, Asked))
+        found = await letters.listed(_converted(given, Asked))
         return Answer(HTTPStatus.OK, msgspec.json.encode(found))
 
-    def _act(
-        self, what: Literal["requeue", "purge"]
-    ) -> Callable[[web.BaseRequest, Holder], Awaitable[Answer]]:
-        async def handler(request: web.BaseRequest, holder: Holder) -> Answer:
-            action = _converted(await _json(request), Action)
-            if action.expected is None:
-                found = await self._letters.count(action)
-            else:
-                found = await self._letters.act(what, action, holder.name)
-            return Answer(HTTPStatus.OK, msgspec.json.encode(found))
-
-        return handler
+    return handler
 
 
-def _file(answer: Answer) -> Callable[[web.BaseRequest, Holder], Awaitable[Answer]]:
+def _act(letters: Letters, what: What) -> Handler:
+    async def handler(request: web.BaseRequest, holder: Holder) -> Answer:
+        action = _converted(await _json(request), Action)
+        if action.expected is None:
+            found = await letters.count(what, action)
+        else:
+            found = await letters.act(what, action, holder.name)
+        return Answer(HTTPStatus.OK, msgspec.json.encode(found))
+
+    return handler
+
+
+def _file(answer: Answer) -> Handler:
     async def handler(_: web.BaseRequest, __: Holder) -> Answer:
         return answer
 

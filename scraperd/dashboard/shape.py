@@ -18,6 +18,7 @@ from scraperd.base.urls import without_credentials
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from scraperd.batches.progress import Progress
     from scraperd.ops.fleet.answer import Latency, Status
     from scraperd.ops.fleet.asked import Fleet
 
@@ -27,6 +28,8 @@ MAX_TEXT: Final = 500  # characters of a URL or a message
 MAX_DATA: Final = 2000  # characters of a result's data
 MAX_STEPS: Final = 20  # attempts or redirects of a job
 MAX_RESULT_BYTES: Final = 1024 * 1024  # of a result that is looked into
+MAX_BATCHES: Final = 20  # open ones, and as many that have ended
+MAX_SETTINGS: Final = 1000  # rows
 
 Key: TypeAlias = tuple[str, str, int]
 
@@ -153,6 +156,59 @@ def _hosts(statuses: list[Status]) -> list[dict[str, Any]]:
         }
         for it, host in found[:MAX_HOSTS]
     ]
+
+
+def batches_shown(found: list[Progress], now: float) -> list[dict[str, Any]]:
+    """Return what the page shows of batches: the newest open ones, then the newest ended ones.
+
+    `now` is in seconds since 1970. `age` is how long a batch lasts or lasted, and `news` how long
+    ago its last outcome or its end was, in seconds.
+    """
+    kept = [
+        *[it for it in found if not it.ended_at][:MAX_BATCHES],
+        *[it for it in found if it.ended_at][:MAX_BATCHES],
+    ]
+    return [
+        {
+            "id": _text(it.id),
+            "state": it.state,
+            "counted": it.counted,
+            "size": it.size,
+            "kinds": {_text(kind): count for kind, count in [*it.kinds.items()][:MAX_STEPS]},
+            "age": max(0, round((it.ended_at or now) - it.started_at)),
+            "news": max(0, round(now - (it.ended_at or it.last_at))),
+            "reason": _text(it.reason),
+        }
+        for it in kept
+    ]
+
+
+def settings_shown(fleet: Fleet) -> dict[str, Any]:
+    """Return which process has which value, of the settings that are not as by default.
+
+    A row has the processes of one value; without `processes` all have it, and without `value` it
+    is the default. `silent` ones did not answer: an earlier version does not.
+    """
+    told = [(_text(it.name), it.settings) for it in fleet.statuses if it.settings is not None]
+    told = told[:MAX_PROCESSES]
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(name for _, settings in told for name in settings):
+        by_value: dict[str | None, list[str]] = {}
+        for process, settings in told:
+            by_value.setdefault(settings.get(name), []).append(process)
+        rows += [
+            {
+                "name": _text(name),
+                "value": None if value is None else _text(value),
+                "processes": [] if len(by_value) == 1 else processes,
+            }
+            for value, processes in by_value.items()
+        ]
+    return {
+        "answer": [process for process, _ in told],
+        "silent": fleet.silent,
+        "settings": rows[:MAX_SETTINGS],
+    }
 
 
 class _Error(Struct):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scraperd.broker.ports import Delivery, Message
+    from scraperd.deadletters.letter import Filters
     from scraperd.jobs.signing import Keys
 
 REASONS: Final = ("exhausted", "gone", "blocked", "too_old", "forged", "internal", "unknown")
@@ -99,3 +100,10 @@ def read_callback(
     return CallbackLetter(
         delivery, note, Obituary.of(delivery.headers), host_of(url) or None, keys, again
     )
+
+
+def believed(filters: Filters) -> Filters:
+    """Leave forged callbacks out of what is sent again, unless a reason was asked for."""
+    if filters.reasons:
+        return filters
+    return replace(filters, reasons=frozenset(REASONS) - {FORGED})

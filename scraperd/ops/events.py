@@ -82,9 +82,12 @@ FIELDS: Final[dict[str, Field]] = {
     "why": Field("text", "why, in a word or a few"),
     "exception": Field("text", "the traceback, without queries of URLs"),
     "broker": Field("text", "the address of the broker, without the password"),
-    "queue": Field("text", "the queue; in a `job`, without the prefix"),
+    "queue": Field("text", "the queue; in `job` and `dead_letters`, without the prefix"),
     "exchange": Field("text", "the exchange; empty for the default exchange"),
-    "jobs": Field("integer", "how many jobs; of `request`, how many were published"),
+    "jobs": Field(
+        "integer",
+        "how many jobs; of `request`, how many were published; of `dead_letters`, how many letters",
+    ),
     "seconds": Field("number", "how long it took or lasted"),
     "ready": Field("integer", "how many messages of the queue wait"),
     "signal": Field("text", "the name of the signal"),
@@ -125,7 +128,9 @@ FIELDS: Final[dict[str, Field]] = {
     "counted": Field("integer", "how many jobs of a batch had an outcome, each once"),
     "batches": Field("integer", "how many batches: open ones, or those whose message waits"),
     "holder": Field("text", "the name of the token, or empty without a known token"),
-    "action": Field("text", "what an operator did by the dashboard: `requeue` or `purge`"),
+    "action": Field(
+        "text", "what an operator did by the dashboard: `requeue`, `replay` or `purge`"
+    ),
     "filters": Field("text", "which dead letters were meant, as JSON"),
 }
 
@@ -511,9 +516,9 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "dead_letters": Event(
         "info",
-        "an operator requeued or purged `jobs` dead letters by the dashboard. `error` is empty, or "
-        "says why that ended early",
-        ("holder", "action", "filters", "jobs", "error"),
+        "an operator requeued, replayed or purged `jobs` dead letters by the dashboard. `queue` is "
+        "their queue without the prefix. `error` is empty, or says why that ended early",
+        ("holder", "queue", "action", "filters", "jobs", "error"),
         todo="with an `error`: do what it says, and do the rest again",
     ),
     "gateway_drain": Event(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -29,6 +30,7 @@ MAX_HEADERS: Final = 64
 PIECE_BYTES: Final = 64 * 1024  # of a body that are read ahead
 LINGER: Final = 2.0  # seconds that a body is read and dropped, so that its client sees the answer
 REFUSED_TTL: Final = 1.0  # seconds that a connection is kept which was one too many
+STREAM_BYTES: Final = 64 * 1024  # of a stream that the kernel keeps for a client that rests
 UNREAD: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 _MANY: Final = "Too many headers"
 
@@ -296,6 +298,9 @@ async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> w
     response.force_close()
     async with aclosing(answer.pieces) as pieces:
         transport = _unbuffered(request)
+        # Else the kernel keeps some MB, and minutes pass before a client is found not to read.
+        kernel = transport.get_extra_info("socket")
+        kernel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BYTES)
         try:
             async with asyncio.timeout(seconds):
                 await response.prepare(request)

@@ -15,6 +15,7 @@ import pytest
 
 from scraperd.broker.rabbitmq.topology import Topology
 from tests.rig.clients.chromium import chromium
+from tests.rig.clients.receiver import SECRET, Receiver
 from tests.rig.daemon import Daemon, Dispatcher, until
 from tests.server.running import Gateway
 
@@ -41,6 +42,7 @@ class House(NamedTuple):
     daemon: Daemon
     gateway: Gateway
     desk: Dispatcher
+    receiver: Receiver
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,10 @@ def gateway_of(url: str, prefix: str, folder: Path, **settings: Any) -> Iterator
 
 @pytest.fixture(scope="module")
 def house(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A daemon and a gateway for all tests of a file. At most two fetches of a host run at once."""
+    """A daemon and a gateway for all tests of a file, with batches and an endpoint for callbacks.
+
+    At most two fetches of a host run at once.
+    """
     if not node.running:
         node.start()
     parameters = pika.URLParameters(node.url)
@@ -76,40 +81,53 @@ def house(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hous
     connection = pika.BlockingConnection(parameters)
     channel = connection.channel()
     channel.confirm_delivery()
-    settings = {
+    folder = tmp_path_factory.mktemp("house")
+    (folder / "secrets").write_text(f"{SECRET}\n")
+    own = {
         "politeness__per_host_concurrency": 2,
         "politeness__snooze_after": 60,
         "jobs__worker_name": NAME,
     }
-    folder = tmp_path_factory.mktemp("house")
-    with (
-        Daemon(node.url, PREFIX, **settings).ready() as daemon,
-        gateway_of(node.url, PREFIX, folder) as gateway,
-    ):
-        yield House(daemon, gateway, Dispatcher(channel, PREFIX))
-    for queue in Topology(PREFIX).queues:
+    with Receiver() as receiver:
+        shared = {
+            "batches__enabled": True,
+            "callbacks__secrets_file": str(folder / "secrets"),
+            "callback_endpoints": {"billing": {"url": f"{receiver.url}/secret-path"}},
+        }
+        with (
+            Daemon(node.url, PREFIX, **shared, **own).ready() as daemon,
+            gateway_of(node.url, PREFIX, folder, **shared) as gateway,
+        ):
+            yield House(daemon, gateway, Dispatcher(channel, PREFIX), receiver)
+    topology = Topology(PREFIX, calls_back=True, tallies=True)
+    for queue in topology.queues:
         channel.queue_delete(queue.name)
-    for name, _ in Topology(PREFIX).exchanges:
+    for name, _ in topology.exchanges:
         channel.exchange_delete(name)
     connection.close()
 
 
 @pytest.fixture
 def desk(node: Node, house: House) -> Dispatcher:
-    """The dispatcher's view of the house's queues, which are empty: earlier jobs have ended."""
-    ends = {f"{PREFIX}.dead", f"{PREFIX}.results"}
+    """The dispatcher's view of the house's queues, which are empty: earlier jobs have ended.
+
+    The queue of batches is the daemon's to empty.
+    """
+    ends = ("dead", "results", "callbacks.dead")
+    passed_over = {f"{PREFIX}.{end}" for end in (*ends, "batches")}
 
     def idle() -> bool:
         counts = [
             it
             for name, it in node.counts().items()
-            if name.startswith(f"{PREFIX}.") and name not in ends
+            if name.startswith(f"{PREFIX}.") and name not in passed_over
         ]
         return not any(ready + unacked for ready, unacked, _ in counts)
 
     until(idle, "earlier jobs have ended", pause=0.2)
-    for queue in ("dead", "results"):
+    for queue in ends:
         house.desk.channel.queue_purge(f"{PREFIX}.{queue}")
+    house.receiver.status = 204
     return house.desk
 
 

@@ -49,6 +49,11 @@ def signed_in(
         yield page
 
 
+def listed(page: Page, panel: str) -> None:
+    """Choose List in a panel of dead letters."""
+    page.locator(f"#{panel}").get_by_role("button", name="List", exact=True).click()
+
+
 def publish_result(desk: Dispatcher, result: dict[str, Any]) -> None:
     """Publish a result as whoever may write to the results exchange can."""
     body = json.dumps(result).encode()
@@ -78,9 +83,13 @@ def test_it_shows_jobs_as_they_flow(
         expect(page.locator("#story")).to_contain_text("Attempts before")
         assert axe(page) == []
         page.keyboard.press("Escape")
-        page.get_by_text("Settings that hold").click()
+        page.get_by_text("Of this gateway").click()
         expect(page.locator("#rows-config")).to_contain_text("broker_url")
-        assert "guest:" not in page.content()
+        page.get_by_text("Of the daemons").click()
+        expect(page.locator("#daemons-said")).to_contain_text(f"1 answered: {NAME}")
+        row = page.locator("#rows-daemons tr", has_text="politeness.per_host_concurrency")
+        expect(row).to_contain_text("2")
+        assert not any(word in page.content() for word in ("guest:", "secret-path"))
         assert axe(page) == []
 
 
@@ -91,6 +100,12 @@ def test_it_is_fit_to_be_seen(
     of each for the documents.
     """
     urls = [hostel.url(f"/page/{n}") for n in range(60)]
+    house.receiver.status = 410
+    desk.publish_many(urls[:3], callback="billing", batch={"id": "monday-2026-11-23", "size": 3})
+    desk.publish_many(urls[:5], batch={"id": "tuesday-2026-11-24", "size": 8})
+    desk.publish_many(
+        ["http://127.0.0.1:1/"], max_retries=0, batch={"id": "tuesday-2026-11-24", "size": 8}
+    )
     with signed_in(browser, house.gateway, READ) as page:
         for many in (5, 30, 60, 40):
             desk.publish_many(urls[:many], include=["metadata"])
@@ -109,13 +124,18 @@ def test_it_is_fit_to_be_seen(
 def looked_at(page: Page, name: str, width: int) -> None:
     """Look at all of the page, and make its picture."""
     expect(page.locator("#rows-results tr").first).to_be_visible()
-    page.get_by_role("button", name="List", exact=True).click()
-    expect(page.locator("#dead-said")).to_contain_text("dead letters match")
+    expect(page.locator("#rows-batches tr")).not_to_have_count(0)
+    page.get_by_text("Of the daemons").click()
+    expect(page.locator("#rows-daemons tr").first).to_be_visible()
+    for panel in ("dead", "callbacks"):
+        listed(page, panel)
+        expect(page.locator(f"#{panel}-said")).to_contain_text("match")
     assert axe(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.evaluate("scrollTo(0, 0)")
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{name}.png")
+    page.screenshot(path=PICTURES / f"whole-{name}.png", full_page=True)  # to be looked at
 
 
 def test_a_dead_letter_is_requeued_and_others_are_purged(
@@ -129,11 +149,11 @@ def test_a_dead_letter_is_requeued_and_others_are_purged(
     until(lambda: desk.depth("dead") == 3)
     desk.results(3)
     with signed_in(browser, house.gateway, ADMIN) as page:
-        page.get_by_role("button", name="List", exact=True).click()
+        listed(page, "dead")
         expect(page.locator("#dead-said")).to_contain_text("3 of 3 dead letters match")
-        page.get_by_label("Search the list").fill("three")
-        expect(page.locator("#rows-dead tr:visible")).to_have_count(1)
-        page.get_by_label("Search the list").fill("")
+        page.locator("#dead-search").fill("three")
+        expect(page.locator("#dead-rows tr:visible")).to_have_count(1)
+        page.locator("#dead-search").fill("")
         page.get_by_label("Select the letter of job two").check()
         page.get_by_role("button", name="Requeue 1 selected").click()
         expect(page.locator("#confirm-text")).to_contain_text("1 of 3 dead letters match")
@@ -143,16 +163,83 @@ def test_a_dead_letter_is_requeued_and_others_are_purged(
         assert [it["id"] for it in desk.results(1)] == ["two"]
         until(lambda: desk.depth("dead") == 3)  # it died again: its proxy is missing
         page.locator("#dead-reason").select_option("invalid")
-        page.get_by_role("button", name="List", exact=True).click()
+        listed(page, "dead")
         expect(page.locator("#dead-said")).to_contain_text("3 of 3 dead letters match")
-        page.get_by_role("button", name="Purge all that match").click()
+        page.locator("#dead").get_by_role("button", name="Purge all that match").click()
         page.get_by_role("button", name="Purge 3", exact=True).click()
         expect(page.locator("#dead-said")).to_contain_text("3 purged")
         assert desk.depth("dead") == 0
-        expect(page.locator("#rows-actions tr")).to_have_count(2)
         expect(page.locator("#rows-actions tr").first).to_contain_text("purge")
-    done = [(it["holder"], it["action"], it["jobs"]) for it in house.gateway.logged("dead_letters")]
-    assert done == [("admin", "requeue", 1), ("admin", "purge", 3)]
+    assert done(house.gateway, "dead") == [("admin", "requeue", 1), ("admin", "purge", 3)]
+
+
+def done(gateway: Gateway, queue: str) -> list[tuple[str, str, int]]:
+    """Who has done what to how many dead letters of a queue, by the log."""
+    lines = [it for it in gateway.logged("dead_letters") if it["queue"] == queue]
+    return [(it["holder"], it["action"], it["jobs"]) for it in lines]
+
+
+def test_dead_callbacks_are_replayed_and_a_forged_one_is_left(
+    browser: Browser, house: House, desk: Dispatcher, hostel: Hostel
+) -> None:
+    """A replayed callback comes with the same id; a forged one is only meant by its reason."""
+    receiver, before = house.receiver, len(house.receiver.taken)
+    receiver.status = 410
+    for ident in ("first", "second"):
+        desk.publish({"url": hostel.url("/page/1"), "id": ident, "callback": "billing"})
+    desk.publish(b"{}", queue="callbacks", headers={"x-scraperd-callback-job": "fake"})
+    until(lambda: desk.depth("callbacks.dead") == 3)
+    receiver.status = 204
+    with signed_in(browser, house.gateway, ADMIN) as page:
+        expect(page.locator("#tile-callbacks-dead")).to_have_text("3")
+        listed(page, "callbacks")
+        expect(page.locator("#callbacks-said")).to_contain_text("3 of 3 dead callbacks match")
+        expect(page.locator("#callbacks-rows tr", has_text="first")).to_contain_text("billing")
+        page.get_by_label("Select the letter of job first").check()
+        page.get_by_role("button", name="Replay 1 selected").click()
+        expect(page.locator("#confirm-text")).to_contain_text("1 of 3 dead callbacks match")
+        assert desk.depth("callbacks.dead") == 3  # nothing was changed yet
+        page.get_by_role("button", name="Replay 1", exact=True).click()
+        expect(page.locator("#callbacks-said")).to_contain_text("1 replayed")
+        receiver.until(before + 3)
+        page.get_by_role("button", name="Replay all that match").click()
+        expect(page.locator("#confirm-text")).to_contain_text("1 of 2 dead callbacks match")
+        page.get_by_role("button", name="Cancel").click()
+        page.locator("#callbacks-reason").select_option("forged")
+        listed(page, "callbacks")
+        page.get_by_role("button", name="Replay all that match").click()
+        expect(page.locator("#confirm-go")).to_have_text("Replay 1")
+        page.get_by_role("button", name="Cancel").click()
+        page.locator("#callbacks").get_by_role("button", name="Purge all that match").click()
+        page.get_by_role("button", name="Purge 1", exact=True).click()
+        expect(page.locator("#callbacks-said")).to_contain_text("1 purged")
+        assert axe(page) == []
+    assert desk.depth("callbacks.dead") == 1
+    first, again = (it for it in receiver.taken[before:] if it.data["id"] == "first")
+    assert (first.ident, first.body) == (again.ident, again.body)
+    gateway = house.gateway
+    assert done(gateway, "callbacks.dead") == [("admin", "replay", 1), ("admin", "purge", 1)]
+
+
+def test_batches_are_shown_as_they_fill(
+    browser: Browser, house: House, desk: Dispatcher, hostel: Hostel
+) -> None:
+    """An open batch with its counts, and how it has ended."""
+    with signed_in(browser, house.gateway, READ) as page:
+        row = page.locator("#rows-batches tr", has_text="friday")
+        for number, path in enumerate(("/page/1", "/status/404")):
+            job = {
+                "url": hostel.url(path),
+                "id": f"m{number}",
+                "batch": {"id": "friday", "size": 3},
+            }
+            desk.publish({**job, "max_retries": 0})
+        expect(row).to_contain_text("2 of 3")
+        expect(row).to_contain_text("ok 1")
+        expect(row).to_contain_text("open")
+        desk.publish({**job, "id": "m2"})
+        expect(row).to_contain_text("done")
+        assert axe(page) == []
 
 
 def test_a_restart_of_daemon_and_gateway_is_survived(
@@ -195,8 +282,8 @@ def test_nothing_that_others_wrote_becomes_markup(
         page.get_by_role("button", name=HOSTILE).click()
         expect(page.locator("#story-title")).to_have_text(f"Job {HOSTILE}")
         page.keyboard.press("Escape")
-        page.get_by_role("button", name="List", exact=True).click()
-        expect(page.locator("#rows-dead")).to_contain_text(HOSTILE)
+        listed(page, "dead")
+        expect(page.locator("#dead-rows")).to_contain_text(HOSTILE)
         assert page.evaluate("window.owned") is None
         assert page.locator("main script, main img").count() == 0
         with (

@@ -7,6 +7,10 @@ Must never: need a browser.
 from __future__ import annotations
 
 import json
+import resource
+import socket
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scraperd.broker.rabbitmq.inquiry.copies import AT_ONCE
@@ -16,8 +20,6 @@ from tests.rig.ports import HOST
 from tests.server.running import Gateway, following
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.dashboard.conftest import House
     from tests.rig.brokers.node import Node
     from tests.rig.daemon import Dispatcher
@@ -29,9 +31,15 @@ def test_each_path_needs_its_role(house: House) -> None:
     """Files are for anybody, data for `read`, and dead letters are changed by `admin` only."""
     gateway = house.gateway
     assert gateway.ask("GET", "/").status == 200
-    for path in ("/v1/events", "/v1/me", "/v1/config", "/v1/dead"):
+    for path in (
+        *("/v1/events", "/v1/me", "/v1/config", "/v1/config/daemons"),
+        *("/v1/dead", "/v1/callbacks/dead"),
+    ):
         assert gateway.ask("GET", path).status == 401
-    for path in ("/v1/dead/requeue", "/v1/dead/purge"):
+    for path in (
+        *("/v1/dead/requeue", "/v1/dead/purge"),
+        *("/v1/callbacks/dead/replay", "/v1/callbacks/dead/purge"),
+    ):
         assert gateway.ask("POST", path, {"all": True}).status == 401
         for token in (READ, SUBMIT):
             got = gateway.ask("POST", path, {"all": True}, token=token)
@@ -51,6 +59,9 @@ def test_without_tokens_nobody_changes_dead_letters() -> None:
         assert (got.status, "set http.tokens_file" in got.json["detail"]) == (403, True)
         got = gateway.ask("GET", "/v1/events", headers={"Host": "rebound.example"})
         assert got.status == 403
+        assert gateway.ask("GET", "/v1/callbacks/dead").status == 404  # none are configured
+        got = gateway.ask("GET", "/v1/config/daemons")
+        assert (got.status, "no broker at" in got.json["detail"]) == (503, True)
 
 
 def test_it_can_be_switched_off() -> None:
@@ -76,6 +87,8 @@ def test_wrong_wishes_are_told(house: House) -> None:
         got = gateway.ask("POST", "/v1/dead/purge", body, token=ADMIN)
         assert got.status == 400
         assert got.json["detail"].startswith(words)
+    got = gateway.ask("GET", "/v1/callbacks/dead?kind=dns", token=READ)
+    assert (got.status, got.json["field"]) == (400, "kind")
     plain = {"Content-Type": "text/plain"}  # as a form of another site sends
     assert gateway.ask("POST", "/v1/dead/purge", b"{}", plain, ADMIN).status == 415
 
@@ -120,13 +133,63 @@ def test_it_looks_only_while_there_is_a_viewer(node: Node, house: House, desk: D
             pass
         assert own_queues(node) == ["copies", "copies", "status"]
         for number in range(300):
-            body = json.dumps({"id": f"n{number}", "status": "ok", "attempt": 1}).encode()
-            desk.channel.basic_publish(f"{PREFIX}.results", "ok.200", body)
-        last = json.dumps({"id": "last", "status": "ok", "attempt": 1}).encode()
+            publish(desk, "ok.200", {"id": f"n{number}", "status": "ok", "attempt": 1})
+        last = {"id": "last", "status": "ok", "attempt": 1}
         while not seen or seen[-1]["id"] != "last":  # a copy is made of what comes after a look
-            desk.channel.basic_publish(f"{PREFIX}.results", "ok.200", last)
+            publish(desk, "ok.200", last)
             found = events.next()["results"]
             assert len(found) <= AT_ONCE
             seen += found
         assert len(seen) < 100
     until(lambda: own_queues(node) == [])
+
+
+def test_viewers_that_never_read_are_ended_and_harm_nobody(
+    node: Node, house: House, desk: Dispatcher, tmp_path: Path
+) -> None:
+    """Beside two of them another viewer hears each look, and jobs are taken; then both are cut off,
+    and the gateway has kept little more than one event for each.
+    """
+    attempts = [{"kind": "x" * 500, "at": "y" * 500, "worker": "z" * 500}] * 20
+    large = {"id": "large", "status": "failed", "attempt": 1, "attempts": attempts}
+    ask = f"GET /v1/events HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {READ}\r\n\r\n"
+    settings = {"http__request_timeout": 3, "http__max_viewers": 3}
+    with (
+        gateway_of(node.url, PREFIX, tmp_path, **settings) as gateway,
+        socket.socket() as one,
+        socket.socket() as two,
+    ):
+        job = {"url": f"http://{HOST}:1/", "max_retries": 0}
+        for it in (one, two):
+            it.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            it.connect((HOST, gateway.port))
+            it.sendall(ask.encode())
+        with following(gateway, READ) as events:
+            events.next()
+            before = memory(gateway.pid)
+            while len(seen_off(gateway)) < 2:
+                for _ in range(AT_ONCE):
+                    publish(desk, "failed.dns", large)
+                assert events.next()["points"]
+                assert gateway.ask("POST", "/v1/jobs", job, token=SUBMIT).status == 202
+            assert memory(gateway.pid) - before < 30
+        for it in (one, two):
+            with suppress(ConnectionResetError):
+                while it.recv(65536):
+                    pass
+
+
+def memory(pid: int) -> float:
+    """The resident memory of a process, in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1024**2
+
+
+def seen_off(gateway: Gateway) -> list[dict[str, Any]]:
+    """The log's lines of streams that have ended."""
+    return [it for it in gateway.logged("request") if it["path"] == "/v1/events"]
+
+
+def publish(desk: Dispatcher, key: str, result: dict[str, Any]) -> None:
+    """Publish a result as whoever may write to the results exchange can."""
+    desk.channel.basic_publish(f"{PREFIX}.results", key, json.dumps(result).encode())

@@ -11,15 +11,20 @@ from typing import Any
 
 import pytest
 
-from scraperd.config.masked import masked
+from scraperd.batches.progress import Progress
+from scraperd.config.masked import MAX_TOLD, changed, masked
+from scraperd.config.tables import EndpointSettings
 from scraperd.dashboard.shape import (
+    MAX_BATCHES,
     MAX_DATA,
     MAX_PROCESSES,
     MAX_RESULT_BYTES,
     Rates,
+    batches_shown,
     fleet_shown,
     point,
     result_shown,
+    settings_shown,
 )
 from scraperd.ops.fleet.answer import Latency, Status
 from scraperd.ops.fleet.asked import Fleet
@@ -106,10 +111,51 @@ def test_settings_are_shown_without_passwords() -> None:
         broker_url="amqp://user:hunter2@h:5672/v?heartbeat=3",
         proxies={"office": "http://user:hunter2@proxy.example:3128"},
         hosts={"*.example.com": {"per_host_delay": 2.0}},
+        callback_endpoints={
+            "billing": EndpointSettings(url="https://u:hunter2@hooks.example:444/hunter2?x=1")
+        },
     )
     found = {it["name"]: it for it in masked(config)}
     assert "hunter2" not in json.dumps(list(found.values()))
     assert found["broker_url"]["value"] == "amqp://h:5672/v?..."
     assert found["proxies"]["value"] == "office: http://proxy.example:3128"
     assert found["hosts"]["value"] == "*.example.com: per_host_delay: 2.0"
+    assert found["callback_endpoints"]["value"] == "billing: url = https://hooks.example:444/..."
     assert (found["concurrency"]["value"], found["concurrency"]["default"]) == ("100", "yes")
+    told = changed(config)
+    assert told == {name: it["value"] for name, it in found.items() if it["default"] == "no"}
+    many = configured(proxies={f"p{n}": "http://proxy.example:3128" for n in range(99)})
+    assert len(changed(many)["proxies"]) == MAX_TOLD
+
+
+def test_settings_are_shown_by_who_has_them() -> None:
+    """What all have is told once; where values differ, each has its processes."""
+    statuses = [
+        status("a", 0, settings={"concurrency": "9", "metrics.listen": "h:1"}),
+        status("b", 0, settings={"concurrency": "9", "log.level": "debug"}),
+        status("old", 0),
+    ]
+    assert settings_shown(Fleet("broker", statuses, silent=1)) == {
+        "answer": ["a", "b"],
+        "silent": 1,
+        "settings": [
+            {"name": "concurrency", "value": "9", "processes": []},
+            {"name": "metrics.listen", "value": "h:1", "processes": ["a"]},
+            {"name": "metrics.listen", "value": None, "processes": ["b"]},
+            {"name": "log.level", "value": None, "processes": ["a"]},
+            {"name": "log.level", "value": "debug", "processes": ["b"]},
+        ],
+    }
+
+
+def test_many_open_batches_do_not_hide_those_that_ended() -> None:
+    """Some of each kind, with ages that are never negative."""
+    opened = [
+        Progress(f"o{n}", "open", 3, 1, {"ok": 1}, started_at=90, last_at=95) for n in range(50)
+    ]
+    ended = Progress("e", "expired", 3, 1, {}, started_at=50, ended_at=80, reason="idle")
+    shown = batches_shown([*opened, ended], 100.0)
+    assert [it["id"] for it in shown] == [*(f"o{n}" for n in range(MAX_BATCHES)), "e"]
+    assert (shown[0]["age"], shown[0]["news"]) == (10, 5)
+    assert (shown[-1]["age"], shown[-1]["news"], shown[-1]["reason"]) == (30, 20, "idle")
+    assert batches_shown([ended], 0.0)[0]["news"] == 0

@@ -16,7 +16,7 @@ import pytest
 from scraperd.config.http_tokens import tokens_file
 from scraperd.config.load import ConfigError
 from scraperd.ops.systemd import Notifier
-from scraperd.serve import run, tokens_of
+from scraperd.serve import dead_of, run, tokens_of
 from tests.rig.daemon import variables
 from tests.rig.ports import HOST, free_port
 from tests.rig.settings import configured
@@ -75,6 +75,16 @@ def test_the_tokens_may_be_a_credential_of_systemd(tmp_path: Path, name: str) ->
     assert tokens_file("", environ) == tmp_path / name
     assert tokens_file("/other", environ) == Path("/other")
     assert tokens_file("", {}) is None
+
+
+def test_without_its_signing_key_it_does_not_start_to_replay_callbacks(tmp_path: Path) -> None:
+    """The setting is named; where no callbacks are configured the key is not needed."""
+    missing = {"jobs__signing_key_file": str(tmp_path / "none")}
+    with pytest.raises(ConfigError, match=r"jobs\.signing_key_file: .*none"):
+        dead_of(configured(**missing, callbacks__allow_urls=True))
+    assert [it.queue for it in dead_of(configured(**missing))] == ["dead"]
+    found = dead_of(configured(callbacks__allow_urls=True))
+    assert [it.queue for it in found] == ["dead", "callbacks.dead"]
 
 
 def test_a_port_that_is_taken_ends_the_start(scraperd: Command) -> None:

@@ -168,6 +168,11 @@ class Topology(Struct, frozen=True):
         return f"{self.callbacks}.delay.{seconds}"
 
     @property
+    def callback_delays(self) -> tuple[str, ...]:
+        """The delay queues of callbacks, from the shortest."""
+        return tuple(self._callback_tier(seconds) for seconds in CALLBACK_DELAYS)
+
+    @property
     def batches(self) -> str:
         """The queue of notes on the outcomes of jobs of batches, and of the tally's own records."""
         return f"{self.prefix}.batches"

@@ -25,7 +25,7 @@ from scraperd.cli.dead.filters import dry_run_flag
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import Number, config_of, with_config
 from scraperd.deadletters import desk
-from scraperd.deadletters.callback import FORGED, REASONS
+from scraperd.deadletters.callback import believed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,18 +52,11 @@ def command(path: Path | None, *, rate: float | None, dry_run: bool, **given: An
     can be run again: at worst a callback is sent twice, with the same webhook-id.
     """
     config = config_of(path)
-    wanted = _believed(chosen_of(config, given))
+    wanted = chosen_of(config, given)
+    wanted = replace(wanted, filters=believed(wanted.filters))
     if dry_run:
         run_client(would(config, wanted, "replay"))
     run_client(_replay(config, wanted, rate))
-
-
-def _believed(wanted: desk.Wanted) -> desk.Wanted:
-    """Leave forged callbacks out, unless a reason was given."""
-    if wanted.filters.reasons:
-        return wanted
-    reasons = frozenset(REASONS) - {FORGED}
-    return replace(wanted, filters=replace(wanted.filters, reasons=reasons))
 
 
 async def _replay(config: Config, wanted: desk.Wanted, rate: float | None) -> int:

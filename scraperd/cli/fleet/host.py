@@ -14,6 +14,7 @@ import msgspec
 from scraperd.base.jsonline import dumps
 from scraperd.base.urls import named_host
 from scraperd.broker.rabbitmq.inquiry.asking import asking
+from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.cli.console import EXIT_FAILED, EXIT_USAGE, epilog, fail, say, show
 from scraperd.cli.fleet import words
 from scraperd.cli.shared.client import run_client
@@ -43,7 +44,7 @@ def command(path: Path | None, host: str, *, as_json: bool) -> None:
 async def _host(config: Config, host: str, *, as_json: bool) -> int:
     prefix = config.broker.prefix
     async with asking(config.broker_urls, prefix, config.fetch.connect_timeout) as asker:
-        fleet = await ask_all(asker, prefix, "host", host, queues=False)
+        fleet = await ask_all(asker, Topology(prefix), "host", host, queues=False)
     for it in fleet.statuses:
         if as_json:
             show(dumps({"process": it.name, "state": it.state, **msgspec.to_builtins(it.about)}))

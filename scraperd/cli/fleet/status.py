@@ -13,6 +13,7 @@ import msgspec
 
 from scraperd.base.jsonline import dumps
 from scraperd.broker.rabbitmq.inquiry.asking import asking
+from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.cli.console import EXIT_FAILED, epilog, say, show
 from scraperd.cli.fleet import capacity, words
 from scraperd.cli.shared.client import run_client
@@ -42,7 +43,7 @@ def command(path: Path | None, *, sheet: bool, as_json: bool) -> None:
 async def _status(config: Config, *, sheet: bool, as_json: bool) -> int:
     prefix = config.broker.prefix
     async with asking(config.broker_urls, prefix, config.fetch.connect_timeout) as asker:
-        fleet = await ask_all(asker, prefix, "capacity" if sheet else "status")
+        fleet = await ask_all(asker, Topology(prefix), "capacity" if sheet else "status")
     if as_json:
         show(dumps(capacity.values(fleet) if sheet else values(fleet)))
     else:

@@ -14,6 +14,7 @@ import click
 
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.inquiry.asking import asking
+from scraperd.broker.rabbitmq.topology import Topology
 from scraperd.cli.console import EXIT_USAGE, epilog, fail
 from scraperd.cli.fleet.screen import Screen, taken
 from scraperd.cli.fleet.view import View
@@ -81,7 +82,7 @@ class Live:
                     while True:
                         ends = asyncio.get_running_loop().time() + INTERVAL
                         if not self._view.paused:
-                            self._fleet = await ask_all(asker, prefix, "status")
+                            self._fleet = await ask_all(asker, Topology(prefix), "status")
                             self._fault = ""
                             self._screen.changed.set()
                         now = asyncio.get_running_loop().time()

@@ -7,7 +7,7 @@ const MAX_POINTS = 900; // as the gateway keeps
 const MAX_RESULTS = 100; // rows
 const SILENCE = 12000; // ms without a byte, after which what is shown is stale
 const GAP = 5; // seconds between two looks, after which a chart's line is broken
-const QUEUES = ["jobs", "quarantine", "quarantine.solo", "undelivered", "delay", "dead", "results"];
+const QUEUES = ["jobs", "quarantine", "quarantine.solo", "undelivered", "delay", "dead", "results", "batches"];
 const STATES = {
   asking: "asking the fleet",
   live: "live",
@@ -20,7 +20,6 @@ let token = sessionStorage.getItem("scraperd-token") || "";
 let me = { role: "", holder: "" };
 let lastId = "";
 let fleet = null;
-let counted = 0; // listed dead letters
 
 /* Texts. */
 
@@ -163,14 +162,18 @@ async function signIn() {
   say(find("prefix"), `${me.version}, prefix ${me.prefix}`);
   say(find("who"), me.holder ? `${me.holder} (${me.role})` : "");
   document.title = `scraperd ${me.prefix}`;
-  choices("dead-reason", me.reasons);
-  choices("dead-kind", me.kinds);
-  buttons();
+  offer("batches", me.batches);
+  offer("callbacks", me.dead.some((it) => it.queue === "callbacks.dead"));
+  for (const about of me.dead) {
+    panels[about.queue] ??= new Panel(about);
+    panels[about.queue].buttons();
+  }
 }
 
-function choices(id, names) {
-  const select = find(id);
-  if (select.options.length === 1) select.append(...names.map((name) => make("option", name)));
+/* Shows a part of the page, and the link to it, where the gateway has it. */
+function offer(id, there) {
+  find(id).hidden = !there;
+  document.querySelector(`nav a[href="#${id}"]`).hidden = !there;
 }
 
 find("leave").onclick = () => {
@@ -250,6 +253,7 @@ function take(event) {
   state(fault ? "away" : fleet ? "live" : "asking");
   told.points.forEach(addPoint);
   if (fleet) showFleet();
+  if (told.batches.length) showBatches(told.batches.at(-1));
   if (told.points.length) draw();
   [...told.results, ...told.failures].sort((a, b) => a.at - b.at).forEach(addResult);
   told.actions.forEach(addAction);
@@ -270,7 +274,26 @@ function showFleet() {
   fill("rows-kinds", Object.entries(fleet.kinds).map(([kind, count]) => [kind, number(count)]));
   fill("rows-steps", Object.entries(fleet.steps).map(([name, [p50, p99]]) => [name, number(span(p50)), number(span(p99))]));
   fill("rows-hosts", fleet.hosts.map(hostRow));
+  for (const queue of ["callbacks", "callbacks.delay", "callbacks.dead"]) {
+    const count = fleet.queues[queue];
+    say(find(`tile-${queue.replace(".", "-")}`), count ? String(count[0]) : count === null ? "missing" : "–");
+  }
   remarks();
+}
+
+/* Without a daemon that tallies, nothing is known. */
+function showBatches(batches) {
+  say(find("none-batches"), batches ? "No batch is known." : "No daemon tallies batches now.");
+  fill("rows-batches", (batches || []).map(batchRow));
+}
+
+function batchRow(it) {
+  const kinds = Object.entries(it.kinds).map(([kind, count]) => `${kind} ${count}`);
+  const state = it.state === "expired" ? "bad" : it.state === "done" ? "good" : "";
+  return [
+    [it.id, "name"], [it.state, state], number(`${it.counted} of ${it.size}`), [kinds.join(", ") || "–", "text"],
+    number(it.age ? span(it.age) : "< 1 s"), number(ago(it.news)), [it.reason || "–", "text"],
+  ];
 }
 
 /* What limits the fleet: the mean of its processes. */
@@ -448,121 +471,175 @@ function showStory(it) {
   find("story").showModal();
 }
 
-/* Dead letters. */
+/* Dead letters: of jobs, and of callbacks. A panel is a copy of one template; in what they differ is
+   here, by queue. A cell is a text, or [text, classes]. */
 
-function filters() {
-  const found = {};
-  for (const name of ["reason", "kind", "host", "id"]) {
-    const value = find(`dead-${name}`).value.trim();
-    if (value) found[name] = [value];
+const QUEUES_OF_DEAD = {
+  dead: {
+    id: "dead", many: "dead letters", again: "Requeue", done: "requeued", means: "Their jobs run again.",
+    columns: ["Died", "Reason", "Kind", "Host", "Id", "URL", "Message"],
+    cells: (it) => [ago(it.age), it.reason, it.kind || "–", it.host || "–", it.id || "–", [it.url || "–", "text"], [it.message, "text"]],
+  },
+  "callbacks.dead": {
+    id: "callbacks", many: "dead callbacks", again: "Replay", done: "replayed",
+    means: "They are sent again, from their first attempt. Forged ones are left, unless you choose the reason forged.",
+    columns: ["Died", "Reason", "Endpoint", "Host", "Attempt", "Job", "Message"],
+    cells: (it) => [ago(it.age), it.reason, it.to || "–", it.host || "–", String(it.attempt), it.id || "–", [it.message, "text"]],
+  },
+};
+const panels = {}; // by queue, once the gateway has said which there are
+
+class Panel {
+  /* `about` is what the gateway says of the queue: its path, the action besides purge, reasons, kinds. */
+  constructor(about) {
+    this.about = about;
+    this.own = QUEUES_OF_DEAD[about.queue];
+    this.listed = 0;
+    const copy = find("letters").content.cloneNode(true);
+    this.parts = {};
+    for (const part of copy.querySelectorAll("[data-part]")) {
+      this.parts[part.dataset.part] = part;
+      part.id = `${this.own.id}-${part.dataset.part}`;
+    }
+    find(this.own.id).append(copy);
+    this.describe();
+    this.parts.form.onsubmit = (event) => {
+      event.preventDefault();
+      this.list();
+    };
+    this.parts.search.oninput = () => this.search();
+    this.parts.again.onclick = () => this.act(about.again);
+    this.parts.purge.onclick = () => this.act("purge");
   }
-  if (find("dead-older").value) found.older_than = Number(find("dead-older").value);
-  return found;
-}
 
-const selected = () => [...document.querySelectorAll("#rows-dead input:checked")].map((box) => box.value);
+  describe() {
+    const { reason, kind, head, table, said } = this.parts;
+    for (const [select, names] of [[reason, this.about.reasons], [kind, this.about.kinds]]) {
+      select.append(...names.map((name) => make("option", name)));
+      select.parentElement.hidden = !names.length;
+    }
+    for (const name of this.own.columns) {
+      const cell = make("th", name);
+      cell.scope = "col";
+      head.append(cell);
+    }
+    table.setAttribute("aria-label", this.own.many);
+    say(said, `Choose List to read the queue of ${this.own.many}.`);
+  }
 
-function buttons() {
-  const many = selected().length;
-  const allowed = me.role === "admin" && counted > 0;
-  for (const [what, word] of [["requeue", "Requeue"], ["purge", "Purge"]]) {
-    find(`dead-${what}`).disabled = !allowed;
-    say(find(`dead-${what}`), many ? `${word} ${many} selected…` : `${word} all that match…`);
+  filters() {
+    const found = {};
+    for (const name of ["reason", "kind", "host", "id"]) {
+      const value = this.parts[name].value.trim();
+      if (value) found[name] = [value];
+    }
+    if (this.parts.older.value) found.older_than = Number(this.parts.older.value);
+    return found;
+  }
+
+  selected() {
+    return [...this.parts.rows.querySelectorAll("input:checked")].map((box) => box.value);
+  }
+
+  word(what) {
+    return what === "purge" ? "Purge" : this.own.again;
+  }
+
+  buttons() {
+    const many = this.selected().length;
+    for (const what of ["again", "purge"]) {
+      this.parts[what].disabled = me.role !== "admin" || !this.listed;
+      say(this.parts[what], many ? `${this.word(what)} ${many} selected…` : `${this.word(what)} all that match…`);
+    }
+  }
+
+  async list() {
+    const query = new URLSearchParams();
+    for (const [name, value] of Object.entries(this.filters())) query.append(name, value);
+    say(this.parts.said, "Reading …");
+    try {
+      const found = await get(`${this.about.path}?${query}`);
+      this.listed = found.letters.length;
+      this.parts.rows.replaceChildren(...found.letters.map((it) => this.row(it)));
+      const more = found.rest ? ` ${found.rest} more were not read.` : "";
+      const role = me.role === "admin" ? "" : ` To ${this.about.again} or purge, use a token with the role admin.`;
+      say(this.parts.said, `${this.listed} of ${found.total} ${this.own.many} match.${more}${role}`);
+    } catch (error) {
+      say(this.parts.said, `Not read: ${error.message}`);
+    }
+    this.search();
+    this.buttons();
+  }
+
+  row(it) {
+    const row = make("tr");
+    const box = make("input");
+    box.type = "checkbox";
+    box.value = it.id || "";
+    box.disabled = !it.id;
+    box.setAttribute("aria-label", `Select the letter of job ${it.id || "without an id"}`);
+    box.onchange = () => this.buttons();
+    row.append(make("td"));
+    row.lastChild.append(box);
+    for (const cell of this.own.cells(it)) row.append(Array.isArray(cell) ? make("td", ...cell) : make("td", cell));
+    return row;
+  }
+
+  search() {
+    const { search, rows, table } = this.parts;
+    const wanted = search.value.trim().toLowerCase();
+    for (const row of rows.rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    table.hidden = ![...rows.rows].some((row) => !row.hidden);
+  }
+
+  /* First the gateway counts, and changes nothing; then it changes as many as were counted. */
+  async act(what) {
+    const chosen = this.selected();
+    const asked = this.filters();
+    if (chosen.length) asked.id = chosen;
+    if (!Object.keys(asked).length) asked.all = true;
+    const word = this.word(what);
+    const dialog = find("confirm");
+    say(find("confirm-title"), `${word} ${this.own.many}`);
+    say(find("confirm-text"), "Counting …");
+    find("confirm-go").hidden = true;
+    dialog.showModal();
+    try {
+      const found = await post(`${this.about.path}/${what}`, asked);
+      const means = what === "purge" ? "They are gone for good." : this.own.means;
+      say(find("confirm-text"), `${found.matched} of ${found.total} ${this.own.many} match. ${means} Nothing was changed yet.`);
+      say(find("confirm-go"), `${word} ${found.matched}`);
+      find("confirm-go").hidden = !found.matched;
+      find("confirm-go").onclick = () => this.reallyAct(what, { ...asked, expected: found.matched });
+    } catch (error) {
+      say(find("confirm-text"), `Not counted: ${error.message}`);
+    }
+  }
+
+  async reallyAct(what, asked) {
+    const done = what === "purge" ? "purged" : this.own.done;
+    find("confirm-go").hidden = true;
+    say(find("confirm-text"), "Working …");
+    try {
+      const found = await post(`${this.about.path}/${what}`, asked);
+      find("confirm").close();
+      await this.list();
+      say(this.parts.said, `${found.done} ${done}. ${this.parts.said.textContent}`);
+    } catch (error) {
+      say(find("confirm-text"), `Stopped: ${error.message}. See “What was done”.`);
+    }
   }
 }
 
-async function list() {
-  const query = new URLSearchParams();
-  for (const [name, value] of Object.entries(filters())) query.append(name, value);
-  say(find("dead-said"), "Reading …");
-  try {
-    const found = await get(`/v1/dead?${query}`);
-    counted = found.letters.length;
-    find("rows-dead").replaceChildren(...found.letters.map(letterRow));
-    const more = found.rest ? ` ${found.rest} more were not read.` : "";
-    const role = me.role === "admin" ? "" : " To requeue or purge, use a token with the role admin.";
-    say(find("dead-said"), `${counted} of ${found.total} dead letters match.${more}${role}`);
-  } catch (error) {
-    say(find("dead-said"), `Not read: ${error.message}`);
-  }
-  search();
-  buttons();
-}
-
-function letterRow(it) {
-  const row = make("tr");
-  const box = make("input");
-  box.type = "checkbox";
-  box.value = it.id || "";
-  box.disabled = !it.id;
-  box.setAttribute("aria-label", `Select the letter of job ${it.id || "without an id"}`);
-  box.onchange = buttons;
-  row.append(make("td"));
-  row.lastChild.append(box);
-  row.append(make("td", ago(it.age)), make("td", it.reason), make("td", it.kind || "–"));
-  row.append(make("td", it.host || "–"), make("td", it.id || "–"), make("td", it.url || "–", "text"), make("td", it.message, "text"));
-  return row;
-}
-
-function search() {
-  const wanted = find("dead-search").value.trim().toLowerCase();
-  for (const row of find("rows-dead").rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
-  find("rows-dead").closest(".table").hidden = ![...find("rows-dead").rows].some((row) => !row.hidden);
-}
-
-/* First the gateway counts, and changes nothing; then it changes as many as were counted. */
-async function act(what) {
-  const chosen = selected();
-  const asked = chosen.length ? { id: chosen } : filters();
-  if (!Object.keys(asked).length) asked.all = true;
-  const word = what === "requeue" ? "Requeue" : "Purge";
-  const dialog = find("confirm");
-  say(find("confirm-title"), `${word} dead letters`);
-  say(find("confirm-text"), "Counting …");
-  find("confirm-go").hidden = true;
-  dialog.showModal();
-  try {
-    const found = await post(`/v1/dead/${what}`, asked);
-    const means = what === "requeue" ? "Their jobs run again." : "They are gone for good.";
-    say(find("confirm-text"), `${found.matched} of ${found.total} dead letters match. ${means} Nothing was changed yet.`);
-    say(find("confirm-go"), `${word} ${found.matched}`);
-    find("confirm-go").hidden = !found.matched;
-    find("confirm-go").onclick = () => reallyAct(what, { ...asked, expected: found.matched });
-  } catch (error) {
-    say(find("confirm-text"), `Not counted: ${error.message}`);
-  }
-}
-
-async function reallyAct(what, asked) {
-  const done = what === "requeue" ? "requeued" : "purged";
-  find("confirm-go").hidden = true;
-  say(find("confirm-text"), "Working …");
-  try {
-    const found = await post(`/v1/dead/${what}`, asked);
-    find("confirm").close();
-    await list();
-    say(find("dead-said"), `${found.done} ${done}. ${find("dead-said").textContent}`);
-  } catch (error) {
-    say(find("confirm-text"), `Stopped: ${error.message}. See “What was done”.`);
-  }
-}
+find("confirm-no").onclick = () => find("confirm").close();
 
 function addAction(it) {
   const row = find("rows-actions").insertRow(0);
-  row.append(make("td", new Date(it.at * 1000).toLocaleString()), make("td", it.holder), make("td", it.action));
+  row.append(make("td", new Date(it.at * 1000).toLocaleString()), make("td", it.holder), make("td", it.queue), make("td", it.action));
   row.append(make("td", String(it.jobs), "n"), make("td", it.filters, "text"), make("td", it.error || "–", "text"));
   find("none-actions").hidden = true;
   find("rows-actions").closest(".table").hidden = false;
 }
-
-find("dead-form").onsubmit = (event) => {
-  event.preventDefault();
-  list();
-};
-find("dead-search").oninput = search;
-find("dead-requeue").onclick = () => act("requeue");
-find("dead-purge").onclick = () => act("purge");
-find("confirm-no").onclick = () => find("confirm").close();
 
 /* The configuration. */
 
@@ -576,7 +653,26 @@ find("config-details").ontoggle = async () => {
   }
 };
 
-for (const id of ["rows-dead", "rows-actions", "rows-results", "rows-processes", "rows-kinds", "rows-steps", "rows-hosts"]) {
+/* The daemons are asked each time that this is opened: a reload or a restart may have changed them. */
+find("daemons-details").ontoggle = async () => {
+  if (!find("daemons-details").open) return;
+  try {
+    const found = await get("/v1/config/daemons");
+    const silent = found.silent ? ` ${found.silent} did not answer: they are silent, or of an earlier version.` : "";
+    const names = found.answer.join(", ") || "none";
+    say(find("daemons-said"), `${found.answer.length} answered: ${names}.${silent}`);
+    fill("rows-daemons", found.settings.map(settingRow));
+  } catch (error) {
+    say(find("daemons-said"), `Not read: ${error.message}`);
+  }
+};
+
+function settingRow(it) {
+  const value = it.value === null ? "as by default" : it.value || "(empty)";
+  return [it.name, [value, "text"], [it.processes.join(", ") || "all", "text"]];
+}
+
+for (const id of ["rows-actions", "rows-results", "rows-processes", "rows-kinds", "rows-steps", "rows-hosts", "rows-batches", "rows-daemons"]) {
   find(id).closest(".table").hidden = true;
 }
 build();

@@ -24,7 +24,7 @@ class Question(Struct, forbid_unknown_fields=True, omit_defaults=True):
     `batch` is for the kind `batches` only; without it the newest batches are asked for.
     """
 
-    ask: Literal["status", "capacity", "host", "batches"]
+    ask: Literal["status", "capacity", "host", "batches", "settings"]
     host: str = ""
     batch: str = ""
     form: int = FORM
@@ -110,6 +110,8 @@ class Status(Struct):
     about: HostAnswer | None = None
     batches: list[Progress] | None = None
     """What is known of batches; None from a process that does not tally them."""
+    settings: dict[str, str] | None = None
+    """The settings that have another value than the default; None if nobody asked for them."""
     form: int = FORM
 
 

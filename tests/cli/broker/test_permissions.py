@@ -140,19 +140,26 @@ def test_with_permissions_for_one_command_that_command_works(
                     assert (name, args, done.returncode) == (name, args, fails), done.stderr
 
 
-def test_a_gateway_needs_its_row_for_its_dashboard(
-    user: User, prefix: str, dispatcher: Dispatcher, hostel: Hostel, tmp_path: Path
+def test_a_gateway_needs_its_row_for_its_dashboard(  # noqa: PLR0917 - fixtures
+    user: User,
+    prefix: str,
+    dispatcher: Dispatcher,
+    hostel: Hostel,
+    tmp_path: Path,
+    callback_queues: None,
 ) -> None:
     """With it fleet, results and dead letters are shown and requeued; with the permissions of a
     publisher of jobs the page says what is missing.
     """
+    del callback_queues
     (tmp_path / "tokens").write_text(f"admin admin {TOKEN}\n")
     rows = documented(prefix)
     (gateways,) = [cells for kind, cells in rows.items() if kind.startswith("a gateway")]
     (publishers,) = [cells for kind, cells in rows.items() if kind.startswith("a publisher")]
-    settings = {"http__tokens_file": str(tmp_path / "tokens")}
+    calls_back = {"callbacks__allow_urls": True, "callbacks__concurrency": 0}
+    settings = {"http__tokens_file": str(tmp_path / "tokens"), **calls_back}
     user.permit(*gateways)
-    with Daemon(user.node.url, prefix).ready():
+    with Daemon(user.node.url, prefix, **calls_back).ready():
         dispatcher.publish(b"not a job")
         until(lambda: dispatcher.depth("dead") == 1)
         with (
@@ -168,6 +175,8 @@ def test_a_gateway_needs_its_row_for_its_dashboard(
             done = {"all": True, "expected": 1}
             got = gateway.ask("POST", "/v1/dead/requeue", done, token=TOKEN)
             assert (got.status, got.json["done"]) == (200, 1)
+            for path in ("/v1/callbacks/dead", "/v1/config/daemons"):
+                assert gateway.ask("GET", path, token=TOKEN).status == 200
         user.permit(*publishers)
         with (
             Gateway(user.url, prefix, **settings) as gateway,

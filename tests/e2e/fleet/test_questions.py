@@ -124,9 +124,11 @@ def test_no_answer_holds_a_secret(
         said = [
             *stranger.ask("status"),
             *stranger.ask("capacity"),
+            *stranger.ask("settings"),
             *stranger.ask("host", host="127.0.0.1"),
         ]
         assert said[-1]["about"]["faults"], said[-1]
+        assert said[-2]["settings"]["proxies"] == "secret: http://127.0.0.1:1"
         assert PLANTED not in json.dumps(said)
 
 

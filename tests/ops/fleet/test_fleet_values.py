@@ -91,7 +91,7 @@ def test_failures_are_bounded() -> None:
 
 def test_only_questions_of_this_form_are_read() -> None:
     """What was written is read; all else is None, and raises nothing."""
-    for question in (Question("status"), Question("host", "h.example")):
+    for question in (Question("status"), Question("settings"), Question("host", "h.example")):
         assert read_question(write(question)) == question
     for body in (b"", b"\xff", b"[]", b"[" * 100_000, b'{"ask":"host"}', b'{"ask":"x"}'):
         assert read_question(body) is None

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
 <fontconfig>
+<match>
+<edit name="family" mode="append" binding="strong"><string>DejaVu Sans</string></edit>
+</match>
 <dir>{root}/usr/share/fonts</dir>
 <dir>/usr/share/fonts</dir>
 <cachedir>{home}</cachedir>

@@ -28,7 +28,7 @@ from scraperd.broker.rabbitmq.wire.errors import (
 from scraperd.broker.rabbitmq.wire.refusals import no_access
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from scraperd.broker.rabbitmq.wire.channel import Channel
     from scraperd.broker.rabbitmq.wire.connection import Connection
@@ -156,13 +156,38 @@ class Asker:
             "`rabbitmq-diagnostics alarms` says more"
         )
 
-    async def count(self, queue: str) -> tuple[int, int] | None:
-        """Ready messages and consumers of a queue; None if it is missing or may not be seen."""
+    async def counts(self, queues: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Ready messages and consumers of each queue; None if it is missing or may not be seen.
+
+        All are asked for on one channel, which the first missing queue closes; the queues behind
+        that are then asked for again, each on a channel of its own. Raises Closed.
+        """
+        found: list[tuple[int, int] | None] = []
+        async with self._counting() as channel:
+            asked = [channel.declare_queue(queue, passive=True) for queue in queues]
+            for answer in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(answer, ChannelClosed):
+                    break
+                if isinstance(answer, BaseException):
+                    raise answer
+                found.append(answer)
+        if len(found) == len(queues):
+            return found
+        rest = queues[len(found) + 1 :]
+        return [*found, None, *await asyncio.gather(*map(self._count, rest))]
+
+    async def _count(self, queue: str) -> tuple[int, int] | None:
+        async with self._counting() as channel:
+            try:
+                return await channel.declare_queue(queue, passive=True)
+            except ChannelClosed:
+                return None
+
+    @asynccontextmanager
+    async def _counting(self) -> AsyncIterator[Channel]:
         channel = await self._connection.channel()
         try:
-            return await channel.declare_queue(queue, passive=True)
-        except ChannelClosed:
-            return None
+            yield channel
         finally:
             if not channel.is_closed:
                 channel.leave()
