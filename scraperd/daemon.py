@@ -283,9 +283,8 @@ def signers_of(config: Config) -> dict[str, Signer]:
             faults.append(f"{setting}: {error}; {FORM}")
         except ImportError as error:
             faults.append(
-                f"{setting}: a whsk_ secret needs the extra `callbacks` ({error}), which the "
-                "Debian package and the image do not have: pip install 'scraperd[callbacks]', or "
-                "use a whsec_ secret"
+                f"{setting}: a whsk_ secret needs the extra `callbacks` ({error}): "
+                "pip install 'scraperd[callbacks]', or use a whsec_ secret"
             )
     if faults:
         raise ConfigError(faults)
