@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from aiohttp import HttpVersion10, HttpVersion11
 from msgspec import Struct
 
 from scraperd.base.text import printable
 from scraperd.server.batches.progress import BATCHES, batch_of
-from scraperd.server.hosts import is_own_host
+from scraperd.server.hosts import is_loopback, is_own_host
 from scraperd.server.listener import Answer, Gone, Stream, send, send_on
 from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
 from scraperd.server.problems import Problem, unavailable
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from scraperd.server.tokens import Holder, Role, Tokens
 
 GONE: Final = 499  # for the log: the client has gone before its answer
+VERSIONS: Final = (HttpVersion10, HttpVersion11)
+TUNNEL: Final = "CONNECT"  # what its client sends next is not meant for us
 MAX_SHOWN: Final = 200  # characters of a path in the log
 PROBES: Final = "/health/"
 
@@ -112,7 +115,8 @@ class Gateway:
                 asked.streams = True
                 return await send_on(request, answer, seconds)
             asked.jobs = answer.jobs
-            return await send(request, answer, seconds, last=self._stopping)
+            last = self._stopping or request.method == TUNNEL
+            return await send(request, answer, seconds, last=last)
         except ConnectionError as error:
             if not asked.streams:
                 asked.status = GONE
@@ -138,6 +142,8 @@ class Gateway:
 
     async def _routed(self, request: web.BaseRequest, asked: _Asked) -> Answer | Stream:
         """Look who asks for what. Raises Problem."""
+        if request.version not in VERSIONS:
+            raise Problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "send HTTP/1.1, or HTTP/1.0")
         self._check_host(request)
         path = request.rel_url.raw_path
         head = next((it for it in (RESULTS, BATCHES) if path.startswith(it) and path != it), path)
@@ -158,13 +164,16 @@ class Gateway:
         """Without tokens, take only requests that mean this machine.
 
         Else a page in a browser here could have its own name resolve to this address (DNS
-        rebinding). Raises Problem.
+        rebinding). A target in the absolute form has a host too. Raises Problem.
         """
-        if self._parts.tokens is None and not is_own_host(request.headers.get("Host", "")):
+        if self._parts.tokens is not None:
+            return
+        named = request.headers.get("Host", "")
+        if not is_own_host(named) or not (request.host == named or is_loopback(request.host)):
             raise Problem(
                 HTTPStatus.FORBIDDEN,
-                "without tokens (http.tokens_file) the Host header must be localhost or a "
-                "loopback address",
+                "without tokens (http.tokens_file) the Host header, and the host of an absolute "
+                "target, must be localhost or a loopback address",
             )
 
     def _holder(self, request: web.BaseRequest, role: Role, asked: _Asked) -> Holder:

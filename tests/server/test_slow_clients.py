@@ -119,6 +119,11 @@ def test_pages_in_a_browser_cannot_reach_it(gateway: Gateway) -> None:
     """Without tokens another Host is refused, and no answer invites another origin."""
     got = gateway.ask("GET", "/v1/openapi.json", headers={"Host": "evil.example"})
     assert (got.status, "loopback address" in got.json["detail"]) == (403, True)
+    for target in ("http://evil.example/v1/openapi.json", "//evil.example/v1/openapi.json"):
+        assert gateway.ask("GET", target, headers={"Host": "localhost"}).status in {403, 404}
+    for host in ("localhost", "127.0.0.1:8080", "[::1]"):
+        own = gateway.ask("GET", f"http://{host}/health/live", headers={"Host": "localhost"})
+        assert own.status == 200
     asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     got = gateway.ask("OPTIONS", "/v1/jobs", headers=asked)
     assert got.status == 405
