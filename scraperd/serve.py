@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from scraperd.sandbox.extractor import Extractor
     from scraperd.server.gateway import Route
 
-OTHER_DESCRIPTORS: Final = 64  # of the process, besides those of clients
+OTHER_DESCRIPTORS: Final = 80  # of the process, besides those of clients
 STOP_MARGIN: Final = 5.0  # seconds past jobs.shutdown_timeout: answers to those that still wait
 STATUS_INTERVAL: Final = 5.0  # seconds
 BACKLOG: Final = 128  # connections that the kernel holds

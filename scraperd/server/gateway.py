@@ -17,7 +17,7 @@ from msgspec import Struct
 from scraperd.base.text import printable
 from scraperd.server.batches.progress import BATCHES, batch_of
 from scraperd.server.hosts import is_loopback, is_own_host
-from scraperd.server.listener import Answer, Gone, Stream, send, send_on
+from scraperd.server.listener import FULL, Answer, Gone, Stream, is_spare, send, send_on
 from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
 from scraperd.server.problems import Problem, unavailable
 from scraperd.server.tokens import ANYBODY
@@ -41,6 +41,7 @@ VERSIONS: Final = (HttpVersion10, HttpVersion11)
 TUNNEL: Final = "CONNECT"  # what its client sends next is not meant for us
 MAX_SHOWN: Final = 200  # characters of a path in the log
 PROBES: Final = "/health/"
+METRICS: Final = "/metrics"
 
 Handler: TypeAlias = "Callable[[web.BaseRequest, Holder], Awaitable[Answer | Stream]]"
 
@@ -95,7 +96,7 @@ class Gateway:
             "/v1/jobs": Route("POST", "submit", self._post),
             RESULTS: Route("GET", "read", self._result),
             BATCHES: Route("GET", "read", self._batch),
-            "/metrics": Route("GET", "read", self._metrics),
+            METRICS: Route("GET", "read", self._metrics),
             "/v1/openapi.json": Route("GET", None, self._openapi),
             "/health/live": Route("GET", None, self._live),
             "/health/ready": Route("GET", None, self._ready),
@@ -115,7 +116,7 @@ class Gateway:
                 asked.streams = True
                 return await send_on(request, answer, seconds)
             asked.jobs = answer.jobs
-            last = self._stopping or request.method == TUNNEL
+            last = self._stopping or is_spare(request) or request.method == TUNNEL
             return await send(request, answer, seconds, last=last)
         except ConnectionError as error:
             if not asked.streams:
@@ -146,6 +147,8 @@ class Gateway:
             raise Problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "send HTTP/1.1, or HTTP/1.0")
         self._check_host(request)
         path = request.rel_url.raw_path
+        if is_spare(request) and path != METRICS and not path.startswith(PROBES):
+            raise unavailable(FULL, 1)
         head = next((it for it in (RESULTS, BATCHES) if path.startswith(it) and path != it), path)
         route = self._routes.get(head)
         if route is None or path in (RESULTS, BATCHES):

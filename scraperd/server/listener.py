@@ -29,6 +29,8 @@ MAX_HEADERS: Final = 64
 PIECE_BYTES: Final = 64 * 1024  # of a body that are read ahead
 LINGER: Final = 2.0  # seconds that a body is read and dropped, so that its client sees the answer
 REFUSED_TTL: Final = 1.0  # seconds that a connection is kept which was one too many
+SPARE: Final = 8  # connections past http.max_connections, which are for probes
+FULL: Final = "as many connections are open as may be (http.max_connections)"
 UNREAD: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 _MANY: Final = "Too many headers"
 
@@ -91,9 +93,16 @@ def unreadable(error: BaseException | None) -> Problem:
 
 
 class Connection(web.RequestHandler):
-    """A connection. aiohttp asks it for the answer to what is not HTTP."""
+    """A connection. aiohttp asks it for the answer to what is not HTTP.
 
-    __slots__ = ()
+    A `spare` one is past the number that may be, and for probes only.
+    """
+
+    __slots__ = ("spare",)
+
+    def __init__(self, manager: Listener, *, spare: bool, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.spare = spare
 
     def handle_error(
         self,
@@ -131,6 +140,11 @@ class Connection(web.RequestHandler):
         return self._force_close
 
 
+def is_spare(request: web.BaseRequest) -> bool:
+    """Return whether a request came by a connection that is for probes only."""
+    return isinstance(request.protocol, Connection) and request.protocol.spare
+
+
 class Refusal(asyncio.Protocol):
     """A connection that is one too many: it is answered 503 without a look at its request."""
 
@@ -139,7 +153,7 @@ class Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Answer, and leave the client some time to read that."""
         transport = cast("asyncio.Transport", transport)  # uvloop's has another base
-        body = unavailable("as many connections are open as may be (http.max_connections)", 1).body
+        body = unavailable(FULL, 1).body
         transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
             b"Server: scraperd\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
@@ -156,10 +170,12 @@ class Refusal(asyncio.Protocol):
 
 
 class Listener(web.Server):
-    """Makes a connection of each client: at most `most` of them.
+    """Makes a connection of each client: at most `most` of them, and SPARE for probes.
 
     One more takes the place of a connection on which no request is worked on: first of one that
     has its answer and still sends, then of the oldest. So clients that send nothing hold up nobody.
+    If a request is worked on by each, the new one is a spare one. Those are worked on for a moment
+    only, so there is always one to take the place of: who holds all connections stops no probe.
     `on_unreadable` is told the status of what was not HTTP.
     """
 
@@ -190,9 +206,11 @@ class Listener(web.Server):
 
     def __call__(self) -> Any:
         """Return what speaks with a new client."""
-        if len(self._connections) >= self._most and not self._make_room():
-            return Refusal()
-        return Connection(self, loop=self._loop, **self._kwargs)
+        if len(self._connections) < self._most or self._make_room(self._most, spare=False):
+            return Connection(self, spare=False, loop=self._loop, **self._kwargs)
+        if self._make_room(SPARE, spare=True):
+            return Connection(self, spare=True, loop=self._loop, **self._kwargs)
+        return Refusal()
 
     def close_idle(self) -> None:
         """End each connection on which no request has begun."""
@@ -200,10 +218,11 @@ class Listener(web.Server):
             if isinstance(it, Connection) and it.idle:
                 it.force_close()
 
-    def _make_room(self) -> bool:
-        """End an idle connection, if need be. Return whether there is room now."""
-        alive = [it for it in self._connections if isinstance(it, Connection) and not it.ending]
-        if len(alive) < self._most:
+    def _make_room(self, most: int, *, spare: bool) -> bool:
+        """End an idle connection of this kind, if need be. Return whether there is room now."""
+        ours = (it for it in self._connections if isinstance(it, Connection))
+        alive = [it for it in ours if it.spare is spare and not it.ending]
+        if len(alive) < most:
             return True
         idle = [it for it in alive if it.idle]
         if not idle:
