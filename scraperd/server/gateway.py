@@ -15,8 +15,9 @@ from aiohttp import HttpVersion10, HttpVersion11
 from msgspec import Struct
 
 from scraperd.base.text import printable
+from scraperd.server.access.hosts import is_loopback, is_own_host
+from scraperd.server.access.leave import LEAVE, Leave
 from scraperd.server.batches.progress import BATCHES, batch_of
-from scraperd.server.hosts import is_loopback, is_own_host
 from scraperd.server.listener import FULL, Answer, Gone, Stream, is_spare, send, send_on
 from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
 from scraperd.server.problems import Problem, unavailable
@@ -82,7 +83,6 @@ class Gateway:
         trouble: Callable[[str, BaseException], None],
         clocks: Clocks,
     ) -> None:
-        self._parts = parts
         self._event = event
         self.trouble = trouble
         self._clocks = clocks
@@ -91,6 +91,12 @@ class Gateway:
         self._idle.set()
         self.metrics: Metrics | None = None
         """Set once it is known who counts the connections."""
+        self._leaves: set[Leave] = set()
+        self.configure(parts, routes)
+
+    def configure(self, parts: Parts, routes: Mapping[str, Route]) -> None:
+        """Take other parts. Requests of tokens that are no more, or may do less now, end."""
+        self._parts = parts
         self._routes: dict[str, Route] = {
             **routes,
             "/v1/jobs": Route("POST", "submit", self._post),
@@ -101,11 +107,16 @@ class Gateway:
             "/health/live": Route("GET", None, self._live),
             "/health/ready": Route("GET", None, self._ready),
         }
+        for leave in [*self._leaves]:
+            if leave.token and not (parts.tokens and parts.tokens.still(*leave.token)):
+                leave.end()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, and log it. Raises ConnectionError if its client has gone."""
         began = self._clocks.monotonic()
-        asked = _Asked()
+        asked, leave = _Asked(), Leave()
+        request[LEAVE] = leave
+        self._leaves.add(leave)
         self._parts.counts.in_flight += 1
         self._idle.clear()
         try:
@@ -116,7 +127,7 @@ class Gateway:
                 asked.streams = True
                 return await send_on(request, answer, seconds)
             asked.jobs = answer.jobs
-            last = self._stopping or is_spare(request) or request.method == TUNNEL
+            last = self._stopping or leave.over or is_spare(request) or request.method == TUNNEL
             return await send(request, answer, seconds, last=last)
         except ConnectionError as error:
             if not asked.streams:
@@ -125,6 +136,7 @@ class Gateway:
                 asked.jobs = error.jobs
             raise
         finally:
+            self._leaves.discard(leave)
             self._parts.counts.in_flight -= 1
             if not self._parts.counts.in_flight:
                 self._idle.set()
@@ -211,6 +223,7 @@ class Gateway:
                 f"this token has the role {holder.role}, and this needs {role}",
                 headers={"WWW-Authenticate": 'Bearer realm="scraperd", error="insufficient_scope"'},
             )
+        request[LEAVE].token = holder, role
         return holder
 
     async def _post(self, request: web.BaseRequest, holder: Holder) -> Answer:
@@ -219,7 +232,7 @@ class Gateway:
     async def _result(self, request: web.BaseRequest, _: Holder) -> Answer:
         wait = wait_of(request, self._parts.settings.max_wait)
         handle = request.rel_url.raw_path.removeprefix(RESULTS)
-        return await result_of(self._parts.held, handle, wait)
+        return await result_of(self._parts.held, handle, wait, request[LEAVE])
 
     async def _batch(self, request: web.BaseRequest, _: Holder) -> Answer:
         return await batch_of(self._parts.batches, request)

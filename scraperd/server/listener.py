@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +19,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 from msgspec import Struct
 
+from scraperd.server.access.leave import LEAVE
 from scraperd.server.problems import CONTENT_TYPE, Problem, unavailable
 
 if TYPE_CHECKING:
@@ -204,6 +205,11 @@ class Listener(web.Server):
         self._most = most
         self.on_unreadable = on_unreadable
 
+    def configure(self, *, most: int, head_timeout: float) -> None:
+        """Take other bounds for the connections that come from now on."""
+        self._most = most
+        self._kwargs["keepalive_timeout"] = head_timeout
+
     def __call__(self) -> Any:
         """Return what speaks with a new client."""
         if len(self._connections) < self._most or self._make_room(self._most, spare=False):
@@ -259,7 +265,7 @@ async def pieces(
 
 async def _piece(request: web.BaseRequest, seconds: float) -> bytes:
     try:
-        async with asyncio.timeout(seconds):
+        async with request[LEAVE].waiting(), asyncio.timeout(seconds):
             return await request.content.readany()
     except TimeoutError:
         raise Problem(
@@ -309,7 +315,8 @@ async def send(
 async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> web.StreamResponse:
     """Send the pieces as they come. A client that does not read one within `seconds` is cut off.
 
-    The connection ends after them. Raises ConnectionError if the client has gone.
+    They end early if the leave of the request ends. The connection ends after them. Raises
+    ConnectionError if the client has gone.
     """
     response = web.StreamResponse(status=answer.status, headers=_headers(answer.content_type))
     response.force_close()
@@ -319,7 +326,7 @@ async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> w
             async with asyncio.timeout(seconds):
                 await response.prepare(request)
             if request.method != "HEAD":
-                async for piece in pieces:
+                async for piece in _while_allowed(request, pieces):
                     async with asyncio.timeout(seconds):
                         await response.write(piece)
                         await request.writer.drain()
@@ -329,3 +336,16 @@ async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> w
             transport.abort()
             raise ConnectionResetError("the client did not read the answer in time") from None
     return response
+
+
+async def _while_allowed(
+    request: web.BaseRequest, pieces: AsyncGenerator[bytes]
+) -> AsyncGenerator[bytes]:
+    """Yield the pieces until they end, or the leave of the request ends."""
+    with suppress(Problem):
+        while True:
+            async with request[LEAVE].waiting():
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield piece
