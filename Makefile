@@ -121,6 +121,8 @@ pins: setup  ## write requirements/*.txt again from requirements/*.in
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --generate-hashes --upgrade requirements/dev.in -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    --generate-hashes --upgrade requirements/callbacks.in -o requirements/callbacks.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --generate-hashes --upgrade requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --generate-hashes --upgrade requirements/clients.in -o requirements/clients.txt

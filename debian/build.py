@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from email.utils import formatdate
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -87,7 +88,8 @@ def make_venv(home: Path) -> None:
     (wheel,) = wheels.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python3"), "install"]
     pip += ["--quiet", "--disable-pip-version-check", "--no-compile"]
-    _run(*pip, "--require-hashes", "-r", str(CHECKOUT / "requirements/run.txt"))
+    files = [("-r", str(CHECKOUT / f"requirements/{name}.txt")) for name in ("run", "callbacks")]
+    _run(*pip, "--require-hashes", *chain.from_iterable(files))
     _run(*pip, "--no-deps", "--no-warn-script-location", str(wheel))
     for script in (home / "bin").iterdir():
         if not script.name.startswith(("python", "scraperd")):

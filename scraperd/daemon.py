@@ -34,13 +34,12 @@ from scraperd.ending import Ending, Until
 from scraperd.fetch import own as own_addresses
 from scraperd.jobs.signing import Keys
 from scraperd.ops.capacity import MIN_DESCRIPTORS, fitted
-from scraperd.ops.life import EXIT_OK, exit_code_of, first_stop
+from scraperd.ops.life import EXIT_OK, exit_code_of, first_stop, ignore_signals
 from scraperd.ops.listener import CannotListen
 from scraperd.ops.log import configure
-from scraperd.ops.stopping import IGNORED, STOPPING
 from scraperd.ops.telemetry import Observer
 from scraperd.pulse import Pulse
-from scraperd.reload import Reloader, secrets_of
+from scraperd.reload import Reloader, prepared, secrets_of
 from scraperd.sandbox.confine import keep_secrets, lacking
 from scraperd.sandbox.trial import can_start
 from scraperd.wiring import batch_queue_of, fetcher_of, opened, pages_of, posting, services_of
@@ -136,7 +135,7 @@ async def _main(given: _Given) -> int:
             _live(given), observer, BrokerRefused, TopologyError, CannotListen
         )
     finally:
-        _ignore_signals()
+        ignore_signals()
     if code == EXIT_OK:
         observer.event("stop", done=observer.tally.done, dead=observer.tally.dead)
     return code
@@ -163,7 +162,7 @@ async def _live(given: _Given) -> None:
         asyncio.TaskGroup() as group,
     ):
         services = services_of(config, own, limit, given.keys, pages, observer, name, tracer)
-        reloader = Reloader(services, given.reread, hangup)
+        reloader = Reloader(services, given.reread, partial(prepared, services), hangup)
         bottleneck = Bottleneck(services)
         pulse = Pulse(services, given.notifier, lambda: (bottleneck.state, reloader.state))
         reloader.on_begin, reloader.on_end = pulse.reloading, pulse.reloaded
@@ -285,9 +284,8 @@ def signers_of(config: Config) -> dict[str, Signer]:
             faults.append(f"{setting}: {error}; {FORM}")
         except ImportError as error:
             faults.append(
-                f"{setting}: a whsk_ secret needs the extra `callbacks` ({error}), which the "
-                "Debian package and the image do not have: pip install 'scraperd[callbacks]', or "
-                "use a whsec_ secret"
+                f"{setting}: a whsk_ secret needs the extra `callbacks` ({error}): "
+                "pip install 'scraperd[callbacks]', or use a whsec_ secret"
             )
     if faults:
         raise ConfigError(faults)
@@ -304,16 +302,6 @@ def _on_signals(observer: Observer) -> tuple[asyncio.Future[str], asyncio.Event]
         said = partial(observer.event, "signal_ignored", signal=number.name)
         loop.add_signal_handler(number, said)
     return first, hangup
-
-
-def _ignore_signals() -> None:
-    """Let no signal change how a process ends that has stopped already."""
-    loop, numbers = asyncio.get_running_loop(), {*STOPPING, *IGNORED}
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    for number in numbers:
-        loop.remove_signal_handler(number)  # which leaves the default
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 async def _drain(services: Services, why: str) -> None:

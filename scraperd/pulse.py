@@ -7,7 +7,6 @@ Must never: change what happens, or tell what is not so.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -68,7 +67,7 @@ class Pulse:
     def reloading(self) -> None:
         """A reload begins. systemd waits for `reloaded` if the daemon was ready before."""
         if self._ready:
-            self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+            self._notifier.reloading()
 
     def reloaded(self) -> None:
         """It has ended, well or not: the status says which."""

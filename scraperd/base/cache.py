@@ -39,6 +39,12 @@ class Cache(Generic[K, V]):
         self.size = 0
         """The sizes of all values together, in the unit of `max_size`."""
 
+    def configure(self, max_entries: float, max_size: float = math.inf) -> None:
+        """Take other bounds, and drop what is past them."""
+        self._max_entries = max_entries
+        self._max_size = max_size
+        self._drop()
+
     def get(self, key: K, now: float = -math.inf) -> V | None:
         """Return the value of `key`, which counts as used; None if it is missing or over by `now`.
 
@@ -58,6 +64,9 @@ class Cache(Generic[K, V]):
         self.pop(key)
         self._entries[key] = _Entry(value, size, until)
         self.size += size
+        self._drop()
+
+    def _drop(self) -> None:
         while len(self._entries) > self._max_entries or self.size > self._max_size:
             self.pop(next(iter(self._entries)))
 

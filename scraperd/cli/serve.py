@@ -7,6 +7,7 @@ Must never: hold logic of its own.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from scraperd import serve
 from scraperd.cli.console import EXIT_CONFIG, epilog, fail
 from scraperd.cli.shared.options import config_of, with_config
 from scraperd.cli.shared.service import begin, die
-from scraperd.config.load import ConfigError, notify_socket
+from scraperd.config.load import ConfigError, load, notify_socket
 from scraperd.ops.systemd import Notifier
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def command(path: Path | None) -> None:
     begin()
     config = config_of(path)
     try:
-        sys.exit(serve.run(config, Notifier(*notify_socket())))
+        sys.exit(serve.run(config, Notifier(*notify_socket()), partial(load, path)))
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     except Exception as error:  # noqa: BLE001 - its traceback is in the log

@@ -69,7 +69,11 @@ def _shown(value: Any) -> str:
 
 
 def _keys(old: dict[str, Any], new: dict[str, Any]) -> str:
-    differing = [key for key in (old | new) if old.get(key) != new.get(key)]
-    more = len(differing) - MAX_KEYS
-    named = ", ".join(printable(key, MAX_SHOWN) for key in differing[:MAX_KEYS])
+    return in_short([key for key in (old | new) if old.get(key) != new.get(key)])
+
+
+def in_short(names: list[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = len(names) - MAX_KEYS
+    named = ", ".join(printable(name, MAX_SHOWN) for name in names[:MAX_KEYS])
     return f"{named} and {more} more" if more > 0 else named

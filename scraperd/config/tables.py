@@ -731,14 +731,14 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             **fixed(
                 "path of a file with a token a line",
                 "Who may do what: NAME ROLE TOKEN [REQUESTS-A-SECOND] a line; else systemd's "
-                "credential http-tokens.",
+                "credential http-tokens. A reload reads the file again.",
             )
         ),
     ] = ""
     request_timeout: Annotated[
         Annotated[float, Meta(gt=0, le=3600)],
         Meta(
-            **fixed(
+            **reloadable(
                 "seconds",
                 "How long a client may take for the head of a request, for its body, and to read "
                 "the answer.",
@@ -748,7 +748,7 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_connections: Annotated[
         int,
         Meta(
-            **fixed(
+            **reloadable(
                 "connections",
                 "Of clients. Past it an idle one is closed, or the new one gets 503.",
             ),
@@ -776,23 +776,23 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_body: Annotated[
         int,
         Meta(
-            **fixed("bytes", "Largest body of a request with a job a line; more is 413."),
+            **reloadable("bytes", "Largest body of a request with a job a line; more is 413."),
             ge=1024,
             le=1024 * 1024 * 1024,
         ),
     ] = 16 * 1024 * 1024
     max_jobs: Annotated[
         int,
-        Meta(**fixed("lines", "Most lines of a request; more is 413."), ge=1, le=1_000_000),
+        Meta(**reloadable("lines", "Most lines of a request; more is 413."), ge=1, le=1_000_000),
     ] = 10_000
     max_wait: Annotated[
         Annotated[float, Meta(gt=0, le=3600)],
-        Meta(**fixed("seconds", "Longest `?wait` for a result; more is 400.")),
+        Meta(**reloadable("seconds", "Longest `?wait` for a result; more is 400.")),
     ] = 60.0
     result_hold: Annotated[
         _Seconds,
         Meta(
-            **fixed(
+            **reloadable(
                 "seconds from the submission",
                 "How long the result of a job with `?wait` is kept here to be asked for.",
             )
@@ -801,7 +801,7 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_results: Annotated[
         int,
         Meta(
-            **fixed(
+            **reloadable(
                 "results",
                 "Waited for or kept; past it one that came is dropped, or `?wait` is 503.",
             ),
@@ -812,7 +812,7 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_results_size: Annotated[
         int,
         Meta(
-            **fixed(
+            **reloadable(
                 "bytes",
                 "Of the kept results together; past it results are dropped, read ones first.",
             ),
@@ -822,7 +822,7 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     idempotency_window: Annotated[
         _Seconds,
         Meta(
-            **fixed(
+            **reloadable(
                 "seconds", "How long the answer to an Idempotency-Key is kept, in this process."
             )
         ),
@@ -830,7 +830,9 @@ class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_idempotency_keys: Annotated[
         int,
         Meta(
-            **fixed("keys", "Keys that are kept; past it those used longest ago are forgotten."),
+            **reloadable(
+                "keys", "Keys that are kept; past it those used longest ago are forgotten."
+            ),
             ge=1,
             le=1_000_000,
         ),

@@ -461,7 +461,8 @@ EVENTS: Final[dict[str, Event]] = {
     "reloaded": Event(
         "info",
         "SIGHUP: the configuration was read again. `changed` has the settings that have another "
-        "value now, `needs_restart` those that keep their value until a restart",
+        "value now, and whose tokens of the gateway differ; `needs_restart` has the settings that "
+        "keep their value until a restart",
         ("changed", "needs_restart"),
         todo="restart for the latter",
     ),

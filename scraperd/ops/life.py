@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from scraperd.ops.stopping import STOPPING, Stop
+from scraperd.ops.stopping import IGNORED, STOPPING, Stop
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Coroutine
 
     from scraperd.ops.telemetry import Observer
@@ -48,6 +48,16 @@ def _first(group: BaseExceptionGroup[BaseException]) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error)
+
+
+def ignore_signals() -> None:
+    """Let no signal change how a process ends that has stopped already."""
+    loop, numbers = asyncio.get_running_loop(), {*STOPPING, *IGNORED}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    for number in numbers:
+        loop.remove_signal_handler(number)  # which leaves the default
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def first_stop(observer: Observer) -> asyncio.Future[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from dataclasses import dataclass
 
 
@@ -31,6 +32,10 @@ class Notifier:
         ):
             to.setblocking(False)
             to.sendto(text.encode(errors="replace"), address)
+
+    def reloading(self) -> None:
+        """Say that a reload begins; READY=1 ends it."""
+        self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
     @property
     def watchdog_interval(self) -> float | None:

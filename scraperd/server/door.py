@@ -80,6 +80,10 @@ class Door:
         self._next_refusal = 0.0
         self._slots = asyncio.Semaphore(WINDOW)
 
+    def configure(self, connect_timeout: float) -> None:
+        """Take another time for the next connection."""
+        self._connect_timeout = connect_timeout
+
     async def run(self) -> None:
         """Keep a session until cancelled; again with jittered backoff when it ends.
 

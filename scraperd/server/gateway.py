@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from aiohttp import HttpVersion10, HttpVersion11
 from msgspec import Struct
 
 from scraperd.base.text import printable
+from scraperd.server.access.hosts import is_loopback, is_own_host
+from scraperd.server.access.leave import LEAVE, Leave
 from scraperd.server.batches.progress import BATCHES, batch_of
-from scraperd.server.hosts import is_own_host
-from scraperd.server.listener import Answer, Gone, Stream, send, send_on
+from scraperd.server.listener import FULL, Answer, Gone, Stream, is_spare, send, send_on
 from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
 from scraperd.server.problems import Problem, unavailable
 from scraperd.server.tokens import ANYBODY
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
     from scraperd.server.tokens import Holder, Role, Tokens
 
 GONE: Final = 499  # for the log: the client has gone before its answer
+VERSIONS: Final = (HttpVersion10, HttpVersion11)
+TUNNEL: Final = "CONNECT"  # what its client sends next is not meant for us
 MAX_SHOWN: Final = 200  # characters of a path in the log
 PROBES: Final = "/health/"
+METRICS: Final = "/metrics"
 
 Handler: TypeAlias = "Callable[[web.BaseRequest, Holder], Awaitable[Answer | Stream]]"
 
@@ -78,7 +83,6 @@ class Gateway:
         trouble: Callable[[str, BaseException], None],
         clocks: Clocks,
     ) -> None:
-        self._parts = parts
         self._event = event
         self.trouble = trouble
         self._clocks = clocks
@@ -87,21 +91,32 @@ class Gateway:
         self._idle.set()
         self.metrics: Metrics | None = None
         """Set once it is known who counts the connections."""
+        self._leaves: set[Leave] = set()
+        self.configure(parts, routes)
+
+    def configure(self, parts: Parts, routes: Mapping[str, Route]) -> None:
+        """Take other parts. Requests of tokens that are no more, or may do less now, end."""
+        self._parts = parts
         self._routes: dict[str, Route] = {
             **routes,
             "/v1/jobs": Route("POST", "submit", self._post),
             RESULTS: Route("GET", "read", self._result),
             BATCHES: Route("GET", "read", self._batch),
-            "/metrics": Route("GET", "read", self._metrics),
+            METRICS: Route("GET", "read", self._metrics),
             "/v1/openapi.json": Route("GET", None, self._openapi),
             "/health/live": Route("GET", None, self._live),
             "/health/ready": Route("GET", None, self._ready),
         }
+        for leave in [*self._leaves]:
+            if leave.token and not (parts.tokens and parts.tokens.still(*leave.token)):
+                leave.end()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, and log it. Raises ConnectionError if its client has gone."""
         began = self._clocks.monotonic()
-        asked = _Asked()
+        asked, leave = _Asked(), Leave()
+        request[LEAVE] = leave
+        self._leaves.add(leave)
         self._parts.counts.in_flight += 1
         self._idle.clear()
         try:
@@ -112,7 +127,8 @@ class Gateway:
                 asked.streams = True
                 return await send_on(request, answer, seconds)
             asked.jobs = answer.jobs
-            return await send(request, answer, seconds, last=self._stopping)
+            last = self._stopping or leave.over or is_spare(request) or request.method == TUNNEL
+            return await send(request, answer, seconds, last=last)
         except ConnectionError as error:
             if not asked.streams:
                 asked.status = GONE
@@ -120,6 +136,7 @@ class Gateway:
                 asked.jobs = error.jobs
             raise
         finally:
+            self._leaves.discard(leave)
             self._parts.counts.in_flight -= 1
             if not self._parts.counts.in_flight:
                 self._idle.set()
@@ -138,8 +155,12 @@ class Gateway:
 
     async def _routed(self, request: web.BaseRequest, asked: _Asked) -> Answer | Stream:
         """Look who asks for what. Raises Problem."""
+        if request.version not in VERSIONS:
+            raise Problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "send HTTP/1.1, or HTTP/1.0")
         self._check_host(request)
         path = request.rel_url.raw_path
+        if is_spare(request) and path != METRICS and not path.startswith(PROBES):
+            raise unavailable(FULL, 1)
         head = next((it for it in (RESULTS, BATCHES) if path.startswith(it) and path != it), path)
         route = self._routes.get(head)
         if route is None or path in (RESULTS, BATCHES):
@@ -158,13 +179,16 @@ class Gateway:
         """Without tokens, take only requests that mean this machine.
 
         Else a page in a browser here could have its own name resolve to this address (DNS
-        rebinding). Raises Problem.
+        rebinding). A target in the absolute form has a host too. Raises Problem.
         """
-        if self._parts.tokens is None and not is_own_host(request.headers.get("Host", "")):
+        if self._parts.tokens is not None:
+            return
+        named = request.headers.get("Host", "")
+        if not is_own_host(named) or not (request.host == named or is_loopback(request.host)):
             raise Problem(
                 HTTPStatus.FORBIDDEN,
-                "without tokens (http.tokens_file) the Host header must be localhost or a "
-                "loopback address",
+                "without tokens (http.tokens_file) the Host header, and the host of an absolute "
+                "target, must be localhost or a loopback address",
             )
 
     def _holder(self, request: web.BaseRequest, role: Role, asked: _Asked) -> Holder:
@@ -199,6 +223,7 @@ class Gateway:
                 f"this token has the role {holder.role}, and this needs {role}",
                 headers={"WWW-Authenticate": 'Bearer realm="scraperd", error="insufficient_scope"'},
             )
+        request[LEAVE].token = holder, role
         return holder
 
     async def _post(self, request: web.BaseRequest, holder: Holder) -> Answer:
@@ -207,7 +232,7 @@ class Gateway:
     async def _result(self, request: web.BaseRequest, _: Holder) -> Answer:
         wait = wait_of(request, self._parts.settings.max_wait)
         handle = request.rel_url.raw_path.removeprefix(RESULTS)
-        return await result_of(self._parts.held, handle, wait)
+        return await result_of(self._parts.held, handle, wait, request[LEAVE])
 
     async def _batch(self, request: web.BaseRequest, _: Holder) -> Answer:
         return await batch_of(self._parts.batches, request)

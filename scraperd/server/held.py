@@ -46,7 +46,7 @@ class Entry:
     """A job whose result is waited for. `came` gives the result; None if it will not come here."""
 
     ident: str
-    expires: float
+    since: float
     came: asyncio.Future[bytes | None]
     shelf: Shelf
 
@@ -72,12 +72,16 @@ class Held:
     def __init__(
         self, most: int, most_bytes: int, seconds: float, clock: Callable[[], float]
     ) -> None:
+        self.configure(most, most_bytes, seconds)
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}  # in the order of their submissions
+        self._shelves: dict[str, Shelf] = {}  # by the name of the token, "" where none is needed
+
+    def configure(self, most: int, most_bytes: int, seconds: float) -> None:
+        """Take other bounds. What is held is dropped to them when the next result comes."""
         self._most = most
         self._most_bytes = most_bytes
         self._seconds = seconds
-        self._clock = clock
-        self._entries: dict[str, Entry] = {}  # in the order of their ends
-        self._shelves: dict[str, Shelf] = {}  # by the name of the token, "" where none is needed
 
     def expect(self, ident: str, holder: str = "") -> str | None:
         """Return a handle for the result of a job; None if as many are pending as may be."""
@@ -86,11 +90,11 @@ class Held:
         free = self._most - sum(it.pending for it in self._shelves.values())
         if free <= 0 or (holder and shelf.pending >= SHARE * free):
             return None
-        if len(self._entries) >= self._most:
+        while len(self._entries) >= self._most:
             self.drop(max(self._shelves.values(), key=lambda it: it.came).first or "")
         handle = secrets.token_urlsafe(HANDLE_BYTES)
         came: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self._entries[handle] = Entry(ident, self._clock() + self._seconds, came, shelf)
+        self._entries[handle] = Entry(ident, self._clock(), came, shelf)
         shelf.pending += 1
         return handle
 
@@ -162,9 +166,9 @@ class Held:
         await asyncio.wait([entry.came], timeout=seconds)
 
     def _expire(self) -> None:
-        now = self._clock()
+        submitted = self._clock() - self._seconds
         while self._entries:
             handle, entry = next(iter(self._entries.items()))
-            if entry.expires > now:
+            if entry.since > submitted:
                 return
             self.drop(handle)

@@ -69,6 +69,11 @@ class Keys:
         self._clock = clock
         self._claimed: set[Key] = set()
 
+    def configure(self, most: int, seconds: float) -> None:
+        """Take other bounds; a key that is kept stays for the time that it was kept for."""
+        self._kept.configure(most, MAX_ANSWERS_BYTES)
+        self._seconds = seconds
+
     @contextmanager
     def claimed(self, key: Key) -> Iterator[Kept | None]:
         """Give what is kept for a key, which nobody else can claim meanwhile.

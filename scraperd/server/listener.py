@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -20,6 +20,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 from msgspec import Struct
 
+from scraperd.server.access.leave import LEAVE
 from scraperd.server.problems import CONTENT_TYPE, Problem, unavailable
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ PIECE_BYTES: Final = 64 * 1024  # of a body that are read ahead
 LINGER: Final = 2.0  # seconds that a body is read and dropped, so that its client sees the answer
 REFUSED_TTL: Final = 1.0  # seconds that a connection is kept which was one too many
 STREAM_BYTES: Final = 64 * 1024  # of a stream that the kernel keeps for a client that rests
+SPARE: Final = 8  # connections past http.max_connections, which are for probes
+FULL: Final = "as many connections are open as may be (http.max_connections)"
 UNREAD: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 _MANY: Final = "Too many headers"
 
@@ -93,9 +96,16 @@ def unreadable(error: BaseException | None) -> Problem:
 
 
 class Connection(web.RequestHandler):
-    """A connection. aiohttp asks it for the answer to what is not HTTP."""
+    """A connection. aiohttp asks it for the answer to what is not HTTP.
 
-    __slots__ = ()
+    A `spare` one is past the number that may be, and for probes only.
+    """
+
+    __slots__ = ("spare",)
+
+    def __init__(self, manager: Listener, *, spare: bool, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.spare = spare
 
     def handle_error(
         self,
@@ -133,6 +143,11 @@ class Connection(web.RequestHandler):
         return self._force_close
 
 
+def is_spare(request: web.BaseRequest) -> bool:
+    """Return whether a request came by a connection that is for probes only."""
+    return isinstance(request.protocol, Connection) and request.protocol.spare
+
+
 class Refusal(asyncio.Protocol):
     """A connection that is one too many: it is answered 503 without a look at its request."""
 
@@ -141,7 +156,7 @@ class Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Answer, and leave the client some time to read that."""
         transport = cast("asyncio.Transport", transport)  # uvloop's has another base
-        body = unavailable("as many connections are open as may be (http.max_connections)", 1).body
+        body = unavailable(FULL, 1).body
         transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
             b"Server: scraperd\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
@@ -158,10 +173,12 @@ class Refusal(asyncio.Protocol):
 
 
 class Listener(web.Server):
-    """Makes a connection of each client: at most `most` of them.
+    """Makes a connection of each client: at most `most` of them, and SPARE for probes.
 
     One more takes the place of a connection on which no request is worked on: first of one that
     has its answer and still sends, then of the oldest. So clients that send nothing hold up nobody.
+    If a request is worked on by each, the new one is a spare one. Those are worked on for a moment
+    only, so there is always one to take the place of: who holds all connections stops no probe.
     `on_unreadable` is told the status of what was not HTTP.
     """
 
@@ -190,11 +207,18 @@ class Listener(web.Server):
         self._most = most
         self.on_unreadable = on_unreadable
 
+    def configure(self, *, most: int, head_timeout: float) -> None:
+        """Take other bounds for the connections that come from now on."""
+        self._most = most
+        self._kwargs["keepalive_timeout"] = head_timeout
+
     def __call__(self) -> Any:
         """Return what speaks with a new client."""
-        if len(self._connections) >= self._most and not self._make_room():
-            return Refusal()
-        return Connection(self, loop=self._loop, **self._kwargs)
+        if len(self._connections) < self._most or self._make_room(self._most, spare=False):
+            return Connection(self, spare=False, loop=self._loop, **self._kwargs)
+        if self._make_room(SPARE, spare=True):
+            return Connection(self, spare=True, loop=self._loop, **self._kwargs)
+        return Refusal()
 
     def close_idle(self) -> None:
         """End each connection on which no request has begun."""
@@ -202,10 +226,11 @@ class Listener(web.Server):
             if isinstance(it, Connection) and it.idle:
                 it.force_close()
 
-    def _make_room(self) -> bool:
-        """End an idle connection, if need be. Return whether there is room now."""
-        alive = [it for it in self._connections if isinstance(it, Connection) and not it.ending]
-        if len(alive) < self._most:
+    def _make_room(self, most: int, *, spare: bool) -> bool:
+        """End an idle connection of this kind, if need be. Return whether there is room now."""
+        ours = (it for it in self._connections if isinstance(it, Connection))
+        alive = [it for it in ours if it.spare is spare and not it.ending]
+        if len(alive) < most:
             return True
         idle = [it for it in alive if it.idle]
         if not idle:
@@ -242,7 +267,7 @@ async def pieces(
 
 async def _piece(request: web.BaseRequest, seconds: float) -> bytes:
     try:
-        async with asyncio.timeout(seconds):
+        async with request[LEAVE].waiting(), asyncio.timeout(seconds):
             return await request.content.readany()
     except TimeoutError:
         raise Problem(
@@ -292,7 +317,8 @@ async def send(
 async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> web.StreamResponse:
     """Send the pieces as they come. A client that does not read one within `seconds` is cut off.
 
-    The connection ends after them. Raises ConnectionError if the client has gone.
+    They end early if the leave of the request ends. The connection ends after them. Raises
+    ConnectionError if the client has gone.
     """
     response = web.StreamResponse(status=answer.status, headers=_headers(answer.content_type))
     response.force_close()
@@ -305,7 +331,7 @@ async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> w
             async with asyncio.timeout(seconds):
                 await response.prepare(request)
             if request.method != "HEAD":
-                async for piece in pieces:
+                async for piece in _while_allowed(request, pieces):
                     async with asyncio.timeout(seconds):
                         await response.write(piece)
                         await request.writer.drain()
@@ -315,3 +341,16 @@ async def send_on(request: web.BaseRequest, answer: Stream, seconds: float) -> w
             transport.abort()
             raise ConnectionResetError("the client did not read the answer in time") from None
     return response
+
+
+async def _while_allowed(
+    request: web.BaseRequest, pieces: AsyncGenerator[bytes]
+) -> AsyncGenerator[bytes]:
+    """Yield the pieces until they end, or the leave of the request ends."""
+    with suppress(Problem):
+        while True:
+            async with request[LEAVE].waiting():
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield piece

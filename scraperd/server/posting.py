@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from scraperd.server.access.leave import LEAVE
 from scraperd.server.idempotency import HEADER, Kept, Outcome, key_of
 from scraperd.server.listener import Answer, Gone, pieces
 from scraperd.server.problems import NotSent, Problem, unavailable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from scraperd.config.tables import HttpSettings
+    from scraperd.server.access.leave import Leave
     from scraperd.server.door import Door
     from scraperd.server.held import Held
     from scraperd.server.idempotency import Keys
@@ -121,10 +123,10 @@ class Poster(Struct, frozen=True):
         wanted = wanted_of(request, self.settings)
         if wanted.key is None:
             outcome = await self._submit(request, wanted, holder, "", sha256())
-            return await self._answer(outcome, wanted)
+            return await self._answer(outcome, wanted, request[LEAVE])
         with self.keys.claimed((holder, wanted.key)) as kept:
             outcome = await self._once(request, wanted, (holder, wanted.key), kept)
-        return await self._answer(outcome, wanted)
+        return await self._answer(outcome, wanted, request[LEAVE])
 
     async def _once(
         self, request: web.BaseRequest, wanted: Wanted, key: tuple[str, str], kept: Kept | None
@@ -162,7 +164,7 @@ class Poster(Struct, frozen=True):
         body = self._body(request, wanted, digest)
         try:
             if wanted.many:
-                return await self._many(body, seed)
+                return await self._many(body, seed, request[LEAVE])
             raw = b"".join([piece async for piece in body])
         finally:
             await body.aclose()
@@ -193,17 +195,21 @@ class Poster(Struct, frozen=True):
             raise unavailable(f"{most} (http.max_results)", AGAIN)
         return handle
 
-    async def _answer(self, outcome: Outcome, wanted: Wanted) -> Answer:
+    async def _answer(self, outcome: Outcome, wanted: Wanted, leave: Leave) -> Answer:
         if outcome.handle is None or wanted.wait is None:
             return Answer(outcome.status, outcome.body, jobs=outcome.jobs)
-        return await result_of(self.held, outcome.handle, wanted.wait, outcome)
+        try:
+            return await result_of(self.held, outcome.handle, wanted.wait, leave, outcome)
+        except Problem as problem:  # the leave has ended; the job is published all the same
+            told = [{"line": 1, **msgspec.json.decode(outcome.body)}] * outcome.jobs
+            raise problem.with_members({"accepted": told}) from None
 
-    async def _many(self, body: AsyncGenerator[bytes], seed: str) -> Outcome:
+    async def _many(self, body: AsyncGenerator[bytes], seed: str, leave: Leave) -> Outcome:
         """Publish the job of each line, several at a time. Raises Problem, or Gone."""
         report, tasks = Report(), set[asyncio.Task[None]]()
         left: ConnectionError | None = None
         try:
-            await self._lines(body, seed, report, tasks)
+            await self._lines(body, seed, report, tasks, leave)
         except Problem as broken:
             report.problem = broken
         except ConnectionError as error:
@@ -222,7 +228,12 @@ class Poster(Struct, frozen=True):
         return Outcome(HTTPStatus.ACCEPTED, msgspec.json.encode(members), jobs)
 
     async def _lines(
-        self, body: AsyncGenerator[bytes], seed: str, report: Report, tasks: set[asyncio.Task[None]]
+        self,
+        body: AsyncGenerator[bytes],
+        seed: str,
+        report: Report,
+        tasks: set[asyncio.Task[None]],
+        leave: Leave,
     ) -> None:
         """Check each line and begin to publish it. Raises Problem."""
         async with aclosing(lines(body, self.checker.max_size)) as found:
@@ -231,6 +242,7 @@ class Poster(Struct, frozen=True):
                 number += 1
                 if report.problem is not None:
                     return
+                leave.check()
                 if number > (most := self.settings.max_jobs):
                     raise Problem(
                         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -287,17 +299,18 @@ def _ident(seed: str, line: int, raw: bytes) -> str:
 
 
 async def result_of(
-    held: Held, handle: str, wait: float | None, outcome: Outcome | None = None
+    held: Held, handle: str, wait: float | None, leave: Leave, outcome: Outcome | None = None
 ) -> Answer:
     """Return the answer about a result: 200 with it, or 202 if it may still come.
 
     `outcome` is that of the request which submitted the job. Without, what is not held is 404:
-    raises Problem.
+    raises Problem. So it does if the leave of the request ends meanwhile.
     """
     jobs = outcome.jobs if outcome else 0
     entry = held.get(handle)
     if entry is not None and entry.pending and wait is not None:
-        await held.wait(entry, wait)
+        async with leave.waiting():
+            await held.wait(entry, wait)
     if entry is not None and entry.body is not None:
         held.note_read(handle)
         return Answer(HTTPStatus.OK, entry.body, jobs=jobs)

@@ -89,6 +89,29 @@ class Tokens:
         """Count a request of `holder`. Return the seconds until one is allowed."""
         return holder.take(self._clock())
 
+    def still(self, holder: Holder, role: Role) -> bool:
+        """Return whether the token of a holder of another file is one of ours that may do that."""
+        return (own := self._own(holder)) is not None and own.may(role)
+
+    def succeed(self, before: Tokens) -> list[str]:
+        """Take the place of other tokens: requests that are counted stay counted.
+
+        Return the names whose lines differ.
+        """
+        for holder in self._holders:
+            if (old := before._own(holder)) is not None:
+                holder.left, holder.seen = old.left, old.seen
+        lines, earlier = self._lines, before._lines
+        return sorted(name for name in lines | earlier if lines.get(name) != earlier.get(name))
+
+    def _own(self, holder: Holder) -> Holder | None:
+        found = (it for it in self._holders if hmac.compare_digest(it.digest, holder.digest))
+        return next(found, None)
+
+    @property
+    def _lines(self) -> dict[str, tuple[Role, bytes, float | None]]:
+        return {it.name: (it.role, it.digest, it.rate) for it in self._holders}
+
 
 def read_tokens(text: str, clock: Callable[[], float]) -> Tokens:
     """Read a file of tokens: NAME ROLE TOKEN [REQUESTS-A-SECOND] a line; # begins a comment.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Final
 
 import kubernetes_validate
@@ -131,11 +132,14 @@ def test_a_wrong_configuration_ends_it(as_in_a_pod: list[str], tmp_path: Path) -
 
 
 def test_what_is_in_the_image(image: str) -> None:
-    """The compiled extraction, and nothing that builds or installs."""
+    """The compiled extraction, what signs with Ed25519, and nothing that builds or installs."""
     run = ("run", "--rm", "--network=none", "--cgroups=disabled", "--read-only", *ULIMITS)
     script = "from scraperd.extract.compiled import engine; print(engine is not None)"
     python = ("--entrypoint=/opt/scraperd/bin/python", image, "-c")
     assert podman(*run, *python, script) == "True"
+    secret = f"whsk_{b64encode(bytes(32)).decode()}"
+    script = f"from scraperd.callbacks.signing import read_secrets; read_secrets({secret!r})"
+    assert podman(*run, *python, script) == ""
     absent = "import shutil; print([n for n in ('gcc', 'pip', 'pip3', 'curl') if shutil.which(n)])"
     assert podman(*run, *python, absent) == "[]"
     assert podman(*run, *python, "import os; print(os.getuid())") == "10001"

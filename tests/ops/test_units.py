@@ -100,7 +100,7 @@ def test_the_unit_of_the_timer_is_the_unit() -> None:
 
 
 def test_the_unit_of_the_gateway_is_the_unit() -> None:
-    """It starts another command, which has no reload; all else is the same."""
+    """It starts another command, whose reload is not checked once more; all else is the same."""
     one, gateway = lines("scraperd.service"), lines("scraperd-gateway.service")
     (begins,) = (line for line in gateway if line.startswith("ExecStart="))
     assert begins.replace(" serve ", " run ") in one

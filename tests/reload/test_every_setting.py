@@ -1,6 +1,7 @@
 """Each setting that can be reloaded reaches all who hold it, as a start would make them.
 
-May touch: the services of a daemon, wired and not run, and whatever they hold.
+May touch: the services of a daemon and the parts of a gateway, wired and not run, and whatever they
+hold.
 Must never: name a room: a setting that a room keeps for itself is found by its value.
 """
 
@@ -21,11 +22,21 @@ from scraperd.config.settings import Config
 from scraperd.config.tables import HostSettings
 from scraperd.jobs.signing import Keys
 from scraperd.ops.telemetry import Observer
-from scraperd.wiring import Services, configure, fetcher_of, pages_of, services_of
+from scraperd.serve import Rooms
+from scraperd.wiring import (
+    Services,
+    configure,
+    extractor_of,
+    fetcher_of,
+    pages_of,
+    services_of,
+)
 from tests.rig.settings import configured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from scraperd.sandbox.extractor import Extractor
 
 OTHER: dict[str, Any] = {  # another value, where no rule for its type makes a valid one
     "broker.allow_reply_to": ("{prefix}.reply.*", "team.*"),
@@ -52,6 +63,9 @@ ELSEWHERE = {  # not held by any room: read when it is needed, from the configur
     "log.level",  # structlog has it
 }
 RELOADABLE = [name for name in SETTINGS if is_reloadable(name)]
+OF_THE_GATEWAY = [name for name in RELOADABLE if name.startswith("http.")]
+OF_THE_DAEMON = [name for name in RELOADABLE if name not in {*ELSEWHERE, *OF_THE_GATEWAY}]
+SHARED = ["jobs.max_size", "fetch.connect_timeout", "proxies", "concurrency"]
 
 
 def other(name: str) -> Any:
@@ -69,7 +83,7 @@ def other(name: str) -> Any:
     raise AssertionError(f"{name}: OTHER has no value for it")
 
 
-@pytest.mark.parametrize("name", [name for name in RELOADABLE if name not in ELSEWHERE])
+@pytest.mark.parametrize("name", OF_THE_DAEMON)
 def test_a_reload_makes_what_a_start_makes(name: str) -> None:
     """Where a start with the new value differs from one with the old, a reload gives the new."""
     asyncio.run(_compare(configured(**{name.replace(".", "__"): other(name)})))
@@ -77,8 +91,38 @@ def test_a_reload_makes_what_a_start_makes(name: str) -> None:
 
 def test_all_at_once() -> None:
     """The same with all settings changed at once, and changed back."""
-    changed = {name.replace(".", "__"): other(name) for name in RELOADABLE if name not in ELSEWHERE}
+    changed = {name.replace(".", "__"): other(name) for name in OF_THE_DAEMON}
     asyncio.run(_compare(configured(**changed)))
+
+
+@pytest.mark.parametrize("name", [*OF_THE_GATEWAY, *SHARED])
+def test_a_reload_of_the_gateway_makes_what_a_start_makes(name: str) -> None:
+    """The same for `scraperd serve`: its own settings, and those of a daemon that it shares."""
+    old = configured(concurrency=1)  # so that the other value has another waiting room
+    new = configured(old, **{name.replace(".", "__"): other(name)})
+    asyncio.run(_compare_gateways(old, new))
+
+
+async def _compare_gateways(old: Config, new: Config) -> None:
+    async with extractor_of(old) as one, extractor_of(new) as two, extractor_of(old) as three:
+        before, wanted = dump_gateway(_rooms(old, one)), dump_gateway(_rooms(new, two))
+        differing = {path for path in before | wanted if before.get(path) != wanted.get(path)}
+        assert differing, "no part holds the setting: it is read nowhere"
+        running = _rooms(old, three)
+        for config, found in ((new, wanted), (old, before)):
+            running.prepared(config)()
+            now = dump_gateway(running)
+            assert {it: now.get(it) for it in differing} == {it: found.get(it) for it in differing}
+
+
+def _rooms(config: Config, extractor: Extractor) -> Rooms:
+    return Rooms(config, None, extractor, Observer(settings=config.log))
+
+
+def dump_gateway(rooms: Rooms) -> dict[str, Any]:
+    """All plain values that the parts hold; the dashboard's look keeps those of the start."""
+    names = ("held", "keys", "door", "batches", "extractor", "gateway", "listener")
+    return dict(_leaves([(name, getattr(rooms, name)) for name in names], "", set()))
 
 
 async def _compare(new: Config) -> None:

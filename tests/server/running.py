@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pika.adapters.blocking_connection import BlockingChannel
 
+    from tests.rig.daemon import Dispatcher
+
 JSON = {"Content-Type": "application/json"}
 LINES = {"Content-Type": "application/x-ndjson"}
 
@@ -111,6 +113,17 @@ def declare_jobs(channel: BlockingChannel, prefix: str, **arguments: Any) -> Non
     kind = {"x-queue-type": "quorum"}
     channel.queue_declare(name, durable=True, arguments={**kind, **arguments})
     channel.queue_bind(name, name, name)
+
+
+def taken(desk: Dispatcher, count: int) -> list[tuple[Any, dict[str, Any]]]:
+    """So many messages of the jobs queue, which then has no other."""
+    found = []
+    for properties, body in desk.stream("jobs", 30):
+        found.append((properties, json.loads(body)))
+        if len(found) == count:
+            break
+    assert desk.depth("jobs") == 0
+    return found
 
 
 class Events:

@@ -63,7 +63,7 @@ def test_a_wrong_file_of_tokens_is_named(tmp_path: Path, text: str | None, words
 def test_results_must_be_allowed_to_come_back() -> None:
     """A start that could not answer `?wait` ends, and names the setting to change."""
     with pytest.raises(ConfigError) as error:
-        run(configured(broker__allow_reply_to=("amq.gen-*",)), Notifier())
+        run(configured(broker__allow_reply_to=("amq.gen-*",)), Notifier(), configured)
     assert "broker.allow_reply_to: must have {prefix}.reply.*" in str(error.value)
 
 
@@ -98,7 +98,7 @@ def test_a_port_that_is_taken_ends_the_start(scraperd: Command) -> None:
 
 
 def test_tokens_open_it_to_other_machines(tmp_path: Path) -> None:
-    """By systemd's credential; systemd is told when it is ready, and when it stops."""
+    """By systemd's credential; systemd is told when it is ready, reloads, and stops."""
     (tmp_path / "http-tokens").write_text(f"shop submit {TOKEN}\n")
     port = free_port()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -113,9 +113,13 @@ def test_tokens_open_it_to_other_machines(tmp_path: Path) -> None:
             gateway.port = port
             assert gateway.ask("POST", "/v1/jobs", {}).status == 401
             assert gateway.ask("GET", "/health/live", headers={"Host": "any.example"}).status == 200
-            gateway.send_signal(signal.SIGHUP)  # ignored, as for commands
+            gateway.send_signal(signal.SIGHUP)
+            gateway.ready("reloaded")
             assert gateway.drain() == 0
             told = b""
             while b"STOPPING=1" not in told:
-                told = systemd.recv(1000)
+                told += systemd.recv(1000)
+    words = (b"RELOADING=1\nMONOTONIC_USEC=", b"READY=1\nSTATUS=broker away", b"reloaded at")
+    places = [told.index(it) for it in words]
+    assert places == sorted(places)
     assert gateway.logged("gateway_start")[0]["tokens"] == 1

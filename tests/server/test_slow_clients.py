@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scraperd.server.listener import SPARE
 from tests.rig.daemon import until
 from tests.rig.debs import debs, libraries
 from tests.rig.ports import HOST, free_port
@@ -82,17 +83,27 @@ def test_a_body_that_does_not_come_is_408(gateway: Gateway) -> None:
 
 
 def test_bodies_that_do_not_come_are_bounded_in_number(gateway: Gateway) -> None:
-    """With as many as are allowed, one more gets 503 at once; when they are over, others go on."""
+    """With as many as are allowed, one more gets 503 at once; when they are over, others go on.
+
+    A probe gets its answer all the same, also if others are connected that send nothing.
+    """
     with ExitStack() as stack:
         slow = [stack.enter_context(gateway.connect()) for _ in range(MOST)]
         for connection in slow:
             connection.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
             assert connection.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 100"  # it is being read
-        with gateway.connect() as one_more:
-            got = answer_on(one_more)
+        got = gateway.ask("POST", "/v1/jobs", {})
         assert (got.status, got.headers["Retry-After"]) == (503, "1")
+        assert got.headers["Connection"] == "close"
         assert "http.max_connections" in got.json["detail"]
-    while gateway.ask("GET", "/health/live").status == 503:  # until it saw that they closed
+        for _ in range(2 * SPARE):
+            silent = stack.enter_context(gateway.connect())
+            silent.sendall(b"GET / HTTP/1.1\r\nHost: ")
+            assert is_served(gateway)
+            assert is_served(gateway, "GET", "/health/ready", status=503)  # without a broker
+            assert is_served(gateway, "GET", "/metrics", status=200)
+        assert gateway.ask("GET", "/v1/openapi.json").status == 503
+    while gateway.ask("GET", "/v1/openapi.json").status == 503:  # until it saw that they closed
         pass
     assert is_served(gateway)
 
@@ -119,6 +130,11 @@ def test_pages_in_a_browser_cannot_reach_it(gateway: Gateway) -> None:
     """Without tokens another Host is refused, and no answer invites another origin."""
     got = gateway.ask("GET", "/v1/openapi.json", headers={"Host": "evil.example"})
     assert (got.status, "loopback address" in got.json["detail"]) == (403, True)
+    for target in ("http://evil.example/v1/openapi.json", "//evil.example/v1/openapi.json"):
+        assert gateway.ask("GET", target, headers={"Host": "localhost"}).status in {403, 404}
+    for host in ("localhost", "127.0.0.1:8080", "[::1]"):
+        own = gateway.ask("GET", f"http://{host}/health/live", headers={"Host": "localhost"})
+        assert own.status == 200
     asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     got = gateway.ask("OPTIONS", "/v1/jobs", headers=asked)
     assert got.status == 405

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.rig.daemon import until
 from tests.server.conftest import OTHER, READ, SLOW, SUBMIT
-from tests.server.running import JSON, LINES, answer_on
+from tests.server.running import JSON, LINES, answer_on, taken
 
 if TYPE_CHECKING:
     from tests.rig.daemon import Dispatcher
@@ -25,17 +25,6 @@ if TYPE_CHECKING:
 URL = "https://example.com/"
 MANY = 1500  # more than are published at a time
 FIRST = b"POST /v1/jobs HTTP/1.1\r\nHost: h\r\n"
-
-
-def taken(desk: Dispatcher, count: int) -> list[tuple[Any, dict[str, Any]]]:
-    """So many messages of the jobs queue, which then has no other."""
-    found = []
-    for properties, body in desk.stream("jobs", 30):
-        found.append((properties, json.loads(body)))
-        if len(found) == count:
-            break
-    assert desk.depth("jobs") == 0
-    return found
 
 
 def test_one_job_is_published_as_it_was_sent(gateway: Gateway, desk: Dispatcher) -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from scraperd.config.tables import HttpSettings
 from scraperd.jobs.callback.allowed import NONE
+from scraperd.server.access.hosts import is_own_host
+from scraperd.server.access.leave import Leave
 from scraperd.server.held import Held
-from scraperd.server.hosts import is_own_host
 from scraperd.server.idempotency import Kept, Keys, Outcome, key_of
 from scraperd.server.posting import Poster, Report
 from scraperd.server.problems import Problem
@@ -120,7 +121,7 @@ async def test_bad_lines_leave_others_their_turns() -> None:
         yield b"[]\n" * 1000
 
     report, other = Report(), asyncio.create_task(count())
-    await poster._lines(body(), "", report, set())
+    await poster._lines(body(), "", report, set(), Leave())
     other.cancel()
     assert len(report.rejected) == 1000
     assert turns >= 999

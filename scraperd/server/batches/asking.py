@@ -57,6 +57,10 @@ class Batches:
         self._free_at = 0.0
         self._known: dict[str, tuple[float, Progress]] = {}
 
+    def configure(self, connect_timeout: float) -> None:
+        """Take another time for the next connection."""
+        self._connect_timeout = connect_timeout
+
     async def close(self) -> None:
         """Close the connection."""
         self._asker = None
