@@ -26,10 +26,12 @@ from scraperd.dashboard.letters import Letters
 from scraperd.dashboard.routes import Dashboard
 from scraperd.dashboard.watch import Watch
 from scraperd.deadletters.queue import dead_queue
+from scraperd.jobs.signing import Keys as FleetKeys
 from scraperd.ops.life import exit_code_of, first_stop
 from scraperd.ops.listener import CannotListen, cannot_listen
 from scraperd.ops.log import configure
 from scraperd.ops.telemetry import Observer
+from scraperd.reload import secrets_of
 from scraperd.sandbox.confine import keep_secrets
 from scraperd.server.batches.asking import Batches
 from scraperd.server.door import Door, reply_fault
@@ -41,6 +43,7 @@ from scraperd.server.listener import Listener
 from scraperd.server.metrics import Counts, Metrics
 from scraperd.server.openapi import document
 from scraperd.server.posting import Poster
+from scraperd.server.rules.cancelling import Cancelling
 from scraperd.server.submission import Checker
 from scraperd.server.tokens import Tokens, TokensError, read_tokens
 from scraperd.wiring import callbacks_of, extractor_of
@@ -93,6 +96,14 @@ def tokens_of(config: Config) -> Tokens | None:
         )
         raise ConfigError([fault])
     return None
+
+
+def _fleet_keys(config: Config) -> FleetKeys:
+    """Return the keys that seal rules. Raises ValueError if they can't be read."""
+    try:
+        return FleetKeys(secrets_of(config), config.broker.prefix, SYSTEM.wall)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 class _Life(Struct, frozen=True):
@@ -158,6 +169,17 @@ class _Life(Struct, frozen=True):
             self.observer.event,
         )
 
+    def _cancelling(self) -> Cancelling:
+        """Return what cancels jobs. It reads the fleet's key when it first needs that."""
+        config = self.config
+        return Cancelling(
+            config.broker_urls,
+            config.broker.prefix,
+            config.fetch.connect_timeout,
+            partial(_fleet_keys, config),
+            self.observer.event,
+        )
+
     def _watch(self) -> Watch:
         """Return what the viewers of the dashboard see. Shared: `fetch.connect_timeout`."""
         config = self.config
@@ -199,7 +221,17 @@ class _Life(Struct, frozen=True):
         keys = Keys(http.max_idempotency_keys, http.idempotency_window, SYSTEM.monotonic)
         poster = Poster(http, checker, door, held, keys)
         return Gateway(
-            Parts(http, self.tokens, door, held, poster, document(http.max_wait), counts, batches),
+            Parts(
+                http,
+                self.tokens,
+                door,
+                held,
+                poster,
+                document(http.max_wait),
+                counts,
+                batches,
+                self._cancelling(),
+            ),
             self._routes(watch),
             event=self.observer.event,
             trouble=self.observer.trouble,

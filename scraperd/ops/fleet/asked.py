@@ -37,7 +37,7 @@ class Fleet:
 async def ask_all(
     asker: Asker,
     prefix: str,
-    kind: Literal["status", "capacity", "host"],
+    kind: Literal["status", "capacity", "host", "rules"],
     host: str = "",
     *,
     queues: bool = True,
