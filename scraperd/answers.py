@@ -26,6 +26,7 @@ from scraperd.ops.fleet.answer import (
     Capacity,
     HostAnswer,
     Latency,
+    RulesAnswer,
     Status,
     read_question,
     write,
@@ -35,6 +36,8 @@ from scraperd.ops.fleet.recent import INTERVAL, Recent, Sample
 from scraperd.ops.stats import OK, Stats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scraperd.base.histogram import Histogram
     from scraperd.batches.progress import Progress
     from scraperd.bottleneck import Bottleneck
@@ -49,12 +52,22 @@ BUSY: Final = 0.05  # of a processor; with less, what it could do is a guess
 
 
 class Answers:
-    """Answers questions about this process. `run` is a service of the daemon."""
+    """Answers questions about this process. `run` is a service of the daemon.
 
-    def __init__(self, services: Services, reloader: Reloader, bottleneck: Bottleneck) -> None:
+    `look` has rules looked for that were not there before.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        reloader: Reloader,
+        bottleneck: Bottleneck,
+        look: Callable[[], None],
+    ) -> None:
         self._services = services
         self._reloader = reloader
         self._bottleneck = bottleneck
+        self._look = look
         self._recent = Recent()
         self._started = time.monotonic()
         self._faults = Faults(SYSTEM.wall)
@@ -101,6 +114,10 @@ class Answers:
                 status.batches = self._batches(question.batch)
             case "settings":
                 status.settings = changed(self._services.config)
+            case "rules":
+                self._look()
+                assert status.rules is not None
+                status.rules.touched = dict(self._services.rules.touched)
         return write(status)
 
     @property
@@ -144,7 +161,7 @@ class Answers:
     def _status(self) -> Status:
         """Return what this process is like, without what takes longer to be counted."""
         services, pages = self._services, self._services.pages
-        link, scheduler = services.link, pages.hops.scheduler
+        link, scheduler, rules = services.link, pages.hops.scheduler, services.rules
         return Status(
             name=services.name,
             host=socket.gethostname(),
@@ -165,6 +182,7 @@ class Answers:
             waiting=scheduler.ordinary_waiting + scheduler.priority_waiting,
             memory=pages.budget.used,
             memory_limit=pages.budget.limit,
+            rules=RulesAnswer(rules.version, len(rules.rules), rules.refused),
         )
 
     def _fill(self, status: Status, now: Sample) -> None:
@@ -249,5 +267,6 @@ def _words(text: str) -> str:
 
 
 def _connections(services: Services) -> int:
-    """How many a process has to the broker: callbacks have one, and so has the tally."""
-    return CONNECTIONS + (services.poster is not None) + (services.batches is not None)
+    """How many a process has to the broker: callbacks, the tally and rules have one each."""
+    more = (services.poster is not None, services.batches is not None, services.rules.version > 0)
+    return CONNECTIONS + sum(more)

@@ -35,6 +35,7 @@ Kind: TypeAlias = Literal[
     "decode",
     "extract",
     "expired",
+    "cancelled",
     "proxy",
     "internal",
 ]

@@ -42,12 +42,21 @@ from scraperd.pulse import Pulse
 from scraperd.reload import Reloader, prepared, secrets_of
 from scraperd.sandbox.confine import keep_secrets, lacking
 from scraperd.sandbox.trial import can_start
-from scraperd.wiring import batch_queue_of, fetcher_of, opened, pages_of, posting, services_of
+from scraperd.wiring import (
+    batch_queue_of,
+    fetcher_of,
+    following_of,
+    opened,
+    pages_of,
+    posting,
+    services_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from scraperd.broker.rabbitmq.callbacks.consuming import Callbacks
+    from scraperd.broker.rabbitmq.rules.following import Following
     from scraperd.callbacks.signing import Signer
     from scraperd.config.settings import Config
     from scraperd.jobs.record import Tracer
@@ -170,11 +179,11 @@ async def _live(given: _Given) -> None:
             _observed(services, reloader, bottleneck),
             posting(services, own, given.signers) as callbacks,
         ):
-            answers = None
+            answers, following = None, following_of(services)
             if config.broker.answer_status:
-                answers = Answers(services, reloader, bottleneck)
+                answers = Answers(services, reloader, bottleneck, following.look)
             ending = Ending(stop, given.until)
-            crew = _Crew(pulse, reloader, bottleneck, answers, callbacks, ending)
+            crew = _Crew(pulse, reloader, bottleneck, answers, callbacks, ending, following)
             await _serve(group, services, crew)
 
 
@@ -187,6 +196,7 @@ class _Crew(Struct, frozen=True):
     answers: Answers | None
     callbacks: Callbacks | None
     ending: Ending
+    following: Following
 
 
 async def _serve(group: asyncio.TaskGroup, services: Services, crew: _Crew) -> None:
@@ -200,6 +210,7 @@ async def _serve(group: asyncio.TaskGroup, services: Services, crew: _Crew) -> N
         group.create_task(services.link.run(), name="link"),
         group.create_task(crew.pulse.run(), name="pulse"),
         group.create_task(crew.bottleneck.run(), name="bottleneck"),
+        group.create_task(crew.following.run(), name="rules"),
     ]
     if crew.answers is not None:
         others.append(group.create_task(crew.answers.run(), name="answers"))

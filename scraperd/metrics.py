@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ from scraperd import __version__
 from scraperd.base.histogram import Histogram
 from scraperd.bottleneck import LIMITS
 from scraperd.broker.rabbitmq.topology import DELAYS
+from scraperd.control.rules import DOS
 from scraperd.extract.compiled import engine
 from scraperd.ops.listener import Answer, listening
 from scraperd.ops.stats import Stats
@@ -118,6 +120,7 @@ class Collector:
         yield from self._room()
         yield from self._callbacks()
         yield from self._batches()
+        yield from self._rules()
         yield from self._broker()
         yield from self._queues()
 
@@ -218,6 +221,13 @@ class Collector:
         yield counter("batch_notes",
                       "Notes on jobs of batches: counted, duplicate, late or refused.",
                       _by_one(dict(keeper.counts.notes)), ["outcome"])  # fmt: skip
+
+    def _rules(self) -> Iterator[Metric]:
+        rules = self._services.rules
+        found = Counter(rule.do for rule in rules.rules)
+        yield gauge("rules_in_force", "Rules in force that people set, by what they do.",
+                    {(do,): found[do] for do in DOS}, ["do"])  # fmt: skip
+        yield counter("rules_refused", "Sets of rules without a valid seal.", rules.refused)
 
     def _broker(self) -> Iterator[Metric]:
         link = self._services.link

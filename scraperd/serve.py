@@ -29,7 +29,7 @@ from scraperd.dashboard.descriptions import Description, dead_callbacks, dead_jo
 from scraperd.dashboard.letters import Letters
 from scraperd.dashboard.routes import Dashboard
 from scraperd.dashboard.watch import Watch
-from scraperd.jobs.signing import Keys as SigningKeys
+from scraperd.jobs.signing import Keys as FleetKeys
 from scraperd.ops.life import exit_code_of, first_stop, ignore_signals
 from scraperd.ops.listener import CannotListen, cannot_listen
 from scraperd.ops.log import configure
@@ -46,6 +46,7 @@ from scraperd.server.listener import Listener
 from scraperd.server.metrics import Counts, Metrics
 from scraperd.server.openapi import document
 from scraperd.server.posting import Poster
+from scraperd.server.rules.cancelling import Cancelling
 from scraperd.server.submission import Checker
 from scraperd.server.tokens import Tokens, TokensError, read_tokens
 from scraperd.wiring import callbacks_of, extractor_of, topology_of
@@ -121,6 +122,14 @@ def tokens_of(config: Config) -> Tokens | None:
     return None
 
 
+def _fleet_keys(config: Config) -> FleetKeys:
+    """Return the keys that seal rules. Raises ValueError if they can't be read."""
+    try:
+        return FleetKeys(secrets_of(config), config.broker.prefix, SYSTEM.wall)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
 def dead_of(config: Config) -> list[Description]:
     """Return the queues of dead letters that the dashboard shows. Raises ConfigError.
 
@@ -130,7 +139,7 @@ def dead_of(config: Config) -> list[Description]:
     reach = config.broker, config.broker_urls, config.fetch.connect_timeout
     if not config.calls_back:
         return [dead_jobs(*reach)]
-    keys = SigningKeys(secrets_of(config), config.broker.prefix, SYSTEM.wall)
+    keys = FleetKeys(secrets_of(config), config.broker.prefix, SYSTEM.wall)
     urls = {name: endpoint.url for name, endpoint in config.callback_endpoints.items()}
     return [dead_jobs(*reach), dead_callbacks(*reach, keys, urls, SYSTEM.wall)]
 
@@ -152,6 +161,7 @@ class Rooms:
         self.door = self._door()
         self.watch = self._watch()
         self.batches = self._batches()
+        self.cancelling = self._cancelling()
         self._letters: dict[str, Letters] = {}
         self._set_desks(checks.dead)
         self.gateway = Gateway(
@@ -191,6 +201,7 @@ class Rooms:
         self.held.configure(http.max_results, http.max_results_size, http.result_hold)
         self.keys.configure(http.max_idempotency_keys, http.idempotency_window)
         self.door.configure(within)
+        self.cancelling.configure(within)
         if self.batches is not None:
             self.batches.configure(within)
         self._set_desks(checks.dead)
@@ -238,6 +249,17 @@ class Rooms:
             desk.about = about
             self._letters[about.queue] = desk
 
+    def _cancelling(self) -> Cancelling:
+        """Return what cancels jobs. It reads the fleet's key when it first needs that."""
+        config = self.config
+        return Cancelling(
+            config.broker_urls,
+            config.broker.prefix,
+            config.fetch.connect_timeout,
+            partial(_fleet_keys, config),
+            self.observer.event,
+        )
+
     def _routes(self) -> dict[str, Route]:
         """Return the paths of the dashboard, unless it is switched off."""
         config, prefix = self.config, self.config.broker.prefix
@@ -268,6 +290,7 @@ class Rooms:
             document(http.max_wait),
             self.counts,
             self.batches,
+            self.cancelling,
         )
 
 

@@ -24,9 +24,11 @@ from scraperd.broker.rabbitmq.inspection.policies import Surveyor
 from scraperd.broker.rabbitmq.link import Link
 from scraperd.broker.rabbitmq.publisher import RabbitPublisher
 from scraperd.broker.rabbitmq.reply_patterns import Addresses
+from scraperd.broker.rabbitmq.rules.following import Following
 from scraperd.broker.rabbitmq.topology import Topology, declare
 from scraperd.broker.rabbitmq.wire.gate import Gates
 from scraperd.callbacks.courier import Counts, Courier
+from scraperd.control.force import RulesInForce
 from scraperd.extract.limits import limits_of
 from scraperd.fetch.client import Fetcher
 from scraperd.fetch.memory import Budget
@@ -306,6 +308,8 @@ class Services:
     """The connections to receivers of callbacks, if this process sends any."""
     batches: Keeper | None = None
     """The tally of batches, if there are any."""
+    rules: RulesInForce = field(kw_only=True)
+    """The rules that people set at run time."""
 
 
 def services_of(  # noqa: PLR0917 - as the daemon names its parts
@@ -335,9 +339,8 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
         events=observer.event,
         clocks=SYSTEM,
     )
-    surveyor = Surveyor(
-        own.broker, own.broker_urls[0], topology, link.consuming.wait, observer.event
-    )
+    ready = link.consuming.wait
+    surveyor = Surveyor(own.broker, own.broker_urls[0], topology, ready, observer.event)
     return Services(
         config=config,
         limit=limit,
@@ -352,6 +355,37 @@ def services_of(  # noqa: PLR0917 - as the daemon names its parts
         surveyor=surveyor,
         observer=observer,
         batches=keeper_of(own, keys, observer),
+        rules=rules_of(keys, observer, worker, pages),
+    )
+
+
+def rules_of(keys: Keys, observer: Observer, worker: Worker, pages: Pages) -> RulesInForce:
+    """Return the rules that people set, which the worker and the hops of pages are told of.
+
+    Until it is known whether there are any, each job asks.
+    """
+    rules = RulesInForce(keys, observer.event, SYSTEM)
+
+    def changed() -> None:
+        worker.rules = None if rules.quiet else rules
+        pages.hops.paused = rules.paused if rules.pauses_hosts else None
+        worker.enforce()
+
+    rules.on_change, worker.rules = changed, rules
+    return rules
+
+
+def following_of(services: Services) -> Following:
+    """Return what reads the rules in the broker."""
+    return Following(
+        services.publisher.addresses.topology.prefix,
+        services.link.exists,
+        partial(services.link.beside, purpose="rules"),
+        services.link.consuming.wait,
+        services.rules,
+        events=services.observer.event,
+        trouble=services.observer.trouble,
+        clocks=SYSTEM,
     )
 
 

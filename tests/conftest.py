@@ -125,6 +125,7 @@ def dispatcher(amqp: BlockingChannel, prefix: str) -> Iterator[Dispatcher]:
     channel = amqp.connection.channel()
     for queue in topology.queues:
         channel.queue_delete(queue.name)
+    channel.queue_delete(f"{prefix}.rules")  # there is none, or it is a stream
     for name, _ in topology.exchanges:
         channel.exchange_delete(name)
 

@@ -6,15 +6,17 @@ Must never: resolve a name, or read a host in another way than the URL that is d
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
 
-from scraperd.base.urls import host_as_dialled
+from scraperd.base.urls import host_as_dialled, host_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _NUMBERS: Final = re.compile("[0-9.]+")
+_NAME: Final = re.compile(r"[^\s/:?#@\\\[\]*%]+")  # what may be a host's name; yarl looks closer
 
 
 class HostSet:
@@ -58,3 +60,19 @@ def canonical(host: str) -> str:
     if read is None or (star and _NUMBERS.fullmatch(read)):  # `*.0.0.1` is no address
         read = name.lower()
     return star + read.rstrip(".")
+
+
+def host_pattern(text: str) -> str:
+    """A pattern of hosts as HostSet takes it, spelled as hosts are here: names in punycode.
+
+    Raises ValueError for anything else, such as a URL or a host with its port.
+    """
+    star, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+    if text == "*":
+        return text
+    if ":" in name and not star:
+        return str(ipaddress.IPv6Address(name.strip("[]")))
+    host = host_of(f"http://{name}/") if _NAME.fullmatch(name) else None
+    if not host:
+        raise ValueError(f"{text!r} is not a host")
+    return star + host

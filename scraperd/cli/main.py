@@ -47,6 +47,13 @@ for _name, _line in {
     "batches": "Show how far batches of jobs are.",
 }.items():
     main.add_command(Lazy(_name, f"scraperd.cli.fleet.{_name}", _line))
+for _name, _file, _line in (
+    ("cancel", "cancel", "End jobs wherever they are, by id, batch, host or meta."),
+    ("pause", "pause", "Put jobs off, by id, batch, host or meta."),
+    ("resume", "resume", "End a pause."),
+    ("rules", "list", "List the rules in force, or remove them."),
+):
+    main.add_command(Lazy(_name, f"scraperd.cli.rules.{_file}", _line))
 main.add_command(
     Lazy(
         "callbacks",

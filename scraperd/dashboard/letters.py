@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from scraperd.base.hosts import HostSet
+from scraperd.base.hosts import HostSet, host_pattern
 from scraperd.base.text import printable
 from scraperd.broker.ports import Lost
 from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.deadletters import desk
-from scraperd.deadletters.letter import Filters, host_pattern
+from scraperd.deadletters.letter import Filters
 from scraperd.server.problems import Problem, unavailable
 
 if TYPE_CHECKING:

@@ -7,8 +7,6 @@ Must never: trust a header's type, or change a text: who prints it makes it fit 
 from __future__ import annotations
 
 import base64
-import ipaddress
-import re
 from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 import msgspec
@@ -34,7 +32,6 @@ REASONS: Final = (
     *("expired", "delivery_limit", "rejected", "maxlen", "unknown"),
 )
 MAX_UNPACKED: Final = 16 * 1024 * 1024  # bytes; a job that is larger shows no URL
-_NAME = re.compile(r"[^\s/:?#@\\\[\]*%]+")  # what may be a host's name; yarl looks closer
 
 
 class Readable(Protocol):
@@ -191,22 +188,6 @@ def _by_us(delivery: Delivery) -> tuple[str, str | None, str, datetime | None]:
     kind = note.kind if note.kind in KINDS else None
     reason = "unknown" if kind is None else reason_for(kind, note.undelivered, note.strikes)
     return reason, kind, note.message, note.at
-
-
-def host_pattern(text: str) -> str:
-    """A pattern of hosts as HostSet takes it, spelled as a letter's host is: names in punycode.
-
-    Raises ValueError for anything else, such as a URL or a host with its port.
-    """
-    star, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
-    if text == "*":
-        return text
-    if ":" in name and not star:
-        return str(ipaddress.IPv6Address(name.strip("[]")))
-    host = host_of(f"http://{name}/") if _NAME.fullmatch(name) else None
-    if not host:
-        raise ValueError(f"{text!r} is not a host")
-    return star + host
 
 
 class Filters(Struct, frozen=True):

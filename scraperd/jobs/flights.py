@@ -69,6 +69,10 @@ class Flights:
         live = list(self._live.values())
         return (flight for flight in live if flight.received.delivery.epoch is epoch)
 
+    def unsettled(self) -> list[Flight]:
+        """Those whose outcome is not being published yet."""
+        return [flight for flight in self._live.values() if flight.phase != "settling"]
+
     def take_unbegun(self) -> list[Received]:
         """Hand over those that were cut off, once."""
         unbegun, self.unbegun = self.unbegun, []

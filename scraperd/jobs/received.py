@@ -20,6 +20,7 @@ from scraperd.jobs.quarantine import quarantine_for, strikes
 if TYPE_CHECKING:
     from scraperd.broker.ports import Delivery
     from scraperd.contract import Batch
+    from scraperd.jobs.decode import Prepared
     from scraperd.jobs.quarantine import Discounts
     from scraperd.jobs.signing import Keys
 
@@ -43,6 +44,7 @@ class Received:
     name: str = ""  # the job's id, once it is known
     url: str | UnsetType = UNSET  # the same,
     host: str | None = None  # and its host
+    prepared: Prepared | None = None  # the job itself, once it may be run
     batch: Batch | None = None  # what its outcome is noted for
     batch_callback: str | None = None  # where the message at the batch's end is to be posted
     callback: str | None = None  # where the result is to be posted too

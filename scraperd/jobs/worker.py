@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from scraperd.broker.ports import Delivery, Destination, Epoch
     from scraperd.config.tables import JobsSettings
     from scraperd.contract import Batch, Invalid, Timings
+    from scraperd.control.force import RulesInForce
     from scraperd.fetch.memory import Claim
     from scraperd.jobs.callback.allowed import Allowed
     from scraperd.jobs.decode import Decoded, Prepared
@@ -99,6 +100,8 @@ class Worker:
         self.draining = False  # no further delivery is started
         self._left = math.inf  # deliveries that may still be started
         self._on_last: Callable[[], None] = lambda: None
+        self.rules: RulesInForce | None = None
+        """The rules in force; None while it is known that there is none."""
 
     def configure(self, settings: JobsSettings, proxies: Collection[str]) -> None:
         """Take other settings, as when it was made. They hold for jobs that are here, too."""
@@ -260,6 +263,11 @@ class Worker:
         why = unrun.reason_not_to(job.target.job, received.envelope, max_retries, now)
         if why is not None:
             return Failed(why)
+        received.prepared = job
+        if (in_force := self.rules) is not None:
+            held = await in_force.held(job.target.job, received.name, job.target.host)
+            if held is not None:
+                return held
         match job.rules:
             case Failure() as failure:
                 return Failed(failure)
@@ -408,6 +416,35 @@ class Worker:
     def _internal(self, cause: BaseException) -> Failure:
         """An error of ours, told without its details: those are in the log."""
         return Failure("internal", f"{type(cause).__name__} in {self._name}; see its log")
+
+    def enforce(self) -> None:
+        """Apply the rules in force to what is here: jobs are ended, or put off.
+
+        What a job waits for, or fetches, is stopped as at the end of a drain. A job whose outcome
+        is being published, or which is not decoded yet, is left to what comes next.
+        """
+        if (rules := self.rules) is None:
+            return
+        for flight in self._flights.unsettled():
+            received, job = flight.received, flight.received.prepared
+            if job is None or flight.task.done() or received.delivery.epoch.lost.done():
+                continue
+            begun = flight.phase == "scraping"
+            held = rules.look(job.target.job, received.name, job.target.host, begun=begun)
+            if held is not None:
+                flight.task.cancel()
+                self._flights.drop(received)
+                self._start(received, partial(self._held, job, held), settling=True)
+
+    async def _held(self, job: Prepared, held: Failed | NotYet, received: Received) -> None:
+        """Settle a job that a rule has stopped."""
+        if isinstance(held, NotYet):
+            put_off = _until_expiry(held, job.seen, self._clocks.now())
+            await self._settle(received, None, self._decide(received, put_off))
+            return
+        outcome = self._result(received, held, job.seen)
+        verdict = self._decide(received, outcome.result.error or None, job.max_retries)
+        await self._settle(received, outcome, verdict)
 
     def abandon(self, epoch: Epoch) -> None:
         """The epoch has ended: its jobs will be delivered again, so stop working on them.

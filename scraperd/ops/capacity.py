@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from scraperd.config.settings import Config
 
-OTHERS: Final = 64  # the broker's three, the loop's, c-ares's, standard streams, files being read
+OTHERS: Final = 64  # the broker's four, the loop's, c-ares's, standard streams, files being read
 MIN_DESCRIPTORS: Final = 29  # for one page at a time: three to the broker, a site, names, a helper
 HELPER: Final = 4  # a helper process has two pipes, of which both ends are here while it starts
 

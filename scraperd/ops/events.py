@@ -127,6 +127,7 @@ FIELDS: Final[dict[str, Field]] = {
     "size": Field("integer", "how many jobs a batch has, as its jobs say"),
     "counted": Field("integer", "how many jobs of a batch had an outcome, each once"),
     "batches": Field("integer", "how many batches: open ones, or those whose message waits"),
+    "rules": Field("integer", "how many rules are in force"),
     "holder": Field("text", "the name of the token, or empty without a known token"),
     "action": Field(
         "text", "what an operator did by the dashboard: `requeue`, `replay` or `purge`"
@@ -331,6 +332,26 @@ EVENTS: Final[dict[str, Event]] = {
         "tries again",
         ("error",),
         todo="look at the [queue of batches](queues.md#the-queue-of-batches)",
+    ),
+    "rules_changed": Event(
+        "info",
+        "other [rules](../control.md) are in force, so many",
+        ("rules",),
+    ),
+    "rules_refused": Event(
+        "warning",
+        "the broker holds rules that are not sealed by a key of the fleet, or cannot be read; they "
+        "are passed over. Logged once, and the metric counts them",
+        ("bytes",),
+        todo="see who may write to that stream; give all processes and those who set rules the "
+        "same `jobs.signing_key_file`",
+    ),
+    "rules_unread": Event(
+        "warning",
+        "the rules in the broker cannot be read, and `error` says why. The daemon tries again, and "
+        "keeps the rules that it knows",
+        ("queue", "error"),
+        todo="look at the [stream of rules](queues.md#the-stream-of-rules)",
     ),
     "helpers_unconfined": Event(
         "warning",

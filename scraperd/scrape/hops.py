@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Final
 from scraperd.base.urls import host_name
 from scraperd.contract import Failure
 from scraperd.fetch.message import Response, retry_after
+from scraperd.politeness.admission import NotYet
 from scraperd.scrape.tracing import TRACE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from yarl import URL
 
     from scraperd.base.clocks import Clocks
     from scraperd.fetch.client import Fetcher
     from scraperd.fetch.message import Request
-    from scraperd.politeness.admission import NotYet
     from scraperd.politeness.host_queue import Wait
     from scraperd.politeness.host_rules import HostTable
     from scraperd.politeness.scheduler import HostScheduler, Load, Permit
@@ -49,6 +51,8 @@ class Hops:
         self.table = table
         self.scheduler = scheduler
         self._clocks = clocks
+        self.paused: Callable[[str], NotYet | None] | None = None
+        """Says of a host when its fetches may come back; None while no host is paused."""
         self.configure(connect_timeout=connect_timeout, retry_after_max=retry_after_max)
 
     def configure(self, *, connect_timeout: float, retry_after_max: float) -> None:
@@ -65,10 +69,18 @@ class Hops:
     async def permit(
         self, request: Request, wait: Wait, crawl_delay: float | None
     ) -> Permit | NotYet:
-        """Wait for the permit of the request's host; NotYet if that would take too long."""
+        """Wait for the permit of the request's host; NotYet if that would take too long.
+
+        Also if the host was paused meanwhile.
+        """
         address = await self._fetcher.located(request)
         host = host_name(request.url)
-        return await self.scheduler.acquire(host, wait, crawl_delay=crawl_delay, address=address)
+        permit = await self.scheduler.acquire(host, wait, crawl_delay=crawl_delay, address=address)
+        if self.paused is None or (held := self.paused(host)) is None:
+            return permit
+        if not isinstance(permit, NotYet):
+            self.scheduler.release(permit, load=None)
+        return held
 
     async def fetch(self, request: Request, permit: Permit) -> Response | Failure:
         """Fetch, and release the permit with what the answer says about the host's load."""

@@ -343,7 +343,8 @@ class Scraper:
         host = host_name(request.url)
         request.proxy = trip.target.job.proxy or self._hops.table.of(host).proxy
         wait = self._wait_of(trip, request, patient=patient)
-        if (early := self._hops.scheduler.too_early(host, wait)) is not None:
+        held = None if self._hops.paused is None else self._hops.paused(host)
+        if (early := held or self._hops.scheduler.too_early(host, wait)) is not None:
             return early
         rules = await self._permission.of(request, wait)
         if not isinstance(rules, RobotRules):

@@ -21,6 +21,7 @@ from scraperd.server.batches.progress import BATCHES, batch_of
 from scraperd.server.listener import FULL, Answer, Gone, Stream, is_spare, send, send_on
 from scraperd.server.posting import RESULTS, result_of, seconds_up, wait_of
 from scraperd.server.problems import Problem, unavailable
+from scraperd.server.rules.cancelling import JOBS
 from scraperd.server.tokens import ANYBODY
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from scraperd.server.held import Held
     from scraperd.server.metrics import Counts, Metrics
     from scraperd.server.posting import Poster
+    from scraperd.server.rules.cancelling import Cancelling
     from scraperd.server.tokens import Holder, Role, Tokens
 
 GONE: Final = 499  # for the log: the client has gone before its answer
@@ -43,6 +45,7 @@ TUNNEL: Final = "CONNECT"  # what its client sends next is not meant for us
 MAX_SHOWN: Final = 200  # characters of a path in the log
 PROBES: Final = "/health/"
 METRICS: Final = "/metrics"
+NAMING: Final = (RESULTS, BATCHES, JOBS)  # begin paths that go on with a name
 
 Handler: TypeAlias = "Callable[[web.BaseRequest, Holder], Awaitable[Answer | Stream]]"
 
@@ -53,6 +56,11 @@ class Route(Struct, frozen=True):
     method: str
     role: Role | None
     handler: Handler
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of requests that it answers."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
 
 class Parts(Struct, frozen=True):
@@ -66,6 +74,7 @@ class Parts(Struct, frozen=True):
     openapi: bytes
     counts: Counts
     batches: Batches | None
+    cancelling: Cancelling
 
 
 class Gateway:
@@ -107,6 +116,8 @@ class Gateway:
             "/health/live": Route("GET", None, self._live),
             "/health/ready": Route("GET", None, self._ready),
         }
+        cancel = Route("DELETE", "submit", parts.cancelling.answer)
+        self._deletes = {JOBS: cancel, BATCHES: cancel}
         for leave in [*self._leaves]:
             if leave.token and not (parts.tokens and parts.tokens.still(*leave.token)):
                 leave.end()
@@ -161,16 +172,16 @@ class Gateway:
         path = request.rel_url.raw_path
         if is_spare(request) and path != METRICS and not path.startswith(PROBES):
             raise unavailable(FULL, 1)
-        head = next((it for it in (RESULTS, BATCHES) if path.startswith(it) and path != it), path)
-        route = self._routes.get(head)
-        if route is None or path in (RESULTS, BATCHES):
+        head = next((it for it in NAMING if path.startswith(it) and path != it), path)
+        routes = self._routes.get(head), self._deletes.get(head)
+        found = {name: route for route in routes if route is not None for name in route.methods}
+        if not found or path in NAMING:
             raise Problem(HTTPStatus.NOT_FOUND, "nothing is at this path; see /v1/openapi.json")
-        allowed = ("GET", "HEAD") if route.method == "GET" else (route.method,)
-        if request.method not in allowed:
+        if (route := found.get(request.method)) is None:
             raise Problem(
                 HTTPStatus.METHOD_NOT_ALLOWED,
-                f"this path is for {' and '.join(allowed)}",
-                headers={"Allow": ", ".join(allowed)},
+                f"this path is for {' and '.join(found)}",
+                headers={"Allow": ", ".join(found)},
             )
         holder = ANYBODY if route.role is None else self._holder(request, route.role, asked)
         return await route.handler(request, holder)

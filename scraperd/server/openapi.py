@@ -105,6 +105,15 @@ _OWN: Final[dict[str, Any]] = {
             "reason": {"type": "string", "description": "why it expired"},
         },
     },
+    "CancelRule": {
+        "type": "object",
+        "required": ["rule", "match", "until"],
+        "properties": {
+            "rule": {"type": "string", "description": "the id of the rule, as in scraperd rules"},
+            "match": {"type": "string", "description": "which jobs it is about"},
+            "until": {"type": "string", "description": "when the rule ends: after a day"},
+        },
+    },
     "Problem": {
         "description": "problem details (RFC 9457)",
         "type": "object",
@@ -140,7 +149,8 @@ def _document(max_wait: float) -> dict[str, Any]:
         "paths": {
             "/v1/jobs": {"post": _post(max_wait)},
             "/v1/results/{handle}": {"get": _result(max_wait)},
-            "/v1/batches/{id}": {"get": _batch()},
+            "/v1/jobs/{id}": {"delete": _cancel("job")},
+            "/v1/batches/{id}": {"get": _batch(), "delete": _cancel("batch")},
             "/metrics": {"get": _metrics()},
             "/v1/openapi.json": {"get": _open("this document", _JSON, {"type": "object"})},
             "/health/live": {"get": _open("the process lives", "text/plain", {"type": "string"})},
@@ -260,6 +270,22 @@ def _batch() -> dict[str, Any]:
         "parameters": [ident],
         "responses": {
             "200": {"description": "how far the batch is", "content": _body("BatchProgress")},
+            **_problems("400", "401", "403", "404", "405", "429", "431", "503"),
+        },
+    }
+
+
+def _cancel(what: str) -> dict[str, Any]:
+    ident = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "operationId": f"cancel_{what}",
+        "summary": f"Cancel a {what}",
+        "parameters": [ident],
+        "responses": {
+            "202": {
+                "description": "the rule is set that cancels it; processes have it in two seconds",
+                "content": _body("CancelRule"),
+            },
             **_problems("400", "401", "403", "404", "405", "429", "431", "503"),
         },
     }

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 
+from scraperd.base.hosts import host_pattern
 from scraperd.broker.rabbitmq.topology import Topology
-from scraperd.deadletters.letter import host_pattern
 from tests.rig.brokers.wire import Seen, Wire
 from tests.rig.daemon import Daemon, until
 from tests.rig.pipe import Pipe

@@ -19,6 +19,7 @@ from scraperd.broker.rabbitmq.generation import Generation
 from scraperd.broker.rabbitmq.inspection.redeclare import compare
 from scraperd.broker.rabbitmq.limits import learn
 from scraperd.broker.rabbitmq.modes import CONSUMES
+from scraperd.broker.rabbitmq.rules.stream import exists
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError, declare
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused, check, endpoint
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, ChannelClosed, Closed
@@ -390,6 +391,20 @@ class Link:
             return await generation.beside(purpose, gate), generation
         except Lost as error:
             raise Closed(str(error)) from error
+
+    async def exists(self, queue: str) -> tuple[bool, Epoch]:
+        """Whether a queue exists, and the epoch in which the broker said so. Raises Closed."""
+        generation = self._generation
+        if generation is None or not self.consuming.is_set():
+            raise Closed("not connected")
+        try:
+            channel = await generation.reading()
+            found = await exists(channel, queue)
+        except Lost as error:
+            raise Closed(str(error)) from error
+        if found:
+            channel.leave()
+        return found, generation
 
     @property
     def blocked_time(self) -> float:

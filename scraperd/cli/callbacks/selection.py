@@ -13,14 +13,13 @@ import click
 
 from scraperd.base.clocks import SYSTEM
 from scraperd.base.hosts import HostSet
-from scraperd.cli.console import EXIT_CONFIG, fail, say
+from scraperd.cli.console import say
 from scraperd.cli.dead import telling
 from scraperd.cli.dead.filters import filters, named
-from scraperd.config.load import ConfigError
+from scraperd.cli.shared.options import keys_of
 from scraperd.deadletters import desk, queue
 from scraperd.deadletters.callback import REASONS, read_callback
 from scraperd.deadletters.letter import Filters
-from scraperd.jobs.signing import Keys
 
 if TYPE_CHECKING:
     from scraperd.config.settings import Config
@@ -39,9 +38,6 @@ everything = click.option(
 
 def wanted_of(config: Config, given: dict[str, Any]) -> desk.Wanted:
     """Return the filters as they were given; an option given twice means either."""
-    # Here and not above: `--help` has no use for the daemon's rooms, which take long to load.
-    from scraperd.reload import secrets_of  # noqa: PLC0415
-
     meant = Filters(
         reasons=frozenset(given["reason"]),
         hosts=HostSet(given["host"]),
@@ -49,12 +45,8 @@ def wanted_of(config: Config, given: dict[str, Any]) -> desk.Wanted:
         before=given["before"],
         after=given["after"],
     )
-    try:
-        keys = Keys(secrets_of(config), config.broker.prefix, SYSTEM.wall)
-    except ConfigError as error:
-        fail(str(error), EXIT_CONFIG)
     urls = {name: endpoint.url for name, endpoint in config.callback_endpoints.items()}
-    read = partial(read_callback, keys=keys, urls=urls, now=SYSTEM.wall())
+    read = partial(read_callback, keys=keys_of(config), urls=urls, now=SYSTEM.wall())
     return desk.Wanted(meant, given["limit"], read)
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scraperd.base.hosts import HostSet
+from scraperd.base.hosts import HostSet, host_pattern
 from scraperd.deadletters import desk
-from scraperd.deadletters.letter import KINDS, REASONS, Filters, host_pattern
+from scraperd.deadletters.letter import KINDS, REASONS, Filters
 
 if TYPE_CHECKING:
     from collections.abc import Callable

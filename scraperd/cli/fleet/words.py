@@ -129,6 +129,8 @@ def remarks(fleet: Fleet) -> Iterator[str]:
             yield f"{it.name}: RELOAD FAILED: {it.reload}"
         elif it.reload:
             yield f"{it.name}: {it.reload}"
+    if rules := max((it.rules.in_force for it in fleet.statuses if it.rules), default=0):
+        yield f"rules in force: {rules} (`scraperd rules` lists them)"
     versions = Counter(it.version for it in fleet.statuses)
     if len(versions) > 1:
         yield "versions: " + ", ".join(f"{name} ({n})" for name, n in sorted(versions.items()))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scraperd.config.settings import Config
+    from scraperd.jobs.signing import Keys
 
 
 CONFIG_FILE: Final = Path("/etc/scraperd/config.toml")
@@ -44,6 +45,19 @@ def config_of(path: Path | None) -> Config:
     """The configuration, or the end with each of its faults."""
     try:
         return load(path)
+    except ConfigError as error:
+        fail(str(error), EXIT_CONFIG)
+
+
+def keys_of(config: Config) -> Keys:
+    """The keys of the fleet, or the end with what is wrong with their file."""
+    # Here and not above: `--help` has no use for the daemon's rooms, which take long to load.
+    from scraperd.base.clocks import SYSTEM  # noqa: PLC0415
+    from scraperd.jobs.signing import Keys  # noqa: PLC0415
+    from scraperd.reload import secrets_of  # noqa: PLC0415
+
+    try:
+        return Keys(secrets_of(config), config.broker.prefix, SYSTEM.wall)
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
 

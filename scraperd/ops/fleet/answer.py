@@ -21,10 +21,11 @@ FORM: Final = 1
 class Question(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What is asked. `host` is there for the kind `host` only.
 
+    Who is asked for `rules` looks for rules in the broker, if it knew of none.
     `batch` is for the kind `batches` only; without it the newest batches are asked for.
     """
 
-    ask: Literal["status", "capacity", "host", "batches", "settings"]
+    ask: Literal["status", "capacity", "host", "batches", "settings", "rules"]
     host: str = ""
     batch: str = ""
     form: int = FORM
@@ -77,6 +78,18 @@ class Capacity(Struct):
     pages_possible: float | None
 
 
+class RulesAnswer(Struct):
+    """What a process knows of rules: which version of the set, and how many are in force.
+
+    `refused` sets had no valid seal. `touched` says how many times each rule held a job here.
+    """
+
+    version: int = 0
+    in_force: int = 0
+    refused: int = 0
+    touched: dict[str, int] = field(default_factory=dict)
+
+
 class Status(Struct):
     """What a process says of itself. Times in seconds; rates of the last minute, in each second."""
 
@@ -112,6 +125,7 @@ class Status(Struct):
     """What is known of batches; None from a process that does not tally them."""
     settings: dict[str, str] | None = None
     """The settings that have another value than the default; None if nobody asked for them."""
+    rules: RulesAnswer | None = None
     form: int = FORM
 
 

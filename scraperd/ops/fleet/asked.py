@@ -40,7 +40,7 @@ class Fleet:
 async def ask_all(
     asker: Asker,
     topology: Topology,
-    kind: Literal["status", "capacity", "host", "settings"],
+    kind: Literal["status", "capacity", "host", "settings", "rules"],
     host: str = "",
     *,
     queues: bool = True,

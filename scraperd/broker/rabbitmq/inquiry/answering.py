@@ -23,7 +23,7 @@ from scraperd.broker.rabbitmq.topology import CLOSE_TIMEOUT, TopologyError
 from scraperd.broker.rabbitmq.wire.codec.properties import Properties
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
 from scraperd.broker.rabbitmq.wire.errors import AccessRefused, Closed, NotFound
-from scraperd.broker.rabbitmq.wire.gate import Gate
+from scraperd.broker.rabbitmq.wire.gate import SmallOnly
 from scraperd.broker.rabbitmq.wire.refusals import no_answers
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from scraperd.broker.rabbitmq.generation import Events
     from scraperd.broker.rabbitmq.wire.channel import Channel
     from scraperd.broker.rabbitmq.wire.connection import Connection
+    from scraperd.broker.rabbitmq.wire.gate import Gate
     from scraperd.broker.rabbitmq.wire.machine import Delivered
 
 RATE: Final = 10  # questions a second that are answered; the queue drops what is older
@@ -42,28 +43,6 @@ ANSWER_TTL: Final = "10000"  # ms
 MAX_UNCONFIRMED: Final = 20  # answers under way; with more, none is given
 MIN_PAUSE: Final = 1.0  # seconds between two connections
 MAX_PAUSE: Final = 60.0  # seconds; after a refusal at once
-
-
-class SmallOnly(Gate):
-    """Lets questions in and nothing larger: `on_large` is told the size, and must cut the line.
-
-    A queue's length limit does not help: RabbitMQ hands a message to a consumer that waits before
-    it looks at limits.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.on_large: Callable[[int], None] = lambda _: None
-
-    def admits(self, size: int) -> bool:
-        """Let a message of `size` bytes in; False if it is too large to be a question."""
-        if size <= MAX_QUESTION_BYTES:
-            return True
-        self.on_large(size)
-        return False
-
-    def let_in(self, size: int) -> None:
-        """Refuse a message that was held for long; the connection has ended."""
 
 
 class Answering:
@@ -113,7 +92,7 @@ class Answering:
 
     async def _live(self) -> None:
         """One connection from begin to end. Raises OSError, BrokerRefused, TopologyError."""
-        gate = SmallOnly()
+        gate = SmallOnly(MAX_QUESTION_BYTES)
         connection = await self._connect(gate)
         loop = asyncio.get_running_loop()
 

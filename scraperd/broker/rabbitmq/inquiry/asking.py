@@ -199,7 +199,7 @@ class Asker:
 @asynccontextmanager
 async def asking(urls: tuple[str, ...], prefix: str, within: float) -> AsyncIterator[Asker]:
     """Yield what asks, at the first broker that answers. Raises Lost, WrongUrl, TopologyError."""
-    url, connection = await _reached(urls, within)
+    url, connection = await reached(urls, within, "scraperd status")
     try:
         asker = Asker(connection, url, prefix)
         await asker.open()
@@ -210,12 +210,13 @@ async def asking(urls: tuple[str, ...], prefix: str, within: float) -> AsyncIter
         await connection.close(CLOSE_TIMEOUT)
 
 
-async def _reached(urls: tuple[str, ...], within: float) -> tuple[str, Connection]:
+async def reached(urls: tuple[str, ...], within: float, name: str) -> tuple[str, Connection]:
+    """Connect as `name` to the first broker that answers; return its URL too. Raises Lost."""
     await asyncio.to_thread(check, urls)  # files are read
     faults = []
     for url in urls:
         try:
-            return url, await dial(url, "scraperd status", HEARTBEAT, within)
+            return url, await dial(url, name, HEARTBEAT, within)
         except (OSError, BrokerRefused) as error:
             faults.append(f"no broker at {endpoint(url)}: {error}")
     raise Lost("\n".join(faults))

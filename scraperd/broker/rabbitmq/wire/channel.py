@@ -144,7 +144,11 @@ class Channel:
         return self.call("basic.qos", "basic.qos-ok", prefetch_count=prefetch)
 
     def consume(
-        self, queue: str, on_delivery: Callable[[Delivered], None], tag: str = ""
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivered], None],
+        tag: str = "",
+        arguments: dict[str, Any] | None = None,
     ) -> asyncio.Future[str]:
         """Register a consumer. The future gets its tag; `on_delivery` must not raise or wait."""
 
@@ -154,7 +158,12 @@ class Channel:
             return name
 
         return self.call(
-            "basic.consume", "basic.consume-ok", registered, queue=queue, consumer_tag=tag
+            "basic.consume",
+            "basic.consume-ok",
+            registered,
+            queue=queue,
+            consumer_tag=tag,
+            arguments=arguments,
         )
 
     def cancel(self, tag: str) -> asyncio.Future[Any]:

@@ -12,6 +12,7 @@ from typing import Final
 REPLY_SUCCESS: Final = 200
 ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
+RESOURCE_LOCKED: Final = 405
 PRECONDITION_FAILED: Final = 406
 FRAME_ERROR: Final = 501
 SYNTAX_ERROR: Final = 502
@@ -54,6 +55,10 @@ class NotFound(ChannelClosed):
     """The queue or exchange does not exist."""
 
 
+class Locked(ChannelClosed):
+    """The queue is another connection's alone."""
+
+
 class PreconditionFailed(ChannelClosed):
     """The queue or exchange has other arguments, or a delivery tag is unknown."""
 
@@ -75,6 +80,7 @@ def channel_closed(text: str, code: int) -> ChannelClosed:
     kinds: dict[int, type[ChannelClosed]] = {
         ACCESS_REFUSED: AccessRefused,
         NOT_FOUND: NotFound,
+        RESOURCE_LOCKED: Locked,
         PRECONDITION_FAILED: PreconditionFailed,
     }
     return kinds.get(code, ChannelClosed)(text, code)

@@ -104,3 +104,26 @@ class Gate:
         if not self.crowded and self.on_room is not None:
             on_room, self.on_room = self.on_room, None
             on_room()
+
+
+class SmallOnly(Gate):
+    """Lets messages of `most` bytes in and nothing larger: `on_large` must cut the line.
+
+    A queue's length limit does not help: RabbitMQ hands a message to a consumer that waits before
+    it looks at limits.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(0)
+        self._most = most
+        self.on_large: Callable[[int], None] = lambda _: None
+
+    def admits(self, size: int) -> bool:
+        """Let a message of `size` bytes in; False if it is too large."""
+        if size <= self._most:
+            return True
+        self.on_large(size)
+        return False
+
+    def let_in(self, size: int) -> None:
+        """Refuse a message that was held for long; the connection has ended."""
