@@ -369,6 +369,8 @@ def rules_of(keys: Keys, observer: Observer, worker: Worker, pages: Pages) -> Ru
     def changed() -> None:
         worker.rules = None if rules.quiet else rules
         pages.hops.paused = rules.paused if rules.pauses_hosts else None
+        if pages.table.limit(rules.limits):
+            pages.hops.scheduler.look_up()
         worker.enforce()
 
     rules.on_change, worker.rules = changed, rules

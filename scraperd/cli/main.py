@@ -51,6 +51,7 @@ for _name, _file, _line in (
     ("cancel", "cancel", "End jobs wherever they are, by id, batch, host or meta."),
     ("pause", "pause", "Put jobs off, by id, batch, host or meta."),
     ("resume", "resume", "End a pause."),
+    ("limit", "limit", "Set a host's concurrency and delay in all processes."),
     ("rules", "list", "List the rules in force, or remove them."),
 ):
     main.add_command(Lazy(_name, f"scraperd.cli.rules.{_file}", _line))

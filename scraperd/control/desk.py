@@ -7,6 +7,7 @@ Must never: write a set that was not made from the newest one.
 from __future__ import annotations
 
 import secrets
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scraperd.base.text import printable
@@ -70,8 +71,16 @@ async def forget(book: Book, keys: Keys, now: float) -> RuleSet:
     return after
 
 
-def rule_of(do: Do, matched: tuple[What, str, str], by: str, at: float, until: float) -> Rule:
-    """Return a new rule."""
+def rule_of(
+    do: Do,
+    matched: tuple[What, str, str],
+    by: str,
+    at: float,
+    until: float,
+    *,
+    limits: Mapping[str, Any] = MappingProxyType({}),
+) -> Rule:
+    """Return a new rule. `limits` are those of control/rules.py."""
     what, name, value = matched
     return Rule(
         id=secrets.token_hex(4),
@@ -82,4 +91,5 @@ def rule_of(do: Do, matched: tuple[What, str, str], by: str, at: float, until: f
         by=printable(by, MAX_BY),
         at=at,
         until=until,
+        **limits,
     )

@@ -16,6 +16,7 @@ from scraperd.control.matching import About, Matcher
 from scraperd.control.rules import RuleSet
 from scraperd.control.stored import read
 from scraperd.politeness.admission import NotYet
+from scraperd.politeness.host_rules import Limit
 from scraperd.scrape.result import Failed
 
 if TYPE_CHECKING:
@@ -156,6 +157,15 @@ class RulesInForce:
         if rule is None or rule.until <= self._clocks.wall():
             return None
         return self._put_off(host, rule)
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """What is set for hosts, by their patterns."""
+        return {
+            rule.value: Limit(rule.concurrency, rule.delay)
+            for rule in self.rules
+            if rule.do == "limit" and rule.what == "host"
+        }
 
     @property
     def pauses_hosts(self) -> bool:

@@ -6,9 +6,10 @@ Must never: take a rule that could not be meant, or let a set grow past its boun
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct
@@ -19,9 +20,9 @@ from scraperd.base.text import printable
 from scraperd.contract import is_batch_id, is_ident
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-Do: TypeAlias = Literal["cancel", "pause"]
+Do: TypeAlias = Literal["cancel", "pause", "limit"]
 What: TypeAlias = Literal["id", "batch", "host", "meta"]
 
 DOS: Final[tuple[Do, ...]] = get_args(Do)
@@ -32,7 +33,10 @@ MAX_VALUE: Final = 255  # characters of a value of `meta`, and of the name of it
 MAX_BY: Final = 100  # characters of who set a rule
 DAY: Final = 86_400.0  # seconds
 MAX_SPAN: Final = 30 * DAY  # seconds that a rule may be in force
-SPANS: Final[dict[Do, float]] = {"cancel": DAY, "pause": MAX_SPAN}  # where none is said
+# Where none is said.
+SPANS: Final[dict[Do, float]] = {"cancel": DAY, "pause": MAX_SPAN, "limit": MAX_SPAN}
+MAX_CONCURRENCY: Final = 10_000  # fetches of one host at once
+MAX_DELAY: Final = 3600.0  # seconds between two fetches of one host
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhd])")
 
@@ -56,6 +60,14 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: str
     at: float
     until: float
+    concurrency: int | None = None
+    delay: float | None = None
+
+    @property
+    def says(self) -> str:
+        """What it sets, as it is typed; empty for a rule that sets nothing."""
+        values = {"concurrency": self.concurrency, "delay": self.delay}
+        return " ".join(f"{name}={it:g}" for name, it in values.items() if it is not None)
 
     @property
     def match(self) -> str:
@@ -82,7 +94,7 @@ class RuleSet(Struct, frozen=True):
 Edit: TypeAlias = "Callable[[RuleSet], tuple[Rule, ...]]"
 
 
-def matched(text: str) -> tuple[What, str, str]:
+def matched(text: str, do: Do = "cancel") -> tuple[What, str, str]:
     """Return what `id=…`, `batch=…`, `host=…` or `meta.NAME=…` is about. Raises RuleError.
 
     The second is the field of `meta`, else empty; the third the value in its one spelling.
@@ -96,6 +108,8 @@ def matched(text: str) -> tuple[What, str, str]:
     match what:
         case "host":
             return "host", "", _host(value)
+        case _ if do == "limit":
+            raise RuleError("a limit is for a host: host=www.example.com or host=*.example.com")
         case "id" if is_ident(value):
             return "id", "", value
         case "batch" if is_batch_id(value):
@@ -103,6 +117,29 @@ def matched(text: str) -> tuple[What, str, str]:
         case "meta" if 0 < len(name) <= MAX_VALUE and 0 < len(value) <= MAX_VALUE:
             return "meta", name, value
     raise RuleError(f"{printable(value)!r} cannot be the {left} of a job")
+
+
+def limits_of(words: Iterable[str]) -> dict[str, Any]:
+    """Return what `concurrency=2` and `delay=1.5` say. Raises RuleError."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if name == "concurrency" and value in range(1, MAX_CONCURRENCY + 1):
+            found[name] = int(value)
+        elif name == "delay" and 0 <= value <= MAX_DELAY:
+            found[name] = value
+        else:
+            raise RuleError(
+                f"{printable(word)!r} is not concurrency=N (1 to {MAX_CONCURRENCY}) or "
+                f"delay=SECONDS (0 to {MAX_DELAY:g})"
+            )
+    if not found:
+        raise RuleError("say what to limit: concurrency=N, delay=SECONDS, or both")
+    return found
 
 
 def _host(text: str) -> str:

@@ -107,11 +107,16 @@ class HostScheduler:
 
         Fetches that run and jobs that wait stay. More may start at once, where more may run now.
         """
-        now, capacity = self._clock(), self._capacity
+        capacity = self._capacity
         capacity.slots, capacity.max_waiting = concurrency, waiting_room
         capacity.max_wait, capacity.job_timeout = settings.snooze_after, job_timeout
         self._settings = settings
         self._addresses.configure(settings)
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Take from `table` the rules of now, also for hosts that are in use."""
+        now, settings = self._clock(), self._settings
         for queue in list(self._queues.values()):
             rules = self._table.of(queue.host)
             queue.configure(

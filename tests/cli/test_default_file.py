@@ -51,6 +51,7 @@ COMMANDS = [
     "cancel id=a",
     "pause id=a",
     "resume id=a",
+    "limit host=a.example delay=1",
     "rules",
     "dead list",
     "dead show --all",

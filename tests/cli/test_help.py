@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAME = "example.com"
 COMMANDS = [
     *("", "run", "serve", "check", "scrape", "batch", "publish", "results", "schema", "health"),
-    *("status", "host", "completion", "cancel", "pause", "resume", "rules"),
+    *("status", "host", "completion", "cancel", "pause", "resume", "limit", "rules"),
     *("dead", "dead list", "dead show", "dead requeue", "dead purge"),
 ]
 BEGUN = {"run": b'"event":"ready"', "serve": b'"event":"gateway_ready"'}

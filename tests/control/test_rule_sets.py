@@ -21,6 +21,7 @@ from scraperd.control.rules import (
     Rule,
     RuleError,
     RuleSet,
+    limits_of,
     matched,
     until_of,
     with_rule,
@@ -66,6 +67,29 @@ def test_what_cannot_be_meant_is_refused(text: str) -> None:
     """Wrong words, empty values, hosts with more than a host."""
     with pytest.raises(RuleError):
         matched(text)
+
+
+def test_limits_are_numbers_within_bounds() -> None:
+    """One or both; not none, not another name, not beyond."""
+    assert limits_of(["concurrency=2", "delay=1.5"]) == {"concurrency": 2, "delay": 1.5}
+    assert limits_of(["delay=0"]) == {"delay": 0.0}
+    for word in (
+        "concurrency=0",
+        "concurrency=1.5",
+        "delay=-1",
+        "delay=nan",
+        "rate=1",
+        "delay",
+        "",
+    ):
+        with pytest.raises(RuleError):
+            limits_of([word])
+    with pytest.raises(RuleError):
+        limits_of([])
+    with pytest.raises(RuleError, match="for a host"):
+        matched("id=a", "limit")
+    rule = rule_of("limit", matched("host=a.b"), "", NOW, NOW + 1, limits=limits_of(["delay=1.5"]))
+    assert (rule.says, rule.concurrency) == ("delay=1.5", None)
 
 
 def test_when_a_rule_ends() -> None:
@@ -121,7 +145,7 @@ def test_each_way_to_find_the_rule_of_a_job() -> None:
 
 def test_only_what_the_fleet_sealed_is_read() -> None:
     """Not a changed body, another key's, or what no version wrote; a later version's do is kept."""
-    given = RuleSet(3, (a_rule(), a_rule(do="limit")))
+    given = RuleSet(3, (a_rule(), a_rule(do="explode")))
     message = written(given, KEYS)
     assert read(message.body, message.headers, KEYS) == given
     assert read(message.body + b" ", message.headers, KEYS) is None

@@ -255,8 +255,9 @@ class Scene:
             left.update(
                 {name: ready + unacked for name, (ready, unacked, _) in node.counts().items()}
             )
-            names = [it for it in left if self._ours(it) and not it.endswith(".batches")]
-            left = +Counter({name: left[name] for name in names})  # a tally stays in its queue
+            stays = (".batches", ".rules")  # a tally, and rules, are kept there
+            names = [it for it in left if self._ours(it) and not it.endswith(stays)]
+            left = +Counter({name: left[name] for name in names})
             if not left or time.monotonic() > deadline:
                 return left
             time.sleep(LOOK)

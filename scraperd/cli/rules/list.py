@@ -95,6 +95,7 @@ def _values(rule: Rule, touched: int) -> dict[str, object]:
         "id": rule.id,
         "do": rule.do,
         "match": rule.match,
+        "sets": rule.says,
         "by": rule.by,
         "at": shown(rule.at),
         "until": shown(rule.until),
@@ -111,7 +112,7 @@ def _lines(rules: Sequence[Rule], touched: Counter[str]) -> list[str]:
         [
             rule.id,
             rule.do,
-            rule.match,
+            f"{rule.match} {rule.says}".rstrip(),
             str(touched[rule.id]),
             shown(rule.until),
             shown(rule.at),

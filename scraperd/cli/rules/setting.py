@@ -22,11 +22,11 @@ from scraperd.cli.console import EXIT_FAILED, EXIT_USAGE, fail, say
 from scraperd.cli.shared.client import run_client
 from scraperd.cli.shared.options import keys_of
 from scraperd.control.desk import change, rule_of
-from scraperd.control.rules import RuleError, matched, shown, until_of, with_rule
+from scraperd.control.rules import RuleError, limits_of, matched, shown, until_of, with_rule
 from scraperd.ops.fleet.asked import ask_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from scraperd.config.settings import Config
     from scraperd.control.rules import Do, Edit, RuleSet
@@ -56,14 +56,19 @@ def who() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def set_rule(config: Config, do: Do, match: str, until: str | None) -> NoReturn:
+def set_rule(
+    config: Config, do: Do, match: str, until: str | None, limits: Sequence[str] = ()
+) -> NoReturn:
     """Put a rule in force that was typed, and say where it is."""
     now = time.time()
     try:
-        rule = rule_of(do, matched(match), who(), now, until_of(until, do, now))
+        found = matched(match, do)
+        sets = limits_of(limits) if do == "limit" else {}
+        rule = rule_of(do, found, who(), now, until_of(until, do, now), limits=sets)
     except RuleError as error:
         fail(str(error), EXIT_USAGE)
-    said = f"rule {rule.id}: {do} {rule.match} until {shown(rule.until)}"
+    what = f"{rule.match} {rule.says}".rstrip()
+    said = f"rule {rule.id}: {do} {what} until {shown(rule.until)}"
     run_client(put(config, with_rule(rule, now), said))
 
 

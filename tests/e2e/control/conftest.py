@@ -18,6 +18,7 @@ from tests.rig.daemon import Daemon, Dispatcher
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Command
 
@@ -30,6 +31,8 @@ class Fleet:
     prefix: str
     command: Command
     env: dict[str, str]
+    key: str
+    """The path of a file with a key, for those who are told of it."""
 
     def daemon(self, **settings: Any) -> Daemon:
         """A daemon whose log has a line for each job that is put off, too."""
@@ -37,7 +40,7 @@ class Fleet:
 
     def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return self.command(*words, **self.env, **env)
+        return self.command(*words, **{**self.env, **env})
 
     def set(self, *words: str, processes: int = 1) -> None:
         """Set a rule that is in force in so many processes when the command ends."""
@@ -58,8 +61,12 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(broker_url: str, prefix: str, scraperd: Command, env: dict[str, str]) -> Iterator[Fleet]:
+def fleet(
+    broker_url: str, prefix: str, scraperd: Command, env: dict[str, str], tmp_path: Path
+) -> Iterator[Fleet]:
     """A fleet without a process and without a rule. Its stream is deleted at the end."""
-    yield Fleet(broker_url, prefix, scraperd, env)
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    yield Fleet(broker_url, prefix, scraperd, env, str(key))
     with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
         connection.channel().queue_delete(f"{prefix}.rules")

@@ -10,14 +10,13 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tests.rig.daemon import LOOPBACK, environment
 from tests.rig.sites.hostel import Hostel
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.e2e.control.conftest import Fleet
     from tests.rig.daemon import Dispatcher
 
@@ -65,18 +64,38 @@ def test_a_pause_stops_what_waits_and_lets_what_runs_finish(
         site.wait_for(lambda hits: hits["/hold/1"] == 1)
         page = site.url("/page/2", "127.0.0.1")
         dispatcher.publish({"url": page, "id": "waits"})
-        fleet.set("pause", "host=127.0.0.1", "--until", "6s")
-        until_at = time.monotonic() + 6
+        not_before = time.monotonic() + 8
+        fleet.set("pause", "host=127.0.0.1", "--until", "8s")
         daemon.wait_for_line(PUT_OFF)
         dispatcher.publish({"url": site.url(f"/to/{page}", "127.0.0.2"), "id": "redirected"})
         daemon.wait_for_line(lambda line: PUT_OFF in line and '"redirected"' in line)
         assert site.hits["/page/2"] == 0
         site.release()
         found = {it["id"]: it for it in dispatcher.results(3)}
-        assert min(site.times("/page/2")) >= until_at - 3  # the command waits, too
+        assert min(site.times("/page/2")) >= not_before
         assert daemon.drain() == 0
     assert {(it["status"], it["attempt"]) for it in found.values()} == {("ok", 1)}
     assert found["runs"]["final_url"].endswith("/hold/1")
+
+
+def test_a_limit_holds_for_hosts_that_are_in_use(
+    fleet: Fleet, dispatcher: Dispatcher, hostel: Hostel
+) -> None:
+    """The next pages come one by one, a second apart; and as before when it has ended."""
+    with fleet.daemon().ready() as daemon:
+        dispatcher.publish_many([hostel.url(f"/page/{n}") for n in range(10)])
+        assert {it["status"] for it in dispatcher.results(10)} == {"ok"}
+        fleet.set("limit", "host=127.0.0.1", "delay=1", "concurrency=1")
+        assert fleet.rules()["host=127.0.0.1"]["sets"] == "concurrency=1 delay=1"
+        dispatcher.publish_many([hostel.url(f"/slow/{n}") for n in range(4)])
+        dispatcher.results(4)
+        times = hostel.times("/slow")
+        assert min(b - a for a, b in pairwise(times)) > 0.45  # the delay is random, by a half
+        fleet.set("rules", "--remove", fleet.rules()["host=127.0.0.1"]["id"])
+        dispatcher.publish_many([hostel.url(f"/fast/{n}") for n in range(10)])
+        dispatcher.results(10)
+        assert min(b - a for a, b in pairwise(hostel.times("/fast"))) < 0.45
+        assert daemon.drain() == 0
 
 
 def test_commands_at_once_lose_no_rule(fleet: Fleet) -> None:
@@ -115,12 +134,10 @@ def test_forged_rules_are_refused(fleet: Fleet, dispatcher: Dispatcher, hostel: 
     assert results["y"]["status"] == "ok"
 
 
-def test_a_command_with_another_key_says_so(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_command_with_another_key_says_so(fleet: Fleet) -> None:
     """Where no rule was set before: no process takes it. Where one was: it is not even set."""
-    key = tmp_path / "key"
-    key.write_text("k" * 32)
     with fleet.daemon().ready() as daemon:
-        done = fleet.run("cancel", "id=x", SCRAPERD_JOBS__SIGNING_KEY_FILE=str(key))
+        done = fleet.run("cancel", "id=x", SCRAPERD_JOBS__SIGNING_KEY_FILE=fleet.key)
         assert done.returncode == 1
         assert "not in force in" in done.stderr
         assert "the same jobs.signing_key_file" in done.stderr

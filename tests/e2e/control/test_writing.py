@@ -21,10 +21,12 @@ from scraperd.control.desk import change, newest, rule_of, rules_of
 from scraperd.control.rules import matched, with_rule
 from scraperd.control.stored import written
 from scraperd.jobs.signing import Keys
+from tests.rig.brokers.users import User
 
 if TYPE_CHECKING:
     from scraperd.control.rules import RuleSet
     from tests.e2e.control.conftest import Fleet
+    from tests.rig.brokers.node import Node
 
 KEYS = Keys([b"k" * 32], "p", time.time)
 
@@ -75,3 +77,22 @@ async def test_the_lock_is_waited_for_and_not_for_ever(fleet: Fleet) -> None:
     ):
         with pytest.raises(Lost, match=r"rules\.lock"):
             await other.lock(0.3)
+
+
+def test_the_permissions_of_the_documents_are_enough(node: Node, fleet: Fleet) -> None:
+    """For a user of the commands (docs/operations/queues.md); without them the lack is named."""
+    user = User.add(node, f"u{fleet.prefix}")
+    ours = fleet.prefix
+    key = {"SCRAPERD_BROKER_URL": user.url, "SCRAPERD_JOBS__SIGNING_KEY_FILE": fleet.key}
+    with fleet.daemon(jobs__signing_key_file=fleet.key).ready():
+        user.permit("^$", "^$", "^$")
+        done = fleet.run("cancel", "id=a", **key)
+        assert (done.returncode, f"{ours}.rules" in done.stderr) == (1, True)
+        user.permit(
+            rf"^{ours}\.(reply\.|rules)",
+            rf"^{ours}\.(ask$|reply\.)|^amq\.default$",
+            rf"^{ours}\.(rules$|reply\.)",
+        )
+        assert fleet.run("cancel", "id=a", **key).stderr == "in force in 1 processes\n"
+        assert fleet.run("rules", **key).returncode == 0
+    user.delete()
