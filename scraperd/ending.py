@@ -7,14 +7,15 @@ Must never: end while a job is in flight here, or while the broker cannot be ask
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from scraperd.jobs.worker import Worker
     from scraperd.wiring import Services
 
+BEGUN_INTERVAL: Final = 0.05  # seconds between two looks whether the last jobs have begun
 LOOK_INTERVAL: Final = 1.0  # seconds between two looks at the queues, at most
 
 
@@ -37,7 +38,9 @@ class Ending(Struct, frozen=True):
     async def wait(self, services: Services, group: asyncio.TaskGroup) -> str:
         """Return why the daemon is to end."""
         if self.until.jobs is not None:
-            services.worker.stop_after(self.until.jobs, partial(self._say, "max_jobs"))
+            services.worker.stop_after(
+                self.until.jobs, lambda: group.create_task(self._enough(services.worker))
+            )
         if self.until.idle is None:
             return await self.stop
         idle = group.create_task(wait_idle(services, self.until.idle), name="idle")
@@ -45,6 +48,12 @@ class Ending(Struct, frozen=True):
         why = await self.stop
         idle.cancel()
         return why
+
+    async def _enough(self, worker: Worker) -> None:
+        """End once the last jobs have begun: what still waits at a drain is given back."""
+        while worker.waiting:  # noqa: ASYNC110 - each job would have to tell of its first fetch
+            await asyncio.sleep(BEGUN_INTERVAL)
+        self._say("max_jobs")
 
     def _say(self, why: str) -> None:
         if not self.stop.done():

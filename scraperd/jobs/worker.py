@@ -99,7 +99,7 @@ class Worker:
         self._stop = asyncio.Event()
         self.draining = False  # no further delivery is started
         self._left = math.inf  # deliveries that may still be started
-        self._on_last: Callable[[], None] = lambda: None
+        self._on_last: Callable[[], object] = lambda: None
         self.rules: RulesInForce | None = None
         """The rules in force; None while it is known that there is none."""
 
@@ -130,7 +130,7 @@ class Worker:
             self.draining = True
             self._on_last()
 
-    def stop_after(self, count: int, on_last: Callable[[], None]) -> None:
+    def stop_after(self, count: int, on_last: Callable[[], object]) -> None:
         """Start so many more deliveries; then call `on_last`, and start no other."""
         self._left, self._on_last = count, on_last
 
@@ -499,6 +499,11 @@ class Worker:
         for received in self._flights.take_unbegun():
             if not received.delivery.epoch.lost.done():
                 self._start(received, self._back, settling=True)
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries of them that have asked nothing of a site yet."""
+        return self._flights.count("waiting")
 
     @property
     def settling(self) -> int:

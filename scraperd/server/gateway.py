@@ -63,6 +63,12 @@ class Route(Struct, frozen=True):
         return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
 
+def _names(path: str, start: str) -> bool:
+    """Whether a path goes on with one name behind `start`; a slash in it is sent as %2F."""
+    rest = path.removeprefix(start)
+    return rest not in {path, ""} and "/" not in rest
+
+
 class Parts(Struct, frozen=True):
     """What the gateway is made of."""
 
@@ -172,7 +178,7 @@ class Gateway:
         path = request.rel_url.raw_path
         if is_spare(request) and path != METRICS and not path.startswith(PROBES):
             raise unavailable(FULL, 1)
-        head = next((it for it in NAMING if path.startswith(it) and path != it), path)
+        head = next((it for it in NAMING if _names(path, it)), path)
         routes = self._routes.get(head), self._deletes.get(head)
         found = {name: route for route in routes if route is not None for name in route.methods}
         if not found or path in NAMING:

@@ -40,6 +40,7 @@ BOUNDED = {  # each label with the most values that it may have
     "queue": 40,
     "lack": 2,
     "by": 9,
+    "do": 3,
     "reason": 4,
     "version": 1,
     "python": 1,

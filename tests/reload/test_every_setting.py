@@ -22,7 +22,7 @@ from scraperd.config.settings import Config
 from scraperd.config.tables import HostSettings
 from scraperd.jobs.signing import Keys
 from scraperd.ops.telemetry import Observer
-from scraperd.serve import Rooms
+from scraperd.serve import Checked, Rooms
 from scraperd.wiring import (
     Services,
     configure,
@@ -116,12 +116,12 @@ async def _compare_gateways(old: Config, new: Config) -> None:
 
 
 def _rooms(config: Config, extractor: Extractor) -> Rooms:
-    return Rooms(config, None, extractor, Observer(settings=config.log))
+    return Rooms(config, Checked(None, []), extractor, Observer(settings=config.log))
 
 
 def dump_gateway(rooms: Rooms) -> dict[str, Any]:
     """All plain values that the parts hold; the dashboard's look keeps those of the start."""
-    names = ("held", "keys", "door", "batches", "extractor", "gateway", "listener")
+    names = ("held", "keys", "door", "batches", "cancelling", "extractor", "gateway", "listener")
     return dict(_leaves([(name, getattr(rooms, name)) for name in names], "", set()))
 
 
