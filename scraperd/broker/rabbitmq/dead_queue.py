@@ -190,7 +190,7 @@ class DeadQueue:
         with _lost():
             channel = await self._generation.channel()
             try:
-                counts = await channel.declare_queue(name, passive=True)
+                counts = await channel.count(name)
             except NotFound:
                 raise TopologyError(
                     f"queue {name!r} does not exist; start the daemon once"

@@ -301,7 +301,7 @@ class Generation:
             async with asyncio.timeout(COUNT_TIMEOUT):
                 if self._ask is None or self._ask.is_closed:
                     self._ask = await self._connections[0].channel()
-                return await self._ask.declare_queue(queue, passive=True)
+                return await self._ask.count(queue)
         except OSError:  # also TimeoutError: a queue without a leader is not counted
             asked, self._ask = self._ask, None
             if asked is not None:

@@ -46,7 +46,7 @@ async def try_head(connect: Connect, queue: str) -> Head:
     connection = await connect()
     try:
         channel = await connection.channel()
-        ready, _ = await channel.declare_queue(queue, passive=True)
+        ready, _ = await channel.count(queue)
         if not ready:
             return Head(fails=False)
         await channel.qos(1)
@@ -132,7 +132,7 @@ async def _count(connect: Connect, queue: str) -> int:
     connection = await connect()
     try:
         channel = await connection.channel()
-        return (await channel.declare_queue(queue, passive=True))[0]
+        return (await channel.count(queue))[0]
     finally:
         await connection.close(CLOSE_TIMEOUT)
 
