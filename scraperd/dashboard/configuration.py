@@ -6,7 +6,6 @@ Must never: ask unless a person has opened the table, or show a password.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,6 +15,7 @@ from scraperd.broker.rabbitmq.inquiry.asking import asking
 from scraperd.broker.rabbitmq.topology import Topology, TopologyError
 from scraperd.dashboard.shape import settings_shown
 from scraperd.ops.fleet.asked import ask_all
+from scraperd.server.access.turns import Turns
 from scraperd.server.problems import unavailable
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ KEEP: Final = 5.0  # seconds for which an answer is given again
 MAX_WAITING: Final = 20  # requests
 MAX_WORDS: Final = 500  # characters of a fault
 AGAIN: Final = 5  # seconds after which a viewer may ask again
+BUSY: Final = "too many requests ask for the settings of the daemons"
 
 
 class Configuration:
@@ -43,26 +44,20 @@ class Configuration:
         self._topology = Topology(prefix)
         self._within = within
         self._clocks = clocks
-        self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._turns = Turns(MAX_WAITING, BUSY, AGAIN)
         self._told = b""
         self._fresh_until = 0.0
 
     async def of_daemons(self) -> bytes:
         """Return what the daemons say, as JSON. Raises Problem if they cannot be asked."""
-        if self._waiting >= MAX_WAITING:
-            raise unavailable("too many requests ask for the settings of the daemons", AGAIN)
-        self._waiting += 1
         try:
-            async with self._turn:
+            async with self._turns.turn():
                 if self._clocks.monotonic() >= self._fresh_until:
                     self._told = await self._asked()
                     self._fresh_until = self._clocks.monotonic() + KEEP
                 return self._told
         except (OSError, TopologyError) as error:
             raise unavailable(printable(str(error), MAX_WORDS), AGAIN) from error
-        finally:
-            self._waiting -= 1
 
     async def _asked(self) -> bytes:
         async with asking(self._urls, self._topology.prefix, self._within) as asker:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from scraperd.batches.progress import Progress, question, read_answer
 from scraperd.broker.rabbitmq.inquiry.asking import asking
 from scraperd.broker.rabbitmq.topology import TopologyError
+from scraperd.server.access.turns import Turns
 from scraperd.server.problems import unavailable
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class Batches:
         self._next_line = 0.0
         self._stack = AsyncExitStack()
         self._asker: Asker | None = None
-        self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._turns = Turns(MAX_WAITING, BUSY, AGAIN)
         self._free_at = 0.0
         self._known: dict[str, tuple[float, Progress]] = {}
 
@@ -68,14 +68,8 @@ class Batches:
 
     async def of(self, ident: str) -> Progress:
         """Return how far a batch is. Raises Problem if nobody can say."""
-        if self._waiting >= MAX_WAITING:
-            raise unavailable(BUSY, AGAIN)
-        self._waiting += 1
-        try:
-            async with self._turn:
-                return self._recent(ident) or await self._paced(ident)
-        finally:
-            self._waiting -= 1
+        async with self._turns.turn():
+            return self._recent(ident) or await self._paced(ident)
 
     def _recent(self, ident: str) -> Progress | None:
         at, found = self._known.get(ident, (0.0, None))

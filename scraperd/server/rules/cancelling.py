@@ -20,6 +20,7 @@ from scraperd.broker.rabbitmq.topology import TopologyError
 from scraperd.broker.rabbitmq.wire.dial import BrokerRefused
 from scraperd.control.desk import QUESTION, change, rule_of
 from scraperd.control.rules import DAY, MAX_RULES, RuleError, matched, shown, with_rule
+from scraperd.server.access.turns import Turns
 from scraperd.server.listener import Answer
 from scraperd.server.problems import Problem, unavailable
 
@@ -66,8 +67,7 @@ class Cancelling:
         self._read_keys = keys
         self._keys: Keys | None = None
         self._event = event
-        self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._turns = Turns(MAX_WAITING, BUSY, AGAIN)
 
     def configure(self, connect_timeout: float) -> None:
         """Take another time to connect, in seconds."""
@@ -86,14 +86,8 @@ class Cancelling:
             raise Problem(HTTPStatus.NOT_FOUND, f"this cannot be the {what} of a job") from None
         by = f"http:{holder.name}" if holder.name else "http"
         rule = rule_of("cancel", match, by, now, now + DAY)
-        if self._waiting >= MAX_WAITING:
-            raise unavailable(BUSY, AGAIN)
-        self._waiting += 1
-        try:
-            async with self._turn:
-                await self._set(rule, now)
-        finally:
-            self._waiting -= 1
+        async with self._turns.turn():
+            await self._set(rule, now)
         told = {"rule": rule.id, "match": rule.match, "until": shown(rule.until)}
         return Answer(HTTPStatus.ACCEPTED, msgspec.json.encode(told))
 
